@@ -1,0 +1,161 @@
+"""What is trained: the task protocol, the built-in tasks, and how a task of yours is loaded.
+
+A task is one small class. It builds a network and says, per sample, what is minimised and what is measured:
+
+    class LinearAE:
+        parameters = {"latent_dim": 8}                       # names and defaults, or Parameter(...) with ranges
+
+        def build(self, params, sample_shape):               # -> torch.nn.Module
+            ...
+
+        def losses(self, model, images, params):             # -> {"loss": (B,), "mse": (B,), ...}
+            ...
+
+Importing this module does not import torch, so that a sweep file is checked quickly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from trainables.errors import InputError, nearest
+from trainables.parameters import TRAINING_PARAMETERS, Parameter, Value, complete
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BUILT_IN_TASKS", "LoadedTask", "Params", "SampleShape", "Task", "load_task"]
+
+SampleShape = tuple[int, int, int]
+"""(channels, height, width) of one image."""
+
+Params = Mapping[str, Value]
+
+BUILT_IN_TASKS = {"autoencoder": "trainables.autoencoder_task:AutoencoderTask"}
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a class must have to be trained. Optional beside these two methods:
+
+    ``parameters``: mapping of names to defaults or `Parameter`;
+    ``objective``: the name of the term that trials are compared by (default: ``"mse"`` if there is one, else ``"loss"``);
+    ``check(params, sample_shape)``: raises `InputError` for what it cannot take, without importing torch if it can;
+    ``reconstruct(model, images, params)``: (B, C, H, W) in [0, 1], for the pictures.
+    """
+
+    def build(self, params: Params, sample_shape: SampleShape) -> torch.nn.Module:
+        """The network, freshly initialised from torch's global random state."""
+        ...
+
+    def losses(
+        self, model: torch.nn.Module, images: torch.Tensor, params: Params
+    ) -> Mapping[str, torch.Tensor]:
+        """Per-sample terms, each (B,), for ``images`` (B, C, H, W) in [0, 1]; ``"loss"`` is what is minimised.
+
+        Called in training mode with gradients, and in evaluation mode without.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with its declarations read once: what the rest of Foldrace works with."""
+
+    reference: str
+    implementation: Any
+    parameters: Mapping[str, Parameter]
+    objective: str | None
+
+    @property
+    def name(self) -> str:
+        return type(self.implementation).__name__
+
+    @property
+    def declared(self) -> dict[str, Parameter]:
+        """Every name that may stand in a space: the training's and the task's."""
+        return {**TRAINING_PARAMETERS, **self.parameters}
+
+    def complete(self, params: Params, field: str = "parameters") -> dict[str, Value]:
+        """``params`` checked, with defaults. Raises: InputError."""
+        return complete(params, self.parameters, field)
+
+    def check(self, params: Params, sample_shape: SampleShape) -> None:
+        """Refuses what the task cannot take. Raises: InputError."""
+        check = getattr(self.implementation, "check", None)
+        if check is not None:
+            check(params, sample_shape)
+
+    @property
+    def reconstructs(self) -> bool:
+        return callable(getattr(self.implementation, "reconstruct", None))
+
+
+def load_task(reference: str) -> LoadedTask:
+    """The task behind a name (``autoencoder``), a file (``./my_models.py:DenoisingAE``) or a module
+    (``package.module:Name``).
+
+    A file is imported under a private name, so that it can neither shadow nor be shadowed by an installed module.
+
+    Raises:
+        InputError: no such task, file or class; the file does not import; the class lacks ``build`` or ``losses``.
+    """
+    target = BUILT_IN_TASKS.get(reference, reference)
+    if ":" not in target:
+        raise InputError(
+            "task", reference, "unknown task", nearest(reference, BUILT_IN_TASKS) + "; or ./file.py:ClassName"
+        )
+    where, _, attribute = target.rpartition(":")
+    module = import_file(Path(where), "task") if where.endswith(".py") else _import_module(where, reference)
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        names = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        raise InputError("task", reference, f"{where} has no {attribute}", nearest(attribute, names) if names else "")
+    implementation = factory() if isinstance(factory, type) else factory
+    missing = [m for m in ("build", "losses") if not callable(getattr(implementation, m, None))]
+    if missing:
+        raise InputError("task", reference, f"{attribute} has no method {' and no method '.join(missing)}")
+    declared = getattr(implementation, "parameters", {})
+    parameters = {n: p if isinstance(p, Parameter) else Parameter(p) for n, p in declared.items()}
+    clash = sorted(set(parameters) & set(TRAINING_PARAMETERS))
+    if clash:
+        raise InputError("task", reference, f"its parameter {clash[0]} is already one of the training's", "rename it")
+    return LoadedTask(reference, implementation, parameters, getattr(implementation, "objective", None))
+
+
+def import_file(path: Path, field: str) -> Any:
+    """A Python file of the user's as a module under a private name (one per path).
+
+    Raises:
+        InputError: no such file, or it fails to import.
+    """
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise InputError(field, str(path), "no such file")
+    name = f"_foldrace_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(field, str(path), f"does not import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _import_module(name: str, reference: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise InputError(
+            "task", reference, f"module {name} does not import: {type(error).__name__}: {error}"
+        ) from error
