@@ -1,9 +1,9 @@
 """What can go wrong, as a tree.
 
-    FoldraceError
-    ├── InputError       what the user gave cannot be used; raised before anything starts (exit status 2)
-    │   └── DataError    a data set that cannot be found, fetched, read or trusted
-    └── StateError       what is on disk or in the tracker does not fit what is asked (no such sweep, no such checkpoint)
+FoldraceError
+├── InputError       what the user gave cannot be used; raised before anything starts (exit status 2)
+│   └── DataError    a data set that cannot be found, fetched, read or trusted
+└── StateError       what is on disk or in the tracker does not fit what is asked (no such sweep, no such checkpoint)
 """
 
 from __future__ import annotations

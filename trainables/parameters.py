@@ -116,7 +116,10 @@ OPTIMIZER_PARAMETERS: Mapping[str, Mapping[str, Parameter]] = MappingProxyType(
             "centered": Parameter(False, "normalise by the estimated variance"),
         },
         "adagrad": {"eps": _EPS, "lr_decay": Parameter(0.0, "learning-rate decay", low=0.0)},
-        "adadelta": {"eps": _EPS, "rho": Parameter(0.9, "decay of the squared gradients", low=0.0, below=1.0)},
+        "adadelta": {
+            "eps": _EPS,
+            "rho": Parameter(0.9, "decay of the squared gradients", low=0.0, below=1.0),
+        },
     }
 )
 """Each optimizer's own parameters, beside ``lr`` and ``weight_decay`` which all of them have."""

@@ -46,7 +46,7 @@ class Task(Protocol):
     """What a class must have to be trained. Optional beside these two methods:
 
     ``parameters``: mapping of names to defaults or `Parameter`;
-    ``objective``: the name of the term that trials are compared by (default: ``"mse"`` if there is one, else ``"loss"``);
+    ``objective``: name of the term that trials are compared by (default: ``"mse"`` if there is one, else ``"loss"``);
     ``check(params, sample_shape)``: raises `InputError` for what it cannot take, without importing torch if it can;
     ``reconstruct(model, images, params)``: (B, C, H, W) in [0, 1], for the pictures.
     """
@@ -55,9 +55,7 @@ class Task(Protocol):
         """The network, freshly initialised from torch's global random state."""
         ...
 
-    def losses(
-        self, model: torch.nn.Module, images: torch.Tensor, params: Params
-    ) -> Mapping[str, torch.Tensor]:
+    def losses(self, model: torch.nn.Module, images: torch.Tensor, params: Params) -> Mapping[str, torch.Tensor]:
         """Per-sample terms, each (B,), for ``images`` (B, C, H, W) in [0, 1]; ``"loss"`` is what is minimised.
 
         Called in training mode with gradients, and in evaluation mode without.

@@ -1,0 +1,242 @@
+"""Foldrace: cross-validated hyperparameter search of PyTorch models at cluster scale. The command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from trainables.errors import FoldraceError, InputError
+
+if TYPE_CHECKING:
+    from search.sweep import SweepResult
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    help="Cross-validated hyperparameter search of PyTorch models: folds are scheduled, stopped and recorded.",
+)  # fmt: skip
+
+out = Console()
+err = Console(stderr=True)
+
+WRONG_INPUT, FAILED_TRIALS, INTERRUPTED = 2, 3, 130
+
+Directory = Annotated[Path, typer.Option("--dir", help="Where sweeps live.", envvar="FOLDRACE_DIR")]
+DataDirectory = Annotated[
+    Path, typer.Option("--data-dir", help="Where data sets are kept.", envvar="FOLDRACE_DATA_DIR")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of standard output.")]
+Sweep = Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="A sweep's name; the latest if left out.")]
+
+RUNS, DATA = Path("runs"), Path("data")
+
+
+@app.command()
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="The sweep file (YAML).")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as `search.trials=8`. Repeatable."),
+    ] = None,
+    directory: Directory = RUNS,
+    data_dir: DataDirectory = DATA,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster (`auto`, `host:6379`); none starts a Ray on this machine.")
+    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="An MLflow server, instead of the store in --dir.")] = None,
+    then_refit: Annotated[
+        bool, typer.Option("--refit", help="Afterwards train the winner on all training data and test it once.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a sweep: every configuration cross-validated, the hopeless given up early, all of it recorded."""
+    from search.prepare import prepare
+    from search.spec import load_spec
+
+    overrides = [*(override or []), *([f"tracking.uri={json.dumps(tracking_uri)}"] if tracking_uri else [])]
+    loaded = load_spec(spec, overrides)
+    prepared = prepare(loaded, data_dir, local=address is None, notify=_say)
+
+    from search.progress import LiveView, PlainView, top_table
+    from search.sweep import run_sweep
+
+    varying = prepared.space.tunable
+    view = LiveView if err.is_terminal else PlainView
+    _say(
+        f"{loaded.name}: {loaded.search.trials} trials of {prepared.task.reference} on {prepared.dataset.name} "
+        f"({len(prepared.dataset):,} images), {prepared.folds.folds} folds × {loaded.epochs} epochs"
+    )
+    result, ledger = run_sweep(
+        prepared, directory, address=address, make_view=lambda: view(err, varying, loaded.search.time_budget)
+    )
+    console = err if as_json else out
+    if result.best is not None:
+        console.print()
+        console.print(top_table(ledger, varying))
+    refitted = None
+    if then_refit and result.best is not None and not result.interrupted:
+        refitted = _refit(result.sweep, directory, data_dir, console)
+    _closing_words(result, directory, console)
+    if as_json:
+        shown = result.to_json() | ({"refit": refitted} if refitted else {})
+        print(json.dumps(shown), flush=True)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if result.trials["failed"]:
+        raise typer.Exit(FAILED_TRIALS)
+
+
+def _closing_words(result: SweepResult, directory: Path, console: Console) -> None:
+    counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
+    console.print(f"\n{result.sweep}: {counts}; {result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s")
+    if result.interrupted:
+        console.print(f"Interrupted. Everything so far is kept in {result.folder} and in MLflow.", soft_wrap=True)
+    if result.best is None:
+        console.print("No trial was evaluated to the end, so there is no winner.", style="yellow")
+    elif not result.interrupted:
+        console.print(f"Refit the winner and test it once:  foldrace refit {result.sweep}{_at(directory)}")
+    console.print(f"Open the record in MLflow:          foldrace ui{_at(directory)}")
+
+
+def _at(directory: Path) -> str:
+    return "" if directory == RUNS else f" --dir {directory}"
+
+
+def _refit(name: str | None, directory: Path, data_dir: Path, console: Console) -> dict[str, Any]:
+    from search.refit import refit as run_refit
+
+    result = run_refit(name, directory, data_dir, notify=_say)
+    table = Table(show_header=False, title=f"Refit of {result.sweep}", title_justify="left")
+    for label, value in result.rows():
+        table.add_row(label, value)
+    console.print()
+    console.print(table)
+    return result.to_json()
+
+
+@app.command()
+def refit(
+    sweep_name: Sweep = None, directory: Directory = RUNS, data_dir: DataDirectory = DATA, as_json: AsJson = False
+) -> None:
+    """Train the best configuration on all training data, test it once, and register it as champion."""
+    refitted = _refit(sweep_name, directory, data_dir, err if as_json else out)
+    if as_json:
+        print(json.dumps(refitted), flush=True)
+
+
+@app.command()
+def status(sweep_name: Sweep = None, directory: Directory = RUNS, as_json: AsJson = False) -> None:
+    """Show a sweep as MLflow has it: its trials by state, and the best of them."""
+    from analysis.status import read_status
+
+    found = read_status(directory, sweep_name)
+    if as_json:
+        print(json.dumps(found.to_json()), flush=True)
+    else:
+        out.print(found.summary(), highlight=False)
+        out.print(found.table())
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="The data set to fetch; all are listed if left out.")] = None,
+    data_dir: DataDirectory = DATA,
+) -> None:
+    """List the data sets, or fetch one."""
+    from trainables.datasets import fetch, list_datasets
+
+    shown = [fetch(name, data_dir, _say)] if name else list_datasets(data_dir)
+    table = Table("name", "description", "training", "test", "shape", "state", "where")
+    for info in shown:
+        shape = "×".join(str(n) for n in info.sample_shape)
+        counts = (f"{info.training:,}", f"{info.test:,}")
+        table.add_row(info.name, info.description, *counts, shape, info.state.value, info.where)
+    out.print(table)
+    if not name:
+        out.print("Also: a .npz file, a folder of images, or ./file.py:function. See the README.", style="dim")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a sweep file, for editors."""
+    from search.spec import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def ui(
+    directory: Directory = RUNS, port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000
+) -> None:
+    """Open the MLflow UI on the sweeps in --dir (Ctrl-C ends it)."""
+    from search.store import SweepFolder, sweep_names, tracking_uri
+
+    if not sweep_names(directory):
+        raise InputError("--dir", str(directory), "no sweep here yet", "start one with `foldrace sweep`")
+    del SweepFolder
+    out.print(f"MLflow: http://127.0.0.1:{port}/?workflowType=machine_learning   (Ctrl-C ends it)", soft_wrap=True)
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(directory)]
+    os.execve(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], environment)
+
+
+@app.command()
+def doctor(directory: Directory = RUNS, data_dir: DataDirectory = DATA, as_json: AsJson = False) -> None:
+    """Check Python, packages, Ray, GPUs, data and the tracking store; say what to do for each thing amiss."""
+    from search.doctor import examine
+
+    findings = examine(directory, data_dir)
+    if as_json:
+        print(json.dumps([finding.to_json() for finding in findings]))
+    else:
+        table = Table("", "what", "found", "what to do")
+        for finding in findings:
+            table.add_row(finding.mark, finding.what, finding.found, finding.remedy)
+        out.print(table)
+    if any(finding.bad for finding in findings):
+        raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    return _guarded(lambda: app(args=arguments, prog_name="foldrace", standalone_mode=False))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    import click
+
+    try:
+        command()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return WRONG_INPUT
+    except InputError as error:
+        err.print(f"[bold red]Error:[/] [bold]{'wrong input'}[/]", end=" ")
+        _say(str(error))
+        return WRONG_INPUT
+    except FoldraceError as error:
+        _say(f"Error: {error}")
+        return WRONG_INPUT
+    except (KeyboardInterrupt, click.Abort):
+        _say("Interrupted.")
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

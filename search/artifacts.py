@@ -1,0 +1,75 @@
+"""The winner's fold models as files that plain PyTorch reads, without this project."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from trainables.folds import Split
+from trainables.parameters import Value
+from trainables.ray_trainable import CHECKPOINT_FILE, Work, load_checkpoint_file, shared_tensor
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from search.ledger import TrialRecord
+    from search.recorder import Recorder
+
+__all__ = ["export_program", "log_fold_models"]
+
+PROGRAM, WEIGHTS, VALIDATION, ABOUT = "model.pt2", "state_dict.pt", "validation_indices.npy", "fold.json"
+
+
+def export_program(model: torch.nn.Module, sample: torch.Tensor) -> torch.export.ExportedProgram | None:
+    """``model`` in evaluation mode as a program for any batch size; None if torch cannot export it.
+
+    Args:
+        sample: (2 or more, C, H, W) in [0, 1].
+    """
+    batch = torch.export.Dim("batch", min=1, max=2**20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(model.eval(), (sample,), dynamic_shapes=({0: batch},))
+        except Exception:  # a model of the user's may do anything in forward()
+            return None
+
+
+def log_fold_models(
+    client: MlflowClient, recorder: Recorder, record: TrialRecord, checkpoint: Path, work: Work
+) -> None:
+    """Logs, to each fold's run of a trial, the weights that are kept and what is needed to repeat its score."""
+    state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)
+    cv = work.cross_validation(record.params, shared_tensor(work.images))
+    cv.load_state_dict(state["cross_validation"])
+    for run, split in zip(cv.runs, work.splits, strict=False):
+        run.model.load_state_dict(run.weights())
+        about = {"fold": run.fold, "epoch": run.report().best_epoch, "metrics": dict(run.report().metrics)}
+        with tempfile.TemporaryDirectory() as folder:
+            _write(Path(folder), run.model, work, split, about, record.params)
+            client.log_artifacts(recorder.fold_run(record.number, run.fold), folder, "checkpoint")
+
+
+def _write(
+    folder: Path,
+    model: torch.nn.Module,
+    work: Work,
+    split: Split,
+    about: Mapping[str, Any],
+    params: Mapping[str, Value],
+) -> None:
+    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    np.save(folder / VALIDATION, split.validation)
+    sample = shared_tensor(work.images)[:2].float().div(255)
+    program = export_program(model.cpu(), sample)
+    if program is not None:
+        torch.export.save(program, folder / PROGRAM)
+    shown = {"task": work.task.reference, "params": work.task.complete(params), **about}
+    (folder / ABOUT).write_text(json.dumps(shown, indent=2))

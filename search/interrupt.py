@@ -1,0 +1,42 @@
+"""Ctrl-C once stops a sweep cleanly; twice, at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Interrupt", "graceful_interrupt"]
+
+
+class Interrupt:
+    """Whether the user has asked the sweep to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.tuning = False
+
+
+@contextmanager
+def graceful_interrupt(notify: Callable[[str], None]) -> Iterator[Interrupt]:
+    """Within this block, the first SIGINT or SIGTERM lets a running Tune experiment end after saving its state.
+
+    Before and after the experiment, and the second time, it raises KeyboardInterrupt.
+    """
+    state = Interrupt()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        again, state.asked = state.asked, True
+        if again or not state.tuning or not callable(signal.getsignal(signal.SIGUSR1)):
+            raise KeyboardInterrupt
+        notify("Stopping: what is done is kept. Press Ctrl-C again to stop at once.")
+        os.kill(os.getpid(), signal.SIGUSR1)  # the signal by which Tune is asked to save and stop
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield state
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

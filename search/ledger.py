@@ -1,0 +1,96 @@
+"""The sweep's state in memory: every trial, what it has cost, and who leads."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from trainables.cross_validation import EpochReport
+from trainables.parameters import Value
+
+__all__ = ["Ledger", "TrialRecord", "TrialStatus"]
+
+
+class TrialStatus(Enum):
+    """Where a trial is; ``completed`` alone can win."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+@dataclass
+class TrialRecord:
+    """One trial: its parameters, its last report and its end."""
+
+    number: int
+    params: Mapping[str, Value]
+    status: TrialStatus = TrialStatus.RUNNING
+    report: EpochReport | None = None
+    reason: str = ""
+
+    @property
+    def val_loss(self) -> float:
+        """The mean over folds at the last report; infinite before the first."""
+        return self.report.metrics["val_loss"] if self.report else math.inf
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``val_loss`` over the folds; NaN for a single fold."""
+        return self.report.metrics["val_loss_se"] if self.report else math.nan
+
+    @property
+    def fold_losses(self) -> list[float]:
+        """The objective of each fold."""
+        return [fold.val_loss for fold in self.report.folds] if self.report else []
+
+    @property
+    def best_epochs(self) -> list[int]:
+        """The epoch of each fold's kept weights."""
+        return [fold.best_epoch for fold in self.report.folds] if self.report else []
+
+
+@dataclass
+class Ledger:
+    """All trials of a sweep, and the clock."""
+
+    total: int
+    started: float = field(default_factory=time.monotonic)
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+
+    def count(self, status: TrialStatus) -> int:
+        """How many trials are in a status."""
+        return sum(trial.status is status for trial in self.trials.values())
+
+    @property
+    def fold_epochs(self) -> int:
+        """Epochs of single folds trained by all trials so far."""
+        return sum(trial.report.fold_epochs for trial in self.trials.values() if trial.report)
+
+    def ranking(self) -> list[TrialRecord]:
+        """The completed trials, the best first; a tie goes to the earlier one."""
+        done = [t for t in self.trials.values() if t.status is TrialStatus.COMPLETED and math.isfinite(t.val_loss)]
+        return sorted(done, key=lambda trial: (trial.val_loss, trial.number))
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The incumbent: the best completed trial."""
+        return next(iter(self.ranking()), None)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the sweep began."""
+        return time.monotonic() - self.started
+
+    def remaining(self, time_budget: float | None = None) -> float | None:
+        """Estimated seconds to the end, from the trials that have ended; None while there is none."""
+        ended = len(self.trials) - self.count(TrialStatus.RUNNING)
+        left = self.elapsed / ended * (self.total - ended) if ended else None
+        if time_budget is None:
+            return left
+        budget = max(0.0, time_budget - self.elapsed)
+        return budget if left is None else min(left, budget)

@@ -1,0 +1,166 @@
+"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere. All on standard error."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.ledger import Ledger, TrialRecord, TrialStatus
+from trainables.parameters import Value
+
+__all__ = ["LiveView", "PlainView", "View", "clock", "params_text", "score_text", "top_table"]
+
+
+class View(Protocol):
+    """Where the sweep shows itself."""
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        ...
+
+    def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
+        """The ledger as it is now; ``changed`` has just ended, if it is given."""
+        ...
+
+    def __enter__(self) -> View: ...
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None: ...
+
+
+def clock(seconds: float | None) -> str:
+    """``0:42``, ``12:05``, ``1:02:03``, or ``–`` for None."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def score_text(mean: float, standard_error: float) -> str:
+    """``0.01623 ± 0.00012``: the mean and its standard error over folds."""
+    if not math.isfinite(mean):
+        return "diverged"
+    return f"{mean:.5f} ± {standard_error:.5f}" if math.isfinite(standard_error) else f"{mean:.5f}"
+
+
+def params_text(params: Mapping[str, Value], varying: Sequence[str] = ()) -> str:
+    """``optimizer=adam lr=0.00213``: short, in the space's order."""
+    names = [name for name in params if not varying or name in varying]
+    return " ".join(f"{name}={_short(params[name])}" for name in names)
+
+
+def _short(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _states(ledger: Ledger) -> str:
+    counts = [f"{ledger.count(status)} {status.value}" for status in TrialStatus]
+    return f"trials {len(ledger.trials)}/{ledger.total}: " + ", ".join(counts)
+
+
+def top_table(ledger: Ledger, varying: Sequence[str], count: int = 5) -> Table:
+    """The best completed trials: CV mean ± standard error, and the parameters that vary."""
+    table = Table(title="Best configurations by cross-validation", title_justify="left", header_style="bold")
+    table.add_column("#", justify="right")
+    table.add_column("trial", justify="right")
+    table.add_column("CV loss ± standard error", justify="right")
+    best = ledger.ranking()[:count]
+    shown = [name for name in varying if any(name in trial.params for trial in best)]
+    for name in shown:
+        table.add_column(name, justify="right", overflow="fold")
+    for place, trial in enumerate(best, 1):
+        values = [_short(trial.params[name]) if name in trial.params else "·" for name in shown]
+        score = score_text(trial.val_loss, trial.standard_error)
+        table.add_row(str(place), str(trial.number), score, *values, style="bold green" if place == 1 else "")
+    return table
+
+
+class PlainView:
+    """One line for each thing that happens, for logs and CI."""
+
+    def __init__(self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None) -> None:
+        self._console, self._varying, self._budget = console, varying, time_budget
+
+    def say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
+        if changed is None:
+            return
+        what = score_text(changed.val_loss, changed.standard_error)
+        if changed.reason:
+            what += f" ({changed.reason})"
+        best = ledger.best
+        incumbent = (
+            f"best {score_text(best.val_loss, best.standard_error)} (trial {best.number})" if best else "no best yet"
+        )
+        eta = clock(ledger.remaining(self._budget))
+        self.say(
+            f"[{clock(ledger.elapsed)}] trial {changed.number} {changed.status.value} {what}"
+            f" | {_states(ledger)} | {incumbent} | {ledger.fold_epochs} fold-epochs | ETA {eta}"
+        )
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        return None
+
+
+class LiveView:
+    """A bar, the counts, the incumbent with its error bar, and the trials that run, redrawn in place."""
+
+    def __init__(self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None) -> None:
+        self._console, self._varying, self._budget = console, varying, time_budget
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._drawn = 0.0
+
+    def say(self, line: str) -> None:
+        self._live.console.print(line, highlight=False, markup=False)
+
+    def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
+        if changed is None and time.monotonic() - self._drawn < 0.2:
+            return
+        self._drawn = time.monotonic()
+        self._live.update(self._draw(ledger))
+
+    def _draw(self, ledger: Ledger) -> Group:
+        ended = len(ledger.trials) - ledger.count(TrialStatus.RUNNING)
+        head = Table.grid(padding=(0, 1))
+        eta = clock(ledger.remaining(self._budget))
+        head.add_row(
+            ProgressBar(total=ledger.total, completed=ended, width=30),
+            f"{ended}/{ledger.total}",
+            f"{clock(ledger.elapsed)} elapsed, {eta} left, {ledger.fold_epochs} fold-epochs",
+        )
+        best = ledger.best
+        lines = [Text(_states(ledger), style="dim")]
+        if best:
+            score = score_text(best.val_loss, best.standard_error)
+            text = f"best  trial {best.number}: {score}  {params_text(best.params, self._varying)}"
+            lines.append(Text(text, style="bold green", overflow="ellipsis", no_wrap=True))
+        running = [t for t in ledger.trials.values() if t.status is TrialStatus.RUNNING]
+        for trial in running[-8:]:
+            at = (
+                f"epoch {trial.report.epoch}: {score_text(trial.val_loss, trial.standard_error)}"
+                if trial.report
+                else "…"
+            )
+            text = f"      trial {trial.number}, {at}  {params_text(trial.params, self._varying)}"
+            lines.append(Text(text, overflow="ellipsis", no_wrap=True))
+        return Group(head, *lines)
+
+    def __enter__(self) -> LiveView:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self._live.__exit__(kind, e, tb)

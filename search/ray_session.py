@@ -1,0 +1,63 @@
+"""A Ray to run on: one of our own on this machine, always shut down, or a cluster that is there already."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from trainables.errors import InputError, StateError
+
+__all__ = ["check_resources", "ray_session"]
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a diverged trial reports no val_loss, so that nothing compares it
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own, which asks Tune to stop by SIGUSR1
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors are recorded and shown by the view
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a suggestion is made when a worker is free, with all that is known by then
+}
+
+
+@contextmanager
+def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[None]:
+    """Connects to ``address``, or starts a quiet Ray of our own without a dashboard and shuts it down at the end.
+
+    Raises:
+        StateError: the address does not answer.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    common = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
+    try:
+        if address is None:
+            ray.init(include_dashboard=False, num_cpus=cpus, **common)
+        else:
+            ray.init(address=address, **common)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = address or "this machine"
+        raise StateError(f"Ray on {where} does not start or answer: {error}") from error
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> None:
+    """Refuses a trial that no machine at hand could run. Raises: InputError."""
+    for name, asked, key in (("gpu", gpu, "GPU"), ("cpu", cpu, "CPU")):
+        there = available.get(key, 0.0)
+        if asked > there:
+            hint = f"set resources.{name}: 0" if name == "gpu" and not there else f"at most {there:g}"
+            raise InputError(
+                f"resources.{name}", asked, f"a trial asks for more {key}s than there are ({there:g})", hint
+            )

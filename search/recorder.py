@@ -1,0 +1,198 @@
+"""Writes a sweep into MLflow as three levels of runs: the sweep, its trials, their folds."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from mlflow.entities import Dataset as DatasetEntity
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+
+from trainables.cross_validation import EpochReport
+from trainables.fold_run import FoldReport
+from trainables.parameters import Value
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from trainables.datasets import Dataset
+
+__all__ = ["Outcome", "Recorder", "now_ms"]
+
+_TAG_LIMIT = 5000
+
+
+class Outcome(Enum):
+    """How a sweep, a trial or a fold ended, as MLflow's run status."""
+
+    COMPLETED = RunStatus.to_string(RunStatus.FINISHED)
+    PRUNED = RunStatus.to_string(RunStatus.KILLED)
+    FAILED = RunStatus.to_string(RunStatus.FAILED)
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, as MLflow counts."""
+    return time.time_ns() // 1_000_000
+
+
+class Recorder:
+    """Creates, fills and ends the runs of one sweep.
+
+    Every run carries a deterministic ``foldrace.key`` and is looked up by it before it is made, and every report is
+    written with its own time, so that a repeated call adds nothing. A report is one batch a run.
+
+    Args:
+        sweep: the sweep's name, unique in its tracking store and folder.
+        key: unique to this sweep among all sweeps of the store.
+    """
+
+    def __init__(self, client: MlflowClient, experiment_id: str, sweep: str, key: str) -> None:
+        self._client, self._experiment_id, self._sweep, self._key = client, experiment_id, sweep, key
+        self._runs: dict[str, str] = {}
+        self._open: dict[str, str] = {}
+        known = client.search_runs(
+            [experiment_id], filter_string=f"tags.`foldrace.sweep_key` = '{key}'", max_results=50_000
+        )
+        for run in known:
+            self._runs[run.data.tags["foldrace.key"]] = run.info.run_id
+            if run.info.status == "RUNNING":
+                self._open[run.data.tags["foldrace.key"]] = run.info.run_id
+
+    def _run(self, key: str, name: str, level: str, parent: str | None = None, **tags: object) -> str:
+        if key in self._runs:
+            return self._runs[key]
+        every = {
+            "foldrace.level": level,
+            "foldrace.sweep": self._sweep,
+            "foldrace.sweep_key": self._key,
+            "foldrace.key": key,
+            **{f"foldrace.{tag}": str(value) for tag, value in tags.items()},
+        }
+        if parent is not None:
+            every["mlflow.parentRunId"] = parent
+        run = self._client.create_run(self._experiment_id, start_time=now_ms(), tags=every, run_name=name)
+        run_id: str = run.info.run_id
+        self._runs[key] = self._open[key] = run_id
+        return run_id
+
+    @property
+    def sweep_run(self) -> str:
+        """The id of the sweep's run."""
+        return self._run(self._key, self._sweep, "sweep")
+
+    def trial_run(self, trial: int) -> str:
+        """The id of a trial's run, made if it is not there yet."""
+        return self._run(
+            f"{self._key}/{trial}", f"trial {trial:04d}", "trial", parent=self.sweep_run, trial=trial
+        )  # fmt: skip
+
+    def fold_run(self, trial: int, fold: int) -> str:
+        """The id of a fold's run, made if it is not there yet."""
+        return self._run(
+            f"{self._key}/{trial}/{fold}", f"trial {trial:04d} fold {fold}", "fold",
+            parent=self.trial_run(trial), trial=trial, fold=fold,
+        )  # fmt: skip
+
+    def start_sweep(self, spec_yaml: str, environment: Mapping[str, Any], dataset: Dataset, task: str) -> None:
+        """Records what the sweep is: its file, the environment, the data set."""
+        run = self.sweep_run
+        self._client.log_text(run, spec_yaml, "sweep.yaml")
+        self._client.log_text(run, json.dumps(environment, indent=2), "environment.json")
+        tags = {"task": task, "git_revision": environment.get("git_revision"), "dataset_digest": dataset.digest}
+        self._client.log_batch(
+            run, tags=[RunTag(f"foldrace.{name}", str(value)) for name, value in tags.items() if value is not None]
+        )
+        profile = {"samples": len(dataset), "test_samples": len(dataset.test_images)}
+        entity = DatasetEntity(
+            name=dataset.name,
+            digest=dataset.digest[:36],  # MLflow's limit; the whole digest is a tag
+            source_type="foldrace",
+            source=json.dumps({"source": dataset.source, "digest": dataset.digest}),
+            schema=json.dumps({"images": ["uint8", *dataset.sample_shape]}),
+            profile=json.dumps(profile),
+        )
+        tags_ = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(run, [DatasetInput(dataset=entity, tags=tags_)])
+
+    def started(self, trial: int, params: Mapping[str, Value]) -> None:
+        """A trial begins."""
+        run = self.trial_run(trial)
+        self._client.log_batch(run, params=[Param(name, str(value)) for name, value in params.items()])
+
+    def reported(self, trial: int, report: EpochReport, picture: str | None, timestamp: int) -> None:
+        """A trial's aligned epoch: the folds' metrics at the epoch, their means at the fold-epochs spent.
+
+        Args:
+            picture: a PNG in base64, originals above reconstructions of fold 0, or None.
+            timestamp: when the report was made, in ms; the same report again must bring the same.
+        """
+        for fold in report.folds:
+            metrics = _metrics({**fold.metrics, "best_epoch": fold.best_epoch}, report.epoch, timestamp)
+            self._client.log_batch(self.fold_run(trial, fold.fold), metrics=metrics)
+        means = {**report.metrics, "folds": len(report.folds), "epoch": report.epoch, "train_seconds": report.seconds}
+        metrics = _metrics(means, report.fold_epochs, timestamp)
+        self._client.log_batch(self.trial_run(trial), metrics=metrics)
+        if picture is not None:
+            self._picture(self.trial_run(trial), base64.b64decode(picture), report.epoch)
+
+    def _picture(self, run: str, png: bytes, epoch: int) -> None:
+        import io
+
+        from PIL import Image
+
+        with Image.open(io.BytesIO(png)) as image:
+            self._client.log_image(run, image, artifact_file=f"reconstructions/epoch-{epoch:03d}.png")
+
+    def finished(
+        self, trial: int, outcome: Outcome, folds: Iterable[FoldReport] = (), reason: str = "", detail: str = ""
+    ) -> None:
+        """A trial ends, and its folds with it.
+
+        Args:
+            reason: why it failed or where it was given up, in one line.
+            detail: a traceback, kept as an artifact.
+        """
+        run = self.trial_run(trial)
+        folds = list(folds)
+        if reason:
+            tag = "foldrace.failure" if outcome is Outcome.FAILED else "foldrace.pruned_at"
+            self._client.set_tag(run, tag, reason[:_TAG_LIMIT])
+        if detail:
+            self._client.log_text(run, detail, "error.txt")
+        for fold in folds:
+            fold_run = self.fold_run(trial, fold.fold)
+            tags = {"epochs": fold.epoch, "stopped_early": fold.stopped and not fold.diverged}
+            if fold.diverged:
+                tags["failure"] = fold.diverged
+            self._client.log_batch(fold_run, tags=[RunTag(f"foldrace.{name}", str(v)) for name, v in tags.items()])
+        prefix = f"{self._key}/{trial}"
+        for key in [key for key in self._open if key == prefix or key.startswith(prefix + "/")]:
+            self._end(key, outcome)
+
+    def incumbent(self, trial: int, val_loss: float, standard_error: float, fold_epochs: int, timestamp: int) -> None:
+        """A new best fully evaluated trial, at the fold-epochs that the sweep has spent."""
+        metrics = {"val_loss": val_loss, "val_loss_se": standard_error, "best_trial": trial}
+        self._client.log_batch(self.sweep_run, metrics=_metrics(metrics, fold_epochs, timestamp))
+
+    def close(self, outcome: Outcome, tags: Mapping[str, object], note: str) -> None:
+        """Ends the sweep's run, and any trial left open with it (given up)."""
+        for key in [key for key in self._open if key != self._key]:
+            self._end(key, Outcome.PRUNED)
+        every = [RunTag(f"foldrace.{name}", str(value)) for name, value in tags.items()]
+        self._client.log_batch(self.sweep_run, tags=[*every, RunTag("mlflow.note.content", note)])
+        self._end(self._key, outcome)
+
+    def _end(self, key: str, outcome: Outcome) -> None:
+        self._client.set_terminated(self._runs[key], status=outcome.value, end_time=now_ms())
+        self._open.pop(key, None)
+
+
+def _metrics(values: Mapping[str, float], step: int, timestamp: int) -> list[Metric]:
+    return [
+        Metric(name, float(value), timestamp, step) for name, value in values.items() if not math.isnan(float(value))
+    ]

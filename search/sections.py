@@ -1,0 +1,211 @@
+"""The sections of a sweep file, each a mapping in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+
+from search.fields import Bare, Name, Number, Section, Text, broken
+
+__all__ = [
+    "Count",
+    "DatasetSpec",
+    "EarlyStoppingSpec",
+    "FoldsSpec",
+    "Line",
+    "NamedDataset",
+    "ResourcesSpec",
+    "SchedulerSpec",
+    "SearchSpec",
+    "TrackingSpec",
+    "named_dataset",
+]
+
+Count = Annotated[int, Number(low=1, whole=True)]
+_Seed = Annotated[int, Number(low=0, high=2**32 - 1, whole=True)]
+Line = Annotated[str, Text()]
+_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?", re.ASCII)
+_FoldKind = Literal["kfold", "stratified", "group", "repeated", "holdout"]
+_ONE_KIND = {"repeats": "repeated", "fraction": "holdout"}
+
+
+def _seconds(value: object) -> float:
+    """``90s``, ``30m``, ``1h30m``, or a number of seconds."""
+    rule, hint = "must be a time above 0", "90s, 30m, 2h, 1h30m, or a number of seconds"
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip()) if len(value) < 50 else None
+        if not match or not any(match.groups()):
+            raise broken(rule, hint)
+        h, m, s = (float(match[unit] or 0) for unit in "hms")
+        value = h * 3600 + m * 60 + s
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e9:
+        raise broken(rule, hint)
+    return float(value)
+
+
+def _height_width(value: object) -> tuple[int, int]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise broken("must be two whole numbers, [height, width]")
+    side = Number(low=1, whole=True)
+    return side.check(value[0]), side.check(value[1])
+
+
+def _point_list(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class DatasetSpec(Section):
+    """The images."""
+
+    name: Line = Field(description="a built-in data set, a .npz file, a folder of images, or ./file.py:function")
+    limit: Count | None = Field(default=None, description="use that many images only, drawn with `seed`")
+    seed: _Seed = Field(default=0, description="draws the images under `limit`")
+    size: (
+        Annotated[
+            tuple[int, int],
+            PlainValidator(_height_width),
+            WithJsonSchema(
+                {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 1},
+                    "minItems": 2,
+                    "maxItems": 2,
+                }
+            ),
+        ]
+        | None
+    ) = Field(default=None, description="height and width, in pixels, that the images are resized to")
+
+
+def named_dataset(value: object) -> object:
+    """A data set given by its name alone, as a mapping; anything else as it is."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _dataset(value: object) -> object:
+    value = named_dataset(value)
+    if not isinstance(value, Mapping | DatasetSpec):
+        raise broken("must be a data set's name, or a mapping with its name", "dataset: fashion-mnist")
+    return value
+
+
+NamedDataset = Annotated[DatasetSpec, BeforeValidator(_dataset, json_schema_input_type=DatasetSpec | Line)]
+"""A data set by its name, or as a mapping."""
+
+
+class FoldsSpec(Section):
+    """How the training images are split for cross-validation."""
+
+    kind: _FoldKind = Field(default="kfold", description="how the folds are drawn")
+    splits: Annotated[int, Number(low=2, whole=True)] = Field(
+        default=3, description="number of folds (of each repeat); a holdout ignores it"
+    )
+    repeats: Count = Field(default=2, description="kind: repeated draws the folds that often")
+    shuffle: bool = Field(default=True, description="shuffle the images before they are split")
+    seed: _Seed = Field(default=0, description="draws the folds, the same for every trial")
+    fraction: Annotated[float, Number(above=0, below=1)] = Field(
+        default=0.2, description="kind: holdout validates on this share of the images"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _used(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            kind = data.get("kind", "kfold")
+            for key, only in _ONE_KIND.items():
+                if key in data and kind != only and kind in get_args(_FoldKind):
+                    rule = f"is for kind: {only} alone, and this is kind: {kind}"
+                    raise broken(rule, "leave it out", at=(key,), value=data[key])
+            splits = data.get("splits")
+            if isinstance(splits, int) and splits == 1 and splits is not True:
+                rule = "must be a whole number at least 2"
+                raise broken(rule, "use kind: holdout for a single split", at=("splits",), value=splits)
+        return data
+
+    @model_serializer(mode="wrap")
+    def _without_blanks(self, handler: SerializerFunctionWrapHandler) -> Any:
+        dumped: Mapping[str, Any] = handler(self)
+        unused = {key for key, kind in _ONE_KIND.items() if kind != self.kind}
+        return {key: value for key, value in dumped.items() if key not in unused}
+
+
+class EarlyStoppingSpec(Section):
+    """Ends a fold's training when it has ceased to improve."""
+
+    patience: Annotated[int, Number(low=0, whole=True)] | None = Field(
+        default=None, description="epochs without improvement before a fold stops; null: never"
+    )
+    min_delta: Annotated[float, Number(low=0)] = Field(default=0.0, description="what counts as an improvement")
+
+
+class SearchSpec(Section):
+    """How trials are drawn."""
+
+    sampler: Literal["tpe", "random"] = Field(default="tpe", description="where new points come from")
+    trials: Count = Field(default=20, description="how many points are tried")
+    seed: _Seed = Field(default=0, description="of the sampler and of every trial's training")
+    time_budget: (
+        Annotated[
+            float,
+            PlainValidator(_seconds),
+            WithJsonSchema(
+                {
+                    "anyOf": [
+                        {"type": "number", "exclusiveMinimum": 0},
+                        {"type": "string", "pattern": r"^(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"},
+                    ]
+                }
+            ),
+        ]
+        | None
+    ) = Field(default=None, description="90s, 30m, 1h30m or seconds, after which no trial is started; null: no limit")
+    start_with: Annotated[
+        tuple[dict[Name, Bare], ...],
+        BeforeValidator(_point_list, json_schema_input_type=list[dict[Name, Bare]]),
+    ] = Field(default=(), description="points to try first; what a point leaves out is drawn")
+    max_concurrent_trials: Count | None = Field(default=None, description="null: as many as the resources allow")
+
+
+class SchedulerSpec(Section):
+    """Which trials go on."""
+
+    kind: Literal["fifo", "stopping"] = Field(
+        default="stopping", description="fifo trains every trial to the end; stopping ends the worse ones early (ASHA)"
+    )
+    reduction_factor: Annotated[float, Number(above=1)] = Field(
+        default=3.0, description="one in so many trials passes a rung"
+    )
+    grace_epochs: Count = Field(default=1, description="epochs that every trial gets")
+
+
+def _gpus(value: object) -> object:
+    if isinstance(value, float) and value > 1 and value != int(min(value, 1e9)):
+        raise broken("must be a whole number if it is above 1, as Ray has it")
+    return value
+
+
+class ResourcesSpec(Section):
+    """What one trial occupies."""
+
+    cpu: Annotated[float, Number(above=0), BeforeValidator(_gpus)] = Field(default=1.0, description="processor cores")
+    gpu: Annotated[float, Number(low=0), BeforeValidator(_gpus)] = Field(
+        default=0.0, description="GPUs; 0.5 lets two trials share one"
+    )
+
+
+class TrackingSpec(Section):
+    """Where results are recorded."""
+
+    experiment: Line | None = Field(default=None, description="MLflow experiment; null: the sweep's name")
+    uri: Line | None = Field(default=None, description="MLflow server; null: a local store")

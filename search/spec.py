@@ -1,0 +1,162 @@
+"""A sweep file, validated: what is trained on what, what varies, and how the search goes about it.
+
+Reading one imports neither torch nor Optuna nor Ray, so that a mistake is reported in a blink.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from search.distributions import SpaceEntry
+from search.fields import Name, Section, Text, broken
+from search.sections import (
+    Count,
+    DatasetSpec,
+    EarlyStoppingSpec,
+    FoldsSpec,
+    Line,
+    NamedDataset,
+    ResourcesSpec,
+    SchedulerSpec,
+    SearchSpec,
+    TrackingSpec,
+    named_dataset,
+)
+from search.spec_errors import translate
+from search.spec_file import dump_yaml, plain, read_file, set_value
+from trainables.errors import InputError
+
+__all__ = [
+    "DatasetSpec",
+    "EarlyStoppingSpec",
+    "FoldsSpec",
+    "ResourcesSpec",
+    "SchedulerSpec",
+    "SearchSpec",
+    "SweepSpec",
+    "TrackingSpec",
+    "json_schema",
+    "load_spec",
+    "parse_spec",
+]
+
+_DEFAULT_TASK = "autoencoder"
+
+
+def _default_name(task: object) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", task.rpartition(":")[2]) if isinstance(task, str) else ""
+    return re.sub(r"\.{2,}", ".", name).lstrip("_.-")[:64] or "sweep"
+
+
+class SweepSpec(Section):
+    """A whole sweep. Made by `load_spec` and `parse_spec`, whose errors are `InputError`."""
+
+    name: Annotated[
+        str,
+        Text(
+            "must be 1 to 64 letters, digits, '-', '_' or '.', a letter or digit first and no '..'",
+            r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
+            64,
+        ),
+    ] = Field(default=_DEFAULT_TASK, description="the sweep's name; by default the task's")
+    task: Line = Field(
+        default=_DEFAULT_TASK, description="a built-in task, ./file.py:ClassName, or package.module:ClassName"
+    )
+    dataset: NamedDataset = Field(description="the images, by name or with options")
+    folds: FoldsSpec = Field(default=FoldsSpec(), description="cross-validation")
+    epochs: Count = Field(default=9, description="epochs of each fold at most")
+    early_stopping: EarlyStoppingSpec = Field(
+        default=EarlyStoppingSpec(), description="ends a fold that has ceased to improve"
+    )
+    objective: Annotated[str, Text(longest=100)] | None = Field(
+        default=None, description="per-sample term that trials are compared by, such as mse; null: the task's own"
+    )
+    space: dict[Name, SpaceEntry] = Field(
+        default_factory=dict, description="parameters: a fixed value or a distribution each"
+    )
+    search: SearchSpec = Field(default=SearchSpec(), description="how trials are drawn")
+    scheduler: SchedulerSpec = Field(default=SchedulerSpec(), description="which trials go on")
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="what one trial occupies")
+    tracking: TrackingSpec = Field(default=TrackingSpec(), description="where results are recorded")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_task(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("name") is None:
+            return {**data, "name": _default_name(data.get("task", _DEFAULT_TASK))}
+        return data
+
+    @model_validator(mode="after")
+    def _grace_fits(self) -> SweepSpec:
+        grace = self.scheduler.grace_epochs
+        if grace > self.epochs:
+            rule = f"must be at most the number of epochs, {self.epochs}"
+            raise broken(rule, at=("scheduler", "grace_epochs"), value=grace)
+        return self
+
+    def to_yaml(self) -> str:
+        """The spec as a sweep file with every default written out; reading it gives an equal spec."""
+        return dump_yaml(self.model_dump(by_alias=True))
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The sweep file at ``path``, with ``overrides`` (``search.trials=40``, values in YAML) put into it.
+
+    Raises:
+        InputError: the file cannot be read, or as `parse_spec`.
+    """
+    return parse_spec(read_file(path), path.absolute().parent, overrides)
+
+
+def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The spec that ``mapping`` (left as it is) describes, with ``overrides`` put into it.
+
+    Args:
+        base: folder that relative files in ``task`` and ``dataset`` are in; what is not there is looked for in the
+            current directory. The spec has absolute paths.
+
+    Raises:
+        InputError: the field, its value, the rule and the nearest thing that would be right; several mistakes are
+            one `search.spec_errors.SpecError`.
+    """
+    if not isinstance(mapping, Mapping):
+        raise InputError("spec", mapping, "must be a mapping of keys to values")
+    tree = plain(mapping)
+    for override in overrides:
+        if "dataset" in tree:
+            tree["dataset"] = named_dataset(tree["dataset"])
+        set_value(tree, override)
+    try:
+        spec = SweepSpec.model_validate(tree)
+    except ValidationError as error:
+        raise translate(error, SweepSpec) from None
+    dataset = spec.dataset.model_copy(update={"name": _located(spec.dataset.name, "dataset", base)})
+    return spec.model_copy(update={"task": _located(spec.task, "task", base), "dataset": dataset})
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a sweep file, for editors."""
+    schema = SweepSpec.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _located(reference: str, field: str, base: Path) -> str:
+    """``reference`` with its file part absolute; plain names, modules and URLs as they are."""
+    where, colon, attribute = reference.rpartition(":")
+    if not where.endswith(".py"):
+        where, colon, attribute = reference, "", ""
+    is_path = "/" in where or where.startswith("~") or where.endswith((".py", ".npz"))
+    if not is_path or "://" in where:
+        return reference
+    try:
+        path = Path(where).expanduser()
+        beside = base / path
+        found = (beside if beside.exists() else Path.cwd() / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(field, reference, f"is no path that can be followed: {error}") from error
+    return f"{found}{colon}{attribute}"

@@ -1,0 +1,109 @@
+"""Where sweeps live: a folder with one MLflow store and a folder a sweep, or a tracking server."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainables.errors import StateError, nearest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["SweepFolder", "connect", "create_sweep_folder", "find_sweep", "sweep_names", "tracking_uri"]
+
+_STORE = "mlflow.db"
+_SPEC = "sweep.yaml"
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """One sweep's folder below the folder of all sweeps (``--dir``)."""
+
+    root: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def spec(self) -> Path:
+        """The sweep's own copy of its file."""
+        return self.path / _SPEC
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's state and the trials' checkpoints."""
+        return self.path / "tune"
+
+    @property
+    def study(self) -> Path:
+        """The Optuna study's journal."""
+        return self.path / "optuna.log"
+
+    @property
+    def result(self) -> Path:
+        """The sweep's result as JSON, once it has ended."""
+        return self.path / "result.json"
+
+
+def tracking_uri(root: Path, uri: str | None = None) -> str:
+    """The given server, else MLFLOW_TRACKING_URI, else the SQLite store in ``root``."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / _STORE).resolve()}"
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store, with MLflow's chatter off and its retries few."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import logging
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def create_sweep_folder(root: Path, name: str) -> SweepFolder:
+    """A new folder for a sweep: ``name``, or ``name-2``, ``name-3``, … if there have been sweeps of that name."""
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = SweepFolder(root.resolve(), name if number == 1 else f"{name}-{number}")
+        try:
+            folder.path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def sweep_names(root: Path) -> list[str]:
+    """All sweeps in a folder, the oldest first."""
+    if not root.is_dir():
+        return []
+    found = [path.parent for path in root.glob(f"*/{_SPEC}")]
+    return [path.name for path in sorted(found, key=lambda path: ((path / _SPEC).stat().st_mtime_ns, _natural(path)))]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def find_sweep(root: Path, name: str | None) -> SweepFolder:
+    """The sweep of that name, or the latest. Raises: StateError if there is none."""
+    names = sweep_names(root)
+    if not names:
+        raise StateError(f"{root}: no sweep here; start one with `foldrace sweep`, or name its folder with --dir")
+    if name is None:
+        return SweepFolder(root.resolve(), names[-1])
+    if name not in names:
+        raise StateError(f"{name}: no such sweep in {root}; {nearest(name, names)}")
+    return SweepFolder(root.resolve(), name)

@@ -1,0 +1,278 @@
+"""The main job: a cross-validated sweep, from a checked spec to a recorded result."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.cloudpickle
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from search.artifacts import log_fold_models
+from search.environment import describe_environment
+from search.interrupt import Interrupt, graceful_interrupt
+from search.ledger import Ledger, TrialStatus
+from search.prepare import Prepared
+from search.progress import View, params_text, score_text
+from search.ray_session import check_resources, ray_session
+from search.recorder import Outcome, Recorder
+from search.searcher import METRIC, FoldSearch
+from search.spec import SweepSpec
+from search.store import SweepFolder, connect, create_sweep_folder, tracking_uri
+from search.tune_callback import Session, SweepCallback
+from trainables.fold_run import EarlyStopping
+from trainables.parameters import Value
+from trainables.ray_trainable import FoldTrainable, Work
+
+__all__ = ["Best", "SweepResult", "make_scheduler", "make_work", "run_sweep"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The winner: a completed trial, its parameters, its score with the error bar."""
+
+    trial: int
+    params: Mapping[str, Value]
+    mean: float
+    standard_error: float
+    folds: tuple[float, ...]
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended. ``best`` is None if no trial was evaluated to the end."""
+
+    sweep: str
+    folder: Path
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    trials: Mapping[str, int]
+    best: Best | None
+    fold_epochs: int
+    wall_seconds: float
+    interrupted: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        best = None
+        if self.best is not None:
+            error = self.best.standard_error
+            best = {
+                "trial": self.best.trial,
+                "params": dict(self.best.params),
+                "val_loss": {
+                    "mean": self.best.mean,
+                    "standard_error": error if math.isfinite(error) else None,
+                    "folds": list(self.best.folds),
+                },
+                "best_epochs": list(self.best.epochs),
+            }
+        return {
+            "sweep": self.sweep,
+            "tracking_uri": self.tracking_uri,
+            "run_id": self.run_id,
+            "trials": dict(self.trials),
+            "best": best,
+            "fold_epochs": self.fold_epochs,
+            "wall_seconds": round(self.wall_seconds, 3),
+        }
+
+
+def make_scheduler(spec: SweepSpec) -> TrialScheduler:
+    """Tune's scheduler for ``scheduler.kind``; time is the epoch that all folds have reached."""
+    if spec.scheduler.kind == "fifo":
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="epoch",
+        max_t=spec.epochs,
+        grace_period=spec.scheduler.grace_epochs,
+        reduction_factor=spec.scheduler.reduction_factor,
+    )
+
+
+def _rung_epochs(spec: SweepSpec) -> frozenset[int]:
+    """The epochs at which the stopping scheduler decides."""
+    if spec.scheduler.kind == "fifo":
+        return frozenset()
+    epochs, at = set(), float(spec.scheduler.grace_epochs)
+    while at < spec.epochs:
+        epochs.add(int(at))
+        at *= spec.scheduler.reduction_factor
+    return frozenset(epochs)
+
+
+def make_work(prepared: Prepared) -> Work:
+    """What the trials of a sweep share."""
+    spec = prepared.spec
+    return Work(
+        task=prepared.task,
+        images=prepared.dataset.images,
+        splits=tuple(prepared.folds.split()),
+        epochs=spec.epochs,
+        seed=spec.search.seed,
+        objective=spec.objective,
+        early_stopping=EarlyStopping(spec.early_stopping.patience, spec.early_stopping.min_delta),
+        threads=max(1, int(spec.resources.cpu)),
+        gpu=spec.resources.gpu > 0,
+        picture_epochs=_rung_epochs(spec),
+    )
+
+
+def run_sweep(
+    prepared: Prepared,
+    root: Path,
+    *,
+    make_view: Callable[[], AbstractContextManager[View]],
+    address: str | None = None,
+    on_start: Callable[[SweepFolder], None] = lambda _: None,
+) -> tuple[SweepResult, Ledger]:
+    """Runs the sweep and records it.
+
+    Args:
+        root: the folder of all sweeps; this one gets a folder of its own in it.
+        make_view: called when the sweep starts, for where it shows itself.
+        address: of a Ray cluster; None starts a Ray on this machine and shuts it down.
+
+    Raises:
+        InputError: the trials ask for more than the cluster has; nothing has been started then.
+        StateError: Ray or the tracking server cannot be reached.
+    """
+    spec = prepared.spec
+    uri = tracking_uri(root, spec.tracking.uri)
+    with make_view() as view, graceful_interrupt(view.say) as interrupt, ray_session(address):
+        check_resources(spec.resources.cpu, spec.resources.gpu, ray.cluster_resources())
+        folder = create_sweep_folder(root, spec.name)
+        folder.spec.write_text(spec.to_yaml())
+        on_start(folder)
+        client = connect(uri)
+        experiment = _experiment(client, spec.tracking.experiment or spec.name, root, uri)
+        recorder = Recorder(client, experiment, folder.name, key=uuid.uuid4().hex)
+        ledger = Ledger(total=spec.search.trials)
+        outcome = Outcome.FAILED
+        try:
+            recorder.start_sweep(folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task)
+            work = make_work(prepared)
+            checkpoints = _tune(prepared, folder, work, Session(ledger, recorder, view, prepared.task), interrupt)
+            if ledger.best is not None and ledger.best.number in checkpoints:
+                log_fold_models(client, recorder, ledger.best, checkpoints[ledger.best.number], work)
+            outcome = Outcome.PRUNED if interrupt.asked else Outcome.COMPLETED
+        finally:
+            result = _result(folder, uri, experiment, recorder, ledger, interrupted=interrupt.asked)
+            recorder.close(outcome, _closing_tags(result), _note(result))
+        folder.result.write_text(json.dumps(result.to_json(), indent=2))
+        return result, ledger
+
+
+def _experiment(client: Any, name: str, root: Path, uri: str) -> str:
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return str(known.experiment_id)
+    # a server chooses where its artifacts lie; the local store keeps them beside itself
+    local = uri.startswith("sqlite:")
+    location = (root.resolve() / "artifacts" / name).as_uri() if local else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _tune(
+    prepared: Prepared, folder: SweepFolder, work: Work, session: Session, interrupt: Interrupt
+) -> dict[int, Path]:
+    """Runs all trials; returns the checkpoint folders of those that have one, by trial number."""
+    spec = prepared.spec
+    module = sys.modules[type(prepared.task.implementation).__module__]
+    if module.__name__.startswith("_foldrace_"):
+        ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import it: it has no place on their path
+    callback = SweepCallback(folder.name)
+    trainable = tune.with_resources(
+        tune.with_parameters(FoldTrainable, work=work), {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}
+    )
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="min",
+            search_alg=FoldSearch(
+                prepared.space,
+                sampler=spec.search.sampler,
+                seed=spec.search.seed,
+                start_with=prepared.start_with,
+            ),
+            scheduler=make_scheduler(spec),
+            num_samples=spec.search.trials,
+            max_concurrent_trials=spec.search.max_concurrent_trials,
+            time_budget_s=spec.search.time_budget,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.config['trial']:04d}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']:04d}",
+        ),
+        run_config=tune.RunConfig(
+            name=folder.tune.name,
+            storage_path=str(folder.path),
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            verbose=0,
+        ),
+    )
+    with callback.acting_on(session):
+        interrupt.tuning = True
+        try:
+            results = tuner.fit()
+        finally:
+            interrupt.tuning = False
+    return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
+
+
+def _result(
+    folder: SweepFolder, uri: str, experiment: str, recorder: Recorder, ledger: Ledger, *, interrupted: bool
+) -> SweepResult:
+    best = ledger.best
+    ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
+    return SweepResult(
+        sweep=folder.name,
+        folder=folder.path,
+        tracking_uri=uri,
+        experiment_id=experiment,
+        run_id=recorder.sweep_run,
+        trials={status.value: ledger.count(status) for status in ended},
+        best=None
+        if best is None
+        else Best(
+            best.number, best.params, best.val_loss, best.standard_error,
+            tuple(best.fold_losses), tuple(best.best_epochs),
+        ),
+        fold_epochs=ledger.fold_epochs,
+        wall_seconds=ledger.elapsed,
+        interrupted=interrupted,
+    )  # fmt: skip
+
+
+def _closing_tags(result: SweepResult) -> dict[str, object]:
+    tags: dict[str, object] = {f"trials_{name}": count for name, count in result.trials.items()}
+    tags |= {"fold_epochs": result.fold_epochs, "wall_seconds": round(result.wall_seconds, 1)}
+    if result.best is not None:
+        tags["best_trial"] = result.best.trial
+    if result.interrupted:
+        tags["interrupted"] = True
+    return tags
+
+
+def _note(result: SweepResult) -> str:
+    """The sweep run's description in MLflow, Markdown."""
+    counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
+    lines = [f"**{result.sweep}**: {counts}; {result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s."]
+    if result.best is not None:
+        best = result.best
+        lines.append(f"Best: trial {best.trial}, CV loss **{score_text(best.mean, best.standard_error)}**")
+        lines.append(f"`{params_text(best.params)}`")
+    return "\n\n".join(lines)

@@ -1,0 +1,113 @@
+"""Between Ray Tune and the rest: keeps the ledger, feeds the recorder, moves the view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from search.ledger import Ledger, TrialRecord, TrialStatus
+from search.progress import View
+from search.recorder import Outcome, Recorder, now_ms
+from trainables.cross_validation import EpochReport
+from trainables.tasks import LoadedTask
+
+__all__ = ["Session", "SweepCallback"]
+
+_OUTCOMES = {
+    TrialStatus.COMPLETED: Outcome.COMPLETED,
+    TrialStatus.PRUNED: Outcome.PRUNED,
+    TrialStatus.FAILED: Outcome.FAILED,
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the events of one running sweep act on."""
+
+    ledger: Ledger
+    recorder: Recorder
+    view: View
+    task: LoadedTask
+
+
+_SESSIONS: dict[str, Session] = {}
+
+
+class SweepCallback(Callback):  # type: ignore[misc]
+    """Tune's events, in the sweep's words.
+
+    Tune pickles its callbacks beside the experiment's state, so this one holds the sweep's key alone; what it acts on
+    is registered for the time of the run.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    @contextmanager
+    def acting_on(self, session: Session) -> Iterator[None]:
+        """Within this block, events reach ``session``."""
+        _SESSIONS[self._key] = session
+        try:
+            yield
+        finally:
+            del _SESSIONS[self._key]
+
+    @property
+    def _session(self) -> Session:
+        return _SESSIONS[self._key]
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._record(trial)
+        self._session.view.update(self._session.ledger)
+
+    def _record(self, trial: Trial) -> TrialRecord:
+        number = trial.config["trial"]
+        if number not in self._session.ledger.trials:
+            params = trial.config["params"]
+            self._session.ledger.trials[number] = TrialRecord(number, params)
+            complete = {name: value for name, value in self._session.task.complete(params).items() if value is not None}
+            self._session.recorder.started(number, {**params, **complete})
+        return self._session.ledger.trials[number]
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        record = self._record(trial)
+        report: EpochReport = result["report"]
+        record.report = report
+        self._session.recorder.reported(record.number, report, result.pop("picture", None), result["reported_ms"])
+        self._session.view.update(self._session.ledger)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        record = self._record(trial)
+        report = record.report
+        if report is not None and report.diverged:
+            self._end(record, TrialStatus.FAILED, f"diverged: {report.diverged}")
+        elif report is not None and report.finished:
+            previous = self._session.ledger.best
+            self._end(record, TrialStatus.COMPLETED)
+            if self._session.ledger.best is not previous:
+                self._session.recorder.incumbent(
+                    record.number, record.val_loss, record.standard_error, self._session.ledger.fold_epochs, now_ms()
+                )
+        else:
+            at = f"epoch {report.epoch}" if report else "the start"
+            self._end(record, TrialStatus.PRUNED, f"given up at {at}")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        record = self._record(trial)
+        error = trial.get_error()
+        detail = str(error) if error is not None else ""
+        lines = [line for line in detail.splitlines() if line.strip()]
+        self._end(record, TrialStatus.FAILED, lines[-1].strip() if lines else "the worker died", detail)
+
+    def _end(self, record: TrialRecord, status: TrialStatus, reason: str = "", detail: str = "") -> None:
+        record.status, record.reason = status, reason
+        folds = record.report.folds if record.report else ()
+        self._session.recorder.finished(record.number, _OUTCOMES[status], folds, reason, detail)
+        self._session.view.update(self._session.ledger, changed=record)

@@ -1,0 +1,270 @@
+"""One fold of one trial: a model, its optimizer, and the training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.folds import Split
+from trainables.optimizers import build_optimizer, build_schedule
+from trainables.seeds import derive_seed
+from trainables.tasks import LoadedTask, Params
+
+__all__ = ["EarlyStopping", "FoldReport", "FoldRun", "seeded"]
+
+_VALIDATION_BATCH = 1024
+_BLOWN_UP = 10.0
+_VANISHED = 1e-12
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop a fold after more than ``patience`` epochs in a row without an improvement of at least ``min_delta``.
+
+    Patience 0 stops at the first epoch whose validation loss does not fall. None: train all epochs.
+    """
+
+    patience: int | None = None
+    min_delta: float = 0.0
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What one fold has to say after an epoch.
+
+    Attributes:
+        fold: number of the fold, from 0.
+        epoch: epochs trained so far (a stopped fold's stays where it stopped).
+        best_epoch: the epoch of the weights that are kept, from 1 (0: none yet is finite).
+        stopped: no more epochs will be trained, by early stopping or divergence.
+        diverged: why the fold cannot go on, or None.
+        metrics: of the weights that are kept, but ``epoch_val_loss``, which is the last trained epoch's.
+    """
+
+    fold: int
+    epoch: int
+    best_epoch: int
+    stopped: bool
+    diverged: str | None
+    metrics: Mapping[str, float]
+
+    @property
+    def val_loss(self) -> float:
+        """The objective on the validation part, for the weights that are kept; infinite if there are none."""
+        return self.metrics["val_loss"]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within this block torch's random numbers follow from ``seed``; outside they are as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+class FoldRun:
+    """Trains one fold, an epoch at a time.
+
+    Everything random in it follows from (seed, fold, epoch), so a run that was interrupted after any epoch and loaded
+    from its `state_dict` goes on bit for bit as if it had not been.
+
+    Args:
+        images: (N, C, H, W) uint8, all of the training part, on ``device``.
+        split: which of them train and which validate.
+        params: the trial's complete parameters.
+        objective: the name of the task's term that trials are compared by.
+        epochs: how many epochs the learning-rate schedule spans.
+    """
+
+    def __init__(
+        self,
+        task: LoadedTask,
+        params: Params,
+        images: Tensor,
+        split: Split,
+        *,
+        epochs: int,
+        seed: int = 0,
+        fold: int = 0,
+        objective: str | None = None,
+        early_stopping: EarlyStopping = EarlyStopping(),
+    ) -> None:
+        self.task, self.params, self.images = task, params, images
+        self.seed, self.fold, self.objective, self.early_stopping = seed, fold, objective, early_stopping
+        self.device = images.device
+        self.train_indices = torch.from_numpy(split.train).to(self.device)
+        self.validation_indices = torch.from_numpy(split.validation).to(self.device)
+        with seeded(derive_seed(seed, fold, "weights"), self.device):
+            _, channels, height, width = images.shape
+            self.model = task.implementation.build(params, (channels, height, width)).to(self.device)
+        self.optimizer = build_optimizer(params, self.model.parameters())
+        steps = epochs * sum(1 for _ in self._batches(self.train_indices))
+        self.schedule = build_schedule(str(params["schedule"]), self.optimizer, float(params["lr"] or 0.0), steps)
+        self.epoch = 0
+        self.seconds = 0.0
+        self.diverged: str | None = None
+        self._untrained_loss = math.inf
+        self._kept_epoch = 0
+        self._kept_metrics: dict[str, float] = {"val_loss": math.inf}
+        self._kept_weights: dict[str, Tensor] | None = None
+        self._last_val_loss = math.inf
+
+    @property
+    def stopped(self) -> bool:
+        """Whether early stopping or divergence has ended this fold."""
+        patience = self.early_stopping.patience
+        return self.diverged is not None or (patience is not None and self.epoch - self._kept_epoch > patience)
+
+    def train_epoch(self) -> FoldReport:
+        """Trains one epoch, validates, keeps the weights if they are the best so far. A stopped fold only reports."""
+        if self.stopped:
+            return self.report()
+        started = time.perf_counter()
+        self.epoch += 1
+        with seeded(derive_seed(self.seed, self.fold, self.epoch, "train"), self.device):
+            order = self.train_indices[torch.randperm(len(self.train_indices)).to(self.device)]
+            train = self._train(order)
+        metrics = {f"train_{name}": value for name, value in train.items()}
+        metrics |= {f"val_{name}": value for name, value in self.evaluate(self.validation_indices).items()}
+        self.diverged = self._divergence(metrics)
+        self._keep(metrics)
+        self.seconds += time.perf_counter() - started
+        return self.report()
+
+    def _train(self, order: Tensor) -> dict[str, float]:
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        count = 0
+        for batch in self._batches(order):
+            terms = self.task.implementation.losses(self.model, self._pixels(batch), self.params)
+            self.optimizer.zero_grad(set_to_none=True)
+            terms["loss"].mean().backward()
+            self.optimizer.step()
+            if self.schedule is not None:
+                self.schedule.step()
+            _add(sums, terms)
+            count += len(batch)
+            if self.epoch == 1 and count == len(batch):
+                self._untrained_loss = self._means(sums, count)["loss"]
+        return self._means(sums, count)
+
+    def evaluate(self, indices: Tensor, images: Tensor | None = None) -> dict[str, float]:
+        """Means of the task's terms over ``images[indices]``, in evaluation mode; the objective is named ``loss``."""
+        self.model.eval()
+        sums: dict[str, Tensor] = {}
+        with torch.inference_mode(), seeded(derive_seed(self.seed, self.fold, "validate"), self.device):
+            for batch in torch.split(indices, _VALIDATION_BATCH):
+                _add(
+                    sums,
+                    self.task.implementation.losses(self.model, self._pixels(batch, images), self.params),
+                )
+        return self._means(sums, len(indices))
+
+    def _means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
+        """The terms a sample; the objective is named ``loss``, and what is minimised ``criterion`` if it is another."""
+        names = list(sums)
+        values = torch.stack([sums[name] for name in names]).div(count).tolist()  # the epoch's one synchronisation
+        means = dict(zip(names, values, strict=True))
+        objective = self.objective or ("mse" if "mse" in means else "loss")
+        if objective == "loss":
+            return means
+        return {**means, "criterion": means["loss"], "loss": means[objective]}
+
+    def _divergence(self, metrics: Mapping[str, float]) -> str | None:
+        """Why this fold has no future, if it has none.
+
+        A sigmoid hides an explosion: at a learning rate of 1000 the losses stay finite while every unit is saturated.
+        Such a network is known by its gradient, which has vanished everywhere although the loss is as high as ever.
+        """
+        where = f"fold {self.fold}, epoch {self.epoch}: "
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                return f"{where}{name} is {value}"
+        loss, untrained = min(metrics["train_loss"], metrics["val_loss"]), self._untrained_loss
+        if loss > untrained + (_BLOWN_UP - 1) * abs(untrained):
+            return f"{where}val_loss {metrics['val_loss']:.3g} is over {_BLOWN_UP:g} times the untrained network's"
+        gradients = [p.grad.abs().max() for p in self.model.parameters() if p.grad is not None and p.grad.numel()]
+        if gradients and loss > untrained / 2 and float(torch.stack(gradients).max()) < _VANISHED:
+            return f"{where}the gradient has vanished: the network is saturated and cannot learn any more"
+        return None
+
+    def _keep(self, metrics: dict[str, float]) -> None:
+        loss = self._last_val_loss = metrics["val_loss"]
+        patience = self.early_stopping.patience
+        if self.diverged is not None:
+            if patience is None:  # without early stopping the last epoch's weights count, and these are worthless
+                self._kept_epoch, self._kept_metrics = 0, {"val_loss": math.inf}
+        elif patience is None:
+            self._kept_epoch, self._kept_metrics = self.epoch, metrics
+        elif loss < self._kept_metrics["val_loss"] - self.early_stopping.min_delta:
+            self._kept_epoch, self._kept_metrics = self.epoch, metrics
+            self._kept_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def report(self) -> FoldReport:
+        """The fold's present state in numbers."""
+        metrics = {**self._kept_metrics, "epoch_val_loss": self._last_val_loss}
+        return FoldReport(self.fold, self.epoch, self._kept_epoch, self.stopped, self.diverged, metrics)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that are kept: the best epoch's under early stopping, else the last epoch's."""
+        return self._kept_weights if self._kept_weights is not None else self.model.state_dict()
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """``images`` (B, C, H, W) uint8 as the kept weights reproduce them. For a task that reconstructs."""
+        current = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.weights())
+        self.model.eval()
+        with torch.inference_mode():
+            pixels = images.to(torch.float32).div_(255.0)
+            output: Tensor = self.task.implementation.reconstruct(self.model, pixels, self.params)
+        self.model.load_state_dict(current)
+        return output.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on bit for bit; plain containers and tensors only."""
+        return {
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "diverged": self.diverged,
+            "untrained_loss": self._untrained_loss,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "kept_epoch": self._kept_epoch,
+            "kept_metrics": self._kept_metrics,
+            "kept_weights": self._kept_weights,
+            "last_val_loss": self._last_val_loss,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up where `state_dict` was called on a run with the same arguments."""
+        self.epoch, self.seconds, self.diverged = state["epoch"], state["seconds"], state["diverged"]
+        self._untrained_loss = state["untrained_loss"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self._kept_epoch, self._kept_metrics = state["kept_epoch"], dict(state["kept_metrics"])
+        self._kept_weights, self._last_val_loss = state["kept_weights"], state["last_val_loss"]
+
+    def _batches(self, indices: Tensor) -> Iterator[Tensor]:
+        batches = torch.split(indices, int(self.params["batch_size"] or 1))
+        # batch normalisation cannot work on one sample: a last batch of one is left out of this epoch
+        yield from batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+    def _pixels(self, batch: Tensor, images: Tensor | None = None) -> Tensor:
+        source = self.images if images is None else images
+        return source[batch].to(torch.float32).div_(255.0)
+
+
+def _add(sums: dict[str, Tensor], terms: Mapping[str, Tensor]) -> None:
+    for name, values in terms.items():
+        total = values.detach().sum(dtype=torch.float64)
+        sums[name] = sums[name] + total if name in sums else total

@@ -1,0 +1,154 @@
+"""The thin Ray Tune adapter around `CrossValidation`: nothing is decided here."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray import tune
+from ray.tune.result import DONE, SHOULD_CHECKPOINT
+
+from trainables.cross_validation import CrossValidation
+from trainables.fold_run import EarlyStopping
+from trainables.folds import Split
+from trainables.tasks import LoadedTask, Value
+
+__all__ = ["CHECKPOINT_FILE", "FoldTrainable", "Work", "load_checkpoint_file"]
+
+CHECKPOINT_FILE = "trial.pt"
+_CHECKPOINT_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all trials of a sweep share. Put once into the object store; its arrays are then shared by every worker.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        threads: CPU threads a trial.
+        gpu: train on the GPU that Ray assigned.
+        picture_epochs: epochs after which fold 0's reconstructions are reported.
+        pictures: how many images a strip shows.
+    """
+
+    task: LoadedTask
+    images: NDArray[np.uint8]
+    splits: tuple[Split, ...]
+    epochs: int
+    seed: int = 0
+    objective: str | None = None
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    threads: int = 1
+    gpu: bool = False
+    picture_epochs: frozenset[int] = field(default_factory=frozenset)
+    pictures: int = 10
+
+    def cross_validation(self, params: Mapping[str, Value], images: torch.Tensor) -> CrossValidation:
+        """A trial's training, from its beginning."""
+        return CrossValidation(
+            self.task,
+            self.task.complete(params),
+            images,
+            self.splits,
+            epochs=self.epochs,
+            seed=self.seed,
+            objective=self.objective,
+            early_stopping=self.early_stopping,
+        )
+
+
+def shared_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    """A tensor on the array's own memory, which may be read-only (Ray's object store)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images)
+
+
+class FoldTrainable(tune.Trainable):
+    """One Tune trial: the cross-validation of ``config["params"]``, an aligned epoch of all folds a step.
+
+    A step's result holds ``val_loss`` (mean over folds; left out if the trial diverged, so that nothing compares it),
+    ``epoch``, ``fold_epochs``, ``finished``, and the whole `EpochReport` under ``report``.
+    """
+
+    def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
+        assert work is not None
+        self._work = work
+        torch.set_num_threads(work.threads)
+        device = torch.device("cuda" if work.gpu else "cpu")
+        self._images = shared_tensor(work.images).to(device)
+        self._begin(config)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._trial_config = config
+        self._cv = self._work.cross_validation(config["params"], self._images)
+        self._saved_at = time.monotonic()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        report = self._cv.advance()
+        result: dict[str, Any] = {
+            "trial": self._trial_config["trial"],
+            "epoch": report.epoch,
+            "fold_epochs": report.fold_epochs,
+            "finished": report.finished,
+            "report": report,
+            "reported_ms": time.time_ns() // 1_000_000,
+            DONE: report.finished,
+        }
+        if report.diverged is None:
+            result["val_loss"] = report.metrics["val_loss"]
+            if report.finished or report.epoch in self._work.picture_epochs:
+                result["picture"] = self._picture()
+        if report.finished or time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
+            result[SHOULD_CHECKPOINT] = True
+            self._saved_at = time.monotonic()
+        return result
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        state = {"trial": self._trial_config["trial"], "cross_validation": self._cv.state_dict()}
+        torch.save(state, Path(checkpoint_dir) / CHECKPOINT_FILE)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        state = load_checkpoint_file(Path(checkpoint) / CHECKPOINT_FILE)
+        self._cv.load_state_dict(state["cross_validation"])
+
+    def _picture(self) -> str | None:
+        pair = self._cv.reconstruct(0, self._work.pictures)
+        return None if pair is None else base64.b64encode(strip_png(*pair)).decode()
+
+
+def load_checkpoint_file(path: Path) -> dict[str, Any]:
+    """A trial's checkpoint, on the CPU. Tensors and plain containers only: a pickle of anything else is refused."""
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return state
+
+
+def strip_png(originals: torch.Tensor, reconstructions: torch.Tensor, *, scale: int = 2, gap: int = 2) -> bytes:
+    """Originals above their reconstructions, both (B, C, H, W) uint8 with 1 or 3 channels, as a PNG."""
+    from PIL import Image
+
+    batch, channels, height, width = originals.shape
+    canvas = torch.full((3, 2 * height + gap, batch * (width + gap) - gap), 255, dtype=torch.uint8)
+    for row, images in enumerate((originals, reconstructions)):
+        top = row * (height + gap)
+        for column, image in enumerate(images[:, :3] if channels >= 3 else images[:, :1]):
+            left = column * (width + gap)
+            canvas[:, top : top + height, left : left + width] = image
+    picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
