@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from trainables.errors import InputError, StateError
 
-__all__ = ["check_resources", "ray_session"]
+__all__ = ["check_resources", "ray_session", "warm_workers"]
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -61,3 +61,25 @@ def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> N
             raise InputError(
                 f"resources.{name}", asked, f"a trial asks for more {key}s than there are ({there:g})", hint
             )
+
+
+def warm_workers(count: int) -> Callable[[], None]:
+    """Starts ``count`` worker processes on this machine that import what a trial needs; the result waits for them.
+
+    Tune drops an actor that is still starting as soon as a finished trial's actor can be reused. Where trials are
+    shorter than the imports, the second worker would then never get to work. An actor in a warm process starts at once.
+    """
+    import ray
+
+    @ray.remote(num_cpus=1)
+    def warm() -> None:
+        import torch
+
+        import trainables.ray_trainable  # noqa: F401
+
+        weight = torch.nn.Parameter(torch.zeros(1))
+        weight.square().sum().backward()
+        torch.optim.Adam([weight], fused=True).step()  # torch imports its compiler on the first step
+
+    tasks = [warm.remote() for _ in range(count)]
+    return lambda: ray.get(tasks)  # type: ignore[no-any-return]

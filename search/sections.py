@@ -189,8 +189,8 @@ class SchedulerSpec(Section):
     grace_epochs: Count = Field(default=1, description="epochs that every trial gets")
 
 
-def _gpus(value: object) -> object:
-    if isinstance(value, float) and value > 1 and value != int(min(value, 1e9)):
+def _whole_above_one(value: object) -> object:
+    if isinstance(value, float) and value > 1 and value % 1:
         raise broken("must be a whole number if it is above 1, as Ray has it")
     return value
 
@@ -198,8 +198,10 @@ def _gpus(value: object) -> object:
 class ResourcesSpec(Section):
     """What one trial occupies."""
 
-    cpu: Annotated[float, Number(above=0), BeforeValidator(_gpus)] = Field(default=1.0, description="processor cores")
-    gpu: Annotated[float, Number(low=0), BeforeValidator(_gpus)] = Field(
+    cpu: Annotated[float, Number(above=0), BeforeValidator(_whole_above_one)] = Field(
+        default=1.0, description="processor cores"
+    )
+    gpu: Annotated[float, Number(low=0), BeforeValidator(_whole_above_one)] = Field(
         default=0.0, description="GPUs; 0.5 lets two trials share one"
     )
 

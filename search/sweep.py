@@ -23,7 +23,7 @@ from search.interrupt import Interrupt, graceful_interrupt
 from search.ledger import Ledger, TrialStatus
 from search.prepare import Prepared
 from search.progress import View, params_text, score_text
-from search.ray_session import check_resources, ray_session
+from search.ray_session import check_resources, ray_session, warm_workers
 from search.recorder import Outcome, Recorder
 from search.searcher import METRIC, FoldSearch
 from search.spec import SweepSpec
@@ -152,6 +152,7 @@ def run_sweep(
     uri = tracking_uri(root, spec.tracking.uri)
     with make_view() as view, graceful_interrupt(view.say) as interrupt, ray_session(address):
         check_resources(spec.resources.cpu, spec.resources.gpu, ray.cluster_resources())
+        workers_ready = warm_workers(_concurrency(spec)) if address is None else lambda: None
         folder = create_sweep_folder(root, spec.name)
         folder.spec.write_text(spec.to_yaml())
         on_start(folder)
@@ -163,6 +164,7 @@ def run_sweep(
         try:
             recorder.start_sweep(folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task)
             work = make_work(prepared)
+            workers_ready()
             checkpoints = _tune(prepared, folder, work, Session(ledger, recorder, view, prepared.task), interrupt)
             if ledger.best is not None and ledger.best.number in checkpoints:
                 log_fold_models(client, recorder, ledger.best, checkpoints[ledger.best.number], work)
@@ -172,6 +174,12 @@ def run_sweep(
             recorder.close(outcome, _closing_tags(result), _note(result))
         folder.result.write_text(json.dumps(result.to_json(), indent=2))
         return result, ledger
+
+
+def _concurrency(spec: SweepSpec) -> int:
+    """How many trials can run side by side on what Ray has."""
+    slots = int(ray.cluster_resources()["CPU"] / spec.resources.cpu)
+    return min(slots, spec.search.trials, spec.search.max_concurrent_trials or slots)
 
 
 def _experiment(client: Any, name: str, root: Path, uri: str) -> str:
