@@ -54,14 +54,18 @@ class Recorder:
     def __init__(self, client: MlflowClient, experiment_id: str, sweep: str, key: str) -> None:
         self._client, self._experiment_id, self._sweep, self._key = client, experiment_id, sweep, key
         self._runs: dict[str, str] = {}
-        self._open: dict[str, str] = {}
+        self._open: set[str] = set()
+        self.finished_refit: str | None = None
         known = client.search_runs(
             [experiment_id], filter_string=f"tags.`foldrace.sweep_key` = '{key}'", max_results=50_000
         )
         for run in known:
-            self._runs[run.data.tags["foldrace.key"]] = run.info.run_id
+            known_key = run.data.tags["foldrace.key"]
+            self._runs[known_key] = run.info.run_id
             if run.info.status == "RUNNING":
-                self._open[run.data.tags["foldrace.key"]] = run.info.run_id
+                self._open.add(known_key)
+            elif known_key == f"{key}/refit" and run.info.status == "FINISHED":
+                self.finished_refit = run.info.run_id
 
     def _run(self, key: str, name: str, level: str, parent: str | None = None, **tags: object) -> str:
         if key in self._runs:
@@ -77,7 +81,8 @@ class Recorder:
             every["mlflow.parentRunId"] = parent
         run = self._client.create_run(self._experiment_id, start_time=now_ms(), tags=every, run_name=name)
         run_id: str = run.info.run_id
-        self._runs[key] = self._open[key] = run_id
+        self._runs[key] = run_id
+        self._open.add(key)
         return run_id
 
     @property
@@ -97,6 +102,13 @@ class Recorder:
             f"{self._key}/{trial}/{fold}", f"trial {trial:04d} fold {fold}", "fold",
             parent=self.trial_run(trial), trial=trial, fold=fold,
         )  # fmt: skip
+
+    def refit_run(self, params: Mapping[str, Value]) -> str:
+        """The id of the run in which the winner is trained on all data, made or opened again."""
+        run = self._run(f"{self._key}/refit", "refit", "refit", parent=self.sweep_run)
+        self._client.update_run(run, status="RUNNING")
+        self._client.log_batch(run, params=[Param(name, str(value)) for name, value in params.items()])
+        return run
 
     def start_sweep(self, spec_yaml: str, environment: Mapping[str, Any], dataset: Dataset, task: str) -> None:
         """Records what the sweep is: its file, the environment, the data set."""
@@ -171,7 +183,7 @@ class Recorder:
                 tags["failure"] = fold.diverged
             self._client.log_batch(fold_run, tags=[RunTag(f"foldrace.{name}", str(v)) for name, v in tags.items()])
         prefix = f"{self._key}/{trial}"
-        for key in [key for key in self._open if key == prefix or key.startswith(prefix + "/")]:
+        for key in sorted(key for key in self._open if key == prefix or key.startswith(prefix + "/")):
             self._end(key, outcome)
 
     def incumbent(self, trial: int, val_loss: float, standard_error: float, fold_epochs: int, timestamp: int) -> None:
@@ -181,7 +193,7 @@ class Recorder:
 
     def close(self, outcome: Outcome, tags: Mapping[str, object], note: str) -> None:
         """Ends the sweep's run, and any trial left open with it (given up)."""
-        for key in [key for key in self._open if key != self._key]:
+        for key in sorted(self._open - {self._key}):
             self._end(key, Outcome.PRUNED)
         every = [RunTag(f"foldrace.{name}", str(value)) for name, value in tags.items()]
         self._client.log_batch(self.sweep_run, tags=[*every, RunTag("mlflow.note.content", note)])
@@ -189,7 +201,7 @@ class Recorder:
 
     def _end(self, key: str, outcome: Outcome) -> None:
         self._client.set_terminated(self._runs[key], status=outcome.value, end_time=now_ms())
-        self._open.pop(key, None)
+        self._open.discard(key)
 
 
 def _metrics(values: Mapping[str, float], step: int, timestamp: int) -> list[Metric]:

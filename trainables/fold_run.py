@@ -127,16 +127,19 @@ class FoldRun:
         if self.stopped:
             return self.report()
         started = time.perf_counter()
-        self.epoch += 1
-        with seeded(derive_seed(self.seed, self.fold, self.epoch, "train"), self.device):
-            order = self.train_indices[torch.randperm(len(self.train_indices)).to(self.device)]
-            train = self._train(order)
-        metrics = {f"train_{name}": value for name, value in train.items()}
+        metrics = self.train_only_epoch()
         metrics |= {f"val_{name}": value for name, value in self.evaluate(self.validation_indices).items()}
         self.diverged = self._divergence(metrics)
         self._keep(metrics)
         self.seconds += time.perf_counter() - started
         return self.report()
+
+    def train_only_epoch(self) -> dict[str, float]:
+        """Trains one epoch without validating: the means of the task's terms, named ``train_…``."""
+        self.epoch += 1
+        with seeded(derive_seed(self.seed, self.fold, self.epoch, "train"), self.device):
+            order = self.train_indices[torch.randperm(len(self.train_indices)).to(self.device)]
+            return {f"train_{name}": value for name, value in self._train(order).items()}
 
     def _train(self, order: Tensor) -> dict[str, float]:
         self.model.train()
