@@ -155,11 +155,10 @@ def data(
     from trainables.datasets import fetch, list_datasets
 
     shown = [fetch(name, data_dir, _say)] if name else list_datasets(data_dir)
-    table = Table("name", "description", "training", "test", "shape", "state", "where")
+    table = Table("name", "images", "shape", "state", "what", header_style="bold")
     for info in shown:
         shape = "×".join(str(n) for n in info.sample_shape)
-        counts = (f"{info.training:,}", f"{info.test:,}")
-        table.add_row(info.name, info.description, *counts, shape, info.state.value, info.where)
+        table.add_row(info.name, f"{info.training:,} + {info.test:,}", shape, info.state.value, info.description)
     out.print(table)
     if not name:
         out.print("Also: a .npz file, a folder of images, or ./file.py:function. See the README.", style="dim")
@@ -178,11 +177,10 @@ def ui(
     directory: Directory = RUNS, port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000
 ) -> None:
     """Open the MLflow UI on the sweeps in --dir (Ctrl-C ends it)."""
-    from search.store import SweepFolder, sweep_names, tracking_uri
+    from search.store import sweep_names, tracking_uri
 
     if not sweep_names(directory):
         raise InputError("--dir", str(directory), "no sweep here yet", "start one with `foldrace sweep`")
-    del SweepFolder
     out.print(f"MLflow: http://127.0.0.1:{port}/?workflowType=machine_learning   (Ctrl-C ends it)", soft_wrap=True)
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(directory)]
@@ -219,9 +217,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     import click
 
     try:
-        command()
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        status = command()  # an Exit comes back as a number here
     except click.ClickException as error:
         error.show()
         return WRONG_INPUT
@@ -235,7 +231,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, click.Abort):
         _say("Interrupted.")
         return INTERRUPTED
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":

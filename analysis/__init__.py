@@ -1,0 +1,1 @@
+"""Reads what MLflow has recorded: tables and summaries."""

@@ -76,6 +76,11 @@ class Ledger:
         done = [t for t in self.trials.values() if t.status is TrialStatus.COMPLETED and math.isfinite(t.val_loss)]
         return sorted(done, key=lambda trial: (trial.val_loss, trial.number))
 
+    def given_up(self) -> list[TrialRecord]:
+        """The pruned trials: those that got furthest first, the better of equals first."""
+        pruned = [(t.report.epoch, t) for t in self.trials.values() if t.status is TrialStatus.PRUNED and t.report]
+        return [t for _, t in sorted(pruned, key=lambda pair: (-pair[0], pair[1].val_loss, pair[1].number))]
+
     @property
     def best(self) -> TrialRecord | None:
         """The incumbent: the best completed trial."""

@@ -67,19 +67,23 @@ def _states(ledger: Ledger) -> str:
 
 
 def top_table(ledger: Ledger, varying: Sequence[str], count: int = 5) -> Table:
-    """The best completed trials: CV mean ± standard error, and the parameters that vary."""
+    """The best trials: CV mean ± standard error, and the parameters that vary.
+
+    Trials evaluated to the end come first; those given up follow, with the epoch they reached, and never lead.
+    """
     table = Table(title="Best configurations by cross-validation", title_justify="left", header_style="bold")
     table.add_column("#", justify="right")
     table.add_column("trial", justify="right")
-    table.add_column("CV loss ± standard error", justify="right")
-    best = ledger.ranking()[:count]
-    shown = [name for name in varying if any(name in trial.params for trial in best)]
-    for name in shown:
-        table.add_column(name, justify="right", overflow="fold")
-    for place, trial in enumerate(best, 1):
-        values = [_short(trial.params[name]) if name in trial.params else "·" for name in shown]
-        score = score_text(trial.val_loss, trial.standard_error)
-        table.add_row(str(place), str(trial.number), score, *values, style="bold green" if place == 1 else "")
+    table.add_column("CV loss ± std. error", justify="right", no_wrap=True)
+    table.add_column("evaluated", no_wrap=True)
+    table.add_column("parameters", overflow="fold")
+    best = ledger.ranking()
+    for place, trial in enumerate([*best, *ledger.given_up()][:count], 1):
+        done = trial.status is TrialStatus.COMPLETED
+        at = "to the end" if done or trial.report is None else f"{trial.report.epoch} epochs"
+        row = (str(trial.number), score_text(trial.val_loss, trial.standard_error), at)
+        style = "bold green" if done and place == 1 else "" if done else "dim"
+        table.add_row(str(place) if done else "·", *row, params_text(trial.params, varying), style=style)
     return table
 
 

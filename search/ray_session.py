@@ -71,15 +71,19 @@ def warm_workers(count: int) -> Callable[[], None]:
     """
     import ray
 
-    @ray.remote(num_cpus=1)
+    @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
     def warm() -> None:
         import torch
 
         import trainables.ray_trainable  # noqa: F401
 
         weight = torch.nn.Parameter(torch.zeros(1))
-        weight.square().sum().backward()
+        weight.square().sum().backward()  # type: ignore[no-untyped-call]
         torch.optim.Adam([weight], fused=True).step()  # torch imports its compiler on the first step
 
     tasks = [warm.remote() for _ in range(count)]
-    return lambda: ray.get(tasks)  # type: ignore[no-any-return]
+
+    def wait() -> None:
+        ray.get(tasks)
+
+    return wait

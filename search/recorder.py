@@ -178,7 +178,7 @@ class Recorder:
             self._client.log_text(run, detail, "error.txt")
         for fold in folds:
             fold_run = self.fold_run(trial, fold.fold)
-            tags = {"epochs": fold.epoch, "stopped_early": fold.stopped and not fold.diverged}
+            tags: dict[str, object] = {"epochs": fold.epoch, "stopped_early": fold.stopped and not fold.diverged}
             if fold.diverged:
                 tags["failure"] = fold.diverged
             self._client.log_batch(fold_run, tags=[RunTag(f"foldrace.{name}", str(v)) for name, v in tags.items()])

@@ -31,6 +31,7 @@ __all__ = ["RefitResult", "best_epoch_count", "refit"]
 
 _ALIAS = "champion"
 _CHECKED = 16
+_GENERIC = ("loss", "criterion")  # names for the objective and for what is minimised, beside their own
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class RefitResult:
 
     def rows(self) -> list[tuple[str, str]]:
         """Labels and values for people."""
-        figures = [(f"test {name}", f"{value:.5f}") for name, value in self.test.items() if name != "loss"]
+        figures = [(f"test {name}", f"{value:.5f}") for name, value in self.test.items() if name not in _GENERIC]
         rows = [
             ("trained on", f"{self.samples:,} images, {self.epochs} epochs"),
             ("cross-validation loss", f"{self.val_loss:.5f}"),
@@ -184,9 +185,12 @@ def _register(
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pytorch.log_model(
             model, name="model", signature=signature, input_example=sample[:2].numpy(), serialization_format="pt2",
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"], registered_model_name=name,
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
         )  # fmt: skip
-    client.set_registered_model_alias(name, _ALIAS, str(info.registered_model_version))
+    if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        client.create_registered_model(name)
+    version = client.create_model_version(name, info.model_uri, run_id, model_id=info.model_id)
+    client.set_registered_model_alias(name, _ALIAS, version.version)
     model_uri = f"models:/{name}@{_ALIAS}"
     loaded = mlflow.pytorch.load_model(model_uri)
     with torch.inference_mode():
@@ -194,5 +198,3 @@ def _register(
     if difference > 1e-5:
         raise StateError(f"{model_uri}: loaded back, it differs from the trained model by {difference:g}")
     return model_uri
-
-

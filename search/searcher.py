@@ -62,7 +62,8 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
     @property
     def study(self) -> optuna.Study:
         """The Optuna study behind the sweep."""
-        return self._ot_study
+        study: optuna.Study = self._ot_study
+        return study
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """``{"trial": number, "params": active parameters}``."""

@@ -13,7 +13,7 @@ from trainables.errors import StateError, nearest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["SweepFolder", "connect", "create_sweep_folder", "find_sweep", "sweep_names", "tracking_uri"]
+__all__ = ["SweepFolder", "connect", "create_sweep_folder", "find_sweep", "store_exists", "sweep_names", "tracking_uri"]
 
 _STORE = "mlflow.db"
 _SPEC = "sweep.yaml"
@@ -41,11 +41,6 @@ class SweepFolder:
         return self.path / "tune"
 
     @property
-    def study(self) -> Path:
-        """The Optuna study's journal."""
-        return self.path / "optuna.log"
-
-    @property
     def result(self) -> Path:
         """The sweep's result as JSON, once it has ended."""
         return self.path / "result.json"
@@ -54,6 +49,11 @@ class SweepFolder:
 def tracking_uri(root: Path, uri: str | None = None) -> str:
     """The given server, else MLFLOW_TRACKING_URI, else the SQLite store in ``root``."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / _STORE).resolve()}"
+
+
+def store_exists(root: Path) -> bool:
+    """Whether there is a record to read: a server is named, or the SQLite store is there."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / _STORE).is_file()
 
 
 def connect(uri: str) -> MlflowClient:

@@ -20,7 +20,8 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 from trainables.cross_validation import CrossValidation
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
-from trainables.tasks import LoadedTask, Value
+from trainables.parameters import Value
+from trainables.tasks import LoadedTask
 
 __all__ = ["CHECKPOINT_FILE", "FoldTrainable", "Work", "load_checkpoint_file"]
 
@@ -73,7 +74,7 @@ def shared_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(images)
 
 
-class FoldTrainable(tune.Trainable):
+class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     """One Tune trial: the cross-validation of ``config["params"]``, an aligned epoch of all folds a step.
 
     A step's result holds ``val_loss`` (mean over folds; left out if the trial diverged, so that nothing compares it),

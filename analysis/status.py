@@ -1,0 +1,115 @@
+"""A sweep in a few lines, as MLflow has it."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.table import Table
+
+from analysis.tables import sweep_run, trials_table
+from search.distributions import Fixed
+from search.progress import clock, params_text, score_text
+from search.spec import parse_spec
+from search.store import connect, store_exists, tracking_uri
+from trainables.errors import StateError
+
+__all__ = ["Status", "read_status"]
+
+_STATES = ("running", "completed", "pruned", "failed")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of a sweep.
+
+    Attributes:
+        state: of the sweep: running, finished, interrupted or failed.
+        trials: a row a trial, see `analysis.tables.trials_table`.
+    """
+
+    sweep: str
+    state: str
+    run_id: str
+    planned: int
+    varying: tuple[str, ...]
+    seconds: float
+    trials: pd.DataFrame
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by state."""
+        return {state: int((self.trials["status"] == state).sum()) for state in _STATES}
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """Completed trials, the best first."""
+        return self.trials[self.trials["status"] == "completed"].sort_values(["val_loss", "trial"])
+
+    def summary(self) -> str:
+        """One line: state, counts, time."""
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        return f"{self.sweep}: {self.state}; {len(self.trials)}/{self.planned} trials: {counts}; {clock(self.seconds)}"
+
+    def table(self, count: int = 5) -> Table:
+        """The best completed trials."""
+        table = Table("#", "trial", "CV loss ± std. error", "parameters", header_style="bold")
+        for place, (_, row) in enumerate(self.ranking.head(count).iterrows(), 1):
+            params = {
+                name: row[f"params.{name}"] for name in self.varying if isinstance(row.get(f"params.{name}"), str)
+            }
+            score = score_text(row["val_loss"], row["val_loss_se"])
+            style = "bold green" if place == 1 else ""
+            table.add_row(str(place), str(row["trial"]), score, params_text(params), style=style)
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        best = None
+        if len(self.ranking):
+            row = self.ranking.iloc[0]
+            error = float(row["val_loss_se"])
+            best = {
+                "trial": int(row["trial"]),
+                "val_loss": {
+                    "mean": float(row["val_loss"]),
+                    "standard_error": error if math.isfinite(error) else None,
+                },
+            }
+        state = {"sweep": self.sweep, "state": self.state, "run_id": self.run_id, "planned": self.planned}
+        return state | {"trials": self.counts, "best": best, "seconds": round(self.seconds, 1)}
+
+
+def read_status(root: Path, name: str | None) -> Status:
+    """The state of a sweep, or of the latest. Raises: StateError if there is none."""
+    if not store_exists(root):
+        raise StateError(f"{root}: no sweep here yet; start one with `foldrace sweep`, or name its folder with --dir")
+    client = connect(tracking_uri(root))
+    run = sweep_run(client, name)
+    tags = run.data.tags
+    spec = parse_spec(_spec(client, run.info.run_id), base=root)
+    varying = tuple(entry for entry, what in spec.space.items() if not isinstance(what, Fixed))
+    finished = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
+    end = run.info.end_time or time.time() * 1000
+    return Status(
+        sweep=tags["foldrace.sweep"],
+        state=finished[run.info.status],
+        run_id=run.info.run_id,
+        planned=spec.search.trials,
+        varying=varying,
+        seconds=(end - run.info.start_time) / 1000,
+        trials=trials_table(client, run),
+    )
+
+
+def _spec(client: Any, run_id: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = client.download_artifacts(run_id, "sweep.yaml", folder)
+        loaded: dict[str, Any] = yaml.safe_load(Path(path).read_text())
+    return loaded
