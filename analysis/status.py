@@ -61,9 +61,8 @@ class Status:
         """The best completed trials."""
         table = Table("#", "trial", "CV loss ± std. error", "parameters", header_style="bold")
         for place, (_, row) in enumerate(self.ranking.head(count).iterrows(), 1):
-            params = {
-                name: row[f"params.{name}"] for name in self.varying if isinstance(row.get(f"params.{name}"), str)
-            }
+            given = {name: row.get(f"params.{name}") for name in self.varying}
+            params = {name: _number(text) for name, text in given.items() if isinstance(text, str)}
             score = score_text(row["val_loss"], row["val_loss_se"])
             style = "bold green" if place == 1 else ""
             table.add_row(str(place), str(row["trial"]), score, params_text(params), style=style)
@@ -84,6 +83,13 @@ class Status:
             }
         state = {"sweep": self.sweep, "state": self.state, "run_id": self.run_id, "planned": self.planned}
         return state | {"trials": self.counts, "best": best, "seconds": round(self.seconds, 1)}
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def read_status(root: Path, name: str | None) -> Status:
