@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainables.errors import FoldraceError, InputError
+from trainables.errors import FoldraceError, StateError
 
 if TYPE_CHECKING:
     from search.sweep import SweepResult
@@ -180,7 +180,9 @@ def ui(
     from search.store import sweep_names, tracking_uri
 
     if not sweep_names(directory):
-        raise InputError("--dir", str(directory), "no sweep here yet", "start one with `foldrace sweep`")
+        raise StateError(
+            f"{directory}: no sweep here yet; start one with `foldrace sweep`, or name its folder with --dir"
+        )
     out.print(f"MLflow: http://127.0.0.1:{port}/?workflowType=machine_learning   (Ctrl-C ends it)", soft_wrap=True)
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(directory)]
@@ -214,23 +216,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _guarded(command: Callable[[], Any]) -> int:
-    import click
-
     try:
         status = command()  # an Exit comes back as a number here
-    except click.ClickException as error:
-        error.show()
-        return WRONG_INPUT
-    except InputError as error:
-        err.print(f"[bold red]Error:[/] [bold]{'wrong input'}[/]", end=" ")
+    except FoldraceError as error:
+        err.print("[bold red]Error:[/]", end=" ")
         _say(str(error))
         return WRONG_INPUT
-    except FoldraceError as error:
-        _say(f"Error: {error}")
-        return WRONG_INPUT
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("Interrupted.")
         return INTERRUPTED
+    except Exception as error:
+        show = getattr(error, "show", None)  # typer's usage errors show themselves; their class is not public
+        if show is None:
+            raise
+        show()
+        return WRONG_INPUT
     return status if isinstance(status, int) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,9 @@ def prepare(
     points = tuple(
         space.check_point(point, f"search.start_with[{i}]") for i, point in enumerate(spec.search.start_with)
     )
-    if local and spec.resources.gpu:
-        check_resources(0, spec.resources.gpu, {"GPU": count_gpus()})
+    if local:
+        gpus = count_gpus() if spec.resources.gpu else 0
+        check_resources(spec.resources.cpu, spec.resources.gpu, {"CPU": os.cpu_count() or 1, "GPU": gpus})
     given = spec.dataset
     dataset = load_dataset(
         given.name, limit=given.limit, seed=given.seed, size=given.size, data_dir=data_dir, notify=notify
