@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,9 @@ from rich.table import Table
 from trainables.errors import FoldraceError, StateError
 
 if TYPE_CHECKING:
+    from search.ledger import Ledger
+    from search.prepare import Prepared
+    from search.progress import LiveView, PlainView
     from search.sweep import SweepResult
 
 __all__ = ["app", "main"]
@@ -42,7 +45,7 @@ RUNS, DATA = Path("runs"), Path("data")
 
 @app.command()
 def sweep(
-    spec: Annotated[Path, typer.Argument(help="The sweep file (YAML).")],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep file (YAML).")],
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as `search.trials=8`. Repeatable."),
@@ -66,45 +69,88 @@ def sweep(
     loaded = load_spec(spec, overrides)
     prepared = prepare(loaded, data_dir, local=address is None, notify=_say)
 
-    from search.progress import LiveView, PlainView, top_table
     from search.sweep import run_sweep
 
-    varying = prepared.space.tunable
-    view = LiveView if err.is_terminal else PlainView
     _say(
         f"{loaded.name}: {loaded.search.trials} trials of {prepared.task.reference} on {prepared.dataset.name} "
         f"({len(prepared.dataset):,} images), {prepared.folds.folds} folds × {loaded.epochs} epochs"
     )
-    result, ledger = run_sweep(
-        prepared, directory, address=address, make_view=lambda: view(err, varying, loaded.search.time_budget)
-    )
+    view = _view_of(prepared)
+    outcome = run_sweep(prepared, directory, make_view=view, address=address)
+    _conclude(*outcome, prepared.space.tunable, directory, data_dir, then_refit=then_refit, as_json=as_json)
+
+
+@app.command()
+def resume(
+    sweep_name: Sweep = None,
+    directory: Directory = RUNS,
+    data_dir: DataDirectory = DATA,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster; none starts a Ray on this machine.")] = None,
+    then_refit: Annotated[bool, typer.Option("--refit", help="Afterwards refit the winner.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a sweep that was interrupted."""
+    from search.prepare import prepare
+    from search.spec import load_spec
+    from search.store import find_sweep
+
+    folder = find_sweep(directory, sweep_name)
+    if folder.result.is_file():
+        _say(f"{folder.name} has ended; there is nothing to resume.")
+        return
+    folder.read_state()
+    prepared = prepare(load_spec(folder.spec), data_dir, local=address is None, notify=_say)
+
+    from search.sweep import resume_sweep
+
+    _say(f"{folder.name}: going on")
+    outcome = resume_sweep(prepared, folder, make_view=_view_of(prepared), address=address)
+    _conclude(*outcome, prepared.space.tunable, directory, data_dir, then_refit=then_refit, as_json=as_json)
+
+
+def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
+    from search.progress import LiveView, PlainView
+
+    view = LiveView if err.is_terminal else PlainView
+    return lambda: view(err, prepared.space.tunable, prepared.spec.search.time_budget)
+
+
+def _conclude(
+    result: SweepResult, ledger: Ledger, varying: Sequence[str], directory: Path, data_dir: Path,
+    *, then_refit: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """The table of the best, the refit if it is asked for, what to open next, and the exit status."""
+    from search.progress import top_table
+
     console = err if as_json else out
-    if result.best is not None:
+    if ledger.trials:
         console.print()
         console.print(top_table(ledger, varying))
     refitted = None
     if then_refit and result.best is not None and not result.interrupted:
         refitted = _refit(result.sweep, directory, data_dir, console)
-    _closing_words(result, directory, console)
+    _closing_words(result, directory, console, refitted=refitted is not None)
     if as_json:
-        shown = result.to_json() | ({"refit": refitted} if refitted else {})
-        print(json.dumps(shown), flush=True)
+        print(json.dumps(result.to_json() | ({"refit": refitted} if refitted else {})), flush=True)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if result.trials["failed"]:
         raise typer.Exit(FAILED_TRIALS)
 
 
-def _closing_words(result: SweepResult, directory: Path, console: Console) -> None:
+def _closing_words(result: SweepResult, directory: Path, console: Console, *, refitted: bool) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
-    console.print(f"\n{result.sweep}: {counts}; {result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s")
+    lines = [f"{result.sweep}: {counts}; {result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s"]
     if result.interrupted:
-        console.print(f"Interrupted. Everything so far is kept in {result.folder} and in MLflow.", soft_wrap=True)
-    if result.best is None:
-        console.print("No trial was evaluated to the end, so there is no winner.", style="yellow")
-    elif not result.interrupted:
-        console.print(f"Refit the winner and test it once:  foldrace refit {result.sweep}{_at(directory)}")
-    console.print(f"Open the record in MLflow:          foldrace ui{_at(directory)}")
+        lines.append(f"Interrupted; all of it is kept.  Go on:  foldrace resume {result.sweep}{_at(directory)}")
+    elif result.best is None:
+        lines.append("No trial was evaluated to the end, so there is no winner.")
+    elif not refitted:
+        lines.append(f"Refit the winner and test it once:     foldrace refit {result.sweep}{_at(directory)}")
+    lines.append(f"Open the record in MLflow:             foldrace ui{_at(directory)}")
+    console.print()
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _at(directory: Path) -> str:

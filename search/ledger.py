@@ -59,6 +59,7 @@ class Ledger:
     """All trials of a sweep, and the clock."""
 
     total: int
+    earlier: float = 0.0
     started: float = field(default_factory=time.monotonic)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
 
@@ -88,8 +89,8 @@ class Ledger:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the sweep began."""
-        return time.monotonic() - self.started
+        """Seconds spent on the sweep, those before an interruption included."""
+        return self.earlier + time.monotonic() - self.started
 
     def remaining(self, time_budget: float | None = None) -> float | None:
         """Estimated seconds to the end, from the trials that have ended; None while there is none."""

@@ -55,6 +55,7 @@ class Recorder:
         self._client, self._experiment_id, self._sweep, self._key = client, experiment_id, sweep, key
         self._runs: dict[str, str] = {}
         self._open: set[str] = set()
+        self._epochs: dict[str, int] = {}  # the last epoch recorded of each trial before this recorder was made
         self.finished_refit: str | None = None
         known = client.search_runs(
             [experiment_id], filter_string=f"tags.`foldrace.sweep_key` = '{key}'", max_results=50_000
@@ -62,6 +63,8 @@ class Recorder:
         for run in known:
             known_key = run.data.tags["foldrace.key"]
             self._runs[known_key] = run.info.run_id
+            if "epoch" in run.data.metrics:
+                self._epochs[known_key] = int(run.data.metrics["epoch"])
             if run.info.status == "RUNNING":
                 self._open.add(known_key)
             elif known_key == f"{key}/refit" and run.info.status == "FINISHED":
@@ -113,6 +116,9 @@ class Recorder:
     def start_sweep(self, spec_yaml: str, environment: Mapping[str, Any], dataset: Dataset, task: str) -> None:
         """Records what the sweep is: its file, the environment, the data set."""
         run = self.sweep_run
+        if self._key not in self._open:
+            self._client.update_run(run, status="RUNNING")
+            self._open.add(self._key)
         self._client.log_text(run, spec_yaml, "sweep.yaml")
         self._client.log_text(run, json.dumps(environment, indent=2), "environment.json")
         tags = {"task": task, "git_revision": environment.get("git_revision"), "dataset_digest": dataset.digest}
@@ -132,8 +138,11 @@ class Recorder:
         self._client.log_inputs(run, [DatasetInput(dataset=entity, tags=tags_)])
 
     def started(self, trial: int, params: Mapping[str, Value]) -> None:
-        """A trial begins."""
+        """A trial begins, or goes on after an interruption."""
         run = self.trial_run(trial)
+        for key in [key for key in self._runs if _belongs(key, f"{self._key}/{trial}") and key not in self._open]:
+            self._client.update_run(self._runs[key], status="RUNNING")
+            self._open.add(key)
         self._client.log_batch(run, params=[Param(name, str(value)) for name, value in params.items()])
 
     def reported(self, trial: int, report: EpochReport, picture: str | None, timestamp: int) -> None:
@@ -141,8 +150,12 @@ class Recorder:
 
         Args:
             picture: a PNG in base64, originals above reconstructions of fold 0, or None.
-            timestamp: when the report was made, in ms; the same report again must bring the same.
+            timestamp: when the report was made, in ms.
+
+        A trial that goes on after an interruption reports some epochs again, with the same numbers; they are left out.
         """
+        if report.epoch <= self._epochs.get(f"{self._key}/{trial}", 0):
+            return
         for fold in report.folds:
             metrics = _metrics({**fold.metrics, "best_epoch": fold.best_epoch}, report.epoch, timestamp)
             self._client.log_batch(self.fold_run(trial, fold.fold), metrics=metrics)
@@ -182,8 +195,7 @@ class Recorder:
             if fold.diverged:
                 tags["failure"] = fold.diverged
             self._client.log_batch(fold_run, tags=[RunTag(f"foldrace.{name}", str(v)) for name, v in tags.items()])
-        prefix = f"{self._key}/{trial}"
-        for key in sorted(key for key in self._open if key == prefix or key.startswith(prefix + "/")):
+        for key in sorted(key for key in self._open if _belongs(key, f"{self._key}/{trial}")):
             self._end(key, outcome)
 
     def incumbent(self, trial: int, val_loss: float, standard_error: float, fold_epochs: int, timestamp: int) -> None:
@@ -202,6 +214,10 @@ class Recorder:
     def _end(self, key: str, outcome: Outcome) -> None:
         self._client.set_terminated(self._runs[key], status=outcome.value, end_time=now_ms())
         self._open.discard(key)
+
+
+def _belongs(key: str, trial_key: str) -> bool:
+    return key == trial_key or key.startswith(trial_key + "/")
 
 
 def _metrics(values: Mapping[str, float], step: int, timestamp: int) -> list[Metric]:

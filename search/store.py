@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,34 @@ from trainables.errors import StateError, nearest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["SweepFolder", "connect", "create_sweep_folder", "find_sweep", "store_exists", "sweep_names", "tracking_uri"]
+__all__ = [
+    "SweepFolder",
+    "SweepState",
+    "connect",
+    "create_sweep_folder",
+    "find_sweep",
+    "store_exists",
+    "sweep_names",
+    "tracking_uri",
+]
 
 _STORE = "mlflow.db"
 _SPEC = "sweep.yaml"
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """What a sweep needs to find its record again.
+
+    Attributes:
+        key: the sweep's, unique among all sweeps; its runs are looked up by it.
+        seconds: spent so far, all sessions together.
+    """
+
+    key: str
+    tracking_uri: str
+    experiment_id: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,19 @@ class SweepFolder:
     def tune(self) -> Path:
         """Ray Tune's state and the trials' checkpoints."""
         return self.path / "tune"
+
+    def write_state(self, state: SweepState) -> None:
+        """Replaces the sweep's state, whole or not at all."""
+        staged = self.path / "state.json.part"
+        staged.write_text(json.dumps(asdict(state)))
+        staged.replace(self.path / "state.json")
+
+    def read_state(self) -> SweepState:
+        """The sweep's state. Raises: StateError if it was never written or cannot be read."""
+        try:
+            return SweepState(**json.loads((self.path / "state.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise StateError(f"{self.name}: its state cannot be read, so it cannot go on: {error}") from error
 
     @property
     def result(self) -> Path:

@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ from search.ray_session import check_resources, ray_session, warm_workers
 from search.recorder import Outcome, Recorder
 from search.searcher import METRIC, FoldSearch
 from search.spec import SweepSpec
-from search.store import SweepFolder, connect, create_sweep_folder, tracking_uri
+from search.store import SweepFolder, SweepState, connect, create_sweep_folder, tracking_uri
 from search.tune_callback import Session, SweepCallback
 from trainables.fold_run import EarlyStopping
 from trainables.parameters import Value
 from trainables.ray_trainable import FoldTrainable, Work
 
-__all__ = ["Best", "SweepResult", "make_scheduler", "make_work", "run_sweep"]
+__all__ = ["Best", "SweepResult", "make_scheduler", "make_work", "resume_sweep", "run_sweep"]
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,7 @@ def make_work(prepared: Prepared) -> Work:
 
 
 def run_sweep(
-    prepared: Prepared,
-    root: Path,
-    *,
-    make_view: Callable[[], AbstractContextManager[View]],
-    address: str | None = None,
-    on_start: Callable[[SweepFolder], None] = lambda _: None,
+    prepared: Prepared, root: Path, *, make_view: Callable[[], AbstractContextManager[View]], address: str | None = None
 ) -> tuple[SweepResult, Ledger]:
     """Runs the sweep and records it.
 
@@ -149,30 +144,65 @@ def run_sweep(
         StateError: Ray or the tracking server cannot be reached.
     """
     spec = prepared.spec
-    uri = tracking_uri(root, spec.tracking.uri)
+
+    def begin() -> tuple[SweepFolder, SweepState]:
+        folder = create_sweep_folder(root, spec.name)
+        folder.spec.write_text(spec.to_yaml())
+        uri = tracking_uri(root, spec.tracking.uri)
+        experiment = _experiment(connect(uri), spec.tracking.experiment or spec.name, root, uri)
+        state = SweepState(key=uuid.uuid4().hex, tracking_uri=uri, experiment_id=experiment)
+        folder.write_state(state)
+        return folder, state
+
+    return _drive(prepared, begin, make_view, address)
+
+
+def resume_sweep(
+    prepared: Prepared,
+    folder: SweepFolder,
+    *,
+    make_view: Callable[[], AbstractContextManager[View]],
+    address: str | None = None,
+) -> tuple[SweepResult, Ledger]:
+    """Goes on with a sweep that was interrupted, from its last saved state; ``prepared`` is of the sweep's own file.
+
+    Trials that had not ended go on from their last checkpoint, or from their beginning if they had none: their numbers
+    are those that they would have had.
+
+    Raises: as `run_sweep`.
+    """
+    return _drive(prepared, lambda: (folder, folder.read_state()), make_view, address)
+
+
+def _drive(
+    prepared: Prepared,
+    begin: Callable[[], tuple[SweepFolder, SweepState]],
+    make_view: Callable[[], AbstractContextManager[View]],
+    address: str | None,
+) -> tuple[SweepResult, Ledger]:
+    spec = prepared.spec
     with make_view() as view, graceful_interrupt(view.say) as interrupt, ray_session(address):
         check_resources(spec.resources.cpu, spec.resources.gpu, ray.cluster_resources())
         workers_ready = warm_workers(_concurrency(spec)) if address is None else lambda: None
-        folder = create_sweep_folder(root, spec.name)
-        folder.spec.write_text(spec.to_yaml())
-        on_start(folder)
-        client = connect(uri)
-        experiment = _experiment(client, spec.tracking.experiment or spec.name, root, uri)
-        recorder = Recorder(client, experiment, folder.name, key=uuid.uuid4().hex)
-        ledger = Ledger(total=spec.search.trials)
+        folder, state = begin()
+        client = connect(state.tracking_uri)
+        recorder = Recorder(client, state.experiment_id, folder.name, state.key)
+        ledger = Ledger(total=spec.search.trials, earlier=state.seconds)
         outcome = Outcome.FAILED
         try:
             recorder.start_sweep(folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task)
             work = make_work(prepared)
             workers_ready()
             checkpoints = _tune(prepared, folder, work, Session(ledger, recorder, view, prepared.task), interrupt)
-            if ledger.best is not None and ledger.best.number in checkpoints:
+            if ledger.best is not None and ledger.best.number in checkpoints and not interrupt.asked:
                 log_fold_models(client, recorder, ledger.best, checkpoints[ledger.best.number], work)
             outcome = Outcome.PRUNED if interrupt.asked else Outcome.COMPLETED
         finally:
-            result = _result(folder, uri, experiment, recorder, ledger, interrupted=interrupt.asked)
+            result = _result(folder, state, recorder, ledger, interrupted=interrupt.asked)
             recorder.close(outcome, _closing_tags(result), _note(result))
-        folder.result.write_text(json.dumps(result.to_json(), indent=2))
+            folder.write_state(replace(state, seconds=ledger.elapsed))
+        if not interrupt.asked:
+            folder.result.write_text(json.dumps(result.to_json(), indent=2))
         return result, ledger
 
 
@@ -204,7 +234,23 @@ def _tune(
     trainable = tune.with_resources(
         tune.with_parameters(FoldTrainable, work=work), {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}
     )
-    tuner = tune.Tuner(
+    experiment = str(folder.tune)
+    if tune.Tuner.can_restore(experiment):
+        tuner = tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True)
+    else:
+        tuner = _new_tuner(prepared, folder, trainable, callback)
+    with callback.acting_on(session):
+        interrupt.tuning = True
+        try:
+            results = tuner.fit()
+        finally:
+            interrupt.tuning = False
+    return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
+
+
+def _new_tuner(prepared: Prepared, folder: SweepFolder, trainable: Any, callback: SweepCallback) -> tune.Tuner:
+    spec = prepared.spec
+    return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             metric=METRIC,
@@ -232,25 +278,18 @@ def _tune(
             verbose=0,
         ),
     )
-    with callback.acting_on(session):
-        interrupt.tuning = True
-        try:
-            results = tuner.fit()
-        finally:
-            interrupt.tuning = False
-    return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
 
 
 def _result(
-    folder: SweepFolder, uri: str, experiment: str, recorder: Recorder, ledger: Ledger, *, interrupted: bool
+    folder: SweepFolder, state: SweepState, recorder: Recorder, ledger: Ledger, *, interrupted: bool
 ) -> SweepResult:
     best = ledger.best
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
     return SweepResult(
         sweep=folder.name,
         folder=folder.path,
-        tracking_uri=uri,
-        experiment_id=experiment,
+        tracking_uri=state.tracking_uri,
+        experiment_id=state.experiment_id,
         run_id=recorder.sweep_run,
         trials={status.value: ledger.count(status) for status in ended},
         best=None

@@ -38,6 +38,20 @@ class Session:
 _SESSIONS: dict[str, Session] = {}
 
 
+_ENDED = (Trial.TERMINATED, Trial.ERROR)
+
+
+def _ending(report: EpochReport | None) -> tuple[TrialStatus, str]:
+    """How a trial that Tune has ended without an error did end, and why."""
+    if report is None:
+        return TrialStatus.PRUNED, "given up at the start"
+    if report.diverged:
+        return TrialStatus.FAILED, f"diverged: {report.diverged}"
+    if report.finished:
+        return TrialStatus.COMPLETED, ""
+    return TrialStatus.PRUNED, f"given up at epoch {report.epoch}"
+
+
 class SweepCallback(Callback):  # type: ignore[misc]
     """Tune's events, in the sweep's words.
 
@@ -60,6 +74,17 @@ class SweepCallback(Callback):  # type: ignore[misc]
     @property
     def _session(self) -> Session:
         return _SESSIONS[self._key]
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Takes over the trials of a restored experiment that had ended before."""
+        for trial in trials if not self._session.ledger.trials else []:
+            report = (trial.last_result or {}).get("report")
+            if report is not None and trial.status in _ENDED:
+                record = TrialRecord(trial.config["trial"], trial.config["params"], report=report)
+                record.status, record.reason = _ending(report)
+                if trial.status == Trial.ERROR:
+                    record.status, record.reason = TrialStatus.FAILED, "failed before the interruption"
+                self._session.ledger.trials[record.number] = record
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._record(trial)
@@ -85,19 +110,12 @@ class SweepCallback(Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
-        report = record.report
-        if report is not None and report.diverged:
-            self._end(record, TrialStatus.FAILED, f"diverged: {report.diverged}")
-        elif report is not None and report.finished:
-            previous = self._session.ledger.best
-            self._end(record, TrialStatus.COMPLETED)
-            if self._session.ledger.best is not previous:
-                self._session.recorder.incumbent(
-                    record.number, record.val_loss, record.standard_error, self._session.ledger.fold_epochs, now_ms()
-                )
-        else:
-            at = f"epoch {report.epoch}" if report else "the start"
-            self._end(record, TrialStatus.PRUNED, f"given up at {at}")
+        previous = self._session.ledger.best
+        self._end(record, *_ending(record.report))
+        if self._session.ledger.best is not previous:
+            self._session.recorder.incumbent(
+                record.number, record.val_loss, record.standard_error, self._session.ledger.fold_epochs, now_ms()
+            )
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
