@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +77,7 @@ def sweep(
     )
     view = _view_of(prepared)
     outcome = run_sweep(prepared, directory, make_view=view, address=address)
-    _conclude(*outcome, prepared.space.tunable, directory, data_dir, then_refit=then_refit, as_json=as_json)
+    _conclude(*outcome, prepared, directory, data_dir, then_refit=then_refit, as_json=as_json)
 
 
 @app.command()
@@ -105,7 +105,7 @@ def resume(
 
     _say(f"{folder.name}: going on")
     outcome = resume_sweep(prepared, folder, make_view=_view_of(prepared), address=address)
-    _conclude(*outcome, prepared.space.tunable, directory, data_dir, then_refit=then_refit, as_json=as_json)
+    _conclude(*outcome, prepared, directory, data_dir, then_refit=then_refit, as_json=as_json)
 
 
 def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
@@ -116,16 +116,19 @@ def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
 
 
 def _conclude(
-    result: SweepResult, ledger: Ledger, varying: Sequence[str], directory: Path, data_dir: Path,
+    result: SweepResult, ledger: Ledger, prepared: Prepared, directory: Path, data_dir: Path,
     *, then_refit: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """The table of the best, the refit if it is asked for, what to open next, and the exit status."""
+    from analysis.overview import log_overview
     from search.progress import top_table
+    from search.store import connect
 
     console = err if as_json else out
     if ledger.trials:
         console.print()
-        console.print(top_table(ledger, varying))
+        console.print(top_table(ledger, prepared.space.tunable, prepared.spec.epochs))
+        log_overview(connect(result.tracking_uri), result.sweep, result.folder)
     refitted = None
     if then_refit and result.best is not None and not result.interrupted:
         refitted = _refit(result.sweep, directory, data_dir, console)
@@ -147,6 +150,8 @@ def _closing_words(result: SweepResult, directory: Path, console: Console, *, re
         lines.append("No trial was evaluated to the end, so there is no winner.")
     elif not refitted:
         lines.append(f"Refit the winner and test it once:     foldrace refit {result.sweep}{_at(directory)}")
+    if result.fold_epochs:
+        lines.append(f"The sweep in one picture:              {result.folder / 'overview.png'}")
     lines.append(f"Open the record in MLflow:             foldrace ui{_at(directory)}")
     console.print()
     for line in lines:

@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 from rich.table import Table
 
-from analysis.tables import sweep_run, trials_table
+from analysis.tables import number, sweep_run, trials_table
 from search.distributions import Fixed
 from search.progress import clock, params_text, score_text
 from search.spec import parse_spec
@@ -22,7 +22,7 @@ from trainables.errors import StateError
 
 __all__ = ["Status", "read_status"]
 
-_STATES = ("running", "completed", "pruned", "failed")
+_STATES = ("running", "completed", "pruned", "failed", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Status:
         table = Table("#", "trial", "CV loss ± std. error", "parameters", header_style="bold")
         for place, (_, row) in enumerate(self.ranking.head(count).iterrows(), 1):
             given = {name: row.get(f"params.{name}") for name in self.varying}
-            params = {name: _number(text) for name, text in given.items() if isinstance(text, str)}
+            params = {name: number(text) for name, text in given.items() if isinstance(text, str)}
             score = score_text(row["val_loss"], row["val_loss_se"])
             style = "bold green" if place == 1 else ""
             table.add_row(str(place), str(row["trial"]), score, params_text(params), style=style)
@@ -83,13 +83,6 @@ class Status:
             }
         state = {"sweep": self.sweep, "state": self.state, "run_id": self.run_id, "planned": self.planned}
         return state | {"trials": self.counts, "best": best, "seconds": round(self.seconds, 1)}
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def read_status(root: Path, name: str | None) -> Status:

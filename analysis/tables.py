@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["all_runs", "sweep_run", "sweeps", "trials_table"]
+__all__ = ["all_runs", "fold_losses", "learning_curves", "number", "sweep_run", "sweeps", "trials_table"]
 
 _PAGE = 5000
 
@@ -46,18 +46,21 @@ def sweep_run(client: MlflowClient, name: str | None) -> Run:
 
 
 def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
-    """One row a trial: ``trial``, ``status`` (completed, pruned, failed, running), ``reason``, its metrics, and its
-    parameters as ``params.NAME`` (text, as MLflow keeps them); sorted by trial."""
+    """One row a trial: ``trial``, ``status`` (completed, pruned, failed, interrupted, running), ``reason``, metrics,
+    and parameters as ``params.NAME`` (text, as MLflow keeps them); sorted by trial."""
     key = sweep.data.tags["foldrace.sweep_key"]
     names = {"FINISHED": "completed", "KILLED": "pruned", "FAILED": "failed", "RUNNING": "running"}
     rows: list[dict[str, Any]] = []
     for run in all_runs(client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'trial'"):
         tags = run.data.tags
+        status = names[run.info.status]
+        if status == "pruned" and "foldrace.pruned_at" not in tags:
+            status = "interrupted"
         rows.append(
             {
                 "trial": int(tags["foldrace.trial"]),
                 "run_id": run.info.run_id,
-                "status": names[run.info.status],
+                "status": status,
                 "reason": tags.get("foldrace.failure") or tags.get("foldrace.pruned_at") or "",
                 **run.data.metrics,
                 **{f"params.{name}": value for name, value in run.data.params.items()},
@@ -66,3 +69,29 @@ def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
     columns = ["trial", "run_id", "status", "reason", "val_loss", "val_loss_se", "epoch", "folds"]
     table = pd.DataFrame(rows)
     return table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]).sort_values("trial")
+
+
+def learning_curves(client: MlflowClient, run_id: str) -> pd.DataFrame:
+    """A trial run's ``epoch``, ``val_loss`` and ``val_loss_se`` (NaN for a single fold), in the order of reports."""
+    columns = {}
+    for name in ("epoch", "val_loss", "val_loss_se"):
+        history = client.get_metric_history(run_id, name)
+        columns[name] = pd.Series({point.step: point.value for point in history}, dtype=float)
+    return pd.DataFrame(columns).sort_index().reset_index(names="fold_epochs")
+
+
+def fold_losses(client: MlflowClient, sweep: Run, trial: int) -> list[float]:
+    """Each fold's last recorded objective, by fold."""
+    key = sweep.data.tags["foldrace.sweep_key"]
+    wanted = f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.trial` = '{trial}'"
+    runs = all_runs(client, f"{wanted} and tags.`foldrace.level` = 'fold'")
+    ordered = sorted(runs, key=lambda run: int(run.data.tags["foldrace.fold"]))
+    return [run.data.metrics["val_loss"] for run in ordered if "val_loss" in run.data.metrics]
+
+
+def number(text: str) -> float | str:
+    """A parameter as MLflow keeps it, as text, back as a number if it is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

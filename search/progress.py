@@ -66,7 +66,7 @@ def _states(ledger: Ledger) -> str:
     return f"trials {len(ledger.trials)}/{ledger.total}: " + ", ".join(counts)
 
 
-def top_table(ledger: Ledger, varying: Sequence[str], count: int = 5) -> Table:
+def top_table(ledger: Ledger, varying: Sequence[str], epochs: int, count: int = 5) -> Table:
     """The best trials: CV mean ± standard error, and the parameters that vary.
 
     Trials evaluated to the end come first; those given up follow, with the epoch they reached, and never lead.
@@ -80,7 +80,7 @@ def top_table(ledger: Ledger, varying: Sequence[str], count: int = 5) -> Table:
     best = ledger.ranking()
     for place, trial in enumerate([*best, *ledger.given_up()][:count], 1):
         done = trial.status is TrialStatus.COMPLETED
-        at = "to the end" if done or trial.report is None else f"{trial.report.epoch} epochs"
+        at = "to the end" if done or trial.report is None else f"{trial.report.epoch} of {epochs} epochs"
         row = (str(trial.number), score_text(trial.val_loss, trial.standard_error), at)
         style = "bold green" if done and place == 1 else "" if done else "dim"
         table.add_row(str(place) if done else "·", *row, params_text(trial.params, varying), style=style)

@@ -51,7 +51,7 @@ class Work:
     threads: int = 1
     gpu: bool = False
     picture_epochs: frozenset[int] = field(default_factory=frozenset)
-    pictures: int = 10
+    pictures: int = 16
 
     def cross_validation(self, params: Mapping[str, Value], images: torch.Tensor) -> CrossValidation:
         """A trial's training, from its beginning."""

@@ -1,0 +1,180 @@
+"""A sweep in one picture: who was given up when, who won with which error bar, and what the winner sees."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.style import BLUE, GREY, ORANGE, figure_style
+from analysis.tables import fold_losses, learning_curves, number, sweep_run, trials_table
+from search.progress import params_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from mlflow import MlflowClient
+
+__all__ = ["Overview", "draw_overview", "log_overview", "read_overview"]
+
+_SHOWN_BEST = 8
+_SHOWN_CURVES = 200
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the picture shows.
+
+    Attributes:
+        trials: a row a trial, see `analysis.tables.trials_table`.
+        curves: by trial: ``epoch``, ``val_loss``, ``val_loss_se``.
+        folds: by completed trial: each fold's objective.
+        strip: (H, W, 3) uint8, originals above reconstructions of the winner's fold 0; None if there is none.
+    """
+
+    name: str
+    trials: pd.DataFrame
+    curves: dict[int, pd.DataFrame]
+    folds: dict[int, list[float]]
+    strip: NDArray[np.uint8] | None
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """Completed trials with a finite loss, the best first."""
+        done = self.trials[(self.trials["status"] == "completed") & np.isfinite(self.trials["val_loss"])]
+        return done.sort_values(["val_loss", "trial"])
+
+
+def read_overview(client: MlflowClient, name: str | None) -> tuple[Overview, str]:
+    """What the picture needs, and the sweep run's id. Raises: StateError if there is no such sweep."""
+    run = sweep_run(client, name)
+    trials = trials_table(client, run)
+    seen = trials[trials["val_loss"].notna()].sort_values("val_loss").head(_SHOWN_CURVES)
+    curves = {int(row.trial): learning_curves(client, row.run_id) for row in seen.itertuples()}
+    overview = Overview(run.data.tags["foldrace.sweep"], trials, curves, {}, None)
+    best = overview.ranking.head(_SHOWN_BEST)
+    folds = {int(row.trial): fold_losses(client, run, int(row.trial)) for row in best.itertuples()}
+    strip = _last_strip(client, best.iloc[0]["run_id"]) if len(best) else None
+    return Overview(overview.name, trials, curves, folds, strip), run.info.run_id
+
+
+def _last_strip(client: MlflowClient, run_id: str) -> NDArray[np.uint8] | None:
+    from PIL import Image
+
+    pictures = sorted(item.path for item in client.list_artifacts(run_id, "reconstructions"))
+    if not pictures:
+        return None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Image.open(client.download_artifacts(run_id, pictures[-1], folder)) as image,
+    ):
+        return np.asarray(image.convert("RGB"))
+
+
+def draw_overview(overview: Overview, path: Path) -> None:
+    """Writes the picture; its format follows from the name."""
+    with figure_style():
+        import matplotlib.pyplot as plt
+
+        has_strip = overview.strip is not None
+        figure = plt.figure(figsize=(11, 5.6 if has_strip else 4.2), layout="constrained")
+        grid = figure.add_gridspec(2 if has_strip else 1, 2, height_ratios=(3.6, 1) if has_strip else None)
+        figure.suptitle(_headline(overview), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+        _draw_curves(figure.add_subplot(grid[0, 0]), overview)
+        _draw_ranking(figure.add_subplot(grid[0, 1]), overview)
+        if overview.strip is not None:
+            axes = figure.add_subplot(grid[1, :])
+            axes.imshow(overview.strip, interpolation="nearest")
+            axes.set_axis_off()
+            axes.set_anchor("W")
+            axes.set_title("Validation images of fold 0, and how the winner reconstructs them")
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def _headline(overview: Overview) -> str:
+    counts = overview.trials["status"].value_counts()
+    given_up, total = int(counts.get("pruned", 0)), len(overview.trials)
+    tail = f"{given_up} of {total} trials were given up early" if given_up else f"{total} trials"
+    if not len(overview.ranking):
+        return f"{overview.name}: no trial was evaluated to the end ({tail})"
+    best = overview.ranking.iloc[0]
+    error = f" ± {best['val_loss_se']:.5f}" if math.isfinite(best["val_loss_se"]) else ""
+    return f"{overview.name}: trial {best['trial']} is best, with a CV loss of {best['val_loss']:.5f}{error}; {tail}"
+
+
+def _draw_curves(axes: Axes, overview: Overview) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    statuses = dict(zip(overview.trials["trial"], overview.trials["status"], strict=True))
+    winner = int(overview.ranking.iloc[0]["trial"]) if len(overview.ranking) else None
+    for trial, curve in overview.curves.items():
+        finite = curve[np.isfinite(curve["val_loss"])]
+        completed = statuses[trial] == "completed"
+        colour, width = (ORANGE, 2.2) if trial == winner else (BLUE, 1.1) if completed else (GREY, 0.9)
+        order = 4 if trial == winner else 3 if completed else 2
+        axes.plot(finite["epoch"], finite["val_loss"], color=colour, linewidth=width, zorder=order)
+        if not completed and len(finite):
+            last = finite.iloc[-1]
+            axes.plot(last["epoch"], last["val_loss"], "o", color=GREY, markersize=3, zorder=order)
+        if trial == winner:
+            low, high = (finite["val_loss"] + sign * finite["val_loss_se"].fillna(0) for sign in (-1, 1))
+            axes.fill_between(finite["epoch"], low, high, color=ORANGE, alpha=0.2, linewidth=0, zorder=1)
+    axes.set(xlabel="epoch", ylabel="validation loss, mean over folds", yscale="log")
+    axes.set_title("Learning curves, ended where a trial was given up")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain_log_ticks(axes)
+    keys = [("winner ± standard error", ORANGE), ("evaluated to the end", BLUE), ("given up", GREY)]
+    for line, (text, colour) in enumerate(keys):
+        axes.text(0.98, 0.97 - 0.07 * line, text, color=colour, transform=axes.transAxes, ha="right", va="top")
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_ranking(axes: Axes, overview: Overview) -> None:
+    best = overview.ranking.head(_SHOWN_BEST)
+    axes.set_title("Evaluated to the end: each fold (dot), mean ± standard error")
+    for place, row in enumerate(best.itertuples()):
+        colour = ORANGE if place == 0 else BLUE
+        folds = overview.folds.get(int(row.trial), [])
+        axes.plot(folds, [place] * len(folds), "o", color=colour, alpha=0.35, markersize=4)
+        note = axes.annotate(
+            _described(overview, row.trial), (0.01, place), xycoords=("axes fraction", "data"), fontsize=6.5,
+            xytext=(0, -11), textcoords="offset points", color="#555555", va="top",
+        )  # fmt: skip
+        note.set_in_layout(False)
+        error = row.val_loss_se if math.isfinite(row.val_loss_se) else 0.0
+        axes.errorbar(row.val_loss, place, xerr=error, fmt="|", color=colour, capsize=4, markersize=11, linewidth=2)
+    axes.set_yticks(range(len(best)), [f"trial {trial}" for trial in best["trial"]])
+    axes.set_ylim(max(len(best), 3) - 0.5, -0.5)
+    axes.set(xlabel="validation loss")
+    axes.grid(axis="y", visible=False)
+    axes.locator_params(axis="x", nbins=5)
+
+
+def _described(overview: Overview, trial: int) -> str:
+    """The parameters that vary among all trials, of one of them."""
+    names = [c for c in overview.trials.columns if c.startswith("params.") and overview.trials[c].nunique() > 1]
+    row = overview.trials.set_index("trial").loc[trial]
+    given = {name.removeprefix("params."): number(row[name]) for name in names if isinstance(row[name], str)}
+    return params_text(given)
+
+
+def log_overview(client: MlflowClient, name: str, folder: Path) -> Path:
+    """Draws the picture into the sweep's folder and logs it to the sweep's run; returns its path."""
+    overview, run_id = read_overview(client, name)
+    path = folder / "overview.png"
+    draw_overview(overview, path)
+    client.log_artifact(run_id, str(path))
+    return path
