@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainables.errors import FoldraceError, StateError
+from trainables.errors import FoldraceError
 
 if TYPE_CHECKING:
     from search.ledger import Ledger
@@ -228,13 +228,11 @@ def ui(
     directory: Directory = RUNS, port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000
 ) -> None:
     """Open the MLflow UI on the sweeps in --dir (Ctrl-C ends it)."""
-    from search.store import sweep_names, tracking_uri
+    from search.store import find_sweep, tracking_uri
 
-    if not sweep_names(directory):
-        raise StateError(
-            f"{directory}: no sweep here yet; start one with `foldrace sweep`, or name its folder with --dir"
-        )
-    out.print(f"MLflow: http://127.0.0.1:{port}/?workflowType=machine_learning   (Ctrl-C ends it)", soft_wrap=True)
+    experiment = find_sweep(directory, None).read_state().experiment_id
+    link = f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    out.print(f"MLflow, at the latest sweep: {link}  (Ctrl-C ends it)", soft_wrap=True, highlight=False)
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(directory)]
     os.execve(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], environment)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import getpass
+import io
 import json
 import math
 import time
@@ -122,9 +124,9 @@ class Recorder:
         self._client.log_text(run, spec_yaml, "sweep.yaml")
         self._client.log_text(run, json.dumps(environment, indent=2), "environment.json")
         tags = {"task": task, "git_revision": environment.get("git_revision"), "dataset_digest": dataset.digest}
-        self._client.log_batch(
-            run, tags=[RunTag(f"foldrace.{name}", str(value)) for name, value in tags.items() if value is not None]
-        )
+        every = [RunTag(f"foldrace.{name}", str(value)) for name, value in tags.items() if value is not None]
+        origin = [RunTag("mlflow.user", _user()), RunTag("mlflow.source.name", "foldrace")]
+        self._client.log_batch(run, tags=[*every, *origin])
         profile = {"samples": len(dataset), "test_samples": len(dataset.test_images)}
         entity = DatasetEntity(
             name=dataset.name,
@@ -166,8 +168,6 @@ class Recorder:
             self._picture(self.trial_run(trial), base64.b64decode(picture), report.epoch)
 
     def _picture(self, run: str, png: bytes, epoch: int) -> None:
-        import io
-
         from PIL import Image
 
         with Image.open(io.BytesIO(png)) as image:
@@ -214,6 +214,13 @@ class Recorder:
     def _end(self, key: str, outcome: Outcome) -> None:
         self._client.set_terminated(self._runs[key], status=outcome.value, end_time=now_ms())
         self._open.discard(key)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        return "unknown"
 
 
 def _belongs(key: str, trial_key: str) -> bool:

@@ -1,0 +1,124 @@
+"""What a person sees: numbers, lines, tables, and nothing that wraps at 80 columns."""
+
+from __future__ import annotations
+
+import math
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from test_ledger import COMPLETED, FAILED, PRUNED, RUNNING, ledger, record
+
+from search.ledger import Ledger
+from search.progress import LiveView, PlainView, clock, params_text, score_text, top_table
+from trainables.parameters import Value
+
+PARAMS: dict[str, Value] = {
+    "optimizer": "rmsprop", "lr": 0.00213456, "momentum": 0.8765, "batch_size": 128, "activation": "leaky_relu",
+    "schedule": "one-cycle", "dropout": 0.31234, "latent_dim": 16, "amsgrad": True,
+}  # fmt: skip
+
+
+def long_race() -> Ledger:
+    """Twenty trials in every state, with long parameters."""
+    states = [COMPLETED, RUNNING, PRUNED, FAILED]
+    race = ledger(*(record(n, states[n % 4], 0.01 * n + 0.01, 0.012 * n + 0.02) for n in range(20)), total=1000)
+    for trial in race.trials.values():
+        trial.params = PARAMS
+    return race
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0:00"), (41.6, "0:42"), (59.7, "1:00"), (725, "12:05"), (3723, "1:02:03"), (3599.9, "1:00:00"),
+     (None, "–"), (math.inf, "–"), (math.nan, "–")],
+)  # fmt: skip
+def test_clock(seconds: float | None, shown: str) -> None:
+    assert clock(seconds) == shown
+
+
+def test_score_text() -> None:
+    assert score_text(0.016234, 0.000119) == "0.01623 ± 0.00012"
+    assert score_text(0.016234, math.nan) == "0.01623"
+    assert score_text(math.inf, math.nan) == "diverged"
+    assert score_text(math.nan, math.nan) == "diverged"
+
+
+def test_params_text() -> None:
+    assert params_text(PARAMS, ["lr", "optimizer"]) == "optimizer=rmsprop lr=0.00213"
+    assert params_text({"lr": 0.1, "latent_dim": 16, "eps": None}) == "lr=0.1 latent_dim=16 eps=None"
+
+
+def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
+    file = StringIO()
+    race = ledger(record(0, COMPLETED, 0.1, 0.3), record(1, PRUNED, 0.5, 0.5, epoch=1), record(2, RUNNING))
+    race.trials[1].reason = "given up at epoch 1 [red]"
+    with PlainView(Console(file=file, width=80)) as view:
+        view.update(race)  # nothing has ended: nothing is printed
+        view.update(race, race.trials[0])
+        view.update(race, race.trials[1])
+        view.say("a [markup] line of words " + 20 * "that is long ")
+    first, second, said = file.getvalue().splitlines()
+    assert first == (
+        "[0:00] trial 0 completed 0.20000 ± 0.10000 | trials 3/10: 1 running, 1 completed, 1 pruned, 0 failed"
+        " | best 0.20000 ± 0.10000 (trial 0) | 8 fold-epochs | ETA 0:00"
+    )
+    assert "trial 1 pruned 0.50000 ± 0.00000 (given up at epoch 1 [red])" in second
+    assert said.startswith("a [markup] line")
+
+
+def test_the_plain_view_says_that_there_is_no_best_yet() -> None:
+    file = StringIO()
+    race = ledger(record(0, FAILED))
+    with PlainView(Console(file=file, width=80)) as view:
+        view.update(race, race.trials[0])
+    assert "trial 0 failed diverged" in file.getvalue()
+    assert "| no best yet |" in file.getvalue()
+
+
+def test_the_live_view_never_wraps() -> None:
+    race, file = long_race(), StringIO()
+    console = Console(file=file, force_terminal=True, width=80)
+    view = LiveView(console, time_budget=1e5)
+    plain = StringIO()
+    Console(file=plain, width=80).print(view._draw(race))
+    lines = plain.getvalue().splitlines()
+    running = race.count(RUNNING)
+    assert len(lines) == 3 + running, plain.getvalue()  # the bar, the counts, the best, and a line a running trial
+    assert all(len(line) <= 80 for line in lines)
+    assert " 15/1000 " in lines[0]  # those that have ended
+    assert "trials 20/1000: 5 running, 5 completed, 5 pruned, 5 failed" in lines[1]
+    assert lines[2].startswith("best  trial 0: 0.01500 ± 0.00500")
+
+
+def test_the_live_view_draws_on_a_terminal_and_leaves_what_is_said() -> None:
+    file = StringIO()
+    race = ledger(record(0, COMPLETED, 0.1, 0.3), record(1, RUNNING), total=4)
+    with LiveView(Console(file=file, force_terminal=True, width=80)) as view:
+        view.update(race, race.trials[0])
+        view.say("a line [that] stays")
+    text = file.getvalue()
+    assert "1/4" in text and "0.20000 ± 0.10000" in text
+    assert "a line [that] stays" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_of_the_best_shows_every_score_whole(width: int) -> None:
+    race, file = long_race(), StringIO()
+    Console(file=file, width=width).print(top_table(race, list(PARAMS), epochs=100))
+    text = file.getvalue()
+    assert "…" not in text
+    assert all(len(line) <= width for line in text.splitlines())
+    for trial in race.ranking()[:5]:
+        assert score_text(trial.val_loss, trial.standard_error) in text
+
+
+def test_given_up_trials_follow_the_completed_ones_and_have_no_place() -> None:
+    race = ledger(
+        record(0, PRUNED, 0.001, 0.001, epoch=2), record(1, COMPLETED, 0.5, 0.5), record(2, PRUNED, 0.1, epoch=1)
+    )
+    table = top_table(race, ["lr"], epochs=9)
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[0] == ["1", "·", "·"]
+    assert cells[1] == ["1", "0", "2"]
+    assert cells[3] == ["to the end", "2 of 9 epochs", "1 of 9 epochs"]

@@ -1,0 +1,147 @@
+"""The Tune adapter, without a cluster: what a step reports, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from PIL import Image
+
+from small_tasks import SMALL, TASK, Scripted
+from trainables.folds import FoldPlan
+from trainables.ray_trainable import CHECKPOINT_FILE, FoldTrainable, Work, load_checkpoint_file, strip_png
+from trainables.tasks import LoadedTask
+
+CONFIG = {"trial": 7, "params": {**SMALL, "lr": 0.01}}
+
+
+@pytest.fixture
+def start(digits):
+    """Makes a trainable over 60 digits in 3 folds."""
+
+    def make(config=CONFIG, task=TASK, epochs=3, **options):
+        images = digits[:60].numpy().copy()
+        images.flags.writeable = False  # as from the object store
+        work = Work(task, images, tuple(FoldPlan(60, splits=3).split()), epochs, **options)
+
+        class Local(FoldTrainable):
+            def setup(self, config):
+                super().setup(config, work=work)
+
+        return Local(config)
+
+    return make
+
+
+def numbers(result):
+    return {k: result[k] for k in ("trial", "epoch", "fold_epochs", "finished", "val_loss")} | {
+        "folds": result["report"].folds
+    }
+
+
+def run(trainable, steps=3):
+    return [numbers(trainable.step()) for _ in range(steps)]
+
+
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+def test_a_step_is_an_aligned_epoch_of_all_folds(start):
+    trainable = start()
+    results = [trainable.step() for _ in range(3)]
+    assert [r["epoch"] for r in results] == [1, 2, 3]
+    assert [r["fold_epochs"] for r in results] == [3, 6, 9]
+    assert [r["finished"] for r in results] == [r["done"] for r in results] == [False, False, True]
+    for result in results:
+        assert result["trial"] == 7
+        assert result["val_loss"] == result["report"].metrics["val_loss"]
+        assert len(result["report"].folds) == 3
+        pickle.dumps(result)
+    assert all(one["reported_ms"] <= two["reported_ms"] for one, two in zip(results, results[1:], strict=False))
+    assert ["should_checkpoint" in r for r in results] == [False, False, True]
+
+
+def test_a_diverged_trial_reports_no_loss_and_no_picture(start):
+    result = start(task=LoadedTask("nan", Scripted(1.0, math.nan, 1.0), {}, None), config={"trial": 0, "params": {}})
+    report = result.step()
+    assert report["finished"] and report["done"]
+    assert "val_loss" not in report and "picture" not in report
+    assert report["report"].diverged == "fold 1, epoch 1: val_loss is nan"
+
+
+def test_a_checkpoint_of_tensors_and_plain_values_goes_on_bit_for_bit(start, tmp_path):
+    expected = run(start())
+    first = start()
+    assert run(first, 1) == expected[:1]
+    first.save_checkpoint(str(tmp_path))
+    state = load_checkpoint_file(tmp_path / CHECKPOINT_FILE)
+    assert state["trial"] == 7
+    assert [f.name for f in tmp_path.iterdir()] == [CHECKPOINT_FILE]
+    assert len(torch.load(tmp_path / CHECKPOINT_FILE, weights_only=True)["cross_validation"]["folds"]) == 3
+    second = start()
+    second.load_checkpoint(str(tmp_path))
+    assert run(second, 2) == expected[1:]
+
+
+class Harmful:
+    """Leaves a trace where it is unpickled."""
+
+    def __reduce__(self):
+        return open, ("harm.txt", "w")
+
+
+def test_a_checkpoint_with_a_pickled_object_is_refused(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainable = start()
+    trainable.step()
+    trainable.save_checkpoint(str(tmp_path))
+    path = tmp_path / CHECKPOINT_FILE
+    torch.save({**load_checkpoint_file(path), "more": Harmful()}, path)
+    with pytest.raises(pickle.UnpicklingError, match="weights_only|Weights only"):
+        start().load_checkpoint(str(tmp_path))
+    assert not (tmp_path / "harm.txt").exists()
+
+
+def test_a_reused_trainable_gives_the_numbers_of_a_fresh_one(start):
+    other = {"trial": 8, "params": {**SMALL, "optimizer": "sgd", "momentum": 0.9, "lr": 0.1}}
+    used = start()
+    run(used, 2)
+    assert used.reset_config(other) is True
+    assert run(used) == run(start(other))
+    assert used.reset_config(CONFIG) is True
+    assert run(used) == run(start())
+
+
+def test_the_seed_and_the_objective_of_the_work_reach_the_folds(start):
+    params = {**SMALL, "loss": "bce"}
+    config = {"trial": 0, "params": params}
+    plain = start(config).step()
+    assert plain["val_loss"] == plain["report"].metrics["val_mse"]
+    assert start(config, seed=1).step()["val_loss"] != plain["val_loss"]
+    asked = start(config, objective="loss").step()
+    assert asked["val_loss"] == pytest.approx(plain["report"].metrics["val_criterion"])
+
+
+def test_pictures_come_after_the_chosen_epochs_and_the_last(start):
+    trainable = start(picture_epochs=frozenset({2}), pictures=5, epochs=4)
+    results = [trainable.step() for _ in range(4)]
+    assert ["picture" in r for r in results] == [False, True, False, True]
+    picture = Image.open(io.BytesIO(base64.b64decode(results[1]["picture"])))
+    assert (picture.format, picture.mode) == ("PNG", "RGB")
+    assert picture.size == (2 * (5 * 8 + 4 * 2), 2 * (2 * 8 + 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_strip_shows_originals_above_their_reconstructions(channels):
+    originals = torch.randint(0, 200, (3, channels, 6, 4), dtype=torch.uint8)
+    below = torch.randint(0, 200, (3, channels, 6, 4), dtype=torch.uint8)
+    png = strip_png(originals, below, scale=1, gap=2)
+    picture = torch.tensor(list(Image.open(io.BytesIO(png)).getdata()), dtype=torch.uint8)
+    picture = picture.reshape(2 * 6 + 2, 3 * 4 + 2 * 2, 3).permute(2, 0, 1)
+    for column in range(3):
+        for top, images in ((0, originals), (8, below)):
+            tile = picture[:, top : top + 6, column * 6 : column * 6 + 4]
+            assert torch.equal(tile, images[column, :3].expand(3, 6, 4) if channels == 1 else images[column, :3])
+    assert (picture[:, 6:8] == 255).all() and (picture[:, :, 4:6] == 255).all()
