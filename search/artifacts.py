@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export_program", "log_fold_models"]
 
-PROGRAM, WEIGHTS, VALIDATION, ABOUT = "model.pt2", "state_dict.pt", "validation_indices.npy", "fold.json"
+PROGRAM, WEIGHTS, ABOUT = "model.pt2", "state_dict.pt", "fold.json"
+INDICES, POSITIONS = "validation_indices.npy", "validation_positions.npy"
 
 
 def export_program(model: torch.nn.Module, sample: torch.Tensor) -> torch.export.ExportedProgram | None:
@@ -66,7 +67,8 @@ def _write(
     params: Mapping[str, Value],
 ) -> None:
     torch.save({name: value.cpu() for name, value in model.state_dict().items()}, folder / WEIGHTS)
-    np.save(folder / VALIDATION, split.validation)
+    np.save(folder / INDICES, split.validation)
+    np.save(folder / POSITIONS, split.validation if work.positions is None else work.positions[split.validation])
     sample = shared_tensor(work.images)[:2].float().div(255)
     program = export_program(model.cpu(), sample)
     if program is not None:

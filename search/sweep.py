@@ -125,6 +125,7 @@ def make_work(prepared: Prepared) -> Work:
         early_stopping=EarlyStopping(spec.early_stopping.patience, spec.early_stopping.min_delta),
         threads=max(1, int(spec.resources.cpu)),
         gpu=spec.resources.gpu > 0,
+        positions=prepared.dataset.positions,
         picture_epochs=_rung_epochs(spec),
     )
 

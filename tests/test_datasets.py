@@ -416,3 +416,15 @@ def test_a_dataset_travels_without_a_copy(write):
     back = pickle.loads(inside, buffers=buffers)
     assert np.shares_memory(back.images, data.images) and back.digest == data.digest
     assert len(repr(data)) < 300
+
+
+def test_positions_lead_back_to_the_source(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 1, 9, 9), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=pixels)
+    whole = load_dataset(str(tmp_path / "x.npz"), data_dir=tmp_path)
+    some = load_dataset(str(tmp_path / "x.npz"), limit=20, seed=3, data_dir=tmp_path)
+    for dataset in (whole, some):
+        assert dataset.positions is not None
+        np.testing.assert_array_equal(pixels[dataset.positions], dataset.images)
+    np.savez(tmp_path / "y.npz", images=pixels, test_images=pixels[:2])
+    assert load_dataset(str(tmp_path / "y.npz"), data_dir=tmp_path).positions is None

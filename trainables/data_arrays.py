@@ -54,6 +54,8 @@ class Dataset:
         class_names: the name of label i at position i; empty where the labels have no names.
         digest: SHA-256, in hex, of what is actually used: the five arrays after `limit` and `size`.
         source: where it came from, for people: ``torchvision``, a package, a file.
+        positions: (N,), where each image stands in the source, before a test part was held out of it and before the
+            limit; None where nothing was taken out.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Dataset:
     class_names: tuple[str, ...] = field(repr=False)
     digest: str
     source: str
+    positions: Labels | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """The number of training images."""
@@ -91,6 +94,7 @@ class Parts:
     test_images: Images | None = None
     test_labels: Labels | None = None
     class_names: tuple[str, ...] = ()
+    positions: Labels | None = None
 
 
 def part_keys(name: str, available: Iterable[str]) -> dict[str, str]:
@@ -280,6 +284,7 @@ def _take(parts: Parts, chosen: NDArray[np.intp]) -> Parts:
         images=parts.images[chosen],
         labels=None if parts.labels is None else parts.labels[chosen],
         groups=None if parts.groups is None else parts.groups[chosen],
+        positions=(chosen if parts.positions is None else parts.positions[chosen]).astype(np.int64),
     )
 
 

@@ -208,6 +208,7 @@ def _assemble(name: str, parts: Parts, size: tuple[int, int] | None) -> Dataset:
         class_names=parts.class_names,
         digest=digest(replace(parts, images=images, test_images=test_images)),
         source=parts.source,
+        positions=parts.positions,
     )
 
 

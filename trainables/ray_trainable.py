@@ -37,6 +37,7 @@ class Work:
         images: (N, C, H, W) uint8.
         threads: CPU threads a trial.
         gpu: train on the GPU that Ray assigned.
+        positions: (N,), where each image stands in the data set's source; None: at its own place.
         picture_epochs: epochs after which fold 0's reconstructions are reported.
         pictures: how many images a strip shows.
     """
@@ -50,6 +51,7 @@ class Work:
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     threads: int = 1
     gpu: bool = False
+    positions: NDArray[np.int64] | None = None
     picture_epochs: frozenset[int] = field(default_factory=frozenset)
     pictures: int = 16
 
