@@ -128,7 +128,7 @@ def _conclude(
     if ledger.trials:
         console.print()
         console.print(top_table(ledger, prepared.space.tunable, prepared.spec.epochs))
-        log_overview(connect(result.tracking_uri), result.sweep, result.folder)
+        log_overview(connect(result.tracking_uri), result.run_id, result.folder)
     refitted = None
     if then_refit and result.best is not None and not result.interrupted:
         refitted = _refit(result.sweep, directory, data_dir, console)
@@ -228,13 +228,16 @@ def ui(
     directory: Directory = RUNS, port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000
 ) -> None:
     """Open the MLflow UI on the sweeps in --dir (Ctrl-C ends it)."""
-    from search.store import find_sweep, tracking_uri
+    from search.store import find_sweep
 
-    experiment = find_sweep(directory, None).read_state().experiment_id
-    link = f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?workflowType=machine_learning"
-    out.print(f"MLflow, at the latest sweep: {link}  (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+    state = find_sweep(directory, None).read_state()
+    page = f"#/experiments/{state.experiment_id}/runs?workflowType=machine_learning"
+    if state.tracking_uri.startswith("http"):
+        _print(f"The latest sweep is on a server: {state.tracking_uri.rstrip('/')}/{page}")
+        return
+    _print(f"MLflow, at the latest sweep: http://127.0.0.1:{port}/{page}  (Ctrl-C ends it)")
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(directory)]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", state.tracking_uri]
     os.execve(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], environment)
 
 
@@ -257,6 +260,10 @@ def doctor(directory: Directory = RUNS, data_dir: DataDirectory = DATA, as_json:
 
 def _say(line: str) -> None:
     err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print(line: str) -> None:
+    out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

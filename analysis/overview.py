@@ -13,12 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.style import BLUE, GREY, ORANGE, figure_style
-from analysis.tables import fold_losses, learning_curves, number, sweep_run, trials_table
+from analysis.tables import fold_losses, learning_curves, number, trials_table
 from search.progress import params_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 __all__ = ["Overview", "draw_overview", "log_overview", "read_overview"]
 
@@ -50,9 +51,8 @@ class Overview:
         return done.sort_values(["val_loss", "trial"])
 
 
-def read_overview(client: MlflowClient, name: str | None) -> tuple[Overview, str]:
-    """What the picture needs, and the sweep run's id. Raises: StateError if there is no such sweep."""
-    run = sweep_run(client, name)
+def read_overview(client: MlflowClient, run: Run) -> Overview:
+    """What the picture needs, of the sweep with this run."""
     trials = trials_table(client, run)
     seen = trials[trials["val_loss"].notna()].sort_values("val_loss").head(_SHOWN_CURVES)
     curves = {int(row.trial): learning_curves(client, row.run_id) for row in seen.itertuples()}
@@ -60,7 +60,7 @@ def read_overview(client: MlflowClient, name: str | None) -> tuple[Overview, str
     best = overview.ranking.head(_SHOWN_BEST)
     folds = {int(row.trial): fold_losses(client, run, int(row.trial)) for row in best.itertuples()}
     strip = _last_strip(client, best.iloc[0]["run_id"]) if len(best) else None
-    return Overview(overview.name, trials, curves, folds, strip), run.info.run_id
+    return Overview(overview.name, trials, curves, folds, strip)
 
 
 def _last_strip(client: MlflowClient, run_id: str) -> NDArray[np.uint8] | None:
@@ -171,10 +171,9 @@ def _described(overview: Overview, trial: int) -> str:
     return params_text(given)
 
 
-def log_overview(client: MlflowClient, name: str, folder: Path) -> Path:
-    """Draws the picture into the sweep's folder and logs it to the sweep's run; returns its path."""
-    overview, run_id = read_overview(client, name)
+def log_overview(client: MlflowClient, run_id: str, folder: Path) -> Path:
+    """Draws the picture of the sweep with this run into a folder and logs it to the run; returns its path."""
     path = folder / "overview.png"
-    draw_overview(overview, path)
+    draw_overview(read_overview(client, client.get_run(run_id)), path)
     client.log_artifact(run_id, str(path))
     return path

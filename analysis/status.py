@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -17,8 +18,7 @@ from analysis.tables import number, sweep_run, trials_table
 from search.distributions import Fixed
 from search.progress import clock, params_text, score_text
 from search.spec import parse_spec
-from search.store import connect, store_exists, tracking_uri
-from trainables.errors import StateError
+from search.store import connect, find_sweep, sweep_names, tracking_uri
 
 __all__ = ["Status", "read_status"]
 
@@ -86,11 +86,16 @@ class Status:
 
 
 def read_status(root: Path, name: str | None) -> Status:
-    """The state of a sweep, or of the latest. Raises: StateError if there is none."""
-    if not store_exists(root):
-        raise StateError(f"{root}: no sweep here yet; start one with `foldrace sweep`, or name its folder with --dir")
-    client = connect(tracking_uri(root))
-    run = sweep_run(client, name)
+    """The state of a sweep, or of the latest: of those in ``root``, else of those on the tracking server that
+    MLFLOW_TRACKING_URI names. Raises: StateError if there is none."""
+    if "MLFLOW_TRACKING_URI" in os.environ and not sweep_names(root):
+        client = connect(tracking_uri(root))
+        run = sweep_run(client, name)
+    else:
+        folder = find_sweep(root, name)
+        state = folder.read_state()
+        client = connect(state.tracking_uri)
+        run = sweep_run(client, folder.name, state.key)
     tags = run.data.tags
     spec = parse_spec(_spec(client, run.info.run_id), base=root)
     varying = tuple(entry for entry, what in spec.space.items() if not isinstance(what, Fixed))

@@ -37,9 +37,13 @@ def sweeps(client: MlflowClient) -> list[Run]:
     return all_runs(client, "tags.`foldrace.level` = 'sweep'")
 
 
-def sweep_run(client: MlflowClient, name: str | None) -> Run:
-    """The run of the sweep of that name, or of the latest. Raises: StateError if there is none."""
-    found = [run for run in sweeps(client) if name in (None, run.data.tags["foldrace.sweep"])]
+def sweep_run(client: MlflowClient, name: str | None, key: str | None = None) -> Run:
+    """The run of the sweep of that name (and key), or of the latest. Raises: StateError if there is none."""
+    found = [
+        run
+        for run in sweeps(client)
+        if name in (None, run.data.tags["foldrace.sweep"]) and key in (None, run.data.tags["foldrace.sweep_key"])
+    ]
     if not found:
         raise StateError("no sweep in the tracking store" + (f" is named {name}" if name else " yet"))
     return found[-1]

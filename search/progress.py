@@ -164,6 +164,7 @@ class LiveView:
 
     def __enter__(self) -> LiveView:
         self._live.__enter__()
+        self._live.update(Text("starting Ray and its workers …", style="dim"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:

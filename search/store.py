@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import urllib.error
+import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 __all__ = [
     "SweepFolder",
     "SweepState",
+    "check_tracking",
     "connect",
     "create_sweep_folder",
     "find_sweep",
-    "store_exists",
     "sweep_names",
     "tracking_uri",
 ]
@@ -89,11 +91,6 @@ def tracking_uri(root: Path, uri: str | None = None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / _STORE).resolve()}"
 
 
-def store_exists(root: Path) -> bool:
-    """Whether there is a record to read: a server is named, or the SQLite store is there."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / _STORE).is_file()
-
-
 def connect(uri: str) -> MlflowClient:
     """A client of the store, with MLflow's chatter off and its retries few."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -107,6 +104,22 @@ def connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def check_tracking(uri: str) -> None:
+    """Refuses a tracking server that does not answer. Raises: StateError."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
+            pass
+    except urllib.error.HTTPError:
+        pass  # something answers; what it allows shows when it is used
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise StateError(
+            f"tracking.uri: {uri}: the MLflow server does not answer ({reason}); start it, or leave the URI out"
+        ) from error
 
 
 def create_sweep_folder(root: Path, name: str) -> SweepFolder:

@@ -27,7 +27,7 @@ from search.ray_session import check_resources, ray_session, warm_workers
 from search.recorder import Outcome, Recorder
 from search.searcher import METRIC, FoldSearch
 from search.spec import SweepSpec
-from search.store import SweepFolder, SweepState, connect, create_sweep_folder, tracking_uri
+from search.store import SweepFolder, SweepState, check_tracking, connect, create_sweep_folder, tracking_uri
 from search.tune_callback import Session, SweepCallback
 from trainables.fold_run import EarlyStopping
 from trainables.parameters import Value
@@ -145,12 +145,14 @@ def run_sweep(
         StateError: Ray or the tracking server cannot be reached.
     """
     spec = prepared.spec
+    uri = tracking_uri(root, spec.tracking.uri)
+    check_tracking(uri)
 
     def begin() -> tuple[SweepFolder, SweepState]:
+        root.mkdir(parents=True, exist_ok=True)
+        experiment = _experiment(connect(uri), spec.tracking.experiment or spec.name, root, uri)
         folder = create_sweep_folder(root, spec.name)
         folder.spec.write_text(spec.to_yaml())
-        uri = tracking_uri(root, spec.tracking.uri)
-        experiment = _experiment(connect(uri), spec.tracking.experiment or spec.name, root, uri)
         state = SweepState(key=uuid.uuid4().hex, tracking_uri=uri, experiment_id=experiment)
         folder.write_state(state)
         return folder, state
@@ -172,7 +174,9 @@ def resume_sweep(
 
     Raises: as `run_sweep`.
     """
-    return _drive(prepared, lambda: (folder, folder.read_state()), make_view, address)
+    state = folder.read_state()
+    check_tracking(state.tracking_uri)
+    return _drive(prepared, lambda: (folder, state), make_view, address)
 
 
 def _drive(

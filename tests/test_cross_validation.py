@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from small_tasks import NUMBERED, SMALL, TASK, Scripted, same
+
 from trainables.cross_validation import CrossValidation, Rung, mean_and_standard_error
 from trainables.fold_run import EarlyStopping
-from trainables.folds import FoldPlan
+from trainables.folds import FoldKind, FoldPlan
 from trainables.tasks import LoadedTask
 
 LADDER = [Rung(1, 1), Rung(1, 3), Rung(3, 3), Rung(3, 5)]
@@ -86,7 +86,7 @@ def test_a_trials_metrics_are_the_means_over_its_folds(digits):
 
 
 def test_a_single_split_has_no_standard_error(digits):
-    folds = FoldPlan(60, "holdout").split()
+    folds = FoldPlan(60, FoldKind.HOLDOUT).split()
     (report,) = climb(CrossValidation(TASK, TASK.complete(SMALL), digits[:60], folds, epochs=1))
     assert math.isnan(report.metrics["val_loss_se"]) and math.isfinite(report.metrics["val_loss"])
 
@@ -115,7 +115,7 @@ def test_a_ladder_gives_every_fold_the_numbers_of_lock_step(digits, params):
 @pytest.mark.parametrize("patience", [None, 2])
 def test_a_state_from_anywhere_on_the_ladder_goes_on_bit_for_bit(digits, patience):
     def fresh():
-        return make(digits, LADDER, {"lr": 0.02}, early_stopping=EarlyStopping(patience))
+        return make(digits, LADDER, {"lr": 0.02}, n=36, early_stopping=EarlyStopping(patience))
 
     def numbers(report):
         return (report.epoch, report.folds, report.fold_epochs, report.finished, report.metrics["val_loss"])

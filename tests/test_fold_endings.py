@@ -7,9 +7,10 @@ import re
 
 import pytest
 import torch
+from small_tasks import LINEAR, TASK, Linear, make, scripted, train
 
-from small_tasks import LINEAR, TASK, make, scripted, train
 from trainables.fold_run import EarlyStopping
+from trainables.tasks import LoadedTask
 
 # --- early stopping
 
@@ -87,6 +88,15 @@ def test_a_healthy_run_and_a_hopelessly_slow_one_have_not_diverged(digits, optim
     last = train(make(digits, {"optimizer": optimizer, "lr": lr}, task=task), 3)[-1]
     assert last.diverged is None and not last.stopped and last.epoch == last.best_epoch == 3
     assert 0 < last.val_loss < 1
+
+
+def test_a_small_gradient_has_not_vanished(digits):
+    class Tiny(Linear):
+        def losses(self, model, images, params):
+            return {name: value * 1e-8 for name, value in super().losses(model, images, params).items()}
+
+    last = train(make(digits, {"optimizer": "sgd"}, task=LoadedTask("tiny", Tiny(), {}, None)), 2)[-1]
+    assert last.diverged is None and 0 < last.val_loss < 1e-8
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

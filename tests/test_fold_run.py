@@ -11,13 +11,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from small_tasks import NUMBERED, TASK, Linear, N, Scripted, make, same, scripted, train
 from torch import nn
 
-from small_tasks import NUMBERED, TASK, Linear, N, Scripted, make, same, scripted, train
 from trainables.fold_run import EarlyStopping, FoldRun
 from trainables.folds import FoldPlan, Split
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask, load_task
+
+RISING = {"lr": 0.05, "dropout": 0.0, "batch_size": 8}
+"""With these the validation loss rises in the second epoch, so that the kept weights are not the latest."""
 
 # --- whose numbers they are
 
@@ -115,14 +118,15 @@ def test_numbers_do_not_depend_on_the_process_and_the_process_not_on_them(digits
 
 
 def test_a_look_between_epochs_changes_nothing(digits):
-    expected = [report.metrics for report in train(make(digits, early_stopping=EarlyStopping(9)))]
-    run, seen = make(digits, early_stopping=EarlyStopping(9)), []
+    expected = [report.metrics for report in train(make(digits, RISING, early_stopping=EarlyStopping(9)))]
+    run, seen = make(digits, RISING, early_stopping=EarlyStopping(9)), []
     for _ in range(4):
         seen.append(run.train_epoch().metrics)
         run.evaluate(run.train_indices)
         run.reconstruct(digits[:3])
         run.report()
     assert seen == expected
+    assert len({metrics["val_loss"] for metrics in seen}) < 4  # or the kept weights were always the latest
 
 
 def test_what_a_reconstruction_draws_follows_from_the_seed():
@@ -166,7 +170,7 @@ KINDS = {
     "momentum": {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True},
     "one-cycle": {"schedule": "one-cycle", "lr": 0.01},
     "cosine": {"schedule": "cosine", "optimizer": "rmsprop", "momentum": 0.5},
-    "rising": {"lr": 0.05, "dropout": 0.0, "batch_size": 8},
+    "rising": RISING,
 }
 
 
@@ -174,17 +178,19 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(digits, kind, patience):
     options = {"early_stopping": EarlyStopping(patience)}
-    whole, checkpoints = make(digits, KINDS[kind], **options), []
-    reports = []
+    whole = make(digits, KINDS[kind], **options)
+    reports, checkpoints, kept = [], [], []
     for _ in range(4):
         reports.append(whole.train_epoch())
         checkpoints.append(saved(whole))
+        kept.append({name: value.clone() for name, value in whole.weights().items()})
     if kind == "rising" and patience is not None:
         assert any(report.best_epoch < report.epoch for report in reports[:-1])  # or the kept weights are untested
     for done, checkpoint in enumerate(checkpoints, 1):
         resumed = make(digits, KINDS[kind], **options)
         resumed.load_state_dict(torch.load(io.BytesIO(checkpoint), weights_only=True))
         assert resumed.report() == reports[done - 1]
+        assert same(resumed.weights(), kept[done - 1])
         assert train(resumed, 4 - done) == reports[done:]
         assert same(state(resumed), state(whole))
         assert same(resumed.weights(), whole.weights())

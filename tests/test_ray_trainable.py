@@ -6,12 +6,13 @@ import base64
 import io
 import math
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
 from PIL import Image
-
 from small_tasks import SMALL, TASK, Scripted
+
 from trainables.folds import FoldPlan
 from trainables.ray_trainable import CHECKPOINT_FILE, FoldTrainable, Work, load_checkpoint_file, strip_png
 from trainables.tasks import LoadedTask
@@ -59,7 +60,7 @@ def test_a_step_is_an_aligned_epoch_of_all_folds(start):
         assert result["val_loss"] == result["report"].metrics["val_loss"]
         assert len(result["report"].folds) == 3
         pickle.dumps(result)
-    assert all(one["reported_ms"] <= two["reported_ms"] for one, two in zip(results, results[1:], strict=False))
+    assert all(one["reported_ms"] <= two["reported_ms"] for one, two in pairwise(results))
     assert ["should_checkpoint" in r for r in results] == [False, False, True]
 
 
@@ -99,7 +100,7 @@ def test_a_checkpoint_with_a_pickled_object_is_refused(start, tmp_path, monkeypa
     trainable.save_checkpoint(str(tmp_path))
     path = tmp_path / CHECKPOINT_FILE
     torch.save({**load_checkpoint_file(path), "more": Harmful()}, path)
-    with pytest.raises(pickle.UnpicklingError, match="weights_only|Weights only"):
+    with pytest.raises(pickle.UnpicklingError, match=r"weights_only|Weights only"):
         start().load_checkpoint(str(tmp_path))
     assert not (tmp_path / "harm.txt").exists()
 
