@@ -26,7 +26,7 @@ _QUIET = {
 
 
 @contextmanager
-def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[None]:
+def ray_session(address: str | None) -> Iterator[None]:
     """Connects to ``address``, or starts a quiet Ray of our own without a dashboard and shuts it down at the end.
 
     Raises:
@@ -39,7 +39,8 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Non
     common = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     try:
         if address is None:
-            ray.init(include_dashboard=False, num_cpus=cpus, **common)
+            # "local": never a cluster that happens to run here, or that RAY_ADDRESS names
+            ray.init(address="local", include_dashboard=False, **common)
         else:
             ray.init(address=address, **common)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:

@@ -29,6 +29,8 @@ __all__ = [
 
 _STORE = "mlflow.db"
 _SPEC = "sweep.yaml"
+ARTIFACTS = "artifacts"
+_RESERVED = (_STORE, ARTIFACTS)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def check_tracking(uri: str) -> None:
 def create_sweep_folder(root: Path, name: str) -> SweepFolder:
     """A new folder for a sweep: ``name``, or ``name-2``, ``name-3``, … if there have been sweeps of that name."""
     root.mkdir(parents=True, exist_ok=True)
-    number = 1
+    number = 2 if name in _RESERVED else 1
     while True:
         folder = SweepFolder(root.resolve(), name if number == 1 else f"{name}-{number}")
         try:

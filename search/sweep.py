@@ -27,7 +27,7 @@ from search.ray_session import check_resources, ray_session, warm_workers
 from search.recorder import Outcome, Recorder
 from search.searcher import METRIC, FoldSearch
 from search.spec import SweepSpec
-from search.store import SweepFolder, SweepState, check_tracking, connect, create_sweep_folder, tracking_uri
+from search.store import ARTIFACTS, SweepFolder, SweepState, check_tracking, connect, create_sweep_folder, tracking_uri
 from search.tune_callback import Session, SweepCallback
 from trainables.fold_run import EarlyStopping
 from trainables.parameters import Value
@@ -202,6 +202,8 @@ def _drive(
             if ledger.best is not None and ledger.best.number in checkpoints and not interrupt.asked:
                 log_fold_models(client, recorder, ledger.best, checkpoints[ledger.best.number], work)
             outcome = Outcome.PRUNED if interrupt.asked else Outcome.COMPLETED
+        except KeyboardInterrupt:  # while nothing was being tuned, or asked a second time
+            outcome = Outcome.PRUNED
         finally:
             result = _result(folder, state, recorder, ledger, interrupted=interrupt.asked)
             recorder.close(outcome, _closing_tags(result), _note(result))
@@ -223,7 +225,7 @@ def _experiment(client: Any, name: str, root: Path, uri: str) -> str:
         return str(known.experiment_id)
     # a server chooses where its artifacts lie; the local store keeps them beside itself
     local = uri.startswith("sqlite:")
-    location = (root.resolve() / "artifacts" / name).as_uri() if local else None
+    location = (root.resolve() / ARTIFACTS / name).as_uri() if local else None
     return str(client.create_experiment(name, artifact_location=location))
 
 
