@@ -193,7 +193,7 @@ def status(sweep_name: Sweep = None, directory: Directory = RUNS, as_json: AsJso
     if as_json:
         print(json.dumps(found.to_json()), flush=True)
     else:
-        out.print(found.summary(), highlight=False)
+        _print(found.summary())
         out.print(found.table())
 
 

@@ -54,7 +54,7 @@ class Status:
 
     def summary(self) -> str:
         """One line: state, counts, time."""
-        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "none yet"
         return f"{self.sweep}: {self.state}; {len(self.trials)}/{self.planned} trials: {counts}; {clock(self.seconds)}"
 
     def table(self, count: int = 5) -> Table:

@@ -39,9 +39,10 @@ def test_early_stopping_keeps_the_best_epochs_weights_and_numbers(patience, min_
     assert run.train_epoch() == run.report() == last  # the script is used up: another epoch would fail
 
 
-def test_an_improvement_of_exactly_min_delta_is_one():
-    reports = train(scripted(3.0, 2.5, 2.0, early_stopping=EarlyStopping(0, 0.5)), 3)
-    assert [report.best_epoch for report in reports] == [1, 2, 3]
+def test_an_improvement_counts_only_beyond_min_delta():
+    reports = train(scripted(3.0, 2.4, 1.9, early_stopping=EarlyStopping(0, 0.5)), 3)
+    assert [report.best_epoch for report in reports] == [1, 2, 2]
+    assert reports[-1].stopped
 
 
 def test_without_early_stopping_the_last_epoch_counts():

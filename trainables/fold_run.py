@@ -26,7 +26,7 @@ _VANISHED = 1e-12
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop a fold after more than ``patience`` epochs in a row without an improvement of at least ``min_delta``.
+    """Stop a fold after more than ``patience`` epochs in a row without an improvement by more than ``min_delta``.
 
     Patience 0 stops at the first epoch whose validation loss does not fall. None: train all epochs.
     """
@@ -97,7 +97,7 @@ class FoldRun:
         early_stopping: EarlyStopping = EarlyStopping(),
     ) -> None:
         self.task, self.params, self.images = task, params, images
-        self.seed, self.fold, self.objective, self.early_stopping = seed, fold, objective, early_stopping
+        self.seed, self.fold, self.objective, self.early_stopping = seed, fold, objective or task.objective, early_stopping
         self.device = images.device
         self.train_indices = torch.from_numpy(split.train).to(self.device)
         self.validation_indices = torch.from_numpy(split.validation).to(self.device)
@@ -147,12 +147,12 @@ class FoldRun:
         count = 0
         for batch in self._batches(order):
             terms = self.task.implementation.losses(self.model, self._pixels(batch), self.params)
+            _add(sums, terms)
             self.optimizer.zero_grad(set_to_none=True)
             terms["loss"].mean().backward()
             self.optimizer.step()
             if self.schedule is not None:
                 self.schedule.step()
-            _add(sums, terms)
             count += len(batch)
             if self.epoch == 1 and count == len(batch):
                 self._untrained_loss = self._means(sums, count)["loss"]
@@ -224,7 +224,7 @@ class FoldRun:
         current = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.weights())
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), seeded(derive_seed(self.seed, self.fold, "reconstruct"), self.device):
             pixels = images.to(torch.float32).div_(255.0)
             output: Tensor = self.task.implementation.reconstruct(self.model, pixels, self.params)
         self.model.load_state_dict(current)

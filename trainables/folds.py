@@ -106,5 +106,7 @@ class FoldPlan:
             splitter = skl.GroupKFold(self.splits, shuffle=self.shuffle, random_state=seed)
         else:
             splitter = skl.KFold(self.splits, shuffle=self.shuffle, random_state=seed)
-        pairs = splitter.split(np.zeros(self.n), self.labels, self.groups)
+        labels = self.labels if self.kind is FoldKind.STRATIFIED else None
+        groups = self.groups if self.kind is FoldKind.GROUP else None
+        pairs = splitter.split(np.zeros(self.n), labels, groups)
         return [Split(np.sort(train).astype(np.int64), np.sort(val).astype(np.int64)) for train, val in pairs]

@@ -7,7 +7,7 @@ No torch is imported here, so that a sweep file is checked in a blink.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -80,7 +80,7 @@ class Parameter:
             return value
         if value is None and self.default is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise InputError(field, value, self.rule)
         if isinstance(self.default, int) and value != int(value):
             raise InputError(field, value, self.rule)

@@ -116,7 +116,11 @@ def load_task(reference: str) -> LoadedTask:
     if factory is None:
         names = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         raise InputError("task", reference, f"{where} has no {attribute}", nearest(attribute, names) if names else "")
-    implementation = factory() if isinstance(factory, type) else factory
+    try:
+        implementation = factory() if isinstance(factory, type) else factory
+    except Exception as error:
+        rule = f"cannot be made without arguments: {type(error).__name__}: {error}"
+        raise InputError("task", reference, rule) from error
     missing = [m for m in ("build", "losses") if not callable(getattr(implementation, m, None))]
     if missing:
         raise InputError("task", reference, f"{attribute} has no method {' and no method '.join(missing)}")
