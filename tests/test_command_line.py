@@ -1,4 +1,4 @@
-"""The command line: each kind of wrong input is one line that names the field, exit status 2, and nothing left behind."""
+"""The command line: wrong input is one message that names the field, exit status 2, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -200,9 +200,39 @@ def test_a_gpu_is_refused_where_there_is_none(place: Place, monkeypatch: pytest.
     assert "resources.gpu: 0.5: a trial asks for more GPUs than there are (0); set resources.gpu: 0" in err
 
 
+def test_a_folder_of_sweeps_that_cannot_be_one_is_refused(place: Place) -> None:
+    spec, taken = place.write("sweep.yaml", spec_text({})), place.write("taken", "a file")
+    status, out, err = place.ask("sweep", spec, "--dir", taken, "--data-dir", str(place.data))
+    assert (status, out) == (2, "")
+    assert err.count("Error") == 1 and taken in err
+
+
+def test_a_tracking_server_that_does_not_answer_is_refused(place: Place) -> None:
+    err = place.refused(place.write("sweep.yaml", spec_text({})), "--tracking-uri", "http://127.0.0.1:9")
+    assert "http://127.0.0.1:9" in err
+
+
+def test_a_cluster_that_does_not_answer_is_refused_in_good_time(place: Place) -> None:
+    command = [sys.executable, "-m", "foldrace", "sweep", place.write("sweep.yaml", spec_text({}))]
+    done = subprocess.run(
+        [*command, "--dir", str(place.runs), "--address", "127.0.0.1:9"],
+        cwd=place.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=45,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+    assert not place.runs.exists()
+
+
 def test_a_wrong_sweep_starts_neither_ray_nor_mlflow_nor_torch(place: Place) -> None:
     """A mistake in the file is answered before anything heavy is imported."""
-    kinds = ["unknown key", "lr reversed", "momentum for adam", "unknown data set", "unknown task", "data set not there"]
+    kinds = [
+        "unknown key",
+        "lr reversed",
+        "momentum for adam",
+        "unknown data set",
+        "unknown task",
+        "data set not there",
+    ]
     specs = [place.write(f"{i}.yaml", spec_text(WRONG[kind][0])) for i, kind in enumerate(kinds)]
     script = (
         "import sys, foldrace\n"

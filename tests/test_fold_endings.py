@@ -40,7 +40,7 @@ def test_early_stopping_keeps_the_best_epochs_weights_and_numbers(patience, min_
 
 
 def test_an_improvement_counts_only_beyond_min_delta():
-    reports = train(scripted(3.0, 2.4, 1.9, early_stopping=EarlyStopping(0, 0.5)), 3)
+    reports = train(scripted(3.0, 2.25, 1.75, early_stopping=EarlyStopping(0, 0.5)), 3)
     assert [report.best_epoch for report in reports] == [1, 2, 2]
     assert reports[-1].stopped
 

@@ -1,4 +1,4 @@
-"""What a sweep leaves in MLflow: three levels of runs, each point once, each ending told apart. On a real SQLite store."""
+"""What a sweep leaves in a real SQLite MLflow: three levels of runs, each point once, each ending told apart."""
 
 from __future__ import annotations
 

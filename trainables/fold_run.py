@@ -97,7 +97,8 @@ class FoldRun:
         early_stopping: EarlyStopping = EarlyStopping(),
     ) -> None:
         self.task, self.params, self.images = task, params, images
-        self.seed, self.fold, self.objective, self.early_stopping = seed, fold, objective or task.objective, early_stopping
+        self.seed, self.fold, self.early_stopping = seed, fold, early_stopping
+        self.objective = objective or task.objective
         self.device = images.device
         self.train_indices = torch.from_numpy(split.train).to(self.device)
         self.validation_indices = torch.from_numpy(split.validation).to(self.device)
