@@ -99,9 +99,8 @@ class PlainView:
     def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
         if changed is None:
             return
-        what = score_text(changed.val_loss, changed.standard_error)
-        if changed.reason:
-            what += f" ({changed.reason})"
+        score = score_text(changed.val_loss, changed.standard_error) if changed.report else ""
+        what = " ".join(part for part in (score, f"({changed.reason})" if changed.reason else "") if part)
         best = ledger.best
         incumbent = (
             f"best {score_text(best.val_loss, best.standard_error)} (trial {best.number})" if best else "no best yet"

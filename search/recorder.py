@@ -228,6 +228,7 @@ def _belongs(key: str, trial_key: str) -> bool:
 
 
 def _metrics(values: Mapping[str, float], step: int, timestamp: int) -> list[Metric]:
+    # MLflow's SQL store would keep an infinity as 1.8e308; a diverged trial's status and tag say it better
     return [
-        Metric(name, float(value), timestamp, step) for name, value in values.items() if not math.isnan(float(value))
+        Metric(name, float(value), timestamp, step) for name, value in values.items() if math.isfinite(float(value))
     ]

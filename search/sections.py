@@ -169,7 +169,7 @@ class SearchSpec(Section):
             ),
         ]
         | None
-    ) = Field(default=None, description="90s, 30m, 1h30m or seconds, after which no trial is started; null: no limit")
+    ) = Field(default=None, description="90s, 30m, 1h30m or seconds, after which trials that still run are given up; null: no limit")
     start_with: Annotated[
         tuple[dict[Name, Bare], ...],
         BeforeValidator(_point_list, json_schema_input_type=list[dict[Name, Bare]]),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import urllib.error
 import urllib.request
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +72,16 @@ class SweepFolder:
         """Ray Tune's state and the trials' checkpoints."""
         return self.path / "tune"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within this block no other process drives this sweep. Raises: StateError if one does."""
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StateError(f"{self.name}: another process is running this sweep") from error
+            yield
+
     def write_state(self, state: SweepState) -> None:
         """Replaces the sweep's state, whole or not at all."""
         staged = self.path / "state.json.part"
@@ -78,9 +91,13 @@ class SweepFolder:
     def read_state(self) -> SweepState:
         """The sweep's state. Raises: StateError if it was never written or cannot be read."""
         try:
-            return SweepState(**json.loads((self.path / "state.json").read_text()))
+            state = SweepState(**json.loads((self.path / "state.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
-            raise StateError(f"{self.name}: its state cannot be read, so it cannot go on: {error}") from error
+            raise StateError(f"{self.name}: its state.json cannot be read, so it cannot go on: {error}") from error
+        for field in fields(state):
+            if type(getattr(state, field.name)).__name__ != field.type:
+                raise StateError(f"{self.name}: its state.json is damaged: {field.name} is not a {field.type}")
+        return state
 
     @property
     def result(self) -> Path:

@@ -107,7 +107,7 @@ def _rung_epochs(spec: SweepSpec) -> frozenset[int]:
         return frozenset()
     epochs, at = set(), float(spec.scheduler.grace_epochs)
     while at < spec.epochs:
-        epochs.add(int(at))
+        epochs.add(math.ceil(at))
         at *= spec.scheduler.reduction_factor
     return frozenset(epochs)
 
@@ -252,6 +252,8 @@ def _tune(
             results = tuner.fit()
         finally:
             interrupt.tuning = False
+        if not interrupt.asked:
+            callback.give_up_the_rest("the time budget ran out")
     return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
 
 

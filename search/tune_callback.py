@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -38,9 +39,6 @@ class Session:
 _SESSIONS: dict[str, Session] = {}
 
 
-_ENDED = (Trial.TERMINATED, Trial.ERROR)
-
-
 def _ending(report: EpochReport | None) -> tuple[TrialStatus, str]:
     """How a trial that Tune has ended without an error did end, and why."""
     if report is None:
@@ -50,6 +48,15 @@ def _ending(report: EpochReport | None) -> tuple[TrialStatus, str]:
     if report.finished:
         return TrialStatus.COMPLETED, ""
     return TrialStatus.PRUNED, f"given up at epoch {report.epoch}"
+
+
+def _error_text(trial: Trial) -> str:
+    """The traceback that Tune has just written for a trial, or nothing."""
+    path = trial.error_file  # local; Tune brings it into the storage later
+    try:
+        return Path(path).read_text() if path else ""
+    except OSError:
+        return ""
 
 
 class SweepCallback(Callback):  # type: ignore[misc]
@@ -78,12 +85,11 @@ class SweepCallback(Callback):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Takes over the trials of a restored experiment that had ended before."""
         for trial in trials if not self._session.ledger.trials else []:
-            report = (trial.last_result or {}).get("report")
-            if report is not None and trial.status in _ENDED:
+            if trial.status in (Trial.TERMINATED, Trial.ERROR):
+                report = (trial.last_result or {}).get("report")
                 record = TrialRecord(trial.config["trial"], trial.config["params"], report=report)
-                record.status, record.reason = _ending(report)
-                if trial.status == Trial.ERROR:
-                    record.status, record.reason = TrialStatus.FAILED, "failed before the interruption"
+                failed = TrialStatus.FAILED, "failed before the interruption"
+                record.status, record.reason = failed if trial.status == Trial.ERROR else _ending(report)
                 self._session.ledger.trials[record.number] = record
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -119,10 +125,16 @@ class SweepCallback(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
-        error = trial.get_error()
-        detail = str(error) if error is not None else ""
+        detail = _error_text(trial)
         lines = [line for line in detail.splitlines() if line.strip()]
         self._end(record, TrialStatus.FAILED, lines[-1].strip() if lines else "the worker died", detail)
+
+    def give_up_the_rest(self, why: str) -> None:
+        """Ends the trials that Tune has let go of without a word, as it does when the time budget runs out."""
+        for record in list(self._session.ledger.trials.values()):
+            if record.status is TrialStatus.RUNNING:
+                at = f"epoch {record.report.epoch}" if record.report else "the start"
+                self._end(record, TrialStatus.PRUNED, f"given up at {at}: {why}")
 
     def _end(self, record: TrialRecord, status: TrialStatus, reason: str = "", detail: str = "") -> None:
         record.status, record.reason = status, reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from io import StringIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from test_recorder import dataset, report
 from analysis.status import read_status
 from search.recorder import Outcome, Recorder
 from search.spec import parse_spec
-from search.store import connect, tracking_uri
+from search.store import SweepState, connect, create_sweep_folder, tracking_uri
 from trainables.errors import StateError
 
 SPEC = {
@@ -34,7 +35,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     experiment = client.create_experiment("ae", artifact_location=(root / "artifacts").as_uri())
     spec = parse_spec(SPEC, root).to_yaml()
     sweeps = {}
-    for name in ("first", "second", "ae"):
+    for at, name in enumerate(("first", "second", "ae")):
+        folder = create_sweep_folder(root, name)
+        folder.spec.write_text(spec)
+        os.utime(folder.spec, (at, at))
+        folder.write_state(SweepState(key=name, tracking_uri=tracking_uri(root), experiment_id=experiment))
         sweeps[name] = Recorder(client, experiment, name, key=name)
         sweeps[name].start_sweep(spec, {}, dataset(), "autoencoder")
     first = sweeps["first"]
@@ -97,8 +102,24 @@ def test_an_interrupted_sweep_says_so(root: Path) -> None:
 
 
 def test_an_unknown_name_and_an_empty_folder(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="is named nothing"):
-        read_status(root, "nothing")
-    with pytest.raises(StateError, match=r"no sweep here yet; start one with `foldrace sweep`.*--dir"):
+    with pytest.raises(StateError, match=r"frist: no such sweep in .*did you mean 'first'\?"):
+        read_status(root, "frist")
+    with pytest.raises(StateError, match=r"no sweep here; start one with `foldrace sweep`.*--dir"):
         read_status(tmp_path, None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_is_found_where_its_folder_says_whatever_the_environment_says(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert read_status(root, "first").counts["completed"] == 3
+
+
+def test_without_a_folder_the_server_in_the_environment_is_asked(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    assert read_status(tmp_path, "first").counts["completed"] == 3
+    with pytest.raises(StateError, match="is named nothing"):
+        read_status(tmp_path, "nothing")

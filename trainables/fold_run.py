@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +23,7 @@ from trainables.tasks import LoadedTask, Params
 __all__ = ["EarlyStopping", "FoldReport", "FoldRun", "seeded"]
 
 _VALIDATION_BATCH = 1024
-_BLOWN_UP = 10.0
+_WORSE = 0.05
 _VANISHED = 1e-12
 
 
@@ -45,7 +48,7 @@ class FoldReport:
         best_epoch: the epoch of the weights that are kept, from 1 (0: none yet is finite).
         stopped: no more epochs will be trained, by early stopping or divergence.
         diverged: why the fold cannot go on, or None.
-        metrics: of the weights that are kept, but ``epoch_val_loss``, which is the last trained epoch's.
+        metrics: ``val_…`` of the weights that are kept; ``train_…`` and ``epoch_val_loss`` of the last trained epoch.
     """
 
     fold: int
@@ -63,10 +66,18 @@ class FoldReport:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within this block torch's random numbers follow from ``seed``; outside they are as they were."""
+    """Within this block the random numbers of torch, NumPy and Python follow from ``seed``; outside they are as they
+    were."""
+    before, numpy_before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        yield
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(before)
+            np.random.set_state(numpy_before)
 
 
 class FoldRun:
@@ -96,7 +107,9 @@ class FoldRun:
         objective: str | None = None,
         early_stopping: EarlyStopping = EarlyStopping(),
     ) -> None:
-        self.task, self.params, self.images = task, params, images
+        # what a task notes on itself stays with this fold: workers are reused from trial to trial
+        self.task = replace(task, implementation=copy.deepcopy(task.implementation))
+        self.params, self.images = params, images
         self.seed, self.fold, self.early_stopping = seed, fold, early_stopping
         self.objective = objective or task.objective
         self.device = images.device
@@ -115,7 +128,7 @@ class FoldRun:
         self._kept_epoch = 0
         self._kept_metrics: dict[str, float] = {"val_loss": math.inf}
         self._kept_weights: dict[str, Tensor] | None = None
-        self._last_val_loss = math.inf
+        self._last_metrics: dict[str, float] = {"epoch_val_loss": math.inf}
 
     @property
     def stopped(self) -> bool:
@@ -192,28 +205,30 @@ class FoldRun:
             if not math.isfinite(value):
                 return f"{where}{name} is {value}"
         loss, untrained = min(metrics["train_loss"], metrics["val_loss"]), self._untrained_loss
-        if loss > untrained + (_BLOWN_UP - 1) * abs(untrained):
-            return f"{where}val_loss {metrics['val_loss']:.3g} is over {_BLOWN_UP:g} times the untrained network's"
+        if loss > untrained + _WORSE * abs(untrained):
+            return f"{where}training has made it worse: val_loss {metrics['val_loss']:.3g}, untrained {untrained:.3g}"
         gradients = [p.grad.abs().max() for p in self.model.parameters() if p.grad is not None and p.grad.numel()]
         if gradients and loss > untrained / 2 and float(torch.stack(gradients).max()) < _VANISHED:
             return f"{where}the gradient has vanished: the network is saturated and cannot learn any more"
         return None
 
     def _keep(self, metrics: dict[str, float]) -> None:
-        loss = self._last_val_loss = metrics["val_loss"]
+        self._last_metrics = {name: value for name, value in metrics.items() if name.startswith("train_")}
+        self._last_metrics["epoch_val_loss"] = loss = metrics["val_loss"]
+        kept = {name: value for name, value in metrics.items() if name.startswith("val_")}
         patience = self.early_stopping.patience
         if self.diverged is not None:
             if patience is None:  # without early stopping the last epoch's weights count, and these are worthless
                 self._kept_epoch, self._kept_metrics = 0, {"val_loss": math.inf}
         elif patience is None:
-            self._kept_epoch, self._kept_metrics = self.epoch, metrics
+            self._kept_epoch, self._kept_metrics = self.epoch, kept
         elif loss < self._kept_metrics["val_loss"] - self.early_stopping.min_delta:
-            self._kept_epoch, self._kept_metrics = self.epoch, metrics
+            self._kept_epoch, self._kept_metrics = self.epoch, kept
             self._kept_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def report(self) -> FoldReport:
         """The fold's present state in numbers."""
-        metrics = {**self._kept_metrics, "epoch_val_loss": self._last_val_loss}
+        metrics = {**self._kept_metrics, **self._last_metrics}
         return FoldReport(self.fold, self.epoch, self._kept_epoch, self.stopped, self.diverged, metrics)
 
     def weights(self) -> dict[str, Tensor]:
@@ -244,7 +259,7 @@ class FoldRun:
             "kept_epoch": self._kept_epoch,
             "kept_metrics": self._kept_metrics,
             "kept_weights": self._kept_weights,
-            "last_val_loss": self._last_val_loss,
+            "last_metrics": self._last_metrics,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -256,12 +271,12 @@ class FoldRun:
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         self._kept_epoch, self._kept_metrics = state["kept_epoch"], dict(state["kept_metrics"])
-        self._kept_weights, self._last_val_loss = state["kept_weights"], state["last_val_loss"]
+        self._kept_weights, self._last_metrics = state["kept_weights"], dict(state["last_metrics"])
 
     def _batches(self, indices: Tensor) -> Iterator[Tensor]:
         batches = torch.split(indices, int(self.params["batch_size"] or 1))
         # batch normalisation cannot work on one sample: a last batch of one is left out of this epoch
-        yield from batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+        yield from batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 < len(batches[0]) else batches
 
     def _pixels(self, batch: Tensor, images: Tensor | None = None) -> Tensor:
         source = self.images if images is None else images

@@ -87,6 +87,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         assert work is not None
         self._work = work
         torch.set_num_threads(work.threads)
+        torch.backends.cudnn.deterministic = True
         device = torch.device("cuda" if work.gpu else "cpu")
         self._images = shared_tensor(work.images).to(device)
         self._begin(config)
@@ -101,7 +102,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        report = self._cv.advance()
+        # a checkpoint may be newer than what Tune remembers of the trial: then it is finished, and only reports again
+        report = self._cv.report() if self._cv.finished else self._cv.advance()
         result: dict[str, Any] = {
             "trial": self._trial_config["trial"],
             "epoch": report.epoch,
@@ -121,6 +123,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
+        (getattr(self, "_last_result", None) or {}).pop("picture", None)  # else Tune keeps it in its own state
         state = {"trial": self._trial_config["trial"], "cross_validation": self._cv.state_dict()}
         torch.save(state, Path(checkpoint_dir) / CHECKPOINT_FILE)
 
@@ -129,8 +132,11 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         self._cv.load_state_dict(state["cross_validation"])
 
     def _picture(self) -> str | None:
-        pair = self._cv.reconstruct(0, self._work.pictures)
-        return None if pair is None else base64.b64encode(strip_png(*pair)).decode()
+        try:
+            pair = self._cv.reconstruct(0, self._work.pictures)
+            return None if pair is None else base64.b64encode(strip_png(*pair)).decode()
+        except Exception:  # a task of the user's may do anything; a trial does not fail over a picture
+            return None
 
 
 def load_checkpoint_file(path: Path) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""Sweeps that several tests look at, each run once; and one Ray cluster for those that can share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+from sweeps import QUICK, RACE, Swept, run_alone, run_here
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_outside() -> Iterator[None]:
+    """No tracking server or folder from the caller's environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "FOLDRACE_DIR", "FOLDRACE_DATA_DIR", "RAY_ADDRESS"):
+            patch.delenv(name, raising=False)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray of one node with two processors that belongs to no sweep."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """quick.yaml made small, in a process and on a Ray of its own."""
+    return run_alone(QUICK, tmp_path_factory.mktemp("quick"), RACE)
+
+
+@pytest.fixture(scope="session")
+def one_by_one(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """The same sweep on the cluster, a trial at a time."""
+    overrides = [*RACE, "search.max_concurrent_trials=1"]
+    return run_here(QUICK, tmp_path_factory.mktemp("one_by_one"), overrides, cluster.address)
+
+
+@pytest.fixture(scope="session")
+def stopping(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """The same sweep under the scheduler that stops trials; one at a time, so that the good one reports first."""
+    overrides = [*RACE, "scheduler={kind: stopping, reduction_factor: 2}", "search.max_concurrent_trials=1"]
+    return run_here(QUICK, tmp_path_factory.mktemp("stopping"), overrides, cluster.address)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.integration)
