@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from search.ledger import Ledger
     from search.prepare import Prepared
     from search.progress import LiveView, PlainView
-    from search.sweep import SweepResult
+    from search.result import SweepResult
 
 __all__ = ["app", "main"]
 
@@ -64,7 +65,9 @@ def sweep(
     """Run a sweep: every configuration cross-validated, the hopeless given up early, all of it recorded."""
     from search.prepare import prepare
     from search.spec import load_spec
+    from search.store import check_root
 
+    check_root(directory)
     overrides = [*(override or []), *([f"tracking.uri={json.dumps(tracking_uri)}"] if tracking_uri else [])]
     loaded = load_spec(spec, overrides)
     prepared = prepare(loaded, data_dir, local=address is None, notify=_say)
@@ -97,6 +100,8 @@ def resume(
     folder = find_sweep(directory, sweep_name)
     if folder.result.is_file():
         _say(f"{folder.name} has ended; there is nothing to resume.")
+        if as_json:
+            print(json.dumps(folder.read_result()), flush=True)
         return
     folder.read_state()
     prepared = prepare(load_spec(folder.spec), data_dir, local=address is None, notify=_say)
@@ -130,11 +135,13 @@ def _conclude(
         console.print(top_table(ledger, prepared.space.tunable, prepared.spec.epochs))
         log_overview(connect(result.tracking_uri), result.run_id, result.folder)
     refitted = None
-    if then_refit and result.best is not None and not result.interrupted:
-        refitted = _refit(result.sweep, directory, data_dir, console)
-    _closing_words(result, directory, console, refitted=refitted is not None)
-    if as_json:
-        print(json.dumps(result.to_json() | ({"refit": refitted} if refitted else {})), flush=True)
+    try:
+        if then_refit and result.best is not None and not result.interrupted:
+            refitted = _refit(result.sweep, directory, data_dir, console)
+    finally:
+        _closing_words(result, directory, console, refitted=refitted is not None)
+        if as_json:
+            print(json.dumps(result.to_json() | ({"refit": refitted} if refitted else {})), flush=True)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if result.trials["failed"]:
@@ -159,7 +166,7 @@ def _closing_words(result: SweepResult, directory: Path, console: Console, *, re
 
 
 def _at(directory: Path) -> str:
-    return "" if directory == RUNS else f" --dir {directory}"
+    return "" if directory == RUNS else f" --dir {shlex.quote(str(directory))}"
 
 
 def _refit(name: str | None, directory: Path, data_dir: Path, console: Console) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from trainables.folds import Split
 from trainables.parameters import Value
 from trainables.ray_trainable import CHECKPOINT_FILE, Work, load_checkpoint_file, shared_tensor
+from trainables.tasks import LoadedTask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,14 +23,32 @@ if TYPE_CHECKING:
     from search.ledger import TrialRecord
     from search.recorder import Recorder
 
-__all__ = ["export_program", "log_fold_models"]
+__all__ = ["WEIGHTS", "deployable", "export_program", "log_fold_models"]
 
 PROGRAM, WEIGHTS, ABOUT = "model.pt2", "state_dict.pt", "fold.json"
 INDICES, POSITIONS = "validation_indices.npy", "validation_positions.npy"
 
 
+class _Reconstruction(torch.nn.Module):
+    """A task's ``reconstruct`` as a module of its own: (B, C, H, W) in [0, 1] → the same."""
+
+    def __init__(self, task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]) -> None:
+        super().__init__()
+        self.model, self._task, self._params = model, task, params
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self._task.implementation.reconstruct(self.model, images, self._params)
+        return made
+
+
+def deployable(task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]) -> torch.nn.Module:
+    """What is exported of a model: images to reconstructions where the task has them, else the model itself."""
+    return (_Reconstruction(task, model, params) if task.reconstructs else model).eval()
+
+
 def export_program(model: torch.nn.Module, sample: torch.Tensor) -> torch.export.ExportedProgram | None:
-    """``model`` in evaluation mode as a program for any batch size; None if torch cannot export it.
+    """``model``, in evaluation mode, as a program for any batch size; None if torch cannot export it, or if it does
+    not return one tensor.
 
     Args:
         sample: (2 or more, C, H, W) in [0, 1].
@@ -37,9 +56,11 @@ def export_program(model: torch.nn.Module, sample: torch.Tensor) -> torch.export
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            return torch.export.export(model.eval(), (sample,), dynamic_shapes=({0: batch},))
-        except Exception:  # a model of the user's may do anything in forward()
+        try:  # a model of the user's may do anything in forward(), and not all that runs can be exported
+            if not isinstance(model(sample), torch.Tensor):
+                return None
+            return torch.export.export(model, (sample,), dynamic_shapes=({0: batch},))
+        except Exception:
             return None
 
 
@@ -70,7 +91,7 @@ def _write(
     np.save(folder / INDICES, split.validation)
     np.save(folder / POSITIONS, split.validation if work.positions is None else work.positions[split.validation])
     sample = shared_tensor(work.images)[:2].float().div(255)
-    program = export_program(model.cpu(), sample)
+    program = export_program(deployable(work.task, model.cpu(), work.task.complete(params)), sample)
     if program is not None:
         torch.export.save(program, folder / PROGRAM)
     shown = {"task": work.task.reference, "params": work.task.complete(params), **about}

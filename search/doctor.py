@@ -159,6 +159,10 @@ def _tracking(directory: Path) -> Iterator[Finding]:
         count = len(connect(uri).search_experiments())
     except Exception as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        yield Finding("tracking store", Grade.BAD, f"{uri}: {text}", "start the server, or unset MLFLOW_TRACKING_URI")
+        local = uri.startswith("sqlite:")
+        remedy = (
+            "move mlflow.db away, or use another --dir" if local else "start the server, or unset MLFLOW_TRACKING_URI"
+        )
+        yield Finding("tracking store", Grade.BAD, f"{uri}: {text}", remedy)
         return
     yield Finding("tracking store", Grade.GOOD, f"{uri}: {count} experiments")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from trainables.errors import InputError, StateError
 
-__all__ = ["check_resources", "ray_session", "warm_workers"]
+__all__ = ["check_resources", "largest_node", "ray_session", "warm_workers"]
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,6 +33,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     Raises:
         StateError: the address does not answer.
     """
+    if address is not None:
+        _check_address(address)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import ray
@@ -53,6 +56,19 @@ def ray_session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _check_address(address: str) -> None:
+    """Ray itself tries a silent address for minutes. Raises: StateError."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise StateError(
+            f"--address {address}: nothing answers there ({error}); is the cluster up, and the tunnel to it open?"
+        ) from error
+
+
 def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> None:
     """Refuses a trial that no machine at hand could run. Raises: InputError."""
     for name, asked, key in (("gpu", gpu, "GPU"), ("cpu", cpu, "CPU")):
@@ -64,7 +80,15 @@ def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> N
             )
 
 
-def warm_workers(count: int) -> Callable[[], None]:
+def largest_node() -> dict[str, float]:
+    """The most CPUs and the most GPUs that one machine of the cluster has: a trial does not span machines."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return {key: max(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
+
+
+def warm_workers(count: int, cpu: float) -> Callable[[], None]:
     """Starts ``count`` worker processes on this machine that import what a trial needs; the result waits for them.
 
     Tune drops an actor that is still starting as soon as a finished trial's actor can be reused. Where trials are
@@ -72,7 +96,7 @@ def warm_workers(count: int) -> Callable[[], None]:
     """
     import ray
 
-    @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
+    @ray.remote(num_cpus=cpu)  # type: ignore[untyped-decorator]
     def warm() -> None:
         import torch
 

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
     from trainables.datasets import Dataset
 
-__all__ = ["Outcome", "Recorder", "now_ms"]
+__all__ = ["REFIT_DONE", "Outcome", "Recorder", "now_ms"]
 
 _TAG_LIMIT = 5000
+REFIT_DONE = "foldrace.refit_done"
+"""The tag of a refit whose figures are recorded: the test set has been used."""
 
 
 class Outcome(Enum):
@@ -69,7 +71,7 @@ class Recorder:
                 self._epochs[known_key] = int(run.data.metrics["epoch"])
             if run.info.status == "RUNNING":
                 self._open.add(known_key)
-            elif known_key == f"{key}/refit" and run.info.status == "FINISHED":
+            if REFIT_DONE in run.data.tags:
                 self.finished_refit = run.info.run_id
 
     def _run(self, key: str, name: str, level: str, parent: str | None = None, **tags: object) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from search.artifacts import export_program
+from search.artifacts import WEIGHTS, deployable, export_program
 from search.prepare import count_gpus, prepare
-from search.recorder import Recorder, now_ms
+from search.recorder import REFIT_DONE, Recorder, now_ms
 from search.spec import load_spec
 from search.store import SweepFolder, connect, find_sweep
 from search.sweep import make_work
@@ -31,6 +34,7 @@ __all__ = ["RefitResult", "best_epoch_count", "refit"]
 
 _ALIAS = "champion"
 _CHECKED = 16
+_RESULT = "refit.json"
 _GENERIC = ("loss", "criterion")  # names for the objective and for what is minimised, beside their own
 
 
@@ -87,7 +91,9 @@ def refit(
         InputError: the data set or the task cannot be read any more.
     """
     folder = find_sweep(root, name)
-    result = _read_result(folder)
+    result = folder.read_result()
+    if result["best"] is None:
+        raise StateError(f"{folder.name}: no trial was evaluated to the end; there is nothing to refit")
     spec = load_spec(folder.spec)
     client = connect(result["tracking_uri"])
     sweep_run = client.get_run(result["run_id"])
@@ -108,26 +114,18 @@ def refit(
         test_images = shared_tensor(prepared.dataset.test_images).to(run.device)
         test = run.evaluate(torch.arange(len(test_images), device=run.device), test_images)
         client.log_batch(run_id, metrics=_metrics({f"test_{key}": value for key, value in test.items()}, epochs))
-        uri = _register(client, result["tracking_uri"], run_id, folder.name, run, prepared.dataset.test_images)
+        uri = _save(client, result["tracking_uri"], run_id, folder.name, run, prepared.dataset.test_images)
+        refitted = RefitResult(
+            folder.name, run_id, epochs, len(prepared.dataset), len(test_images), test,
+            result["best"]["val_loss"]["mean"], uri,
+        )  # fmt: skip
+        client.log_text(run_id, json.dumps(refitted.to_json(), indent=2), _RESULT)
+        client.set_tag(run_id, REFIT_DONE, "true")
     except BaseException:
         client.set_terminated(run_id, status="FAILED")
         raise
-    refitted = RefitResult(
-        folder.name, run_id, epochs, len(prepared.dataset), len(test_images), test,
-        result["best"]["val_loss"]["mean"], uri,
-    )  # fmt: skip
-    client.log_text(run_id, json.dumps(refitted.to_json(), indent=2), "refit.json")
     client.set_terminated(run_id, status="FINISHED")
     return refitted
-
-
-def _read_result(folder: SweepFolder) -> dict[str, Any]:
-    if not folder.result.is_file():
-        raise StateError(f"{folder.name}: the sweep has not ended; there is no winner to refit yet")
-    result: dict[str, Any] = json.loads(folder.result.read_text())
-    if result["best"] is None:
-        raise StateError(f"{folder.name}: no trial was evaluated to the end; there is nothing to refit")
-    return result
 
 
 def _recorded(
@@ -139,7 +137,7 @@ def _recorded(
     import mlflow
 
     path = mlflow.artifacts.download_artifacts(
-        run_id=run_id, artifact_path="refit.json", tracking_uri=result["tracking_uri"]
+        run_id=run_id, artifact_path=_RESULT, tracking_uri=result["tracking_uri"]
     )
     return RefitResult(**{**json.loads(Path(path).read_text()), "repeated": True})
 
@@ -164,20 +162,49 @@ def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
     return [Metric(name, value, now_ms(), step) for name, value in values.items()]
 
 
-def _register(
+def _save(
     client: MlflowClient, uri: str, run_id: str, name: str, run: FoldRun, images: np.ndarray[Any, np.dtype[np.uint8]]
 ) -> str | None:
-    """Logs and registers the model, loads it back, and checks that it computes the same."""
-    model = run.model.cpu().eval()
+    """Logs the weights, and the model as champion: its address, or None for one that torch cannot export."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        torch.save({key: value.cpu() for key, value in run.model.state_dict().items()}, path)
+        client.log_artifact(run_id, str(path))
+    model = deployable(run.task, run.model.cpu(), run.params)
     sample = shared_tensor(images[:_CHECKED]).float().div(255)
-    if export_program(model, sample) is None:
+    if len(sample) < 2 or export_program(model, sample) is None:
         return None
+    with _default_store(uri):
+        return _register(client, run_id, name, model, sample)
+
+
+@contextmanager
+def _default_store(uri: str) -> Iterator[None]:
+    """Within this block MLflow's module-level functions write to ``uri``; afterwards to what they wrote to before."""
+    import mlflow
+
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before["MLFLOW_TRACKING_URI"] or "")
+        mlflow.set_registry_uri(before["MLFLOW_REGISTRY_URI"] or "")
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _register(client: MlflowClient, run_id: str, name: str, model: torch.nn.Module, sample: torch.Tensor) -> str:
+    """Logs and registers the model, loads it back, checks that it computes the same, and then calls it champion."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     with torch.inference_mode():
         expected = model(sample)
     shapes = [TensorSpec(np.dtype(np.float32), (-1, *t.shape[1:])) for t in (sample, expected)]
@@ -190,11 +217,10 @@ def _register(
     if not client.search_registered_models(filter_string=f"name = '{name}'"):
         client.create_registered_model(name)
     version = client.create_model_version(name, info.model_uri, run_id, model_id=info.model_id)
-    client.set_registered_model_alias(name, _ALIAS, version.version)
-    model_uri = f"models:/{name}@{_ALIAS}"
-    loaded = mlflow.pytorch.load_model(model_uri)
+    loaded = mlflow.pytorch.load_model(f"models:/{name}/{version.version}")
     with torch.inference_mode():
         difference = float((loaded(sample) - expected).abs().max())
     if difference > 1e-5:
-        raise StateError(f"{model_uri}: loaded back, it differs from the trained model by {difference:g}")
-    return model_uri
+        raise StateError(f"models:/{name}/{version.version}: loaded back, it differs by {difference:g}")
+    client.set_registered_model_alias(name, _ALIAS, version.version)
+    return f"models:/{name}@{_ALIAS}"

@@ -57,7 +57,7 @@ def _seconds(value: object) -> float:
 def _height_width(value: object) -> tuple[int, int]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise broken("must be two whole numbers, [height, width]")
-    side = Number(low=1, whole=True)
+    side = Number(low=1, high=4096, whole=True)
     return side.check(value[0]), side.check(value[1])
 
 
@@ -169,7 +169,10 @@ class SearchSpec(Section):
             ),
         ]
         | None
-    ) = Field(default=None, description="90s, 30m, 1h30m or seconds, after which trials that still run are given up; null: no limit")
+    ) = Field(
+        default=None,
+        description="90s, 30m, 1h30m or seconds; trials that still run then are given up",
+    )
     start_with: Annotated[
         tuple[dict[Name, Bare], ...],
         BeforeValidator(_point_list, json_schema_input_type=list[dict[Name, Bare]]),
@@ -183,7 +186,7 @@ class SchedulerSpec(Section):
     kind: Literal["fifo", "stopping"] = Field(
         default="stopping", description="fifo trains every trial to the end; stopping ends the worse ones early (ASHA)"
     )
-    reduction_factor: Annotated[float, Number(above=1)] = Field(
+    reduction_factor: Annotated[float, Number(low=1.1)] = Field(
         default=3.0, description="one in so many trials passes a rung"
     )
     grace_epochs: Count = Field(default=1, description="epochs that every trial gets")
@@ -192,13 +195,15 @@ class SchedulerSpec(Section):
 def _whole_above_one(value: object) -> object:
     if isinstance(value, float) and value > 1 and value % 1:
         raise broken("must be a whole number if it is above 1, as Ray has it")
+    if isinstance(value, float) and 0 < value < 0.001:
+        raise broken("must be 0, or at least 0.001")
     return value
 
 
 class ResourcesSpec(Section):
     """What one trial occupies."""
 
-    cpu: Annotated[float, Number(above=0), BeforeValidator(_whole_above_one)] = Field(
+    cpu: Annotated[float, Number(low=0.001), BeforeValidator(_whole_above_one)] = Field(
         default=1.0, description="processor cores"
     )
     gpu: Annotated[float, Number(low=0), BeforeValidator(_whole_above_one)] = Field(

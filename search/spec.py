@@ -150,10 +150,12 @@ def _located(reference: str, field: str, base: Path) -> str:
     where, colon, attribute = reference.rpartition(":")
     if not where.endswith(".py"):
         where, colon, attribute = reference, "", ""
-    is_path = "/" in where or where.startswith("~") or where.endswith((".py", ".npz"))
-    if not is_path or "://" in where:
+    if "://" in where:
         return reference
     try:
+        is_path = "/" in where or where.startswith("~") or where.endswith((".py", ".npz"))
+        if not is_path and (not where or not (base / where).is_dir()):
+            return reference
         path = Path(where).expanduser()
         beside = base / path
         found = (beside if beside.exists() else Path.cwd() / path).resolve()

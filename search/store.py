@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trainables.errors import StateError, nearest
+from trainables.errors import InputError, StateError, nearest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SweepFolder",
     "SweepState",
+    "check_root",
     "check_tracking",
     "connect",
     "create_sweep_folder",
@@ -33,6 +34,7 @@ __all__ = [
 _STORE = "mlflow.db"
 _SPEC = "sweep.yaml"
 ARTIFACTS = "artifacts"
+_URI = re.compile(r"(https?|sqlite|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|databricks(://.*)?$")
 _RESERVED = (_STORE, ARTIFACTS)
 
 
@@ -99,6 +101,18 @@ class SweepFolder:
                 raise StateError(f"{self.name}: its state.json is damaged: {field.name} is not a {field.type}")
         return state
 
+    def read_result(self) -> dict[str, Any]:
+        """The sweep's result, as ``--json`` prints it. Raises: StateError if it has not ended or cannot be read."""
+        if not self.result.is_file():
+            raise StateError(f"{self.name}: the sweep has not ended, so there is no result yet")
+        try:
+            result: dict[str, Any] = json.loads(self.result.read_text())
+            if not {"tracking_uri", "run_id", "best", "trials"} <= set(result):
+                raise ValueError("it is not a sweep's result")
+        except (OSError, ValueError, TypeError) as error:
+            raise StateError(f"{self.name}: its result.json cannot be read: {error}") from error
+        return result
+
     @property
     def result(self) -> Path:
         """The sweep's result as JSON, once it has ended."""
@@ -125,8 +139,27 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def check_root(root: Path) -> None:
+    """Refuses a folder of sweeps that cannot be made or written to; makes nothing. Raises: InputError."""
+    try:
+        if set("?#%") & set(str(root.resolve())):
+            raise InputError("--dir", str(root), "must not hold ?, # or %, which the store's address cannot")
+        there = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
+    except OSError as error:
+        raise InputError("--dir", str(root), f"is no folder that can be used: {error.strerror}") from error
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "is not writable" if there.is_dir() else "is a file"
+        raise InputError("--dir", str(root), f"{there} {what}", "choose another folder")
+
+
 def check_tracking(uri: str) -> None:
-    """Refuses a tracking server that does not answer. Raises: StateError."""
+    """Refuses an address that is none of MLflow's, and a tracking server that does not answer.
+
+    Raises:
+        InputError, StateError: respectively.
+    """
+    if not _URI.match(uri):
+        raise InputError("tracking.uri", uri, "must be http://…, https://…, sqlite:///…, postgresql://… or databricks")
     if not uri.startswith(("http://", "https://")):
         return
     try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.cloudpickle
@@ -20,73 +21,33 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from search.artifacts import log_fold_models
 from search.environment import describe_environment
 from search.interrupt import Interrupt, graceful_interrupt
-from search.ledger import Ledger, TrialStatus
+from search.ledger import Ledger
 from search.prepare import Prepared
-from search.progress import View, params_text, score_text
-from search.ray_session import check_resources, ray_session, warm_workers
+from search.progress import View
+from search.ray_session import check_resources, largest_node, ray_session, warm_workers
 from search.recorder import Outcome, Recorder
+from search.result import SweepResult, closing_tags, make_result, note
 from search.searcher import METRIC, FoldSearch
 from search.spec import SweepSpec
-from search.store import ARTIFACTS, SweepFolder, SweepState, check_tracking, connect, create_sweep_folder, tracking_uri
+from search.store import (
+    ARTIFACTS,
+    SweepFolder,
+    SweepState,
+    check_root,
+    check_tracking,
+    connect,
+    create_sweep_folder,
+    tracking_uri,
+)
 from search.tune_callback import Session, SweepCallback
+from trainables.errors import StateError
 from trainables.fold_run import EarlyStopping
-from trainables.parameters import Value
 from trainables.ray_trainable import FoldTrainable, Work
 
-__all__ = ["Best", "SweepResult", "make_scheduler", "make_work", "resume_sweep", "run_sweep"]
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
-
-@dataclass(frozen=True)
-class Best:
-    """The winner: a completed trial, its parameters, its score with the error bar."""
-
-    trial: int
-    params: Mapping[str, Value]
-    mean: float
-    standard_error: float
-    folds: tuple[float, ...]
-    epochs: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """How a sweep ended. ``best`` is None if no trial was evaluated to the end."""
-
-    sweep: str
-    folder: Path
-    tracking_uri: str
-    experiment_id: str
-    run_id: str
-    trials: Mapping[str, int]
-    best: Best | None
-    fold_epochs: int
-    wall_seconds: float
-    interrupted: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that ``--json`` prints."""
-        best = None
-        if self.best is not None:
-            error = self.best.standard_error
-            best = {
-                "trial": self.best.trial,
-                "params": dict(self.best.params),
-                "val_loss": {
-                    "mean": self.best.mean,
-                    "standard_error": error if math.isfinite(error) else None,
-                    "folds": list(self.best.folds),
-                },
-                "best_epochs": list(self.best.epochs),
-            }
-        return {
-            "sweep": self.sweep,
-            "tracking_uri": self.tracking_uri,
-            "run_id": self.run_id,
-            "trials": dict(self.trials),
-            "best": best,
-            "fold_epochs": self.fold_epochs,
-            "wall_seconds": round(self.wall_seconds, 3),
-        }
+__all__ = ["make_scheduler", "make_work", "resume_sweep", "run_sweep"]
 
 
 def make_scheduler(spec: SweepSpec) -> TrialScheduler:
@@ -145,6 +106,7 @@ def run_sweep(
         StateError: Ray or the tracking server cannot be reached.
     """
     spec = prepared.spec
+    check_root(root)
     uri = tracking_uri(root, spec.tracking.uri)
     check_tracking(uri)
 
@@ -186,10 +148,14 @@ def _drive(
     address: str | None,
 ) -> tuple[SweepResult, Ledger]:
     spec = prepared.spec
-    with make_view() as view, graceful_interrupt(view.say) as interrupt, ray_session(address):
-        check_resources(spec.resources.cpu, spec.resources.gpu, ray.cluster_resources())
-        workers_ready = warm_workers(_concurrency(spec)) if address is None else lambda: None
+    with ExitStack() as stack:
+        view = stack.enter_context(make_view())
+        interrupt = stack.enter_context(graceful_interrupt(view.say))
+        stack.enter_context(ray_session(address))
+        check_resources(spec.resources.cpu, spec.resources.gpu, largest_node())
+        workers_ready = warm_workers(_concurrency(spec), spec.resources.cpu) if address is None else lambda: None
         folder, state = begin()
+        stack.enter_context(folder.locked())
         client = connect(state.tracking_uri)
         recorder = Recorder(client, state.experiment_id, folder.name, state.key)
         ledger = Ledger(total=spec.search.trials, earlier=state.seconds)
@@ -205,8 +171,8 @@ def _drive(
         except KeyboardInterrupt:  # while nothing was being tuned, or asked a second time
             outcome = Outcome.PRUNED
         finally:
-            result = _result(folder, state, recorder, ledger, interrupted=interrupt.asked)
-            recorder.close(outcome, _closing_tags(result), _note(result))
+            result = make_result(folder, state, recorder, ledger, interrupted=interrupt.asked)
+            recorder.close(outcome, closing_tags(result), note(result))
             folder.write_state(replace(state, seconds=ledger.elapsed))
         if not interrupt.asked:
             folder.result.write_text(json.dumps(result.to_json(), indent=2))
@@ -215,18 +181,26 @@ def _drive(
 
 def _concurrency(spec: SweepSpec) -> int:
     """How many trials can run side by side on what Ray has."""
-    slots = int(ray.cluster_resources()["CPU"] / spec.resources.cpu)
+    there, asked = ray.cluster_resources(), {"CPU": spec.resources.cpu, "GPU": spec.resources.gpu}
+    slots = min(int(there.get(key, 0) / amount) for key, amount in asked.items() if amount)
     return min(slots, spec.search.trials, spec.search.max_concurrent_trials or slots)
 
 
-def _experiment(client: Any, name: str, root: Path, uri: str) -> str:
-    known = client.get_experiment_by_name(name)
-    if known is not None:
-        return str(known.experiment_id)
-    # a server chooses where its artifacts lie; the local store keeps them beside itself
-    local = uri.startswith("sqlite:")
-    location = (root.resolve() / ARTIFACTS / name).as_uri() if local else None
-    return str(client.create_experiment(name, artifact_location=location))
+def _experiment(client: MlflowClient, name: str, root: Path, uri: str) -> str:
+    """The id of the experiment of that name, made if it is not there. Raises: StateError."""
+    # a server chooses where its artifacts lie; the local store keeps them beside itself, in a folder of a safe name
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "experiment"
+    location = (root.resolve() / ARTIFACTS / safe).as_uri() if uri.startswith("sqlite:") else None
+    try:
+        known = client.get_experiment_by_name(name)
+        if known is None:
+            return str(client.create_experiment(name, artifact_location=location))
+    except Exception as error:  # MLflow's own and those of whatever database lies below
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StateError(f"{uri}: the tracking store cannot be used: {reason}") from error
+    if known.lifecycle_stage != "active":
+        raise StateError(f"{name}: this MLflow experiment is deleted; restore it, or set tracking.experiment")
+    return str(known.experiment_id)
 
 
 def _tune(
@@ -287,48 +261,3 @@ def _new_tuner(prepared: Prepared, folder: SweepFolder, trainable: Any, callback
             verbose=0,
         ),
     )
-
-
-def _result(
-    folder: SweepFolder, state: SweepState, recorder: Recorder, ledger: Ledger, *, interrupted: bool
-) -> SweepResult:
-    best = ledger.best
-    ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
-    return SweepResult(
-        sweep=folder.name,
-        folder=folder.path,
-        tracking_uri=state.tracking_uri,
-        experiment_id=state.experiment_id,
-        run_id=recorder.sweep_run,
-        trials={status.value: ledger.count(status) for status in ended},
-        best=None
-        if best is None
-        else Best(
-            best.number, best.params, best.val_loss, best.standard_error,
-            tuple(best.fold_losses), tuple(best.best_epochs),
-        ),
-        fold_epochs=ledger.fold_epochs,
-        wall_seconds=ledger.elapsed,
-        interrupted=interrupted,
-    )  # fmt: skip
-
-
-def _closing_tags(result: SweepResult) -> dict[str, object]:
-    tags: dict[str, object] = {f"trials_{name}": count for name, count in result.trials.items()}
-    tags |= {"fold_epochs": result.fold_epochs, "wall_seconds": round(result.wall_seconds, 1)}
-    if result.best is not None:
-        tags["best_trial"] = result.best.trial
-    if result.interrupted:
-        tags["interrupted"] = True
-    return tags
-
-
-def _note(result: SweepResult) -> str:
-    """The sweep run's description in MLflow, Markdown."""
-    counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
-    lines = [f"**{result.sweep}**: {counts}; {result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s."]
-    if result.best is not None:
-        best = result.best
-        lines.append(f"Best: trial {best.trial}, CV loss **{score_text(best.mean, best.standard_error)}**")
-        lines.append(f"`{params_text(best.params)}`")
-    return "\n\n".join(lines)

@@ -195,13 +195,17 @@ def read_function(name: str) -> Parts:
         value = function()
     except FoldraceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError("dataset", name, f"raised {type(error).__name__}: {error}") from error
     if isinstance(value, Dataset):
+        if not (isinstance(value.images, np.ndarray) and isinstance(value.test_images, np.ndarray)):
+            raise DataError("dataset", name, "must fill images and test_images with arrays", "or return a mapping")
         return _parts_of(name, value)
     if value is None or isinstance(value, str | bytes | int | float):
         rule = f"must return a Dataset, a mapping or an array; it returned {type(value).__name__}"
         raise DataError("dataset", name, rule)
+    if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
+        raise DataError("dataset", name, "must return a mapping with names as its keys: images, labels, …")
     return parts_from(name, value if isinstance(value, Mapping) else {"images": value}, name)
 
 
@@ -211,7 +215,7 @@ def _import_function(name: str) -> Callable[[], object]:
         module = import_file(Path(where), "dataset") if where.endswith(".py") else importlib.import_module(where)
     except InputError as error:
         raise DataError(error.field, error.value, error.rule, error.hint) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         rule = f"module {where} does not import: {type(error).__name__}: {error}"
         raise DataError("dataset", name, rule) from error
     function = getattr(module, attribute, None)

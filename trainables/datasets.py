@@ -102,8 +102,12 @@ def _kind(name: str) -> _Kind:
         return _Kind.NAMED
     if name == DIGITS:
         return _Kind.DIGITS
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_folder = bool(name) and path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError("dataset", name, f"is no path that can be followed: {error}") from error
+    if is_folder:
         return _Kind.FOLDER
     if path.is_file():
         if path.suffix.lower() == ".npz":

@@ -88,8 +88,14 @@ class LoadedTask:
     def check(self, params: Params, sample_shape: SampleShape) -> None:
         """Refuses what the task cannot take. Raises: InputError."""
         check = getattr(self.implementation, "check", None)
-        if check is not None:
+        if check is None:
+            return
+        try:
             check(params, sample_shape)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError("task", self.reference, f"check() raised {type(error).__name__}: {error}") from error
 
     @property
     def reconstructs(self) -> bool:
@@ -118,13 +124,19 @@ def load_task(reference: str) -> LoadedTask:
         raise InputError("task", reference, f"{where} has no {attribute}", nearest(attribute, names) if names else "")
     try:
         implementation = factory() if isinstance(factory, type) else factory
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         rule = f"cannot be made without arguments: {type(error).__name__}: {error}"
         raise InputError("task", reference, rule) from error
     missing = [m for m in ("build", "losses") if not callable(getattr(implementation, m, None))]
     if missing:
         raise InputError("task", reference, f"{attribute} has no method {' and no method '.join(missing)}")
     declared = getattr(implementation, "parameters", {})
+    if not isinstance(declared, Mapping) or not all(isinstance(name, str) for name in declared):
+        raise InputError("task", reference, "its parameters must be a mapping of names to defaults or Parameter")
+    for name, default in declared.items():
+        if not isinstance(default, Parameter | bool | int | float | str):
+            rule = f"its parameter {name} has a {type(default).__name__} as its default"
+            raise InputError("task", reference, rule, "a number, text, true or false, or Parameter(...)")
     parameters = {n: p if isinstance(p, Parameter) else Parameter(p) for n, p in declared.items()}
     clash = sorted(set(parameters) & set(TRAINING_PARAMETERS))
     if clash:
@@ -148,7 +160,7 @@ def import_file(path: Path, field: str) -> Any:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise InputError(field, str(path), f"does not import: {type(error).__name__}: {error}") from error
     return module
@@ -157,7 +169,7 @@ def import_file(path: Path, field: str) -> Any:
 def _import_module(name: str, reference: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             "task", reference, f"module {name} does not import: {type(error).__name__}: {error}"
         ) from error

@@ -1,0 +1,117 @@
+"""How a sweep ended: for the command line, for refit, and for MLflow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.ledger import Ledger, TrialStatus
+from search.progress import params_text, score_text
+from search.recorder import Recorder
+from search.store import SweepFolder, SweepState
+from trainables.parameters import Value
+
+__all__ = ["Best", "SweepResult", "closing_tags", "make_result", "note"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The winner: a completed trial, its parameters, its score with the error bar."""
+
+    trial: int
+    params: Mapping[str, Value]
+    mean: float
+    standard_error: float
+    folds: tuple[float, ...]
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended. ``best`` is None if no trial was evaluated to the end."""
+
+    sweep: str
+    folder: Path
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    trials: Mapping[str, int]
+    best: Best | None
+    fold_epochs: int
+    wall_seconds: float
+    interrupted: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        best = None
+        if self.best is not None:
+            error = self.best.standard_error
+            best = {
+                "trial": self.best.trial,
+                "params": dict(self.best.params),
+                "val_loss": {
+                    "mean": self.best.mean,
+                    "standard_error": error if math.isfinite(error) else None,
+                    "folds": list(self.best.folds),
+                },
+                "best_epochs": list(self.best.epochs),
+            }
+        return {
+            "sweep": self.sweep,
+            "tracking_uri": self.tracking_uri,
+            "run_id": self.run_id,
+            "trials": dict(self.trials),
+            "best": best,
+            "fold_epochs": self.fold_epochs,
+            "wall_seconds": round(self.wall_seconds, 3),
+        }
+
+
+def make_result(
+    folder: SweepFolder, state: SweepState, recorder: Recorder, ledger: Ledger, *, interrupted: bool
+) -> SweepResult:
+    """The result as the ledger has it now."""
+    best = ledger.best
+    ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
+    return SweepResult(
+        sweep=folder.name,
+        folder=folder.path,
+        tracking_uri=state.tracking_uri,
+        experiment_id=state.experiment_id,
+        run_id=recorder.sweep_run,
+        trials={status.value: ledger.count(status) for status in ended},
+        best=None
+        if best is None
+        else Best(
+            best.number, best.params, best.val_loss, best.standard_error,
+            tuple(best.fold_losses), tuple(best.best_epochs),
+        ),
+        fold_epochs=ledger.fold_epochs,
+        wall_seconds=ledger.elapsed,
+        interrupted=interrupted,
+    )  # fmt: skip
+
+
+def closing_tags(result: SweepResult) -> dict[str, object]:
+    """Tags of the sweep's run, without their prefix."""
+    tags: dict[str, object] = {f"trials_{name}": count for name, count in result.trials.items()}
+    tags |= {"fold_epochs": result.fold_epochs, "wall_seconds": round(result.wall_seconds, 1)}
+    if result.best is not None:
+        tags["best_trial"] = result.best.trial
+    if result.interrupted:
+        tags["interrupted"] = True
+    return tags
+
+
+def note(result: SweepResult) -> str:
+    """The sweep run's description in MLflow, Markdown."""
+    counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
+    lines = [f"**{result.sweep}**: {counts}; {result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s."]
+    if result.best is not None:
+        best = result.best
+        lines.append(f"Best: trial {best.trial}, CV loss **{score_text(best.mean, best.standard_error)}**")
+        lines.append(f"`{params_text(best.params)}`")
+    return "\n\n".join(lines)
