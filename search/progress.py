@@ -100,14 +100,15 @@ class PlainView:
         if changed is None:
             return
         score = score_text(changed.val_loss, changed.standard_error) if changed.report else ""
-        what = " ".join(part for part in (score, f"({changed.reason})" if changed.reason else "") if part)
+        reason = f"({changed.reason})" if changed.reason else ""
+        what = " ".join(part for part in (f"trial {changed.number} {changed.status.value}", score, reason) if part)
         best = ledger.best
         incumbent = (
             f"best {score_text(best.val_loss, best.standard_error)} (trial {best.number})" if best else "no best yet"
         )
         eta = clock(ledger.remaining(self._budget))
         self.say(
-            f"[{clock(ledger.elapsed)}] trial {changed.number} {changed.status.value} {what}"
+            f"[{clock(ledger.elapsed)}] {what}"
             f" | {_states(ledger)} | {incumbent} | {ledger.fold_epochs} fold-epochs | ETA {eta}"
         )
 

@@ -298,7 +298,7 @@ def test_a_sweep_that_has_not_ended_has_no_winner(place: Place) -> None:
     assert "ae: the sweep has not ended" in err
     status, _, err = place.ask("resume", "--dir", str(place.runs))
     assert status == 2
-    assert "ae: its state cannot be read" in err
+    assert "ae: its state.json cannot be read" in err
 
 
 @pytest.mark.parametrize("arguments", [["--colour"], ["swep"], ["ui", "--port", "0"]])

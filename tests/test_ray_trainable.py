@@ -65,11 +65,11 @@ def test_a_step_is_an_aligned_epoch_of_all_folds(start):
 
 
 def test_a_diverged_trial_reports_no_loss_and_no_picture(start):
-    result = start(task=LoadedTask("nan", Scripted(1.0, math.nan, 1.0), {}, None), config={"trial": 0, "params": {}})
+    result = start(task=LoadedTask("nan", Scripted(math.nan), {}, None), config={"trial": 0, "params": {}})
     report = result.step()
     assert report["finished"] and report["done"]
     assert "val_loss" not in report and "picture" not in report
-    assert report["report"].diverged == "fold 1, epoch 1: val_loss is nan"
+    assert report["report"].diverged == "fold 0, epoch 1: val_loss is nan"
 
 
 def test_a_checkpoint_of_tensors_and_plain_values_goes_on_bit_for_bit(start, tmp_path):

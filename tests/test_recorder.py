@@ -15,7 +15,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search.recorder import Outcome, Recorder
+from search.recorder import REFIT_DONE, Outcome, Recorder
 from search.store import connect
 from trainables.cross_validation import EpochReport
 from trainables.datasets import Dataset
@@ -242,18 +242,15 @@ def test_closing_leaves_nothing_running(client: MlflowClient, experiment: str, r
 # --- values ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_a_number_is_left_out_and_infinity_is_kept(
-    client: MlflowClient, experiment: str, recorder: Recorder
-) -> None:
+def test_what_is_not_finite_is_left_out(client: MlflowClient, experiment: str, recorder: Recorder) -> None:
     recorder.started(0, PARAMS)
     recorder.reported(0, report(1, 0.25), None, 1000)  # a single fold has no standard error
     recorder.reported(0, report(2, math.inf), None, 2000)
     found = runs(client, experiment)
     assert points(client, found["trial 0000"], "val_loss_se") == []
-    [(_, first), (_, second)] = points(client, found["trial 0000"], "val_loss")
-    assert first == 0.25
-    assert second >= np.finfo(np.float64).max  # MLflow's SQL stores keep infinity as the largest number
-    assert points(client, found["trial 0000 fold 0"], "val_loss")[1][1] >= np.finfo(np.float64).max
+    assert [value for _, value in points(client, found["trial 0000"], "val_loss")] == [0.25]
+    assert [value for _, value in points(client, found["trial 0000"], "epoch")] == [1, 2]
+    assert [value for _, value in points(client, found["trial 0000 fold 0"], "val_loss")] == [0.25]
 
 
 def test_the_sweep_run_says_what_ran_on_what(
@@ -295,5 +292,6 @@ def test_a_refit_is_found_again_once_it_has_finished(client: MlflowClient, exper
     again = Recorder(client, experiment, "ae", key)
     assert again.finished_refit is None
     assert again.refit_run({"lr": 0.003, "epochs": 4}) == run
+    client.set_tag(run, REFIT_DONE, "true")
     client.set_terminated(run, status="FINISHED")
     assert Recorder(client, experiment, "ae", key).finished_refit == run

@@ -78,7 +78,7 @@ def test_a_state_that_cannot_be_read_is_said(tmp_path: Path, content: str | None
     folder = create_sweep_folder(tmp_path, "ae")
     if content is not None:
         (folder.path / "state.json").write_text(content)
-    with pytest.raises(StateError, match="ae: its state cannot be read"):
+    with pytest.raises(StateError, match=r"ae: its state\.json cannot be read"):
         folder.read_state()
 
 

@@ -205,11 +205,11 @@ class FoldRun:
             if not math.isfinite(value):
                 return f"{where}{name} is {value}"
         loss, untrained = min(metrics["train_loss"], metrics["val_loss"]), self._untrained_loss
-        if loss > untrained + _WORSE * abs(untrained):
-            return f"{where}training has made it worse: val_loss {metrics['val_loss']:.3g}, untrained {untrained:.3g}"
         gradients = [p.grad.abs().max() for p in self.model.parameters() if p.grad is not None and p.grad.numel()]
         if gradients and loss > untrained / 2 and float(torch.stack(gradients).max()) < _VANISHED:
             return f"{where}the gradient has vanished: the network is saturated and cannot learn any more"
+        if loss > untrained + _WORSE * abs(untrained):
+            return f"{where}training has made it worse: val_loss {metrics['val_loss']:.3g}, untrained {untrained:.3g}"
         return None
 
     def _keep(self, metrics: dict[str, float]) -> None:
