@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from sweeps import QUICK, RACE, Swept, run_alone, run_here
+from sweeps import QUICK, RACE, SMALL_DIGITS, Swept, environment, run_alone, run_here, sweep_arguments
+
+DEADLINE = 120.0
+LONG = [SMALL_DIGITS, "epochs=4", "search.trials=10", "search.sampler=random"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,6 +57,33 @@ def stopping(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """The same sweep under the scheduler that stops trials; one at a time, so that the good one reports first."""
     overrides = [*RACE, "scheduler={kind: stopping, reduction_factor: 2}", "search.max_concurrent_trials=1"]
     return run_here(QUICK, tmp_path_factory.mktemp("stopping"), overrides, cluster.address)
+
+
+@pytest.fixture(scope="session")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Swept, dict[psutil.Process, str]]:
+    """A long sweep that got SIGINT once a trial had completed, and all its processes with their names."""
+    root = tmp_path_factory.mktemp("interrupted")
+    command = [sys.executable, "-m", "foldrace", *sweep_arguments(QUICK, root, LONG)]
+    process = subprocess.Popen(
+        command, cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    deadline = Timer(DEADLINE, process.kill)
+    deadline.start()
+    try:
+        lines: list[str] = []
+        for line in process.stderr:
+            lines.append(line)
+            if re.search(r"trial \d+ completed", line):
+                break
+        descendants = {child: child.name() for child in psutil.Process(process.pid).children(recursive=True)}
+        os.kill(process.pid, signal.SIGINT)
+        out, rest = process.communicate()
+    finally:
+        deadline.cancel()
+        process.kill()
+    return Swept(process.returncode, out, "".join(lines) + rest, root), descendants
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

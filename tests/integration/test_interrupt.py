@@ -2,47 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from threading import Timer
 
 import psutil
-import pytest
-from sweeps import QUICK, SMALL_DIGITS, Swept, environment, sweep_arguments
-
-DEADLINE = 120.0
-LONG = [SMALL_DIGITS, "epochs=4", "search.trials=500", "search.sampler=random"]
-
-
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Swept, dict[psutil.Process, str]]:
-    """A long sweep that got SIGINT once a trial had completed, and all its processes with their names."""
-    root = tmp_path_factory.mktemp("interrupted")
-    command = [sys.executable, "-m", "foldrace", *sweep_arguments(QUICK, root, LONG)]
-    process = subprocess.Popen(
-        command, cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None and process.stderr is not None
-    deadline = Timer(DEADLINE, process.kill)
-    deadline.start()
-    try:
-        lines: list[str] = []
-        for line in process.stderr:
-            lines.append(line)
-            if re.search(r"trial \d+ completed", line):
-                break
-        descendants = {child: child.name() for child in psutil.Process(process.pid).children(recursive=True)}
-        os.kill(process.pid, signal.SIGINT)
-        out, rest = process.communicate()
-    finally:
-        deadline.cancel()
-        process.kill()
-    return Swept(process.returncode, out, "".join(lines) + rest, root), descendants
+from sweeps import Swept
 
 
 def test_it_ends_with_130_and_says_that_all_is_kept_and_how_to_go_on(
