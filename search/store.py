@@ -45,12 +45,14 @@ class SweepState:
     Attributes:
         key: the sweep's, unique among all sweeps; its runs are looked up by it.
         seconds: spent so far, all sessions together.
+        dataset_digest: of the data that it runs on.
     """
 
     key: str
     tracking_uri: str
     experiment_id: str
     seconds: float = 0.0
+    dataset_digest: str = ""
 
 
 @dataclass(frozen=True)

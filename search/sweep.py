@@ -115,7 +115,8 @@ def run_sweep(
         experiment = _experiment(connect(uri), spec.tracking.experiment or spec.name, root, uri)
         folder = create_sweep_folder(root, spec.name)
         folder.spec.write_text(spec.to_yaml())
-        state = SweepState(key=uuid.uuid4().hex, tracking_uri=uri, experiment_id=experiment)
+        digest = prepared.dataset.digest
+        state = SweepState(uuid.uuid4().hex, uri, experiment, dataset_digest=digest)
         folder.write_state(state)
         return folder, state
 
@@ -134,9 +135,11 @@ def resume_sweep(
     Trials that had not ended go on from their last checkpoint, or from their beginning if they had none: their numbers
     are those that they would have had.
 
-    Raises: as `run_sweep`.
+    Raises: as `run_sweep`; StateError too if the data has changed or another process runs the sweep.
     """
     state = folder.read_state()
+    if state.dataset_digest != prepared.dataset.digest:
+        raise StateError(f"{prepared.dataset.name}: not the data that {folder.name} ran on (its digest differs)")
     check_tracking(state.tracking_uri)
     return _drive(prepared, lambda: (folder, state), make_view, address)
 
@@ -153,7 +156,7 @@ def _drive(
         interrupt = stack.enter_context(graceful_interrupt(view.say))
         stack.enter_context(ray_session(address))
         check_resources(spec.resources.cpu, spec.resources.gpu, largest_node())
-        workers_ready = warm_workers(_concurrency(spec), spec.resources.cpu) if address is None else lambda: None
+        workers_ready = warm_workers(_workers(spec), spec.resources.cpu) if address is None else lambda: None
         folder, state = begin()
         stack.enter_context(folder.locked())
         client = connect(state.tracking_uri)
@@ -179,11 +182,12 @@ def _drive(
         return result, ledger
 
 
-def _concurrency(spec: SweepSpec) -> int:
-    """How many trials can run side by side on what Ray has."""
+def _workers(spec: SweepSpec) -> int:
+    """How many workers to warm: as many as trials can run side by side on what Ray has, within reason."""
     there, asked = ray.cluster_resources(), {"CPU": spec.resources.cpu, "GPU": spec.resources.gpu}
     slots = min(int(there.get(key, 0) / amount) for key, amount in asked.items() if amount)
-    return min(slots, spec.search.trials, spec.search.max_concurrent_trials or slots)
+    most = 2 * int(there["CPU"])  # trials that ask for next to nothing come by the hundred
+    return min(slots, most, spec.search.trials, spec.search.max_concurrent_trials or slots)
 
 
 def _experiment(client: MlflowClient, name: str, root: Path, uri: str) -> str:
