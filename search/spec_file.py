@@ -122,13 +122,15 @@ def read_file(path: Path) -> Mapping[str, Any]:
         InputError: no such file, a folder, more than 1 MB, no text, no YAML, empty, or no mapping.
     """
     source = str(path)
-    if path.is_dir():
-        raise InputError(source, None, "is a folder, not a sweep file")
     try:
+        if path.is_dir():
+            raise InputError(source, None, "is a folder, not a sweep file")
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE + 1)
     except FileNotFoundError as error:
         raise InputError(source, None, "no such file", _where_else(path)) from error
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(source, None, f"cannot be read: {error}") from error
     if len(data) > _LARGEST_FILE:

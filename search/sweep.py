@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.cloudpickle
@@ -40,12 +40,9 @@ from search.store import (
     tracking_uri,
 )
 from search.tune_callback import Session, SweepCallback
-from trainables.errors import StateError
+from trainables.errors import InputError, StateError
 from trainables.fold_run import EarlyStopping
 from trainables.ray_trainable import FoldTrainable, Work
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 __all__ = ["make_scheduler", "make_work", "resume_sweep", "run_sweep"]
 
@@ -111,8 +108,11 @@ def run_sweep(
     check_tracking(uri)
 
     def begin() -> tuple[SweepFolder, SweepState]:
-        root.mkdir(parents=True, exist_ok=True)
-        experiment = _experiment(connect(uri), spec.tracking.experiment or spec.name, root, uri)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError("--dir", str(root), f"cannot be made: {error.strerror}") from error
+        experiment = _experiment(spec.tracking.experiment or spec.name, root, uri)
         folder = create_sweep_folder(root, spec.name)
         folder.spec.write_text(spec.to_yaml())
         digest = prepared.dataset.digest
@@ -190,12 +190,13 @@ def _workers(spec: SweepSpec) -> int:
     return min(slots, most, spec.search.trials, spec.search.max_concurrent_trials or slots)
 
 
-def _experiment(client: MlflowClient, name: str, root: Path, uri: str) -> str:
+def _experiment(name: str, root: Path, uri: str) -> str:
     """The id of the experiment of that name, made if it is not there. Raises: StateError."""
     # a server chooses where its artifacts lie; the local store keeps them beside itself, in a folder of a safe name
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "experiment"
     location = (root.resolve() / ARTIFACTS / safe).as_uri() if uri.startswith("sqlite:") else None
     try:
+        client = connect(uri)
         known = client.get_experiment_by_name(name)
         if known is None:
             return str(client.create_experiment(name, artifact_location=location))
