@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ DataDirectory = Annotated[
     Path, typer.Option("--data-dir", help="Where data sets are kept.", envvar="FOLDRACE_DATA_DIR")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of standard output.")]
-Sweep = Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="A sweep's name; the latest if left out.")]
+Sweep = Annotated[str | None, typer.Argument(metavar="SWEEP", help="A sweep's name; the latest if left out.")]
 
 RUNS, DATA = Path("runs"), Path("data")
 
@@ -75,7 +76,7 @@ def sweep(
     from search.sweep import run_sweep
 
     _say(
-        f"{loaded.name}: {loaded.search.trials} trials of {prepared.task.reference} on {prepared.dataset.name} "
+        f"{loaded.search.trials} trials of {prepared.task.reference} on {prepared.dataset.name} "
         f"({len(prepared.dataset):,} images), {prepared.folds.folds} folds × {loaded.epochs} epochs"
     )
     view = _view_of(prepared)
@@ -130,7 +131,7 @@ def _conclude(
     from search.store import connect
 
     console = err if as_json else out
-    if ledger.trials:
+    if ledger.fold_epochs:
         console.print()
         console.print(top_table(ledger, prepared.space.tunable, prepared.spec.epochs))
         log_overview(connect(result.tracking_uri), result.run_id, result.folder)
@@ -151,18 +152,28 @@ def _conclude(
 def _closing_words(result: SweepResult, directory: Path, console: Console, *, refitted: bool) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
     lines = [f"{result.sweep}: {counts}; {result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s"]
+    if result.trials["failed"]:
+        lines.append(f"Why trials failed:                     {_program()} status {result.sweep}{_at(directory)}")
     if result.interrupted:
-        lines.append(f"Interrupted; all of it is kept.  Go on:  foldrace resume {result.sweep}{_at(directory)}")
+        lines.append(f"Interrupted; all of it is kept.  Go on:  {_program()} resume {result.sweep}{_at(directory)}")
     elif result.best is None:
         lines.append("No trial was evaluated to the end, so there is no winner.")
     elif not refitted:
-        lines.append(f"Refit the winner and test it once:     foldrace refit {result.sweep}{_at(directory)}")
+        lines.append(f"Refit the winner and test it once:     {_program()} refit {result.sweep}{_at(directory)}")
     if result.fold_epochs:
         lines.append(f"The sweep in one picture:              {result.folder / 'overview.png'}")
-    lines.append(f"Open the record in MLflow:             foldrace ui{_at(directory)}")
+    lines.append(f"Open the record in MLflow:             {_program()} ui{_at(directory)}")
     console.print()
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """The command as it can be typed here: its path, where ``foldrace`` alone would not find it."""
+    called = Path(sys.argv[0])
+    if called.name != "foldrace" or shutil.which("foldrace") == str(called.absolute()):
+        return "foldrace"
+    return os.path.relpath(called)
 
 
 def _at(directory: Path) -> str:
@@ -201,6 +212,8 @@ def status(sweep_name: Sweep = None, directory: Directory = RUNS, as_json: AsJso
         print(json.dumps(found.to_json()), flush=True)
     else:
         _print(found.summary())
+        for line in found.failures():
+            _print(line)
         out.print(found.table())
 
 
@@ -257,7 +270,9 @@ def doctor(directory: Directory = RUNS, data_dir: DataDirectory = DATA, as_json:
     if as_json:
         print(json.dumps([finding.to_json() for finding in findings]))
     else:
-        table = Table("", "what", "found", "what to do")
+        table = Table("", "what", header_style="bold")
+        table.add_column("found", overflow="fold")
+        table.add_column("what to do")
         for finding in findings:
             table.add_row(finding.mark, finding.what, finding.found, finding.remedy)
         out.print(table)

@@ -99,8 +99,9 @@ def draw_overview(overview: Overview, path: Path) -> None:
 
 def _headline(overview: Overview) -> str:
     counts = overview.trials["status"].value_counts()
-    given_up, total = int(counts.get("pruned", 0)), len(overview.trials)
-    tail = f"{given_up} of {total} trials were given up early" if given_up else f"{total} trials"
+    given_up, failed, total = int(counts.get("pruned", 0)), int(counts.get("failed", 0)), len(overview.trials)
+    tail = f"of {total} trials {given_up} given up early" if given_up else f"{total} trials"
+    tail += f", {failed} failed" if failed else ""
     if not len(overview.ranking):
         return f"{overview.name}: no trial was evaluated to the end ({tail})"
     best = overview.ranking.iloc[0]
@@ -129,15 +130,19 @@ def _draw_curves(axes: Axes, overview: Overview) -> None:
     axes.set_title("Learning curves, ended where a trial was given up")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _plain_log_ticks(axes)
-    keys = [("winner ± standard error", ORANGE), ("evaluated to the end", BLUE), ("given up", GREY)]
-    for line, (text, colour) in enumerate(keys):
-        axes.text(0.98, 0.97 - 0.07 * line, text, color=colour, transform=axes.transAxes, ha="right", va="top")
+    keys = [("winner ± standard error", ORANGE), ("evaluated to the end", BLUE), ("given up or failed", GREY)]
+    drawn = {line.get_color() for line in axes.get_lines()}
+    for place, (text, colour) in enumerate(key for key in keys if key[1] in drawn):
+        axes.text(
+            0.98, 0.97 - 0.07 * place, text, color=colour, transform=axes.transAxes, ha="right", va="top", zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
 
 
 def _plain_log_ticks(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -165,7 +170,8 @@ def _draw_ranking(axes: Axes, overview: Overview) -> None:
 
 def _described(overview: Overview, trial: int) -> str:
     """The parameters that vary among all trials, of one of them."""
-    names = [c for c in overview.trials.columns if c.startswith("params.") and overview.trials[c].nunique() > 1]
+    table = overview.trials  # a parameter that some trials do not have varies too
+    names = [c for c in table.columns if c.startswith("params.") and table[c].nunique(dropna=False) > 1]
     row = overview.trials.set_index("trial").loc[trial]
     given = {name.removeprefix("params."): number(row[name]) for name in names if isinstance(row[name], str)}
     return params_text(given)

@@ -57,6 +57,11 @@ class Status:
         counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "none yet"
         return f"{self.sweep}: {self.state}; {len(self.trials)}/{self.planned} trials: {counts}; {clock(self.seconds)}"
 
+    def failures(self, count: int = 3) -> list[str]:
+        """A line for each failed trial, the first ones only."""
+        failed = self.trials[self.trials["status"] == "failed"].head(count)
+        return [f"trial {row.trial} failed: {row.reason}" for row in failed.itertuples()]
+
     def table(self, count: int = 5) -> Table:
         """The best completed trials."""
         table = Table("#", "trial", "CV loss ± std. error", "parameters", header_style="bold")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,18 +64,20 @@ def export_program(model: torch.nn.Module, sample: torch.Tensor) -> torch.export
 
 
 def log_fold_models(
-    client: MlflowClient, recorder: Recorder, record: TrialRecord, checkpoint: Path, work: Work
+    client: MlflowClient, recorder: Recorder, record: TrialRecord, checkpoint: Path, work: Work, into: Path
 ) -> None:
-    """Logs, to each fold's run of a trial, the weights that are kept and what is needed to repeat its score."""
+    """Writes the weights that each fold of a trial keeps, with what is needed to repeat its score, to ``into/fold-K``,
+    and logs them to the fold's run."""
     state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)
     cv = work.cross_validation(record.params, shared_tensor(work.images))
     cv.load_state_dict(state["cross_validation"])
     for run, split in zip(cv.runs, work.splits, strict=False):
         run.model.load_state_dict(run.weights())
         about = {"fold": run.fold, "epoch": run.report().best_epoch, "metrics": dict(run.report().metrics)}
-        with tempfile.TemporaryDirectory() as folder:
-            _write(Path(folder), run.model, work, split, about, record.params)
-            client.log_artifacts(recorder.fold_run(record.number, run.fold), folder, "checkpoint")
+        folder = into / f"fold-{run.fold}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, run.model, work, split, about, record.params)
+        client.log_artifacts(recorder.fold_run(record.number, run.fold), str(folder), "checkpoint")
 
 
 def _write(

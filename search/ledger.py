@@ -68,6 +68,11 @@ class Ledger:
         return sum(trial.status is status for trial in self.trials.values())
 
     @property
+    def ended(self) -> int:
+        """How many trials have ended, one way or another."""
+        return len(self.trials) - self.count(TrialStatus.RUNNING)
+
+    @property
     def fold_epochs(self) -> int:
         """Epochs of single folds trained by all trials so far."""
         return sum(trial.report.fold_epochs for trial in self.trials.values() if trial.report)
@@ -94,9 +99,7 @@ class Ledger:
 
     def remaining(self, time_budget: float | None = None) -> float | None:
         """Estimated seconds to the end, from the trials that have ended; None while there is none."""
-        ended = len(self.trials) - self.count(TrialStatus.RUNNING)
-        left = self.elapsed / ended * (self.total - ended) if ended else None
-        if time_budget is None:
-            return left
-        budget = max(0.0, time_budget - self.elapsed)
-        return budget if left is None else min(left, budget)
+        if not self.ended:
+            return None
+        left = self.elapsed / self.ended * (self.total - self.ended)
+        return left if time_budget is None else min(left, max(0.0, time_budget - self.elapsed))

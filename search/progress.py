@@ -47,7 +47,7 @@ def clock(seconds: float | None) -> str:
 def score_text(mean: float, standard_error: float) -> str:
     """``0.01623 ± 0.00012``: the mean and its standard error over folds."""
     if not math.isfinite(mean):
-        return "diverged"
+        return "no loss"
     return f"{mean:.5f} ± {standard_error:.5f}" if math.isfinite(standard_error) else f"{mean:.5f}"
 
 
@@ -63,7 +63,7 @@ def _short(value: Value) -> str:
 
 def _states(ledger: Ledger) -> str:
     counts = [f"{ledger.count(status)} {status.value}" for status in TrialStatus]
-    return f"trials {len(ledger.trials)}/{ledger.total}: " + ", ".join(counts)
+    return f"{ledger.ended}/{ledger.total} trials ended: " + ", ".join(counts)
 
 
 def top_table(ledger: Ledger, varying: Sequence[str], epochs: int, count: int = 5) -> Table:
@@ -99,7 +99,7 @@ class PlainView:
     def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
         if changed is None:
             return
-        score = score_text(changed.val_loss, changed.standard_error) if changed.report else ""
+        score = score_text(changed.val_loss, changed.standard_error) if math.isfinite(changed.val_loss) else ""
         reason = f"({changed.reason})" if changed.reason else ""
         what = " ".join(part for part in (f"trial {changed.number} {changed.status.value}", score, reason) if part)
         best = ledger.best
@@ -137,7 +137,7 @@ class LiveView:
         self._live.update(self._draw(ledger))
 
     def _draw(self, ledger: Ledger) -> Group:
-        ended = len(ledger.trials) - ledger.count(TrialStatus.RUNNING)
+        ended = ledger.ended
         head = Table.grid(padding=(0, 1))
         eta = clock(ledger.remaining(self._budget))
         head.add_row(

@@ -76,6 +76,11 @@ class SweepFolder:
         """Ray Tune's state and the trials' checkpoints."""
         return self.path / "tune"
 
+    @property
+    def winner(self) -> Path:
+        """The winner's models, a folder a fold."""
+        return self.path / "winner"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Within this block no other process drives this sweep. Raises: StateError if one does."""

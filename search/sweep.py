@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -150,7 +151,7 @@ def _drive(
     make_view: Callable[[], AbstractContextManager[View]],
     address: str | None,
 ) -> tuple[SweepResult, Ledger]:
-    spec = prepared.spec
+    spec, started = prepared.spec, time.monotonic()
     with ExitStack() as stack:
         view = stack.enter_context(make_view())
         interrupt = stack.enter_context(graceful_interrupt(view.say))
@@ -159,9 +160,10 @@ def _drive(
         workers_ready = warm_workers(_workers(spec), spec.resources.cpu) if address is None else lambda: None
         folder, state = begin()
         stack.enter_context(folder.locked())
+        view.say(f"{folder.name}: in {folder.path}")
         client = connect(state.tracking_uri)
         recorder = Recorder(client, state.experiment_id, folder.name, state.key)
-        ledger = Ledger(total=spec.search.trials, earlier=state.seconds)
+        ledger = Ledger(total=spec.search.trials, earlier=state.seconds, started=started)
         outcome = Outcome.FAILED
         try:
             recorder.start_sweep(folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task)
@@ -169,7 +171,7 @@ def _drive(
             workers_ready()
             checkpoints = _tune(prepared, folder, work, Session(ledger, recorder, view, prepared.task), interrupt)
             if ledger.best is not None and ledger.best.number in checkpoints and not interrupt.asked:
-                log_fold_models(client, recorder, ledger.best, checkpoints[ledger.best.number], work)
+                log_fold_models(client, recorder, ledger.best, checkpoints[ledger.best.number], work, folder.winner)
             outcome = Outcome.PRUNED if interrupt.asked else Outcome.COMPLETED
         except KeyboardInterrupt:  # while nothing was being tuned, or asked a second time
             outcome = Outcome.PRUNED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,11 +51,14 @@ def _ending(report: EpochReport | None) -> tuple[TrialStatus, str]:
     return TrialStatus.PRUNED, f"given up at epoch {report.epoch}"
 
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
 def _error_text(trial: Trial) -> str:
     """The traceback that Tune has just written for a trial, or nothing."""
     path = trial.error_file  # local; Tune brings it into the storage later
     try:
-        return Path(path).read_text() if path else ""
+        return _COLOUR.sub("", Path(path).read_text()) if path else ""
     except OSError:
         return ""
 
