@@ -47,7 +47,7 @@ class Overview:
     @property
     def ranking(self) -> pd.DataFrame:
         """Completed trials with a finite loss, the best first."""
-        done = self.trials[(self.trials["status"] == "completed") & np.isfinite(self.trials["val_loss"])]
+        done = self.trials[(self.trials["status"] == "completed") & np.isfinite(self.trials["val_loss"].astype(float))]
         return done.sort_values(["val_loss", "trial"])
 
 

@@ -85,7 +85,8 @@ def test_what_remains_follows_from_the_trials_that_ended() -> None:
 
 def test_nothing_is_known_before_a_trial_has_ended() -> None:
     assert ledger(record(0, RUNNING), ago=10.0).remaining() is None
-    assert ledger(record(0, RUNNING), ago=10.0).remaining(time_budget=60.0) == pytest.approx(50.0, abs=1)
+    assert ledger(record(0, RUNNING), ago=10.0).remaining(time_budget=60.0) is None
+    assert ledger(record(0, COMPLETED, 0.1), total=100, ago=10.0).remaining(60.0) == pytest.approx(50.0, abs=1)
 
 
 def test_the_time_before_an_interruption_counts() -> None:

@@ -40,8 +40,8 @@ def test_clock(seconds: float | None, shown: str) -> None:
 def test_score_text() -> None:
     assert score_text(0.016234, 0.000119) == "0.01623 ± 0.00012"
     assert score_text(0.016234, math.nan) == "0.01623"
-    assert score_text(math.inf, math.nan) == "diverged"
-    assert score_text(math.nan, math.nan) == "diverged"
+    assert score_text(math.inf, math.nan) == "no loss"
+    assert score_text(math.nan, math.nan) == "no loss"
 
 
 def test_params_text() -> None:
@@ -60,7 +60,7 @@ def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
         view.say("a [markup] line of words " + 20 * "that is long ")
     first, second, said = file.getvalue().splitlines()
     assert first == (
-        "[0:00] trial 0 completed 0.20000 ± 0.10000 | trials 3/10: 1 running, 1 completed, 1 pruned, 0 failed"
+        "[0:00] trial 0 completed 0.20000 ± 0.10000 | 2/10 trials ended: 1 running, 1 completed, 1 pruned, 0 failed"
         " | best 0.20000 ± 0.10000 (trial 0) | 8 fold-epochs | ETA 0:00"
     )
     assert "trial 1 pruned 0.50000 ± 0.00000 (given up at epoch 1 [red])" in second
@@ -87,7 +87,7 @@ def test_the_live_view_never_wraps() -> None:
     assert len(lines) == 3 + running, plain.getvalue()  # the bar, the counts, the best, and a line a running trial
     assert all(len(line) <= 80 for line in lines)
     assert " 15/1000 " in lines[0]  # those that have ended
-    assert "trials 20/1000: 5 running, 5 completed, 5 pruned, 5 failed" in lines[1]
+    assert "15/1000 trials ended: 5 running, 5 completed, 5 pruned, 5 failed" in lines[1]
     assert lines[2].startswith("best  trial 0: 0.01500 ± 0.00500")
 
 

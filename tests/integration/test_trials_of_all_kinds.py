@@ -138,5 +138,5 @@ def test_a_trial_that_diverges_fails_by_that_name_and_the_sweep_goes_on(divergin
     assert failed.info.status == "FAILED"
     assert failed.data.tags["foldrace.failure"].startswith("diverged: fold ")
     assert diverging.record.trials[1].info.status == "FINISHED"
-    assert "trial 0 failed diverged" in diverging.err
+    assert "trial 0 failed (diverged: fold " in diverging.err
     assert not [run for run in diverging.record.runs if run.info.status == "RUNNING"]
