@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "figure_style"]
+__all__ = ["BLUE", "GREY", "ORANGE", "figure_style"]
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#B0B0B0"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#B0B0B0"
 
 
 @contextmanager

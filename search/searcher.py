@@ -19,12 +19,12 @@ __all__ = ["FoldSearch", "make_sampler"]
 METRIC = "val_loss"
 
 
-def make_sampler(name: str, seed: int, startup_trials: int = 10) -> optuna.samplers.BaseSampler:
+def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     """A sampler by its name in the sweep file: ``random`` or ``tpe``."""
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     assert name == "tpe", name
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup_trials)
+    return optuna.samplers.TPESampler(seed=seed)
 
 
 class FoldSearch(OptunaSearch):  # type: ignore[misc]
