@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def _ending(report: EpochReport | None) -> tuple[TrialStatus, str]:
     return TrialStatus.PRUNED, f"given up at epoch {report.epoch}"
 
 
+_REASON = 160
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -131,7 +133,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
         record = self._record(trial)
         detail = _error_text(trial)
         lines = [line for line in detail.splitlines() if line.strip()]
-        self._end(record, TrialStatus.FAILED, lines[-1].strip() if lines else "the worker died", detail)
+        reason = textwrap.shorten(lines[-1], _REASON) if lines else "the worker died"
+        self._end(record, TrialStatus.FAILED, reason, detail)
 
     def give_up_the_rest(self, why: str) -> None:
         """Ends the trials that Tune has let go of without a word, as it does when the time budget runs out."""
