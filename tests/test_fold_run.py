@@ -295,3 +295,31 @@ def test_a_linear_autoencoder_approaches_and_never_beats_pca(digits, tmp_path):
         best = float(((pca.inverse_transform(pca.transform(pixels)) - pixels) ** 2).mean())
         error = run.evaluate(run.train_indices)["mse"]
         assert best - 1e-7 <= error <= 1.02 * best
+
+
+class Noting:
+    """Notes in build() what losses() needs, as a task of the user's may."""
+
+    noted = 0
+
+    def build(self, params, sample_shape):
+        self.noted += 1
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1))
+
+    def losses(self, model, images, params):
+        assert self.noted == 1
+        return {"loss": model(images).square().flatten(1).mean(1)}
+
+
+def test_what_a_task_notes_in_build_is_there_in_its_losses_and_nowhere_else():
+    task = LoadedTask("noting", Noting(), {}, None)
+    for _ in range(2):
+        run = FoldRun(
+            task,
+            task.complete({}),
+            torch.zeros(30, 1, 2, 2, dtype=torch.uint8),
+            Split(np.arange(20), np.arange(20, 30)),
+            epochs=1,
+        )
+        assert run.train_epoch().epoch == 1
+    assert task.implementation.noted == 0

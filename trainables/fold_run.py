@@ -117,7 +117,7 @@ class FoldRun:
         self.validation_indices = torch.from_numpy(split.validation).to(self.device)
         with seeded(derive_seed(seed, fold, "weights"), self.device):
             _, channels, height, width = images.shape
-            self.model = task.implementation.build(params, (channels, height, width)).to(self.device)
+            self.model = self.task.implementation.build(params, (channels, height, width)).to(self.device)
         self.optimizer = build_optimizer(params, self.model.parameters())
         steps = epochs * sum(1 for _ in self._batches(self.train_indices))
         self.schedule = build_schedule(str(params["schedule"]), self.optimizer, float(params["lr"] or 0.0), steps)
