@@ -134,9 +134,10 @@ def _conclude(
     if ledger.fold_epochs:
         console.print()
         console.print(top_table(ledger, prepared.space.tunable, prepared.spec.epochs))
-        log_overview(connect(result.tracking_uri), result.run_id, result.folder)
     refitted = None
     try:
+        if ledger.fold_epochs:
+            log_overview(connect(result.tracking_uri), result.run_id, result.folder)
         if then_refit and result.best is not None and not result.interrupted:
             refitted = _refit(result.sweep, directory, data_dir, console)
     finally:

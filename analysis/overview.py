@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.style import BLUE, GREY, ORANGE, figure_style
-from analysis.tables import fold_losses, learning_curves, number, trials_table
+from analysis.tables import fold_losses, learning_curves, number, ranking, trials_table
 from search.progress import params_text
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ class Overview:
 
     @property
     def ranking(self) -> pd.DataFrame:
-        """Completed trials with a finite loss, the best first."""
-        done = self.trials[(self.trials["status"] == "completed") & np.isfinite(self.trials["val_loss"].astype(float))]
-        return done.sort_values(["val_loss", "trial"])
+        """Completed trials, the best first."""
+        return ranking(self.trials)
 
 
 def read_overview(client: MlflowClient, run: Run) -> Overview:

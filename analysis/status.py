@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from rich.table import Table
 
-from analysis.tables import number, sweep_run, trials_table
+from analysis.tables import number, ranking, sweep_run, trials_table
 from search.distributions import Fixed
 from search.progress import clock, params_text, score_text
 from search.spec import parse_spec
@@ -50,7 +50,7 @@ class Status:
     @property
     def ranking(self) -> pd.DataFrame:
         """Completed trials, the best first."""
-        return self.trials[self.trials["status"] == "completed"].sort_values(["val_loss", "trial"])
+        return ranking(self.trials)
 
     def summary(self) -> str:
         """One line: state, counts, time."""

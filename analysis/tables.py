@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["all_runs", "fold_losses", "learning_curves", "number", "sweep_run", "sweeps", "trials_table"]
+__all__ = ["all_runs", "fold_losses", "learning_curves", "number", "ranking", "sweep_run", "sweeps", "trials_table"]
 
 _PAGE = 5000
 
@@ -73,6 +73,12 @@ def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
     columns = ["trial", "run_id", "status", "reason", "val_loss", "val_loss_se", "epoch", "folds"]
     table = pd.DataFrame(rows)
     return table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]).sort_values("trial")
+
+
+def ranking(trials: pd.DataFrame) -> pd.DataFrame:
+    """The completed trials of a `trials_table` that have a loss, the best first; a tie goes to the earlier one."""
+    done = trials[(trials["status"] == "completed") & trials["val_loss"].notna()]
+    return done.sort_values(["val_loss", "trial"])
 
 
 def learning_curves(client: MlflowClient, run_id: str) -> pd.DataFrame:

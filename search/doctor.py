@@ -15,6 +15,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from search.store import tracking_uri
+from trainables.errors import first_line
 
 __all__ = ["Finding", "Grade", "examine"]
 
@@ -111,7 +112,7 @@ def _ray() -> Iterator[Finding]:
         found = f"starts; {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
         yield Finding("Ray on this machine", Grade.GOOD, found)
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = first_line(error)
         yield Finding(
             "Ray on this machine", Grade.BAD, text, "free memory and /dev/shm; see /tmp/ray/session_latest/logs"
         )
@@ -158,7 +159,7 @@ def _tracking(directory: Path) -> Iterator[Finding]:
     try:
         count = len(connect(uri).search_experiments())
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = first_line(error)
         local = uri.startswith("sqlite:")
         remedy = (
             "move mlflow.db away, or use another --dir" if local else "start the server, or unset MLFLOW_TRACKING_URI"

@@ -73,11 +73,14 @@ class Number(_Kind):
     whole: bool = False
 
     @property
+    def _parameter(self) -> Parameter:
+        """The same as a `Parameter`, whose words and bounds these are."""
+        return Parameter(0 if self.whole else 0.0, low=self.low, high=self.high, above=self.above, below=self.below)
+
+    @property
     def rule(self) -> str:
         """In the words that `Parameter` has for the same."""
-        return Parameter(
-            0 if self.whole else 0.0, low=self.low, high=self.high, above=self.above, below=self.below
-        ).rule
+        return self._parameter.rule
 
     def check(self, value: object) -> Any:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
@@ -86,13 +89,7 @@ class Number(_Kind):
             raise broken("must be a finite number", value=value)
         if abs(value) > (_LARGEST_WHOLE if self.whole else _LARGEST):
             raise broken("is too large a number", value=value)
-        within = (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-        if not within:
+        if not self._parameter.bounds_hold(value):
             raise broken(self.rule, value=value)
         return int(value) if self.whole else float(value)
 

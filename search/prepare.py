@@ -20,13 +20,14 @@ from trainables.folds import FoldKind, FoldPlan
 from trainables.parameters import Value
 from trainables.tasks import BUILT_IN_TASKS, LoadedTask, load_task
 
-_TERM = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_TAKEN = ("criterion", "loss_se")
-
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 __all__ = ["Prepared", "count_gpus", "fold_plan", "prepare"]
+
+
+_TERM = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAKEN = ("criterion", "loss_se")
 
 
 @dataclass(frozen=True)

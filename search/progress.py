@@ -123,7 +123,7 @@ class LiveView:
     """A bar, the counts, the incumbent with its error bar, and the trials that run, redrawn in place."""
 
     def __init__(self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None) -> None:
-        self._console, self._varying, self._budget = console, varying, time_budget
+        self._varying, self._budget = varying, time_budget
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._drawn = 0.0
 

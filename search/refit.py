@@ -19,7 +19,7 @@ from search.artifacts import WEIGHTS, deployable, export_program
 from search.prepare import count_gpus, prepare
 from search.recorder import REFIT_DONE, Recorder, now_ms
 from search.spec import load_spec
-from search.store import SweepFolder, connect, find_sweep
+from search.store import connect, find_sweep
 from search.sweep import make_work
 from trainables.errors import StateError
 from trainables.fold_run import FoldRun
@@ -94,17 +94,14 @@ def refit(
     result = folder.read_result()
     if result["best"] is None:
         raise StateError(f"{folder.name}: no trial was evaluated to the end; there is nothing to refit")
-    spec = load_spec(folder.spec)
-    client = connect(result["tracking_uri"])
-    sweep_run = client.get_run(result["run_id"])
-    recorder = Recorder(client, sweep_run.info.experiment_id, folder.name, sweep_run.data.tags["foldrace.key"])
+    state = folder.read_state()
+    client = connect(state.tracking_uri)
+    recorder = Recorder(client, state.experiment_id, folder.name, state.key)
+    if recorder.finished_refit is not None:
+        return _recorded(state.tracking_uri, recorder.finished_refit)
+    prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
+    state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     epochs = best_epoch_count(result["best"]["best_epochs"])
-    known = _recorded(client, folder, result, recorder)
-    if known is not None:
-        return known
-    prepared = prepare(spec, data_dir, notify=notify)
-    if prepared.dataset.digest != sweep_run.data.tags["foldrace.dataset_digest"]:
-        raise StateError(f"{spec.dataset.name}: not the data that {folder.name} ran on (its digest differs)")
     notify(f"{folder.name}: refitting trial {result['best']['trial']} on all training data for {epochs} epochs")
     work = make_work(prepared)
     params = prepared.task.complete(result["best"]["params"])
@@ -114,7 +111,7 @@ def refit(
         test_images = shared_tensor(prepared.dataset.test_images).to(run.device)
         test = run.evaluate(torch.arange(len(test_images), device=run.device), test_images)
         client.log_batch(run_id, metrics=_metrics({f"test_{key}": value for key, value in test.items()}, epochs))
-        uri = _save(client, result["tracking_uri"], run_id, folder.name, run, prepared.dataset.test_images)
+        uri = _save(client, state.tracking_uri, run_id, folder.name, run, prepared.dataset.test_images)
         refitted = RefitResult(
             folder.name, run_id, epochs, len(prepared.dataset), len(test_images), test,
             result["best"]["val_loss"]["mean"], uri,
@@ -128,17 +125,11 @@ def refit(
     return refitted
 
 
-def _recorded(
-    client: MlflowClient, folder: SweepFolder, result: Mapping[str, Any], recorder: Recorder
-) -> RefitResult | None:
-    run_id = recorder.finished_refit
-    if run_id is None:
-        return None
+def _recorded(uri: str, run_id: str) -> RefitResult:
+    """What an earlier refit has found."""
     import mlflow
 
-    path = mlflow.artifacts.download_artifacts(
-        run_id=run_id, artifact_path=_RESULT, tracking_uri=result["tracking_uri"]
-    )
+    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=_RESULT, tracking_uri=uri)
     return RefitResult(**{**json.loads(Path(path).read_text()), "repeated": True})
 
 

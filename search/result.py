@@ -36,7 +36,6 @@ class SweepResult:
     sweep: str
     folder: Path
     tracking_uri: str
-    experiment_id: str
     run_id: str
     trials: Mapping[str, int]
     best: Best | None
@@ -80,7 +79,6 @@ def make_result(
         sweep=folder.name,
         folder=folder.path,
         tracking_uri=state.tracking_uri,
-        experiment_id=state.experiment_id,
         run_id=recorder.sweep_run,
         trials={status.value: ledger.count(status) for status in ended},
         best=None

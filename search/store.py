@@ -54,6 +54,11 @@ class SweepState:
     seconds: float = 0.0
     dataset_digest: str = ""
 
+    def check_data(self, name: str, digest: str, sweep: str) -> None:
+        """Refuses other data than the sweep ran on. Raises: StateError."""
+        if digest != self.dataset_digest:
+            raise StateError(f"{name}: not the data that {sweep} ran on (its digest differs)")
+
 
 @dataclass(frozen=True)
 class SweepFolder:

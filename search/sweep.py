@@ -41,7 +41,7 @@ from search.store import (
     tracking_uri,
 )
 from search.tune_callback import Session, SweepCallback
-from trainables.errors import InputError, StateError
+from trainables.errors import InputError, StateError, first_line
 from trainables.fold_run import EarlyStopping
 from trainables.ray_trainable import FoldTrainable, Work
 
@@ -139,8 +139,7 @@ def resume_sweep(
     Raises: as `run_sweep`; StateError too if the data has changed or another process runs the sweep.
     """
     state = folder.read_state()
-    if state.dataset_digest != prepared.dataset.digest:
-        raise StateError(f"{prepared.dataset.name}: not the data that {folder.name} ran on (its digest differs)")
+    state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     check_tracking(state.tracking_uri)
     return _drive(prepared, lambda: (folder, state), make_view, address)
 
@@ -203,8 +202,7 @@ def _experiment(name: str, root: Path, uri: str) -> str:
         if known is None:
             return str(client.create_experiment(name, artifact_location=location))
     except Exception as error:  # MLflow's own and those of whatever database lies below
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StateError(f"{uri}: the tracking store cannot be used: {reason}") from error
+        raise StateError(f"{uri}: the tracking store cannot be used: {first_line(error)}") from error
     if known.lifecycle_stage != "active":
         raise StateError(f"{name}: this MLflow experiment is deleted; restore it, or set tracking.experiment")
     return str(known.experiment_id)

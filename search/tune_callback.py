@@ -43,13 +43,15 @@ _SESSIONS: dict[str, Session] = {}
 
 def _ending(report: EpochReport | None) -> tuple[TrialStatus, str]:
     """How a trial that Tune has ended without an error did end, and why."""
-    if report is None:
-        return TrialStatus.PRUNED, "given up at the start"
-    if report.diverged:
+    if report is not None and report.diverged:
         return TrialStatus.FAILED, f"diverged: {report.diverged}"
-    if report.finished:
+    if report is not None and report.finished:
         return TrialStatus.COMPLETED, ""
-    return TrialStatus.PRUNED, f"given up at epoch {report.epoch}"
+    return TrialStatus.PRUNED, _given_up(report)
+
+
+def _given_up(report: EpochReport | None) -> str:
+    return f"given up at epoch {report.epoch}" if report else "given up at the start"
 
 
 _REASON = 160
@@ -140,8 +142,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
         """Ends the trials that Tune has let go of without a word, as it does when the time budget runs out."""
         for record in list(self._session.ledger.trials.values()):
             if record.status is TrialStatus.RUNNING:
-                at = f"epoch {record.report.epoch}" if record.report else "the start"
-                self._end(record, TrialStatus.PRUNED, f"given up at {at}: {why}")
+                self._end(record, TrialStatus.PRUNED, f"{_given_up(record.report)}: {why}")
 
     def _end(self, record: TrialRecord, status: TrialStatus, reason: str = "", detail: str = "") -> None:
         record.status, record.reason = status, reason

@@ -16,7 +16,7 @@ from trainables.tasks import LoadedTask, Params
 __all__ = ["CrossValidation", "EpochReport", "Rung", "mean_and_standard_error"]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Rung:
     """A place on the ladder: the first ``folds`` folds, each trained for ``epochs`` epochs."""
 

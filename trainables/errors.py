@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DataError", "FoldraceError", "InputError", "StateError", "nearest"]
+__all__ = ["DataError", "FoldraceError", "InputError", "StateError", "first_line", "nearest"]
 
 
 class FoldraceError(Exception):
@@ -51,3 +51,8 @@ def nearest(value: object, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.5)
     listed = ", ".join(known)
     return f"did you mean {close[0]!r}? ({listed})" if close else f"one of: {listed}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in one line: its first, or its kind if it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -64,6 +64,15 @@ class Parameter:
         kind = "a whole number" if isinstance(self.default, int) else "a number"
         return f"must be {kind}" + (" " + " and ".join(bounds) if bounds else "")
 
+    def bounds_hold(self, value: float) -> bool:
+        """Whether a number lies within the bounds that there are."""
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
     def check(self, field: str, value: Value) -> Value:
         """Returns ``value`` in the parameter's type.
 
@@ -84,13 +93,7 @@ class Parameter:
             raise InputError(field, value, self.rule)
         if isinstance(self.default, int) and value != int(value):
             raise InputError(field, value, self.rule)
-        within = (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-        if not within:
+        if not self.bounds_hold(value):
             raise InputError(field, value, self.rule)
         return int(value) if isinstance(self.default, int) else float(value)
 
