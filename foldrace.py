@@ -181,10 +181,10 @@ def _at(directory: Path) -> str:
     return "" if directory == RUNS else f" --dir {shlex.quote(str(directory))}"
 
 
-def _refit(name: str | None, directory: Path, data_dir: Path, console: Console) -> dict[str, Any]:
+def _refit(name: str | None, directory: Path, data_dir: Path, console: Console, **options: Any) -> dict[str, Any]:
     from search.refit import refit as run_refit
 
-    result = run_refit(name, directory, data_dir, notify=_say)
+    result = run_refit(name, directory, data_dir, notify=_say, **options)
     table = Table(show_header=False, title=f"Refit of {result.sweep}", title_justify="left")
     for label, value in result.rows():
         table.add_row(label, value)
@@ -195,10 +195,18 @@ def _refit(name: str | None, directory: Path, data_dir: Path, console: Console) 
 
 @app.command()
 def refit(
-    sweep_name: Sweep = None, directory: Directory = RUNS, data_dir: DataDirectory = DATA, as_json: AsJson = False
+    sweep_name: Sweep = None,
+    directory: Directory = RUNS,
+    data_dir: DataDirectory = DATA,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the mean of the folds' best epochs.")] = None,
+    bound_samples: Annotated[
+        int | None, typer.Option(min=1, help="Codes an image for the importance-weighted bound (a VAE's).")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train the best configuration on all training data, test it once, and register it as champion."""
-    refitted = _refit(sweep_name, directory, data_dir, err if as_json else out)
+    console = err if as_json else out
+    refitted = _refit(sweep_name, directory, data_dir, console, epochs=epochs, bound_samples=bound_samples)
     if as_json:
         print(json.dumps(refitted), flush=True)
 

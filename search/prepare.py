@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from search.ray_session import check_resources
 from search.space import SearchSpace
 from search.spec import SweepSpec
+from search.task_checks import check_objective, try_task
 from trainables.datasets import Dataset, check_reference, load_dataset
-from trainables.errors import InputError
 from trainables.folds import FoldKind, FoldPlan
 from trainables.parameters import Value
 from trainables.tasks import BUILT_IN_TASKS, LoadedTask, load_task
@@ -24,10 +21,6 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 __all__ = ["Prepared", "count_gpus", "fold_plan", "prepare"]
-
-
-_TERM = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_TAKEN = ("criterion", "loss_se")
 
 
 @dataclass(frozen=True)
@@ -78,14 +71,9 @@ def prepare(
     folds = fold_plan(spec, dataset)
     params = task.complete(space.suggest(cast("BaseTrial", _UpperEnds())), "space")
     task.check(params, dataset.sample_shape)
+    check_objective(task, spec.objective, space.tunable)
     if spec.task not in BUILT_IN_TASKS:
-        _try_task(task, params, dataset, spec.objective)
-    elif spec.objective not in (None, "loss", task.objective):
-        rule = f"{spec.task} measures no such term"
-        raise InputError("objective", spec.objective, rule, f"one of: {task.objective}, loss")
-    if spec.objective == "loss" and "loss" in space.tunable:
-        rule = "trials that minimise different losses cannot be compared by it"
-        raise InputError("objective", "loss", rule, f"leave it out to compare by {task.objective}, or fix space.loss")
+        try_task(task, params, dataset, spec.objective)
     return Prepared(spec, task, dataset, folds, space, points)
 
 
@@ -116,51 +104,3 @@ class _UpperEnds:
 
     def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
         return choices[0]
-
-
-def _try_task(task: LoadedTask, params: Mapping[str, Value], dataset: Dataset, objective: str | None) -> None:
-    """Trains and evaluates a task of the user's on two samples. Raises: InputError for what would fail everywhere."""
-    import torch
-
-    implementation = copy.deepcopy(task.implementation)
-    doing = "build()"
-    try:
-        model = implementation.build(params, dataset.sample_shape)
-        images = torch.from_numpy(dataset.images[:2].copy()).float().div_(255)
-        doing = "losses()"
-        terms = dict(implementation.losses(model.train(), images, params))
-        _check_terms(task, terms, len(images), objective)
-        doing = "the gradient of the loss"
-        terms["loss"].mean().backward()
-        with torch.inference_mode():
-            doing = "losses() in evaluation"
-            terms = dict(implementation.losses(model.eval(), images, params))
-            _check_terms(task, terms, len(images), objective)
-            doing = "reconstruct()"
-            made = implementation.reconstruct(model, images, params) if task.reconstructs else images
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        rule = f"{doing} fails on two samples of shape {dataset.sample_shape}: {type(error).__name__}: {error}"
-        raise InputError("task", task.reference, rule) from error
-    if tuple(getattr(made, "shape", ())) != tuple(images.shape):
-        raise InputError("task", task.reference, "reconstruct() must return images of the shape that it is given")
-
-
-def _check_terms(task: LoadedTask, terms: Mapping[str, Any], count: int, objective: str | None) -> None:
-    for name, values in terms.items():
-        if not _TERM.fullmatch(name) or name in _TAKEN:
-            rule = f"losses() names a term {name!r}; names are letters, digits and _, and not {' or '.join(_TAKEN)}"
-            raise InputError("task", task.reference, rule)
-        shape = tuple(getattr(values, "shape", ()))
-        if shape != (count,):
-            rule = f"losses() must give one value a sample: {name!r} has the shape {shape} for {count} samples"
-            raise InputError("task", task.reference, rule, "average over pixels, not over the batch")
-        if not math.isfinite(float(values.detach().sum())):
-            raise InputError("task", task.reference, f"{name!r} is not finite on two samples with an untrained model")
-    known = f"it returns: {', '.join(sorted(terms))}"
-    if objective is not None and objective not in terms:
-        raise InputError("objective", objective, "losses() returns no such term", known)
-    for name in ("loss", task.objective or "loss"):
-        if name not in terms:
-            raise InputError("task", task.reference, f"losses() returns no {name!r}", known)

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import math
-import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from search.artifacts import WEIGHTS, deployable, export_program
+from search.artifacts import WEIGHTS
+from search.champion import register_champion
+from search.evidence import EVIDENCE, Codec, collect_evidence, save_evidence
 from search.prepare import count_gpus, prepare
 from search.recorder import REFIT_DONE, Recorder, now_ms
 from search.spec import load_spec
 from search.store import connect, find_sweep
 from search.sweep import make_work
-from trainables.errors import StateError
-from trainables.fold_run import FoldRun
+from trainables.datasets import Dataset
+from trainables.errors import InputError, StateError, first_line
+from trainables.fold_run import FoldRun, seeded
 from trainables.folds import Split
 from trainables.parameters import Value
 from trainables.ray_trainable import Work, shared_tensor
+from trainables.seeds import derive_seed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = ["RefitResult", "best_epoch_count", "refit"]
 
-_ALIAS = "champion"
-_CHECKED = 16
 _RESULT = "refit.json"
-_GENERIC = ("loss", "criterion")  # names for the objective and for what is minimised, beside their own
+_BOUND_BATCH = 250
+_GENERIC = re.compile(r"loss|criterion|negative_elbo|(?!iwae_).*_\d+")  # other names' doubles, and one dimension's own
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class RefitResult:
 
     def rows(self) -> list[tuple[str, str]]:
         """Labels and values for people."""
-        figures = [(f"test {name}", f"{value:.5f}") for name, value in self.test.items() if name not in _GENERIC]
+        figures = [
+            (f"test {name}", f"{value:.5f}") for name, value in self.test.items() if not _GENERIC.fullmatch(name)
+        ]
         rows = [
             ("trained on", f"{self.samples:,} images, {self.epochs} epochs"),
             ("cross-validation loss", f"{self.val_loss:.5f}"),
@@ -80,11 +86,21 @@ def best_epoch_count(best_epochs: list[int]) -> int:
 
 
 def refit(
-    name: str | None, root: Path, data_dir: Path, *, notify: Callable[[str], None] = lambda _: None
+    name: str | None,
+    root: Path,
+    data_dir: Path,
+    *,
+    epochs: int | None = None,
+    bound_samples: int | None = None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> RefitResult:
     """Refits the best configuration of a sweep, or of the latest one.
 
     The test set is used once a sweep: a second call returns what the first has recorded.
+
+    Args:
+        epochs: to train for; None: the mean of the folds' best epochs.
+        bound_samples: codes an image for the importance-weighted bound on log p(x); None: leave the bound out.
 
     Raises:
         StateError: no such sweep, no winner, or a data set that is not the one the sweep ran on.
@@ -101,7 +117,9 @@ def refit(
         return _recorded(state.tracking_uri, recorder.finished_refit)
     prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
-    epochs = best_epoch_count(result["best"]["best_epochs"])
+    if bound_samples is not None and not prepared.task.can("bound"):
+        raise InputError("--bound-samples", bound_samples, f"{prepared.task.reference} has no bound on log p(x)")
+    epochs = epochs or best_epoch_count(result["best"]["best_epochs"])
     notify(f"{folder.name}: refitting trial {result['best']['trial']} on all training data for {epochs} epochs")
     work = make_work(prepared)
     params = prepared.task.complete(result["best"]["params"])
@@ -110,8 +128,11 @@ def refit(
         run = _train(work, params, epochs, client, run_id)
         test_images = shared_tensor(prepared.dataset.test_images).to(run.device)
         test = run.evaluate(torch.arange(len(test_images), device=run.device), test_images)
+        if bound_samples is not None:
+            test[f"iwae_{bound_samples}"] = mean_bound(run, test_images, bound_samples)
         client.log_batch(run_id, metrics=_metrics({f"test_{key}": value for key, value in test.items()}, epochs))
-        uri = _save(client, state.tracking_uri, run_id, folder.name, run, prepared.dataset.test_images)
+        _log_evidence(client, run_id, run, prepared.dataset, folder.winner, test, notify)
+        uri = register_champion(client, state.tracking_uri, run_id, folder.name, run, prepared.dataset.test_images)
         refitted = RefitResult(
             folder.name, run_id, epochs, len(prepared.dataset), len(test_images), test,
             result["best"]["val_loss"]["mean"], uri,
@@ -147,71 +168,40 @@ def _train(work: Work, params: Mapping[str, Value], epochs: int, client: MlflowC
     return run
 
 
+def mean_bound(run: FoldRun, images: torch.Tensor, samples: int) -> float:
+    """The importance-weighted bound on log p(x), in nats, mean over ``images`` (N, C, H, W) uint8."""
+    run.model.eval()
+    total = 0.0
+    with torch.inference_mode(), seeded(derive_seed(run.seed, "bound"), run.device):
+        for part in torch.split(images, _BOUND_BATCH):
+            pixels = part.to(torch.float32).div_(255.0)
+            total += float(run.task.implementation.bound(run.model, pixels, run.params, samples).double().sum())
+    return total / len(images)
+
+
+def _log_evidence(
+    client: MlflowClient, run_id: str, run: FoldRun, dataset: Dataset, winner: Path, test: Mapping[str, float],
+    notify: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Logs what the reports show of the model; a task of the user's that cannot give it costs the refit nothing."""
+    codec = Codec(run.task, run.model, run.params, run.device, run.seed)
+    folds = []
+    for path in sorted(winner.glob(f"fold-*/{WEIGHTS}"), key=lambda path: int(path.parent.name.partition("-")[2])):
+        model = copy.deepcopy(run.model)
+        model.load_state_dict(torch.load(path, weights_only=True, map_location=run.device))
+        folds.append(replace(codec, model=model))
+    kl = [test[f"kl_{i}"] for i in itertools.takewhile(lambda i: f"kl_{i}" in test, itertools.count())]
+    try:
+        found = collect_evidence(codec, folds, dataset.test_images, dataset.test_labels, dataset.class_names, kl)
+    except Exception as error:
+        notify(f"the reports will lack what the model sees: {first_line(error)}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_evidence(Path(folder) / EVIDENCE, found)
+        client.log_artifact(run_id, str(Path(folder) / EVIDENCE))
+
+
 def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
     from mlflow.entities import Metric
 
     return [Metric(name, value, now_ms(), step) for name, value in values.items()]
-
-
-def _save(
-    client: MlflowClient, uri: str, run_id: str, name: str, run: FoldRun, images: np.ndarray[Any, np.dtype[np.uint8]]
-) -> str | None:
-    """Logs the weights, and the model as champion: its address, or None for one that torch cannot export."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / WEIGHTS
-        torch.save({key: value.cpu() for key, value in run.model.state_dict().items()}, path)
-        client.log_artifact(run_id, str(path))
-    model = deployable(run.task, run.model.cpu(), run.params)
-    sample = shared_tensor(images[:_CHECKED]).float().div(255)
-    if len(sample) < 2 or export_program(model, sample) is None:
-        return None
-    with _default_store(uri):
-        return _register(client, run_id, name, model, sample)
-
-
-@contextmanager
-def _default_store(uri: str) -> Iterator[None]:
-    """Within this block MLflow's module-level functions write to ``uri``; afterwards to what they wrote to before."""
-    import mlflow
-
-    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-    before = {name: os.environ.get(name) for name in names}
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before["MLFLOW_TRACKING_URI"] or "")
-        mlflow.set_registry_uri(before["MLFLOW_REGISTRY_URI"] or "")
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _register(client: MlflowClient, run_id: str, name: str, model: torch.nn.Module, sample: torch.Tensor) -> str:
-    """Logs and registers the model, loads it back, checks that it computes the same, and then calls it champion."""
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    with torch.inference_mode():
-        expected = model(sample)
-    shapes = [TensorSpec(np.dtype(np.float32), (-1, *t.shape[1:])) for t in (sample, expected)]
-    signature = ModelSignature(inputs=Schema(shapes[:1]), outputs=Schema(shapes[1:]))
-    with mlflow.start_run(run_id=run_id):
-        info = mlflow.pytorch.log_model(
-            model, name="model", signature=signature, input_example=sample[:2].numpy(), serialization_format="pt2",
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-        )  # fmt: skip
-    if not client.search_registered_models(filter_string=f"name = '{name}'"):
-        client.create_registered_model(name)
-    version = client.create_model_version(name, info.model_uri, run_id, model_id=info.model_id)
-    loaded = mlflow.pytorch.load_model(f"models:/{name}/{version.version}")
-    with torch.inference_mode():
-        difference = float((loaded(sample) - expected).abs().max())
-    if difference > 1e-5:
-        raise StateError(f"models:/{name}/{version.version}: loaded back, it differs by {difference:g}")
-    client.set_registered_model_alias(name, _ALIAS, version.version)
-    return f"models:/{name}@{_ALIAS}"

@@ -11,7 +11,14 @@ from trainables.tasks import Params, SampleShape
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["REFERENCE_DROPOUT", "AutoencoderTask", "check_sample_shape", "dropout_rates"]
+__all__ = [
+    "NETWORK_PARAMETERS",
+    "REFERENCE_DROPOUT",
+    "AutoencoderTask",
+    "check_sample_shape",
+    "dropout_rates",
+    "network_arguments",
+]
 
 REFERENCE_DROPOUT = {
     "dropout_encoder_1": 0.5,
@@ -23,6 +30,17 @@ REFERENCE_DROPOUT = {
 
 ACTIVATION_NAMES = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
 _SMALLEST_SIDE = 8
+
+NETWORK_PARAMETERS = {
+    "width": Parameter(8, "channels of the first convolution; the others have 2 and 4 times as many", low=1),
+    "hidden": Parameter(128, "units of the two hidden linear layers", low=1),
+    "activation": Parameter("relu", "nonlinearity", choices=ACTIVATION_NAMES),
+    **{
+        name: Parameter(None, f"dropout rate in place of the study's {rate:g}", low=0.0, below=1.0)
+        for name, rate in REFERENCE_DROPOUT.items()
+    },
+}
+"""What the encoder's and decoder's layers are, in any task that is built of them."""
 
 
 def dropout_rates(params: Params) -> list[float]:
@@ -38,6 +56,14 @@ def dropout_rates(params: Params) -> list[float]:
     if max(rates) >= 1.0:
         raise InputError("dropout", params["dropout"], f"brings a rate to {max(rates):g}; rates stay below 1")
     return rates
+
+
+def network_arguments(params: Params) -> dict[str, Any]:
+    """The keyword arguments, dropout apart, of `Encoder` and `Decoder`."""
+    from trainables.autoencoder import ACTIVATIONS
+
+    activation = ACTIVATIONS[str(params["activation"])]
+    return {"width": params["width"], "hidden": params["hidden"], "activation": activation}
 
 
 def check_sample_shape(sample_shape: SampleShape) -> None:
@@ -58,17 +84,12 @@ class AutoencoderTask:
     """Reconstructs images through a narrow code; trials are compared by the mean squared error a pixel."""
 
     objective = "mse"
+    objectives = {"mse": (), "loss": ("loss",)}  # noqa: RUF012 (read once, never written)
     parameters = {  # noqa: RUF012 (read once, never written)
         "latent_dim": Parameter(16, "numbers in the code", low=1),
-        "width": Parameter(8, "channels of the first convolution; the others have 2 and 4 times as many", low=1),
-        "hidden": Parameter(128, "units of the two hidden linear layers", low=1),
-        "activation": Parameter("relu", "nonlinearity", choices=ACTIVATION_NAMES),
+        **NETWORK_PARAMETERS,
         "loss": Parameter("mse", "what is minimised, a mean over pixels", choices=("mse", "bce", "l1")),
         "dropout": Parameter(1.0, "factor on the study's four dropout rates", low=0.0, below=2.0),
-        **{
-            name: Parameter(None, f"dropout rate in place of the study's {rate:g}", low=0.0, below=1.0)
-            for name, rate in REFERENCE_DROPOUT.items()
-        },
     }
 
     def check(self, params: Params, sample_shape: SampleShape) -> None:
@@ -78,16 +99,11 @@ class AutoencoderTask:
 
     def build(self, params: Params, sample_shape: SampleShape) -> torch.nn.Module:
         """The study's network for ``sample_shape`` (channels, height, width). Raises: InputError."""
-        from trainables.autoencoder import ACTIVATIONS, Autoencoder, Decoder, Encoder
+        from trainables.autoencoder import Autoencoder, Decoder, Encoder
 
         self.check(params, sample_shape)
-        rates = dropout_rates(params)
+        rates, common = dropout_rates(params), network_arguments(params)
         latent_dim = int(params["latent_dim"] or 1)
-        common: dict[str, Any] = {
-            "width": params["width"],
-            "hidden": params["hidden"],
-            "activation": ACTIVATIONS[str(params["activation"])],
-        }
         return Autoencoder(
             Encoder(sample_shape, latent_dim, dropout=rates[:2], **common),
             Decoder(sample_shape, latent_dim, dropout=rates[2:], **common),
@@ -109,3 +125,15 @@ class AutoencoderTask:
         """(B, C, H, W) in [0, 1] → the same shape."""
         reconstruction: torch.Tensor = model(images)
         return reconstruction
+
+    def encode(self, model: torch.nn.Module, images: torch.Tensor, params: Params) -> torch.Tensor:
+        """(B, C, H, W) → the codes, (B, latent_dim)."""
+        network: Any = model
+        codes: torch.Tensor = network.encoder(images)
+        return codes
+
+    def decode(self, model: torch.nn.Module, codes: torch.Tensor, params: Params) -> torch.Tensor:
+        """(B, latent_dim) → (B, C, H, W) in [0, 1]."""
+        network: Any = model
+        images: torch.Tensor = network.decoder(codes)
+        return images

@@ -160,16 +160,18 @@ class FoldRun:
         sums: dict[str, Tensor] = {}
         count = 0
         for batch in self._batches(order):
-            terms = self.task.implementation.losses(self.model, self._pixels(batch), self.params)
+            moment = self.epoch - 1 + count / len(order)
+            terms = self.task.losses(self.model, self._pixels(batch), self.params, moment)
             _add(sums, terms)
             self.optimizer.zero_grad(set_to_none=True)
-            terms["loss"].mean().backward()
+            torch.autograd.backward(terms["loss"].mean())
             self.optimizer.step()
             if self.schedule is not None:
                 self.schedule.step()
             count += len(batch)
             if self.epoch == 1 and count == len(batch):
-                self._untrained_loss = self._means(sums, count)["loss"]
+                means = self._means(sums, count)
+                self._untrained_loss = means.get("criterion", means["loss"])
         return self._means(sums, count)
 
     def evaluate(self, indices: Tensor, images: Tensor | None = None) -> dict[str, float]:
@@ -178,17 +180,18 @@ class FoldRun:
         sums: dict[str, Tensor] = {}
         with torch.inference_mode(), seeded(derive_seed(self.seed, self.fold, "validate"), self.device):
             for batch in torch.split(indices, _VALIDATION_BATCH):
-                _add(
-                    sums,
-                    self.task.implementation.losses(self.model, self._pixels(batch, images), self.params),
-                )
+                _add(sums, self.task.losses(self.model, self._pixels(batch, images), self.params))
         return self._means(sums, len(indices))
 
     def _means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
-        """The terms a sample; the objective is named ``loss``, and what is minimised ``criterion`` if it is another."""
-        names = list(sums)
-        values = torch.stack([sums[name] for name in names]).div(count).tolist()  # the epoch's one synchronisation
-        means = dict(zip(names, values, strict=True))
+        """The figures of a part; the objective is named ``loss``, and what is minimised ``criterion`` if it is
+        another."""
+        values = torch.cat([total.reshape(-1) for total in sums.values()]).div(count).tolist()  # one synchronisation
+        parts: dict[str, float | list[float]] = {}
+        for name, total in sums.items():
+            parts[name] = values[: total.numel()] if total.ndim else values[0]
+            del values[: total.numel()]
+        means = self.task.summarise(parts, self.params)
         objective = self.objective or ("mse" if "mse" in means else "loss")
         if objective == "loss":
             return means
@@ -204,12 +207,14 @@ class FoldRun:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 return f"{where}{name} is {value}"
-        loss, untrained = min(metrics["train_loss"], metrics["val_loss"]), self._untrained_loss
+        # what is minimised tells; a VAE whose KL term is still warming up may well get worse by its objective
+        losses = {part: metrics.get(f"{part}_criterion", metrics[f"{part}_loss"]) for part in ("train", "val")}
+        loss, untrained = min(losses.values()), self._untrained_loss
         gradients = [p.grad.abs().max() for p in self.model.parameters() if p.grad is not None and p.grad.numel()]
         if gradients and loss > untrained / 2 and float(torch.stack(gradients).max()) < _VANISHED:
             return f"{where}the gradient has vanished: the network is saturated and cannot learn any more"
         if loss > untrained + _WORSE * abs(untrained):
-            return f"{where}training has made it worse: val_loss {metrics['val_loss']:.3g}, untrained {untrained:.3g}"
+            return f"{where}training has made it worse: validation {losses['val']:.3g}, untrained {untrained:.3g}"
         return None
 
     def _keep(self, metrics: dict[str, float]) -> None:
@@ -285,5 +290,5 @@ class FoldRun:
 
 def _add(sums: dict[str, Tensor], terms: Mapping[str, Tensor]) -> None:
     for name, values in terms.items():
-        total = values.detach().sum(dtype=torch.float64)
+        total = values.detach().sum(0, dtype=torch.float64)
         sums[name] = sums[name] + total if name in sums else total

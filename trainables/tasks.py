@@ -19,9 +19,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -31,14 +33,22 @@ from trainables.parameters import TRAINING_PARAMETERS, Parameter, Value, complet
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BUILT_IN_TASKS", "LoadedTask", "Params", "SampleShape", "Task", "load_task"]
+__all__ = ["BUILT_IN_TASKS", "LoadedTask", "Means", "Params", "SampleShape", "Task", "load_task", "numbered"]
 
 SampleShape = tuple[int, int, int]
 """(channels, height, width) of one image."""
 
 Params = Mapping[str, Value]
 
-BUILT_IN_TASKS = {"autoencoder": "trainables.autoencoder_task:AutoencoderTask"}
+_LONGEST = 128
+
+Means = Mapping[str, float | list[float]]
+"""Means over images by the name of the term: a number, or D of them for a term of D numbers an image."""
+
+BUILT_IN_TASKS = {
+    "autoencoder": "trainables.autoencoder_task:AutoencoderTask",
+    "variational": "trainables.variational_task:VariationalTask",
+}
 
 
 @runtime_checkable
@@ -47,8 +57,14 @@ class Task(Protocol):
 
     ``parameters``: mapping of names to defaults or `Parameter`;
     ``objective``: name of the term that trials are compared by (default: ``"mse"`` if there is one, else ``"loss"``);
+    ``objectives``: the terms that they may be compared by, each with the parameters that change what it means, and
+    which therefore may not be tuned under it;
     ``check(params, sample_shape)``: raises `InputError` for what it cannot take, without importing torch if it can;
-    ``reconstruct(model, images, params)``: (B, C, H, W) in [0, 1], for the pictures.
+    ``summarise(means, params)``: the figures that are recorded, from the means of the terms over all images;
+    ``reconstruct(model, images, params)``: (B, C, H, W) in [0, 1], for the pictures;
+    ``encode(model, images, params)``: (B, D) codes, and ``decode(model, codes, params)``: (B, C, H, W), for reports;
+    ``prior``: ``"normal"`` if codes drawn from N(0, I) decode to new images;
+    ``bound(model, images, params, samples)``: (B,), the importance-weighted bound on log p(x).
     """
 
     def build(self, params: Params, sample_shape: SampleShape) -> torch.nn.Module:
@@ -58,7 +74,9 @@ class Task(Protocol):
     def losses(self, model: torch.nn.Module, images: torch.Tensor, params: Params) -> Mapping[str, torch.Tensor]:
         """Per-sample terms, each (B,), for ``images`` (B, C, H, W) in [0, 1]; ``"loss"`` is what is minimised.
 
-        Called in training mode with gradients, and in evaluation mode without.
+        Called in training mode with gradients, and in evaluation mode without. A term other than the loss and the
+        objective may be (B, D): its D means are recorded as ``NAME_0``, ``NAME_1``, … An implementation with a
+        parameter ``epoch`` gets the epochs trained so far, with their fraction, in training, and None in evaluation.
         """
         ...
 
@@ -71,6 +89,38 @@ class LoadedTask:
     implementation: Any
     parameters: Mapping[str, Parameter]
     objective: str | None
+
+    def losses(
+        self, model: torch.nn.Module, images: torch.Tensor, params: Params, epoch: float | None = None
+    ) -> Mapping[str, torch.Tensor]:
+        """The task's terms of a batch. See `Task.losses`."""
+        moment = {"epoch": epoch} if self._takes_epoch else {}
+        terms: Mapping[str, torch.Tensor] = self.implementation.losses(model, images, params, **moment)
+        return terms
+
+    @cached_property
+    def _takes_epoch(self) -> bool:
+        try:
+            return "epoch" in inspect.signature(self.implementation.losses).parameters
+        except (TypeError, ValueError):  # a callable that has no signature to read
+            return False
+
+    def summarise(self, means: Means, params: Params) -> dict[str, float]:
+        """The figures to record, from the means of the terms."""
+        own = getattr(self.implementation, "summarise", None)
+        if own is not None:
+            return {name: float(value) for name, value in own(means, params).items()}
+        figures: dict[str, float] = {}
+        for name, value in means.items():
+            figures |= numbered(name, value) if isinstance(value, list) else {name: value}
+        return figures
+
+    @property
+    def objectives(self) -> Mapping[str, tuple[str, ...]] | None:
+        """Terms that trials may be compared by, each with the parameters that may not be tuned under it; None if the
+        task does not say."""
+        declared: Mapping[str, tuple[str, ...]] | None = getattr(self.implementation, "objectives", None)
+        return declared
 
     @property
     def name(self) -> str:
@@ -98,8 +148,23 @@ class LoadedTask:
             raise InputError("task", self.reference, f"check() raised {type(error).__name__}: {error}") from error
 
     @property
+    def prior(self) -> str | None:
+        """The distribution of codes that decode to new images: ``"normal"``, or None for no generative task."""
+        return getattr(self.implementation, "prior", None)
+
+    @property
     def reconstructs(self) -> bool:
-        return callable(getattr(self.implementation, "reconstruct", None))
+        return self.can("reconstruct")
+
+    def can(self, *methods: str) -> bool:
+        """Whether the task has these optional methods."""
+        return all(callable(getattr(self.implementation, method, None)) for method in methods)
+
+
+def numbered(name: str, values: float | list[float]) -> dict[str, float]:
+    """``{"kl_0": …, "kl_1": …}``. A vector of more than 128 numbers is not for a record: nothing."""
+    assert isinstance(values, list)
+    return {f"{name}_{i}": value for i, value in enumerate(values)} if len(values) <= _LONGEST else {}
 
 
 def load_task(reference: str) -> LoadedTask:
