@@ -7,9 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from trainables.cross_validation import EpochReport
+from search.plan import Part, Phase
 from trainables.parameters import Value
+
+if TYPE_CHECKING:
+    from trainables.cross_validation import EpochReport
 
 __all__ = ["Ledger", "TrialRecord", "TrialStatus"]
 
@@ -25,13 +29,24 @@ class TrialStatus(Enum):
 
 @dataclass
 class TrialRecord:
-    """One trial: its parameters, its last report and its end."""
+    """One trial: its parameters, its last report and its end; in a comparison, its part in it."""
 
     number: int
     params: Mapping[str, Value]
     status: TrialStatus = TrialStatus.RUNNING
     report: EpochReport | None = None
     reason: str = ""
+    part: Part | None = None
+
+    @property
+    def name(self) -> str:
+        """``trial 7``, or ``trial 7 [sgd default]``."""
+        return f"trial {self.number}" + (f" [{self.part}]" if self.part else "")
+
+    @property
+    def competes(self) -> bool:
+        """Whether the trial can be the best one; a repeat only measures one that is there."""
+        return self.part is None or self.part.phase is not Phase.REPEAT
 
     @property
     def val_loss(self) -> float:
@@ -78,8 +93,9 @@ class Ledger:
         return sum(trial.report.fold_epochs for trial in self.trials.values() if trial.report)
 
     def ranking(self) -> list[TrialRecord]:
-        """The completed trials, the best first; a tie goes to the earlier one."""
-        done = [t for t in self.trials.values() if t.status is TrialStatus.COMPLETED and math.isfinite(t.val_loss)]
+        """The completed trials that compete, the best first; a tie goes to the earlier one."""
+        competing = [trial for trial in self.trials.values() if trial.competes]
+        done = [t for t in competing if t.status is TrialStatus.COMPLETED and math.isfinite(t.val_loss)]
         return sorted(done, key=lambda trial: (trial.val_loss, trial.number))
 
     def given_up(self) -> list[TrialRecord]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from search.arms import Arm, build_arms, differing
 from search.ray_session import check_resources
 from search.space import SearchSpace
 from search.spec import SweepSpec
@@ -25,7 +26,7 @@ __all__ = ["Prepared", "count_gpus", "fold_plan", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep whose every input has been read and checked."""
+    """A sweep whose every input has been read and checked. A comparison has ``arms``, and nothing in ``space``."""
 
     spec: SweepSpec
     task: LoadedTask
@@ -33,6 +34,7 @@ class Prepared:
     folds: FoldPlan
     space: SearchSpace
     start_with: tuple[Mapping[str, Value], ...]
+    arms: tuple[Arm, ...] = ()
 
 
 def count_gpus() -> int:
@@ -57,7 +59,8 @@ def prepare(
     """
     check_reference(spec.dataset.name)
     task = load_task(spec.task)
-    space = SearchSpace.build(spec.space, task.declared)
+    arms = build_arms(spec, task)
+    space = SearchSpace.build({} if arms else spec.space, task.declared)
     points = tuple(
         space.check_point(point, f"search.start_with[{i}]") for i, point in enumerate(spec.search.start_with)
     )
@@ -69,12 +72,15 @@ def prepare(
         given.name, limit=given.limit, seed=given.seed, size=given.size, data_dir=data_dir, notify=notify
     )
     folds = fold_plan(spec, dataset)
-    params = task.complete(space.suggest(cast("BaseTrial", _UpperEnds())), "space")
-    task.check(params, dataset.sample_shape)
-    check_objective(task, spec.objective, space.tunable)
-    if spec.task not in BUILT_IN_TASKS:
-        try_task(task, params, dataset, spec.objective)
-    return Prepared(spec, task, dataset, folds, space, points)
+    check_objective(task, spec.objective, differing(arms) if arms else space.tunable)
+    for each in [arm.space for arm in arms] or [space]:
+        params = task.complete(each.suggest(cast("BaseTrial", _UpperEnds())), "space")
+        task.check(params, dataset.sample_shape)
+        if spec.task not in BUILT_IN_TASKS:
+            try_task(task, params, dataset, spec.objective)
+    for arm in arms:
+        task.check(task.complete(arm.default), dataset.sample_shape)
+    return Prepared(spec, task, dataset, folds, space, points, arms)
 
 
 def fold_plan(spec: SweepSpec, dataset: Dataset) -> FoldPlan:

@@ -74,6 +74,10 @@ def top_table(ledger: Ledger, varying: Sequence[str], epochs: int, count: int = 
     table = Table(title="Best configurations by cross-validation", title_justify="left", header_style="bold")
     table.add_column("#", justify="right")
     table.add_column("trial", justify="right")
+    arms = any(trial.part for trial in ledger.trials.values())
+    if arms:
+        table.add_column("arm", no_wrap=True)
+        varying = [name for name in varying if name != "optimizer"]  # the arm says it
     table.add_column("CV loss ± std. error", justify="right", no_wrap=True)
     table.add_column("evaluated", no_wrap=True)
     table.add_column("parameters", overflow="fold")
@@ -81,9 +85,10 @@ def top_table(ledger: Ledger, varying: Sequence[str], epochs: int, count: int = 
     for place, trial in enumerate([*best, *ledger.given_up()][:count], 1):
         done = trial.status is TrialStatus.COMPLETED
         at = "to the end" if done or trial.report is None else f"{trial.report.epoch} of {epochs} epochs"
-        row = (str(trial.number), score_text(trial.val_loss, trial.standard_error), at)
+        row = (*([str(trial.part)] if arms else []), score_text(trial.val_loss, trial.standard_error), at)
         style = "bold green" if done and place == 1 else "" if done else "dim"
-        table.add_row(str(place) if done else "·", *row, params_text(trial.params, varying), style=style)
+        cells = (str(place) if done else "·", str(trial.number), *row, params_text(trial.params, varying))
+        table.add_row(*cells, style=style)
     return table
 
 
@@ -101,11 +106,9 @@ class PlainView:
             return
         score = score_text(changed.val_loss, changed.standard_error) if math.isfinite(changed.val_loss) else ""
         reason = f"({changed.reason})" if changed.reason else ""
-        what = " ".join(part for part in (f"trial {changed.number} {changed.status.value}", score, reason) if part)
+        what = " ".join(part for part in (f"{changed.name} {changed.status.value}", score, reason) if part)
         best = ledger.best
-        incumbent = (
-            f"best {score_text(best.val_loss, best.standard_error)} (trial {best.number})" if best else "no best yet"
-        )
+        incumbent = f"best {score_text(best.val_loss, best.standard_error)} ({best.name})" if best else "no best yet"
         eta = clock(ledger.remaining(self._budget))
         self.say(
             f"[{clock(ledger.elapsed)}] {what}"
@@ -149,7 +152,7 @@ class LiveView:
         lines = [Text(_states(ledger), style="dim")]
         if best:
             score = score_text(best.val_loss, best.standard_error)
-            text = f"best  trial {best.number}: {score}  {params_text(best.params, self._varying)}"
+            text = f"best  {best.name}: {score}  {params_text(best.params, self._varying)}"
             lines.append(Text(text, style="bold green", overflow="ellipsis", no_wrap=True))
         running = [t for t in ledger.trials.values() if t.status is TrialStatus.RUNNING]
         for trial in running[-8:]:
@@ -158,7 +161,7 @@ class LiveView:
                 if trial.report
                 else "…"
             )
-            text = f"      trial {trial.number}, {at}  {params_text(trial.params, self._varying)}"
+            text = f"      {trial.name}, {at}  {params_text(trial.params, self._varying)}"
             lines.append(Text(text, overflow="ellipsis", no_wrap=True))
         return Group(head, *lines)
 

@@ -59,6 +59,7 @@ class Recorder:
         self._client, self._experiment_id, self._sweep, self._key = client, experiment_id, sweep, key
         self._runs: dict[str, str] = {}
         self._open: set[str] = set()
+        self._tags: dict[int, Mapping[str, object]] = {}
         self._epochs: dict[str, int] = {}  # the last epoch recorded of each trial before this recorder was made
         self.finished_refit: str | None = None
         known = client.search_runs(
@@ -100,14 +101,15 @@ class Recorder:
     def trial_run(self, trial: int) -> str:
         """The id of a trial's run, made if it is not there yet."""
         return self._run(
-            f"{self._key}/{trial}", f"trial {trial:04d}", "trial", parent=self.sweep_run, trial=trial
+            f"{self._key}/{trial}", f"trial {trial:04d}", "trial",
+            parent=self.sweep_run, trial=trial, **self._tags.get(trial, {}),
         )  # fmt: skip
 
     def fold_run(self, trial: int, fold: int) -> str:
         """The id of a fold's run, made if it is not there yet."""
         return self._run(
             f"{self._key}/{trial}/{fold}", f"trial {trial:04d} fold {fold}", "fold",
-            parent=self.trial_run(trial), trial=trial, fold=fold,
+            parent=self.trial_run(trial), trial=trial, fold=fold, **self._tags.get(trial, {}),
         )  # fmt: skip
 
     def refit_run(self, params: Mapping[str, Value]) -> str:
@@ -117,15 +119,18 @@ class Recorder:
         self._client.log_batch(run, params=[Param(name, str(value)) for name, value in params.items()])
         return run
 
-    def start_sweep(self, spec_yaml: str, environment: Mapping[str, Any], dataset: Dataset, task: str) -> None:
-        """Records what the sweep is: its file, the environment, the data set."""
+    def start_sweep(
+        self, spec_yaml: str, environment: Mapping[str, Any], dataset: Dataset, task: str, kind: str = "sweep"
+    ) -> None:
+        """Records what the sweep is: its kind and file, the environment, the data set."""
         run = self.sweep_run
         if self._key not in self._open:
             self._client.update_run(run, status="RUNNING")
             self._open.add(self._key)
         self._client.log_text(run, spec_yaml, "sweep.yaml")
         self._client.log_text(run, json.dumps(environment, indent=2), "environment.json")
-        tags = {"task": task, "git_revision": environment.get("git_revision"), "dataset_digest": dataset.digest}
+        revision = environment.get("git_revision")
+        tags = {"kind": kind, "task": task, "git_revision": revision, "dataset_digest": dataset.digest}
         every = [RunTag(f"foldrace.{name}", str(value)) for name, value in tags.items() if value is not None]
         origin = [RunTag("mlflow.user", _user()), RunTag("mlflow.source.name", "foldrace")]
         self._client.log_batch(run, tags=[*every, *origin])
@@ -141,8 +146,13 @@ class Recorder:
         tags_ = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(run, [DatasetInput(dataset=entity, tags=tags_)])
 
-    def started(self, trial: int, params: Mapping[str, Value]) -> None:
-        """A trial begins, or goes on after an interruption."""
+    def started(self, trial: int, params: Mapping[str, Value], tags: Mapping[str, object] | None = None) -> None:
+        """A trial begins, or goes on after an interruption.
+
+        Args:
+            tags: of its run and its folds' runs, beside those that all have.
+        """
+        self._tags[trial] = tags or {}
         run = self.trial_run(trial)
         for key in [key for key in self._runs if _belongs(key, f"{self._key}/{trial}") and key not in self._open]:
             self._client.update_run(self._runs[key], status="RUNNING")

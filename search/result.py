@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.comparison_result import ArmResult, make_arm_results
 from search.ledger import Ledger, TrialStatus
 from search.progress import params_text, score_text
 from search.recorder import Recorder
@@ -31,7 +32,7 @@ class Best:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended. ``best`` is None if no trial was evaluated to the end."""
+    """How a sweep ended. ``best`` is None if no trial was evaluated to the end; ``arms`` are a comparison's."""
 
     sweep: str
     folder: Path
@@ -42,6 +43,7 @@ class SweepResult:
     fold_epochs: int
     wall_seconds: float
     interrupted: bool
+    arms: Mapping[str, ArmResult] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -66,13 +68,15 @@ class SweepResult:
             "best": best,
             "fold_epochs": self.fold_epochs,
             "wall_seconds": round(self.wall_seconds, 3),
+            **({"arms": {label: arm.to_json() for label, arm in self.arms.items()}} if self.arms else {}),
         }
 
 
 def make_result(
-    folder: SweepFolder, state: SweepState, recorder: Recorder, ledger: Ledger, *, interrupted: bool
-) -> SweepResult:
-    """The result as the ledger has it now."""
+    folder: SweepFolder, state: SweepState, recorder: Recorder, ledger: Ledger, *, interrupted: bool,
+    arms: Sequence[str] = (),
+) -> SweepResult:  # fmt: skip
+    """The result as the ledger has it now; ``arms`` are the labels of a comparison."""
     best = ledger.best
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
     return SweepResult(
@@ -90,6 +94,7 @@ def make_result(
         fold_epochs=ledger.fold_epochs,
         wall_seconds=ledger.elapsed,
         interrupted=interrupted,
+        arms=make_arm_results(ledger, arms),
     )  # fmt: skip
 
 

@@ -152,8 +152,10 @@ class EarlyStoppingSpec(Section):
 class SearchSpec(Section):
     """How trials are drawn."""
 
-    sampler: Literal["tpe", "random"] = Field(default="tpe", description="where new points come from")
-    trials: Count = Field(default=20, description="how many points are tried")
+    sampler: Literal["tpe", "random", "qmc"] = Field(
+        default="tpe", description="where new points come from; a comparison's: random (its default) or qmc"
+    )
+    trials: Count = Field(default=20, description="how many points are tried; in a comparison, for each arm")
     seed: _Seed = Field(default=0, description="of the sampler and of every trial's training")
     time_budget: (
         Annotated[
@@ -184,7 +186,8 @@ class SchedulerSpec(Section):
     """Which trials go on."""
 
     kind: Literal["fifo", "stopping"] = Field(
-        default="stopping", description="fifo trains every trial to the end; stopping ends the worse ones early (ASHA)"
+        default="stopping",
+        description="fifo trains every trial to the end; stopping ends the worse ones early (ASHA); a comparison: fifo",
     )
     reduction_factor: Annotated[float, Number(low=1.1)] = Field(
         default=3.0, description="one in so many trials passes a rung"

@@ -71,6 +71,19 @@ class SearchSpace:
                 params[name] = self.declared[name].check(name, _draw(trial, name, entry))
         return params
 
+    def draw_all(self, trial: BaseTrial) -> None:
+        """Draws every tunable parameter from ``trial``, active or not, so that it knows all distributions."""
+        for name in self.tunable:
+            _draw(trial, name, self.entries[name])
+
+    def holds(self, name: str, value: Value) -> bool:
+        """Whether a parameter of the space can have this value there."""
+        try:
+            self._within(name, value, name)
+        except InputError:
+            return False
+        return True
+
     def check_point(self, point: Mapping[str, Value], field: str) -> dict[str, Value]:
         """The tunable part of a point to start with, as ``study.enqueue_trial`` takes it; what ``point`` leaves out
         is left to the sampler.

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from search.distributions import SpaceEntry
+from search.comparison import ComparisonSpec, check_kind, planned_trials, trials_text, with_defaults
+from search.distributions import Fixed, SpaceEntry
 from search.fields import Name, Section, Text, broken
 from search.sections import (
     Count,
@@ -32,6 +33,7 @@ from search.spec_file import dump_yaml, plain, read_file, set_value
 from trainables.errors import InputError
 
 __all__ = [
+    "ComparisonSpec",
     "DatasetSpec",
     "EarlyStoppingSpec",
     "FoldsSpec",
@@ -56,6 +58,9 @@ def _default_name(task: object) -> str:
 class SweepSpec(Section):
     """A whole sweep. Made by `load_spec` and `parse_spec`, whose errors are `InputError`."""
 
+    kind: Literal["sweep", "comparison"] = Field(
+        default="sweep", description="sweep searches one space; comparison tunes several optimizers at equal cost"
+    )
     name: Annotated[
         str,
         Text(
@@ -79,6 +84,7 @@ class SweepSpec(Section):
     space: dict[Name, SpaceEntry] = Field(
         default_factory=dict, description="parameters: a fixed value or a distribution each"
     )
+    comparison: ComparisonSpec | None = Field(default=None, description="kind: comparison alone: the arms")
     search: SearchSpec = Field(default=SearchSpec(), description="how trials are drawn")
     scheduler: SchedulerSpec = Field(default=SchedulerSpec(), description="which trials go on")
     resources: ResourcesSpec = Field(default=ResourcesSpec(), description="what one trial occupies")
@@ -86,18 +92,38 @@ class SweepSpec(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_after_task(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("name") is None:
-            return {**data, "name": _default_name(data.get("task", _DEFAULT_TASK))}
-        return data
+    def _fill_in(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        name = data.get("name")
+        return with_defaults({**data, "name": _default_name(data.get("task", _DEFAULT_TASK)) if name is None else name})
 
     @model_validator(mode="after")
-    def _grace_fits(self) -> SweepSpec:
+    def _parts_fit(self) -> SweepSpec:
         grace = self.scheduler.grace_epochs
         if grace > self.epochs:
             rule = f"must be at most the number of epochs, {self.epochs}"
             raise broken(rule, at=("scheduler", "grace_epochs"), value=grace)
+        check_kind(self)
         return self
+
+    @property
+    def planned_trials(self) -> int:
+        """How many trials there will be, if no arm of a comparison fails altogether."""
+        return planned_trials(self)
+
+    @property
+    def trials_text(self) -> str:
+        """The trials in words: ``20 trials``, or what each arm of a comparison gets."""
+        return trials_text(self)
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The parameters that differ between trials, in the file's order; the arms of a comparison count as one."""
+        arms = self.comparison.arms.values() if self.comparison else ()
+        spaces = [self.space, *(arm.space for arm in arms)]
+        tuned = [name for space in spaces for name, entry in space.items() if not isinstance(entry, Fixed)]
+        return tuple(dict.fromkeys(["optimizer", *tuned] if arms else tuned))
 
     def to_yaml(self) -> str:
         """The spec as a sweep file with every default written out; reading it gives an equal spec."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -76,7 +76,14 @@ def _known_keys(location: Sequence[str | int], model: type[BaseModel]) -> list[s
         if isinstance(part, str) and part.startswith(TAG):
             model = FORMS[part.removeprefix(TAG)]
         elif part in model.model_fields:
-            inner = model.model_fields[part].annotation
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                model = inner
+            inner = set(_sections(model.model_fields[part].annotation))
+            model = inner.pop() if len(inner) == 1 else model
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _sections(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that an annotation mentions: ``ArmSpec`` in ``dict[str, ArmSpec] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)

@@ -8,11 +8,11 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.cloudpickle
@@ -20,6 +20,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from search.artifacts import log_fold_models
+from search.comparison_result import log_reconstructions
+from search.comparison_search import make_comparison_search
 from search.environment import describe_environment
 from search.interrupt import Interrupt, graceful_interrupt
 from search.ledger import Ledger
@@ -43,7 +45,12 @@ from search.store import (
 from search.tune_callback import Session, SweepCallback
 from trainables.errors import InputError, StateError, first_line
 from trainables.fold_run import EarlyStopping
+from trainables.folds import Split
 from trainables.ray_trainable import FoldTrainable, Work
+from trainables.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 __all__ = ["make_scheduler", "make_work", "resume_sweep", "run_sweep"]
 
@@ -86,7 +93,16 @@ def make_work(prepared: Prepared) -> Work:
         gpu=spec.resources.gpu > 0,
         positions=prepared.dataset.positions,
         picture_epochs=_rung_epochs(spec),
+        repeat_splits=tuple(_repeat_splits(prepared)),
     )
+
+
+def _repeat_splits(prepared: Prepared) -> Iterator[tuple[Split, ...]]:
+    """The folds of each repeat of a comparison, drawn anew."""
+    comparison = prepared.spec.comparison
+    for repeat in range(1, comparison.repeats + 1) if comparison else ():
+        seed = derive_seed(prepared.folds.seed, "repeat", repeat) % 2**32
+        yield tuple(replace(prepared.folds, seed=seed).split())
 
 
 def run_sweep(
@@ -162,20 +178,23 @@ def _drive(
         view.say(f"{folder.name}: in {folder.path}")
         client = connect(state.tracking_uri)
         recorder = Recorder(client, state.experiment_id, folder.name, state.key)
-        ledger = Ledger(total=spec.search.trials, earlier=state.seconds, started=started)
+        ledger = Ledger(total=spec.planned_trials, earlier=state.seconds, started=started)
         outcome = Outcome.FAILED
         try:
-            recorder.start_sweep(folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task)
+            environment = describe_environment()
+            recorder.start_sweep(folder.spec.read_text(), environment, prepared.dataset, spec.task, spec.kind)
             work = make_work(prepared)
             workers_ready()
-            checkpoints = _tune(prepared, folder, work, Session(ledger, recorder, view, prepared.task), interrupt)
-            if ledger.best is not None and ledger.best.number in checkpoints and not interrupt.asked:
-                log_fold_models(client, recorder, ledger.best, checkpoints[ledger.best.number], work, folder.winner)
+            session = Session(ledger, recorder, view, prepared.task)
+            checkpoints = _tune(prepared, folder, work, session, interrupt)
+            if not interrupt.asked:
+                _log_models(prepared, folder, work, session, checkpoints, client)
             outcome = Outcome.PRUNED if interrupt.asked else Outcome.COMPLETED
         except KeyboardInterrupt:  # while nothing was being tuned, or asked a second time
             outcome = Outcome.PRUNED
         finally:
-            result = make_result(folder, state, recorder, ledger, interrupted=interrupt.asked)
+            arms = [arm.label for arm in prepared.arms]
+            result = make_result(folder, state, recorder, ledger, interrupted=interrupt.asked, arms=arms)
             recorder.close(outcome, closing_tags(result), note(result))
             folder.write_state(replace(state, seconds=ledger.elapsed))
         if not interrupt.asked:
@@ -183,12 +202,29 @@ def _drive(
         return result, ledger
 
 
+def _log_models(
+    prepared: Prepared, folder: SweepFolder, work: Work, session: Session, checkpoints: Mapping[int, Path],
+    client: MlflowClient,
+) -> None:  # fmt: skip
+    """Logs the winner's fold models, and of a comparison what the arms' models make of the same test images."""
+    ledger, recorder = session.ledger, session.recorder
+    if ledger.best is not None and ledger.best.number in checkpoints:
+        log_fold_models(client, recorder, ledger.best, checkpoints[ledger.best.number], work, folder.winner)
+    if not prepared.arms:
+        return
+    images = prepared.dataset.test_images
+    try:
+        log_reconstructions(client, recorder.sweep_run, ledger, checkpoints, work, images, folder.path)
+    except Exception as error:  # a task of the user's may do anything; a comparison does not fail over a picture
+        session.view.say(f"the report will lack the arms' reconstructions: {first_line(error)}")
+
+
 def _workers(spec: SweepSpec) -> int:
     """How many workers to warm: as many as trials can run side by side on what Ray has, within reason."""
     there, asked = ray.cluster_resources(), {"CPU": spec.resources.cpu, "GPU": spec.resources.gpu}
     slots = min(int(there.get(key, 0) / amount) for key, amount in asked.items() if amount)
     most = 2 * int(there["CPU"])  # trials that ask for next to nothing come by the hundred
-    return min(slots, most, spec.search.trials, spec.search.max_concurrent_trials or slots)
+    return min(slots, most, spec.planned_trials, spec.search.max_concurrent_trials or slots)
 
 
 def _experiment(name: str, root: Path, uri: str) -> str:
@@ -238,19 +274,21 @@ def _tune(
 
 def _new_tuner(prepared: Prepared, folder: SweepFolder, trainable: Any, callback: SweepCallback) -> tune.Tuner:
     spec = prepared.spec
+    search = (
+        make_comparison_search(prepared)
+        if prepared.arms
+        else FoldSearch(
+            prepared.space, sampler=spec.search.sampler, seed=spec.search.seed, start_with=prepared.start_with
+        )
+    )
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="min",
-            search_alg=FoldSearch(
-                prepared.space,
-                sampler=spec.search.sampler,
-                seed=spec.search.seed,
-                start_with=prepared.start_with,
-            ),
+            search_alg=search,
             scheduler=make_scheduler(spec),
-            num_samples=spec.search.trials,
+            num_samples=spec.planned_trials,
             max_concurrent_trials=spec.search.max_concurrent_trials,
             time_budget_s=spec.search.time_budget,
             reuse_actors=True,

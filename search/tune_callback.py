@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from search.ledger import Ledger, TrialRecord, TrialStatus
+from search.plan import Part
 from search.progress import View
 from search.recorder import Outcome, Recorder, now_ms
 from trainables.cross_validation import EpochReport
@@ -67,6 +68,10 @@ def _error_text(trial: Trial) -> str:
         return ""
 
 
+def _new_record(config: Mapping[str, Any]) -> TrialRecord:
+    return TrialRecord(config["trial"], config["params"], part=Part.of(config))
+
+
 class SweepCallback(Callback):  # type: ignore[misc]
     """Tune's events, in the sweep's words.
 
@@ -95,7 +100,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
         for trial in trials if not self._session.ledger.trials else []:
             if trial.status in (Trial.TERMINATED, Trial.ERROR):
                 report = (trial.last_result or {}).get("report")
-                record = TrialRecord(trial.config["trial"], trial.config["params"], report=report)
+                record = _new_record(trial.config)
+                record.report = report
                 failed = TrialStatus.FAILED, "failed before the interruption"
                 record.status, record.reason = failed if trial.status == Trial.ERROR else _ending(report)
                 self._session.ledger.trials[record.number] = record
@@ -107,10 +113,11 @@ class SweepCallback(Callback):  # type: ignore[misc]
     def _record(self, trial: Trial) -> TrialRecord:
         number = trial.config["trial"]
         if number not in self._session.ledger.trials:
-            params = trial.config["params"]
-            self._session.ledger.trials[number] = TrialRecord(number, params)
-            complete = {name: value for name, value in self._session.task.complete(params).items() if value is not None}
-            self._session.recorder.started(number, {**params, **complete})
+            record = self._session.ledger.trials[number] = _new_record(trial.config)
+            completed = self._session.task.complete(record.params)
+            complete = {name: value for name, value in completed.items() if value is not None}
+            tags = record.part.tags if record.part else {}
+            self._session.recorder.started(number, {**record.params, **complete}, tags)
         return self._session.ledger.trials[number]
 
     def on_trial_result(

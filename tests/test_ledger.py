@@ -8,6 +8,7 @@ import time
 import pytest
 
 from search.ledger import Ledger, TrialRecord, TrialStatus
+from search.plan import Part, Phase
 from trainables.cross_validation import EpochReport
 from trainables.fold_run import FoldReport
 
@@ -48,6 +49,18 @@ def test_only_a_completed_trial_can_win() -> None:
     assert [trial.number for trial in race.ranking()] == [4]
     del race.trials[4]
     assert race.best is None
+
+
+def test_a_comparisons_repeat_does_not_compete() -> None:
+    race = ledger(record(0, COMPLETED, 0.2), record(1, COMPLETED, 0.3), record(2, COMPLETED, 0.1))
+    parts = [Part("sgd", Phase.DEFAULT), Part("sgd", Phase.SEARCH), Part("sgd", Phase.REPEAT, 1)]
+    for trial, part in zip(race.trials.values(), parts, strict=True):
+        trial.part = part
+    assert [trial.number for trial in race.ranking()] == [0, 1]
+    assert [trial.name for trial in race.trials.values()] == [
+        "trial 0 [sgd default]", "trial 1 [sgd]", "trial 2 [sgd repeat 1]"
+    ]  # fmt: skip
+    assert race.fold_epochs == 9  # but it costs
 
 
 def test_given_up_trials_that_got_further_come_first() -> None:

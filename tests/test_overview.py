@@ -17,13 +17,14 @@ from analysis.overview import Overview, _described, _headline, draw_overview
 def overview(*statuses: str, folds: int = 3, strip: bool = True) -> Overview:
     rows = [
         {
-            "trial": trial, "run_id": str(trial), "status": status, "reason": "", "val_loss": 0.02 + 0.01 * trial,
+            "trial": trial, "run_id": str(trial), "status": status, "reason": "", "phase": "",
+            "val_loss": 0.02 + 0.01 * trial,
             "val_loss_se": 0.001 if folds > 1 else math.nan, "params.optimizer": "sgd" if trial == 1 else "adam",
             "params.momentum": "0.9" if trial == 1 else math.nan, "params.latent_dim": "16",
         }
         for trial, status in enumerate(statuses)
     ]  # fmt: skip
-    columns = ["trial", "run_id", "status", "reason", "val_loss", "val_loss_se"]
+    columns = ["trial", "run_id", "status", "reason", "phase", "val_loss", "val_loss_se"]
     trials = pd.DataFrame(rows, columns=None if rows else columns)
     curve = pd.DataFrame({"epoch": [1.0, 2.0], "val_loss": [0.1, 0.05], "val_loss_se": [0.01, 0.005]})
     best = {trial: [0.01, 0.02, 0.03][:folds] for trial, status in enumerate(statuses) if status == "completed"}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pickle
 
 import pytest
 
 from trainables.errors import InputError, nearest
+from trainables.optimizers import _CLASSES
 from trainables.parameters import (
+    DEFAULT_LEARNING_RATES,
     OPTIMIZER_PARAMETERS,
     TRAINING_PARAMETERS,
     Parameter,
@@ -130,3 +133,10 @@ def test_an_error_survives_a_process_border():
 
 def test_a_hint_lists_the_choices_when_none_is_near():
     assert nearest("zzz", ["sgd", "adam"]) == "one of: adam, sgd"
+
+
+def test_the_default_learning_rates_are_pytorchs():
+    assert {name: inspect.signature(made).parameters["lr"].default for name, made in _CLASSES.items()} == dict(
+        DEFAULT_LEARNING_RATES
+    )
+    assert set(DEFAULT_LEARNING_RATES) == set(OPTIMIZER_PARAMETERS)

@@ -115,6 +115,34 @@ def test_a_reused_trainable_gives_the_numbers_of_a_fresh_one(start):
     assert run(used) == run(start())
 
 
+def test_a_repeat_trains_with_its_own_seed_on_its_own_folds_the_same_for_every_trial(start):
+    redrawn = tuple(tuple(FoldPlan(60, splits=3, seed=seed).split()) for seed in (11, 12))
+
+    def step(repeat, lr=0.01):
+        config = {"trial": 0, "params": {**SMALL, "lr": lr}, "repeat": repeat}
+        trainable = start(config, repeat_splits=redrawn)
+        losses = [fold.val_loss for fold in trainable.step()["report"].folds]
+        return losses, [run.validation_indices for run in trainable._cv.runs]
+
+    (plain, _), *repeats = (step(repeat) for repeat in range(3))
+    assert plain == [fold.val_loss for fold in start().step()["report"].folds]
+    assert plain != repeats[0][0] != repeats[1][0] != plain
+    for (_, indices), splits in zip(repeats, redrawn, strict=True):
+        assert all(map(torch.equal, indices, (torch.from_numpy(split.validation) for split in splits)))
+    other, indices = step(1, lr=0.02)
+    assert other != repeats[0][0] and all(map(torch.equal, indices, repeats[0][1]))
+
+
+def test_repeats_differ_in_the_weights_that_they_start_from(start):
+    same = tuple(FoldPlan(60, splits=3).split())
+    work = start(repeat_splits=(same, same))._work
+    images = torch.from_numpy(work.images.copy())
+    trained = [work.cross_validation({**SMALL, "lr": 0.01}, images, repeat) for repeat in (0, 1, 2, 1)]
+    losses = [[fold.val_loss for fold in cv.advance().folds] for cv in trained]
+    assert losses[1] == losses[3]
+    assert losses[0] != losses[1] != losses[2] != losses[0]
+
+
 def test_the_seed_and_the_objective_of_the_work_reach_the_folds(start):
     params = {**SMALL, "loss": "bce"}
     config = {"trial": 0, "params": params}

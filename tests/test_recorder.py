@@ -103,6 +103,22 @@ def test_three_levels_with_readable_names_and_their_parents(
     assert {run.info.status for run in found.values()} == {"RUNNING"}
 
 
+def test_a_kind_of_sweep_and_a_trials_part_in_it_are_tags(
+    client: MlflowClient, experiment: str, recorder: Recorder
+) -> None:
+    recorder.start_sweep("kind: comparison\n", {}, dataset(), "autoencoder", "comparison")
+    recorder.started(7, PARAMS, {"arm": "sgd", "phase": "repeat", "repeat": 2})
+    recorder.started(8, PARAMS)
+    for trial in (7, 8):
+        recorder.reported(trial, report(1, 0.3), None, 1000)
+    found = runs(client, experiment)
+    assert found["ae-2"].data.tags["foldrace.kind"] == "comparison"
+    for name in ("trial 0007", "trial 0007 fold 0"):
+        tags = found[name].data.tags
+        assert [tags[f"foldrace.{tag}"] for tag in ("arm", "phase", "repeat")] == ["sgd", "repeat", "2"]
+    assert not any("arm" in tag for name in ("trial 0008", "trial 0008 fold 0") for tag in found[name].data.tags)
+
+
 def test_a_fold_counts_epochs_and_a_trial_fold_epochs(
     client: MlflowClient, experiment: str, recorder: Recorder
 ) -> None:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from trainables.errors import InputError, nearest
 
 __all__ = [
+    "DEFAULT_LEARNING_RATES",
     "OPTIMIZER_PARAMETERS",
     "TRAINING_PARAMETERS",
     "Parameter",
@@ -126,6 +127,14 @@ OPTIMIZER_PARAMETERS: Mapping[str, Mapping[str, Parameter]] = MappingProxyType(
     }
 )
 """Each optimizer's own parameters, beside ``lr`` and ``weight_decay`` which all of them have."""
+
+DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
+    {
+        "adam": 1e-3, "adamw": 1e-3, "nadam": 2e-3, "radam": 1e-3,
+        "sgd": 1e-3, "rmsprop": 1e-2, "adagrad": 1e-2, "adadelta": 1.0,
+    }
+)  # fmt: skip
+"""The learning rate that PyTorch gives each optimizer that is made without one."""
 
 TRAINING_PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
     {

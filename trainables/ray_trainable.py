@@ -21,6 +21,7 @@ from trainables.cross_validation import CrossValidation
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
 from trainables.parameters import Value
+from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask
 
 __all__ = ["CHECKPOINT_FILE", "FoldTrainable", "Work", "load_checkpoint_file"]
@@ -40,6 +41,7 @@ class Work:
         positions: (N,), where each image stands in the data set's source; None: at its own place.
         picture_epochs: epochs after which fold 0's reconstructions are reported.
         pictures: how many images a strip shows.
+        repeat_splits: for each repeat, from 1, its own splits.
     """
 
     task: LoadedTask
@@ -54,16 +56,24 @@ class Work:
     positions: NDArray[np.int64] | None = None
     picture_epochs: frozenset[int] = field(default_factory=frozenset)
     pictures: int = 16
+    repeat_splits: tuple[tuple[Split, ...], ...] = ()
 
-    def cross_validation(self, params: Mapping[str, Value], images: torch.Tensor) -> CrossValidation:
-        """A trial's training, from its beginning."""
+    def cross_validation(
+        self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0
+    ) -> CrossValidation:  # fmt: skip
+        """A trial's training, from its beginning.
+
+        Args:
+            repeat: 0, or the repeat whose folds and seed are taken; they are the same for all trials, so that the
+                losses of two of them are paired.
+        """
         return CrossValidation(
             self.task,
             self.task.complete(params),
             images,
-            self.splits,
+            self.repeat_splits[repeat - 1] if repeat else self.splits,
             epochs=self.epochs,
-            seed=self.seed,
+            seed=derive_seed(self.seed, "repeat", repeat) if repeat else self.seed,
             objective=self.objective,
             early_stopping=self.early_stopping,
         )
@@ -77,7 +87,8 @@ def shared_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
 
 
 class FoldTrainable(tune.Trainable):  # type: ignore[misc]
-    """One Tune trial: the cross-validation of ``config["params"]``, an aligned epoch of all folds a step.
+    """One Tune trial: the cross-validation of ``config["params"]``, an aligned epoch of all folds a step; on the folds
+    of ``config["repeat"]``, if it has one.
 
     A step's result holds ``val_loss`` (mean over folds; left out if the trial diverged, so that nothing compares it),
     ``epoch``, ``fold_epochs``, ``finished``, and the whole `EpochReport` under ``report``.
@@ -94,7 +105,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._trial_config = config
-        self._cv = self._work.cross_validation(config["params"], self._images)
+        self._cv = self._work.cross_validation(config["params"], self._images, config.get("repeat", 0))
         self._saved_at = time.monotonic()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -124,7 +135,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         (getattr(self, "_last_result", None) or {}).pop("picture", None)  # else Tune keeps it in its own state
-        state = {"trial": self._trial_config["trial"], "cross_validation": self._cv.state_dict()}
+        config = {name: self._trial_config[name] for name in ("trial", "params")}
+        state = {**config, "cross_validation": self._cv.state_dict()}
         torch.save(state, Path(checkpoint_dir) / CHECKPOINT_FILE)
 
     def load_checkpoint(self, checkpoint: Any) -> None:

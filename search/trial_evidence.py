@@ -1,0 +1,68 @@
+"""What any trial's fold models make of the test images, from the checkpoint that it has left."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search.evidence import EVIDENCE, Codec, collect_evidence, save_evidence
+from search.prepare import prepare
+from search.recorder import Recorder
+from search.spec import load_spec
+from search.store import SweepFolder, connect, find_sweep
+from search.sweep import make_work
+from trainables.errors import StateError
+from trainables.ray_trainable import CHECKPOINT_FILE, load_checkpoint_file, shared_tensor
+
+__all__ = ["log_trial_evidence"]
+
+
+def log_trial_evidence(
+    name: str | None, trial: int, root: Path, data_dir: Path, *, notify: Callable[[str], None] = lambda _: None
+) -> str:
+    """Logs `collect_evidence` of a trial, made with its fold 0, to the trial's run; returns the run's id.
+
+    No image is scored and nothing is chosen by it, so the test set stays unused for selection.
+
+    Raises:
+        StateError: no such sweep, or the trial has left no checkpoint here.
+        InputError: the data set or the task cannot be read any more.
+    """
+    folder = find_sweep(root, name)
+    saved = load_checkpoint_file(_checkpoint(folder, trial))
+    state = folder.read_state()
+    prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
+    state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
+    work = make_work(prepared)
+    cv = work.cross_validation(saved["params"], shared_tensor(work.images))
+    cv.load_state_dict(saved["cross_validation"])
+    folds = []
+    for run in cv.runs:
+        run.model.load_state_dict(run.weights())
+        folds.append(Codec(run.task, run.model, run.params, torch.device("cpu"), run.seed))
+    metrics = cv.runs[0].report().metrics
+    kl = [metrics[f"val_kl_{i}"] for i in itertools.takewhile(lambda i: f"val_kl_{i}" in metrics, itertools.count())]
+    data = prepared.dataset
+    found = collect_evidence(folds[0], folds, data.test_images, data.test_labels, data.class_names, kl)
+    client = connect(state.tracking_uri)
+    run_id: str = Recorder(client, state.experiment_id, folder.name, state.key).trial_run(trial)
+    with tempfile.TemporaryDirectory() as staged:
+        save_evidence(Path(staged) / EVIDENCE, found)
+        client.log_artifact(run_id, str(Path(staged) / EVIDENCE))
+    return run_id
+
+
+def _checkpoint(folder: SweepFolder, trial: int) -> Path:
+    found = sorted(folder.tune.glob(f"trial-{trial:04d}/checkpoint_*/{CHECKPOINT_FILE}"))
+    if found:
+        return found[-1]
+    kept: Any = sorted(
+        {int(path.parts[-3][-4:]) for path in folder.tune.glob(f"trial-*/checkpoint_*/{CHECKPOINT_FILE}")}
+    )
+    shown = ", ".join(map(str, kept)) or "none"
+    raise StateError(f"{folder.name}: trial {trial} has left no checkpoint here; trials that have: {shown}")
