@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= search/specs/ae.yaml
 
-.PHONY: install sweep test check format clean
+.PHONY: install sweep study test check format clean
 
 install: $(STAMP)
 
@@ -17,6 +17,10 @@ $(STAMP): pyproject.toml constraints.txt
 # The main job: a cross-validated sweep on FashionMNIST, the winner refitted and tested once.
 sweep: install
 	$(BIN)/foldrace sweep $(SPEC) --refit
+
+# The whole reference study: four sweeps, refits, reports, and a page that tells its story. Goes on where it stopped.
+study: install
+	$(BIN)/foldrace study
 
 test: install
 	$(BIN)/python -m pytest

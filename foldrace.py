@@ -76,7 +76,7 @@ def sweep(
     from search.sweep import run_sweep
 
     _say(
-        f"{loaded.search.trials} trials of {prepared.task.reference} on {prepared.dataset.name} "
+        f"{loaded.trials_text} of {prepared.task.reference} on {prepared.dataset.name} "
         f"({len(prepared.dataset):,} images), {prepared.folds.folds} folds × {loaded.epochs} epochs"
     )
     view = _view_of(prepared)
@@ -118,7 +118,7 @@ def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
     from search.progress import LiveView, PlainView
 
     view = LiveView if err.is_terminal else PlainView
-    return lambda: view(err, prepared.space.tunable, prepared.spec.search.time_budget)
+    return lambda: view(err, prepared.spec.varying, prepared.spec.search.time_budget)
 
 
 def _conclude(
@@ -127,13 +127,16 @@ def _conclude(
 ) -> None:  # fmt: skip
     """The table of the best, the refit if it is asked for, what to open next, and the exit status."""
     from analysis.overview import log_overview
+    from search.comparison_result import arms_table
     from search.progress import top_table
     from search.store import connect
 
     console = err if as_json else out
     if ledger.fold_epochs:
         console.print()
-        console.print(top_table(ledger, prepared.space.tunable, prepared.spec.epochs))
+        console.print(top_table(ledger, prepared.spec.varying, prepared.spec.epochs))
+    if result.arms:
+        console.print(arms_table(result.arms, prepared.spec.varying))
     refitted = None
     try:
         if ledger.fold_epochs:
@@ -212,6 +215,46 @@ def refit(
 
 
 @app.command()
+def study(
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="[PART:]KEY=VALUE", help="Override a value, in all parts or one. Repeatable."),
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Where the study lives; by default `study` among the sweeps.")
+    ] = None,
+    data_dir: DataDirectory = DATA,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster; none starts a Ray on this machine.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="On 3,000 images: minutes, but no figures to quote.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the reference study, from the first sweep to a page that tells its story; or go on with it."""
+    from analysis.study import whole_study
+    from analysis.study_plan import QUICK
+    from search.progress import clock
+
+    root = directory or Path(os.environ.get("FOLDRACE_DIR", RUNS)) / ("study-quick" if quick else "study")
+    try:
+        overrides = [*(QUICK if quick else ()), *(override or [])]
+        result = whole_study(root, data_dir, overrides, _view_of, _say, address)
+    except KeyboardInterrupt:
+        _say(f"Interrupted; all of it is kept.  Go on:  {_program()} study --dir {shlex.quote(str(root))}")
+        raise typer.Exit(INTERRUPTED) from None
+    figures = Table("figure", "the study", "here", header_style="bold")
+    for row in result.figures:
+        figures.add_row(*row)
+    shares = Table("part", "time", "share", header_style="bold")
+    for title, seconds, share in result.shares():
+        shares.add_row(title, clock(seconds), f"{share:.0%}")
+    (err if as_json else out).print(figures, shares)
+    (_say if as_json else _print)(f"The whole story: {result.page}")
+    if as_json:
+        print(json.dumps(result.to_json()), flush=True)
+    if result.failed:
+        raise typer.Exit(FAILED_TRIALS)
+
+
+@app.command()
 def status(sweep_name: Sweep = None, directory: Directory = RUNS, as_json: AsJson = False) -> None:
     """Show a sweep as MLflow has it: its trials by state, and the best of them."""
     from analysis.status import read_status
@@ -224,6 +267,30 @@ def status(sweep_name: Sweep = None, directory: Directory = RUNS, as_json: AsJso
         for line in found.failures():
             _print(line)
         out.print(found.table())
+
+
+@app.command()
+def report(
+    sweep_name: Sweep = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="`sweep`, `optimizers`, `latent` or `vae`; all that apply if left out. Repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for them; by default `report` in the sweep's.")
+    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="An MLflow server to find the sweep on.")] = None,
+    directory: Directory = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Write a sweep's reports: pages that open anywhere, and their figures as PNG and SVG."""
+    from analysis.reports import report_sweep
+
+    made = report_sweep(directory, sweep_name, uri=tracking_uri, kinds=kind or (), out=output)
+    for page in made.pages:
+        (_say if as_json else _print)(str(page))
+    if as_json:
+        print(json.dumps(made.to_json()), flush=True)
 
 
 @app.command()

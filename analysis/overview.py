@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.axes import fit_losses, whole_ticks
 from analysis.style import BLUE, GREY, ORANGE, figure_style
+from analysis.sweep_figures import LOG_FROM
+from analysis.sweep_record import last_strip
 from analysis.tables import fold_losses, learning_curves, number, ranking, trials_table
 from search.progress import params_text
 
@@ -58,20 +61,16 @@ def read_overview(client: MlflowClient, run: Run) -> Overview:
     overview = Overview(run.data.tags["foldrace.sweep"], trials, curves, {}, None)
     best = overview.ranking.head(_SHOWN_BEST)
     folds = {int(row.trial): fold_losses(client, run, int(row.trial)) for row in best.itertuples()}
-    strip = _last_strip(client, best.iloc[0]["run_id"]) if len(best) else None
+    strip = _pixels(last_strip(client, best.iloc[0]["run_id"])) if len(best) else None
     return Overview(overview.name, trials, curves, folds, strip)
 
 
-def _last_strip(client: MlflowClient, run_id: str) -> NDArray[np.uint8] | None:
+def _pixels(png: bytes | None) -> NDArray[np.uint8] | None:
     from PIL import Image
 
-    pictures = sorted(item.path for item in client.list_artifacts(run_id, "reconstructions"))
-    if not pictures:
+    if png is None:
         return None
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Image.open(client.download_artifacts(run_id, pictures[-1], folder)) as image,
-    ):
+    with Image.open(io.BytesIO(png)) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -109,8 +108,6 @@ def _headline(overview: Overview) -> str:
 
 
 def _draw_curves(axes: Axes, overview: Overview) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     statuses = dict(zip(overview.trials["trial"], overview.trials["status"], strict=True))
     winner = int(overview.ranking.iloc[0]["trial"]) if len(overview.ranking) else None
     for trial, curve in overview.curves.items():
@@ -118,17 +115,22 @@ def _draw_curves(axes: Axes, overview: Overview) -> None:
         completed = statuses[trial] == "completed"
         colour, width = (ORANGE, 2.2) if trial == winner else (BLUE, 1.1) if completed else (GREY, 0.9)
         order = 4 if trial == winner else 3 if completed else 2
-        axes.plot(finite["epoch"], finite["val_loss"], color=colour, linewidth=width, zorder=order)
+        alpha = 1.0 if trial == winner or len(overview.curves) < 25 else 0.6
+        axes.plot(finite["epoch"], finite["val_loss"], color=colour, linewidth=width, alpha=alpha, zorder=order)
         if not completed and len(finite):
             last = finite.iloc[-1]
             axes.plot(last["epoch"], last["val_loss"], "o", color=GREY, markersize=3, zorder=order)
         if trial == winner:
             low, high = (finite["val_loss"] + sign * finite["val_loss_se"].fillna(0) for sign in (-1, 1))
             axes.fill_between(finite["epoch"], low, high, color=ORANGE, alpha=0.2, linewidth=0, zorder=1)
-    axes.set(xlabel="epoch", ylabel="validation loss, mean over folds", yscale="log")
+    shown = [loss for curve in overview.curves.values() for loss in curve["val_loss"]]
+    if winner is not None:
+        best = overview.curves[winner]
+        shown += list(best["val_loss"] - best["val_loss_se"].fillna(0))
+    fit_losses(axes, shown, LOG_FROM)
+    axes.set(xlabel="epoch", ylabel="validation loss, mean over folds")
     axes.set_title("Learning curves, ended where a trial was given up")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain_log_ticks(axes)
+    whole_ticks(axes)
     keys = [("winner ± standard error", ORANGE), ("evaluated to the end", BLUE), ("given up or failed", GREY)]
     drawn = {line.get_color() for line in axes.get_lines()}
     for place, (text, colour) in enumerate(key for key in keys if key[1] in drawn):
@@ -136,14 +138,6 @@ def _draw_curves(axes: Axes, overview: Overview) -> None:
             0.98, 0.97 - 0.07 * place, text, color=colour, transform=axes.transAxes, ha="right", va="top", zorder=5,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
-
-
-def _plain_log_ticks(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_ranking(axes: Axes, overview: Overview) -> None:
@@ -161,7 +155,7 @@ def _draw_ranking(axes: Axes, overview: Overview) -> None:
         error = row.val_loss_se if math.isfinite(row.val_loss_se) else 0.0
         axes.errorbar(row.val_loss, place, xerr=error, fmt="|", color=colour, capsize=4, markersize=11, linewidth=2)
     axes.set_yticks(range(len(best)), [f"trial {trial}" for trial in best["trial"]])
-    axes.set_ylim(max(len(best), 3) - 0.5, -0.5)
+    axes.set_ylim(max(len(best), 3) - 0.35, -0.5)
     axes.set(xlabel="validation loss")
     axes.grid(axis="y", visible=False)
     axes.locator_params(axis="x", nbins=5)

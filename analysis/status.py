@@ -15,7 +15,6 @@ import yaml
 from rich.table import Table
 
 from analysis.tables import number, ranking, sweep_run, trials_table
-from search.distributions import Fixed
 from search.progress import clock, params_text, score_text
 from search.spec import parse_spec
 from search.store import connect, find_sweep, sweep_names, tracking_uri
@@ -103,15 +102,14 @@ def read_status(root: Path, name: str | None) -> Status:
         run = sweep_run(client, folder.name, state.key)
     tags = run.data.tags
     spec = parse_spec(_spec(client, run.info.run_id), base=root)
-    varying = tuple(entry for entry, what in spec.space.items() if not isinstance(what, Fixed))
     finished = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
     end = run.info.end_time or time.time() * 1000
     return Status(
         sweep=tags["foldrace.sweep"],
         state=finished[run.info.status],
         run_id=run.info.run_id,
-        planned=spec.search.trials,
-        varying=varying,
+        planned=spec.planned_trials,
+        varying=spec.varying,
         seconds=(end - run.info.start_time) / 1000,
         trials=trials_table(client, run),
     )

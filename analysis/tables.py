@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,9 +16,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["all_runs", "fold_losses", "learning_curves", "number", "ranking", "sweep_run", "sweeps", "trials_table"]
+__all__ = [
+    "all_runs", "artifact_text", "fold_losses", "folds_table", "histories", "learning_curves", "number", "ranking",
+    "sweep_run", "sweeps", "trials_table",
+]  # fmt: skip
 
 _PAGE = 5000
+_AT_ONCE = 8
 
 
 def all_runs(client: MlflowClient, filter_string: str) -> list[Run]:
@@ -50,8 +58,9 @@ def sweep_run(client: MlflowClient, name: str | None, key: str | None = None) ->
 
 
 def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
-    """One row a trial: ``trial``, ``status`` (completed, pruned, failed, interrupted, running), ``reason``, metrics,
-    and parameters as ``params.NAME`` (text, as MLflow keeps them); sorted by trial."""
+    """One row a trial: ``trial``, ``status`` (completed, pruned, failed, interrupted, running), ``reason``, when it
+    ended (``end_time``, ms since the epoch; NaN before), a comparison's ``arm`` and ``phase`` (else ""), metrics, and
+    parameters as ``params.NAME`` (text, as MLflow keeps them); sorted by trial."""
     key = sweep.data.tags["foldrace.sweep_key"]
     names = {"FINISHED": "completed", "KILLED": "pruned", "FAILED": "failed", "RUNNING": "running"}
     rows: list[dict[str, Any]] = []
@@ -66,28 +75,81 @@ def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
                 "run_id": run.info.run_id,
                 "status": status,
                 "reason": tags.get("foldrace.failure") or tags.get("foldrace.pruned_at") or "",
+                "end_time": float("nan") if run.info.end_time is None else float(run.info.end_time),
+                "arm": tags.get("foldrace.arm", ""),
+                "phase": tags.get("foldrace.phase", ""),
                 **run.data.metrics,
                 **{f"params.{name}": value for name, value in run.data.params.items()},
             }
         )
-    columns = ["trial", "run_id", "status", "reason", "val_loss", "val_loss_se", "epoch", "folds"]
+    columns = [
+        "trial",
+        "run_id",
+        "status",
+        "reason",
+        "end_time",
+        "arm",
+        "phase",
+        "val_loss",
+        "val_loss_se",
+        "epoch",
+        "folds",
+    ]
     table = pd.DataFrame(rows)
     return table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]).sort_values("trial")
 
 
 def ranking(trials: pd.DataFrame) -> pd.DataFrame:
-    """The completed trials of a `trials_table` that have a loss, the best first; a tie goes to the earlier one."""
-    done = trials[(trials["status"] == "completed") & trials["val_loss"].notna()]
+    """The completed trials of a `trials_table` that have a loss, the best first; a tie goes to the earlier one. The
+    repeats of a comparison's winners do not compete with them."""
+    done = trials[(trials["status"] == "completed") & trials["val_loss"].notna() & (trials["phase"] != "repeat")]
     return done.sort_values(["val_loss", "trial"])
 
 
 def learning_curves(client: MlflowClient, run_id: str) -> pd.DataFrame:
     """A trial run's ``epoch``, ``val_loss`` and ``val_loss_se`` (NaN for a single fold), in the order of reports."""
-    columns = {}
-    for name in ("epoch", "val_loss", "val_loss_se"):
-        history = client.get_metric_history(run_id, name)
-        columns[name] = pd.Series({point.step: point.value for point in history}, dtype=float)
-    return pd.DataFrame(columns).sort_index().reset_index(names="fold_epochs")
+    return (
+        histories(client, [run_id], ["epoch", "val_loss", "val_loss_se"])[run_id]
+        .rename_axis("fold_epochs")
+        .reset_index()
+    )
+
+
+def histories(client: MlflowClient, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """By run: a column a metric, a row a step (in order; NaN where a metric has no value there), and ``timestamp``, ms.
+
+    MLflow answers for one metric of one run at a time, so several are asked side by side.
+    """
+    wanted = [(run_id, name) for run_id in dict.fromkeys(run_ids) for name in metrics]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        answers = dict(zip(wanted, pool.map(lambda ask: client.get_metric_history(*ask), wanted), strict=True))
+    tables = {}
+    for run_id in dict.fromkeys(run_ids):
+        values = {name: {point.step: point.value for point in answers[run_id, name]} for name in metrics}
+        times = {point.step: point.timestamp for name in metrics for point in answers[run_id, name]}
+        columns = {name: pd.Series(of, dtype=float) for name, of in {**values, "timestamp": times}.items()}
+        tables[run_id] = pd.DataFrame(columns).sort_index()
+    return tables
+
+
+def folds_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
+    """One row a fold of a trial: ``trial``, ``fold``, ``val_loss`` (last recorded), in one request for all."""
+    key = sweep.data.tags["foldrace.sweep_key"]
+    runs = all_runs(client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'fold'")
+    rows = [
+        (int(run.data.tags["foldrace.trial"]), int(run.data.tags["foldrace.fold"]), run.data.metrics["val_loss"])
+        for run in runs
+        if "val_loss" in run.data.metrics
+    ]
+    return pd.DataFrame(rows, columns=["trial", "fold", "val_loss"]).sort_values(["trial", "fold"])
+
+
+def artifact_text(client: MlflowClient, run: Run, path: str) -> str | None:
+    """A text artifact of a run; None if it has none of that name."""
+    if path not in {item.path for item in client.list_artifacts(run.info.run_id)}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run.info.run_id, path, folder)).read_text(encoding="utf-8")
 
 
 def fold_losses(client: MlflowClient, sweep: Run, trial: int) -> list[float]:

@@ -87,6 +87,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no trials": ({"search": {"trials": 0}}, "search.trials: 0: must be"),
     "lr reversed": ({"space": {"lr": {"log": [1e-2, 1e-3]}}}, "space.lr"),
     "lr below zero": ({"space": {"lr": {"uniform": [-1.0, 1.0]}}}, "space.lr: -1.0: must be a number above 0"),
+    "an arm's wrong parameter": (
+        {"kind": "comparison", "comparison": {"arms": {"adam": {"space": {"momentum": 0.9}}, "sgd": {}}}},
+        "comparison.arms.adam.space.momentum: 0.9: adam has no parameter of that name",
+    ),
+    "a comparison that stops arms": (
+        {"kind": "comparison", "comparison": {"arms": {"adam": {}, "sgd": {}}}, "scheduler": {"kind": "stopping"}},
+        "scheduler.kind: stopping: must be fifo",
+    ),
     "empty choice": ({"space": {"optimizer": {"choice": []}}}, "space.optimizer"),
     "unknown distribution": ({"space": {"lr": {"lognormal": [0, 1]}}}, "space.lr"),
     "unknown parameter": ({"space": {"learning_rate": 0.1}}, "space.learning_rate"),

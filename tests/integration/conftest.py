@@ -17,7 +17,33 @@ import pytest
 from ray.cluster_utils import Cluster
 from sweeps import QUICK, RACE, SMALL_DIGITS, Swept, environment, run_alone, run_here, sweep_arguments
 
+import foldrace
+
 DEADLINE = 120.0
+VAE = """
+name: vae
+task: variational
+dataset: {name: digits, limit: 600, size: [12, 12]}
+epochs: 6
+space: {latent_dim: 2, variance: 0.02, batch_size: 16, lr: {log: [1.0e-3, 1.0e-2]}, beta: {choice: [0.5, 1, 2]}}
+search: {sampler: random, trials: 3}
+scheduler: {kind: stopping, reduction_factor: 2}
+"""
+COMPARISON = """
+kind: comparison
+name: comparison
+dataset: {name: digits, limit: 480, size: [12, 12]}
+folds: {splits: 3, seed: 0}
+epochs: 2
+space: {latent_dim: 8, batch_size: 16, dropout: 0.0}
+comparison:
+  arms:
+    adam: {space: {lr: {log: [3.0e-3, 2.0e-2]}}}
+    adam-again: {optimizer: adam, space: {lr: {log: [3.0e-3, 2.0e-2]}}}
+    sgd: {space: {lr: {log: [1.0e-9, 1.0e-7]}}, defaults: {lr: 1.0e-8}}
+  repeats: 2
+search: {trials: 3, seed: 0}
+"""
 LONG = [SMALL_DIGITS, "epochs=4", "search.trials=10", "search.sampler=random"]
 
 
@@ -84,6 +110,35 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Swept, dict[p
         deadline.cancel()
         process.kill()
     return Swept(process.returncode, out, "".join(lines) + rest, root), descendants
+
+
+@pytest.fixture(scope="session")
+def comparison_sweep(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """An optimizer twice under two names, and one that cannot learn at its rates."""
+    root = tmp_path_factory.mktemp("comparison")
+    spec = root / "comparison.yaml"
+    spec.write_text(COMPARISON)
+    return run_here(spec, root, [], cluster.address)
+
+
+@pytest.fixture(scope="session")
+def reported_vae(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A VAE with two latent dimensions, swept, refitted and reported: the folder of sweeps, and its name."""
+    root = tmp_path_factory.mktemp("vae")
+    spec = root / "vae.yaml"
+    spec.write_text(VAE)
+    assert run_here(spec, root, [], cluster.address).status == 0
+    places = ["--dir", str(root), "--data-dir", str(root / "data")]
+    assert foldrace.main(["refit", "vae", *places, "--bound-samples", "5"]) == 0
+    assert foldrace.main(["report", "vae", "--dir", str(root)]) == 0
+    return root, "vae"
+
+
+@pytest.fixture(scope="session")
+def reported_comparison(comparison_sweep: Any) -> tuple[Path, str]:
+    """The comparison of optimizers, reported."""
+    assert foldrace.main(["report", "--dir", str(comparison_sweep.root)]) == 0
+    return comparison_sweep.root, str(comparison_sweep.result["sweep"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,198 @@
+"""The curves of an optimizer comparison; each one's caption is computed from what it shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.axes import fit_losses, label_ends, log_if_decade, whole_ticks
+from analysis.optimizer_tables import Comparison
+from analysis.optimizer_verdict import Verdict
+from analysis.pages import Figure, draw
+from analysis.statistics import expected_best
+from analysis.style import MUTED, PALETTE
+from analysis.wording import figure as digits
+from analysis.wording import listed, plural, plus_minus
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+__all__ = ["LOSS", "arm_colours", "best_of_n", "learning_curves", "standings"]
+
+LOSS = "validation loss"
+
+
+def arm_colours(comparison: Comparison) -> Mapping[str, str]:
+    """One colour an arm, the same in every figure."""
+    return {arm: PALETTE[place % len(PALETTE)] for place, arm in enumerate(comparison.arms)}
+
+
+# --- means and intervals ------------------------------------------------------------------------------------------
+
+
+def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
+    """Each arm's folds, mean and interval; None before any repeat."""
+    if not verdict.standings:
+        return None
+    colour, arms = arm_colours(comparison), list(verdict.standings)
+    best = arms[0]
+    apart = [arm for arm in arms[1:] if not verdict.standings[arm].overlaps(verdict.standings[best])]
+    near = [arm for arm in arms[1:] if arm not in apart]
+    caption = (
+        "Tuned optimizers, the best on top. A dot is one fold of one repeat, the bar the mean and its corrected 95 % "
+        f"interval, the hollow diamond the optimizer's default. {_said(best, near, apart)}"
+    )
+
+    def plot(canvas: Canvas) -> None:
+        axes = canvas.add_subplot()
+        shown: list[float] = []
+        for place, arm in enumerate(arms):
+            losses, interval, default = comparison.losses[arm], verdict.standings[arm], comparison.default_loss(arm)
+            shown += [*losses, *([default] if default is not None else [])]
+            jitter = np.linspace(-0.16, 0.16, len(losses)) if len(losses) > 1 else np.zeros(1)
+            axes.plot(losses, place + jitter, "o", color=colour[arm], alpha=0.4, markersize=4, markeredgewidth=0)
+            half = interval.high - interval.mean
+            error = [half] if math.isfinite(half) else None
+            axes.errorbar(
+                [interval.mean], [place], xerr=error, fmt="|", color=colour[arm], markersize=15, capsize=4, linewidth=2,
+                markeredgewidth=2, zorder=4,
+            )  # fmt: skip
+            if default is not None:
+                axes.plot(default, place, "D", markersize=6, markeredgecolor=colour[arm], markerfacecolor="none")
+            axes.annotate(
+                plus_minus(interval), (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
+                textcoords="offset points", va="center", color=MUTED, fontsize=9, annotation_clip=False,
+            )  # fmt: skip
+        log_if_decade(axes, shown, "x")
+        axes.set_yticks(range(len(arms)), arms)
+        for label in axes.get_yticklabels():
+            label.set(color=colour[label.get_text()], fontweight="bold")
+        axes.set(xlabel=f"{LOSS}, lower is better", ylim=(len(arms) - 0.4, -0.6))
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+
+    alt = "; ".join(f"{arm}: {plus_minus(interval)}" for arm, interval in verdict.standings.items())
+    size = (7.2, 1.1 + 0.5 * len(arms))
+    return draw("standings", "Tuned optimizers with their intervals", caption, alt, plot, size=size)
+
+
+def _said(best: str, near: list[str], apart: list[str]) -> str:
+    parts = []
+    if near:
+        parts.append(f"{best}'s interval overlaps {'that' if len(near) == 1 else 'those'} of {listed(near)}")
+    if apart:
+        verb = "lies" if len(apart) == 1 else "lie"
+        parts.append(f"{listed(apart)} {verb} apart from {best}" if near else f"{best}'s lies apart from all others")
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+# --- the best of n ------------------------------------------------------------------------------------------------
+
+
+def best_of_n(comparison: Comparison) -> Figure | None:
+    """The expected best loss of k search trials, arm by arm, the defaults beside; None without a completed trial."""
+    losses = {arm: comparison.search_losses(arm) for arm in comparison.arms if comparison.trainable(arm)}
+    if not losses:
+        return None
+    colour = arm_colours(comparison)
+    curves = {arm: expected_best(found) for arm, found in losses.items()}
+    defaults = {arm: comparison.default_loss(arm) for arm in curves}
+
+    def plot(canvas: Canvas) -> None:
+        axes = canvas.add_subplot()
+        for arm, (curve, low, high) in curves.items():
+            k = np.arange(1, len(curve) + 1)
+            seen = np.isfinite(curve)
+            top = np.where(np.isfinite(high), high, 1e12)
+            axes.fill_between(k[seen], low[seen], top[seen], color=colour[arm], alpha=0.13, linewidth=0)
+            axes.plot(k[seen], curve[seen], color=colour[arm], linewidth=2, marker="o", markersize=3)
+            if (default := defaults[arm]) is not None:
+                axes.plot(0, default, "D", markersize=6, markeredgecolor=colour[arm], markerfacecolor="none", zorder=4)
+        given = [default for default in defaults.values() if default is not None]
+        fit_losses(axes, [*np.concatenate([curve for curve, _, _ in curves.values()]), *given])
+        label_ends(axes, [(curve[-1], arm, colour[arm]) for arm, (curve, _, _) in curves.items()])
+        whole_ticks(axes)
+        axes.set(xlabel="search trials, drawn at random (0: the default, untuned)", ylabel=f"expected best {LOSS}")
+
+    alt = "; ".join(f"{arm}: {digits(curve[-1])} after {len(curve)} trials" for arm, (curve, _, _) in curves.items())
+    caption = _best_of_n_caption(curves, defaults, losses)
+    return draw("best-of-n", "What a search of k trials can be expected to find", caption, alt, plot)
+
+
+def _best_of_n_caption(
+    curves: Mapping[str, tuple[NDArray[np.float64], ...]],
+    defaults: Mapping[str, float | None],
+    losses: Mapping[str, NDArray[np.float64]],
+) -> str:
+    told = []
+    for arm, (curve, _, _) in curves.items():
+        if (default := defaults[arm]) is not None:
+            below = np.flatnonzero(curve < default)  # NaN is not below
+            when = f"from {plural(int(below[0]) + 1, 'trial')} on" if len(below) else "never"
+            told.append(f"{arm} {when}")
+    text = (
+        "The curve is the unbiased expected lowest loss of k trials, the band its 95 % bootstrap interval (too narrow "
+        "near the right end, where few trials decide). "
+    )
+    if told:
+        text += f"A search can be expected to beat the default (diamond): {listed(told)}. "
+    failed = {arm: int(np.isinf(found).sum()) for arm, found in losses.items() if np.isinf(found).any()}
+    if failed:
+        counts = listed([f"{count} of {arm}'s" for arm, count in failed.items()])
+        text += (
+            f"Failed trials ({counts}) are draws that never win; a curve begins where not all draws can have failed."
+        )
+    return text.strip()
+
+
+# --- learning curves ----------------------------------------------------------------------------------------------
+
+
+def learning_curves(comparison: Comparison, target: float | None) -> Figure | None:
+    """The tuned winners' loss over epochs, mean and standard error over repeats and folds; None before any repeat."""
+    bands = {arm: _band(rows) for arm, rows in comparison.curves.groupby("arm", sort=False)}
+    if not bands:
+        return None
+    colour = arm_colours(comparison)
+
+    def plot(canvas: Canvas) -> None:
+        axes = canvas.add_subplot()
+        for arm, band in bands.items():
+            low, high = band["mean"] - band["error"], band["mean"] + band["error"]
+            axes.fill_between(band.index, low, high, color=colour[arm], alpha=0.18, linewidth=0)
+            axes.plot(band.index, band["mean"], color=colour[arm], linewidth=2, marker="o", markersize=3)
+        fit_losses(axes, np.concatenate([band["mean"].to_numpy() for band in bands.values()]))
+        if target is not None:
+            axes.axhline(target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            axes.annotate(
+                "target", (0.005, target), xycoords=("axes fraction", "data"), xytext=(0, -3),
+                textcoords="offset points", color=MUTED, fontsize=8.5, va="top",
+            )  # fmt: skip
+        label_ends(axes, [(band["mean"].iloc[-1], arm, colour[arm]) for arm, band in bands.items()])
+        whole_ticks(axes)
+        axes.set(xlabel="epoch", ylabel=f"{LOSS}, mean over folds")
+
+    first = min(bands, key=lambda arm: bands[arm]["mean"].iloc[0])
+    last = min(bands, key=lambda arm: bands[arm]["mean"].iloc[-1])
+    count = plural(max(int(band["count"].max()) for band in bands.values()), "fold")
+    caption = f"Mean over up to {count} (every fold of every repeat), the band one standard error. "
+    end = max(int(band.index.max()) for band in bands.values())
+    if first == last:
+        caption += f"{first} is lowest after the first epoch and after the last." if len(bands) > 1 else ""
+    else:
+        caption += f"{first} is lowest after the first epoch, {last} after epoch {end}."
+    alt = "; ".join(f"{arm} ends at {digits(band['mean'].iloc[-1])}" for arm, band in bands.items())
+    return draw("learning-curves", "Learning curves of the tuned optimizers", caption.strip(), alt, plot)
+
+
+def _band(rows: pd.DataFrame) -> pd.DataFrame:
+    """``mean``, ``error`` and ``count`` by epoch; a fold that ended before the others keeps its last loss."""
+    wide = rows.pivot_table(index="epoch", columns=["repeat", "fold"], values="val_loss").sort_index().ffill()
+    count = wide.count(axis=1)
+    error = (wide.std(axis=1, ddof=1) / np.sqrt(count)).fillna(0.0)
+    return pd.DataFrame({"mean": wide.mean(axis=1), "error": error, "count": count})

@@ -1,0 +1,134 @@
+"""The reports of a sweep: which there are, which apply, and where they go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.evidence import load_evidence, refit_run
+from analysis.pages import Report, report_files, write_report
+from analysis.tables import sweep_run
+from search.store import check_tracking, connect, find_sweep, sweep_names, tracking_uri
+from trainables.errors import InputError, StateError, nearest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = ["KINDS", "Made", "make_reports", "report_sweep"]
+
+KINDS = {
+    "sweep": "analysis.sweep_report",
+    "optimizers": "analysis.optimizer_report",
+    "latent": "analysis.latent_report",
+    "vae": "analysis.vae_report",
+}
+"""By kind: the module whose ``build(client, run)`` makes it, imported when it is asked for."""
+
+ARTIFACTS = "reports"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was written: a page a kind, in a folder."""
+
+    sweep: str
+    folder: Path
+    pages: tuple[Path, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        pages = {page.stem: str(page) for page in self.pages}
+        return {"sweep": self.sweep, "folder": str(self.folder), "reports": pages}
+
+
+def report_sweep(
+    root: Path, name: str | None, *, uri: str | None = None, kinds: Sequence[str] = (), out: Path | None = None
+) -> Made:
+    """Writes reports of a sweep, or of the latest, and logs them to its run.
+
+    Args:
+        root: the folder of all sweeps.
+        uri: an MLflow server to find the sweep on; without it ``root`` says where, or else MLFLOW_TRACKING_URI.
+        kinds: of `KINDS`; all that apply if empty.
+        out: by default ``report`` in the sweep's folder, or ``SWEEP-report`` here if there is no such folder.
+
+    Raises:
+        InputError: an unknown kind; an address or folder that cannot be used.
+        StateError: no such sweep, or a kind that does not apply to it (and what to do about that).
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise InputError("--kind", kind, "no such report", nearest(kind, KINDS))
+    if uri or ("MLFLOW_TRACKING_URI" in os.environ and not sweep_names(root)):
+        address = tracking_uri(root, uri)
+        check_tracking(address)
+        client = connect(address)
+        run = sweep_run(client, name)
+        folder = Path(f"{run.data.tags['foldrace.sweep']}-report")
+    else:
+        found = find_sweep(root, name)
+        state = found.read_state()
+        client = connect(state.tracking_uri)
+        run = sweep_run(client, found.name, state.key)
+        folder = found.path / "report"
+    folder = out or folder
+    pages = make_reports(client, run, list(kinds) or None, folder)
+    return Made(run.data.tags["foldrace.sweep"], folder, tuple(pages))
+
+
+def make_reports(client: MlflowClient, run: Run, kinds: Sequence[str] | None, out: Path) -> list[Path]:
+    """Writes the reports of the sweep with this run into a folder, and logs them to the run under ``reports/``.
+
+    Args:
+        kinds: of `KINDS`; None makes all that apply.
+
+    Returns: the pages, one a kind.
+    Raises: InputError if the folder cannot be written to; StateError if a kind that is asked for does not apply.
+    """
+    missing = _missing(client, run)
+    for kind in kinds or ():
+        if kind in missing:
+            raise StateError(f"{run.data.tags['foldrace.sweep']}: no {kind} report: {missing[kind]}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("--output", str(out), f"cannot be made: {error.strerror}") from error
+    pages = []
+    for kind in kinds or [kind for kind in KINDS if kind not in missing]:
+        built: Report = import_module(KINDS[kind]).build(client, run)
+        report = replace(built, source=_source(run))
+        pages.append(write_report(report, out))
+        for path in report_files(report, out):
+            below = path.parent.relative_to(out).as_posix()
+            client.log_artifact(run.info.run_id, str(path), f"{ARTIFACTS}/{below}" if below != "." else ARTIFACTS)
+    return pages
+
+
+def _missing(client: MlflowClient, run: Run) -> dict[str, str]:
+    """The kinds that do not apply to a sweep: what each lacks, and what to do."""
+    name = run.data.tags["foldrace.sweep"]
+    lacks = {}
+    if run.data.tags.get("foldrace.kind") != "comparison":
+        lacks["optimizers"] = "it is for a sweep with kind: comparison"
+    refit = refit_run(client, run)
+    evidence = load_evidence(client, refit)
+    if refit is None:
+        first = f"the winner has not been refitted; `foldrace refit {name}` first"
+        return lacks | {"latent": first, "vae": first}
+    if "codes" not in evidence:
+        lacks["latent"] = "the refit recorded no codes; it is for a task that encodes"
+    if "prior_samples" not in evidence:
+        lacks["vae"] = "the refit recorded no samples of a prior; it is for a variational task"
+    return lacks
+
+
+def _source(run: Run) -> str:
+    """What a page was made of, for its last line."""
+    day = datetime.fromtimestamp(run.info.start_time / 1000, UTC).date()
+    return f"Sweep {run.data.tags['foldrace.sweep']} of {day}, key {run.data.tags['foldrace.sweep_key']}."
