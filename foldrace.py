@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainables.errors import FoldraceError
+from trainables.errors import FoldraceError, InputError
 
 if TYPE_CHECKING:
     from search.ledger import Ledger
@@ -127,6 +126,7 @@ def _conclude(
 ) -> None:  # fmt: skip
     """The table of the best, the refit if it is asked for, what to open next, and the exit status."""
     from analysis.overview import log_overview
+    from search.closing import at, closing_lines
     from search.comparison_result import arms_table
     from search.progress import top_table
     from search.store import connect
@@ -144,7 +144,9 @@ def _conclude(
         if then_refit and result.best is not None and not result.interrupted:
             refitted = _refit(result.sweep, directory, data_dir, console)
     finally:
-        _closing_words(result, directory, console, refitted=refitted is not None)
+        console.print()
+        for line in closing_lines(result, at(directory, RUNS), refitted=refitted is not None):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         if as_json:
             print(json.dumps(result.to_json() | ({"refit": refitted} if refitted else {})), flush=True)
     if result.interrupted:
@@ -153,46 +155,12 @@ def _conclude(
         raise typer.Exit(FAILED_TRIALS)
 
 
-def _closing_words(result: SweepResult, directory: Path, console: Console, *, refitted: bool) -> None:
-    counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
-    lines = [f"{result.sweep}: {counts}; {result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s"]
-    if result.trials["failed"]:
-        lines.append(f"Why trials failed:                     {_program()} status {result.sweep}{_at(directory)}")
-    if result.interrupted:
-        lines.append(f"Interrupted; all of it is kept.  Go on:  {_program()} resume {result.sweep}{_at(directory)}")
-    elif result.best is None:
-        lines.append("No trial was evaluated to the end, so there is no winner.")
-    elif not refitted:
-        lines.append(f"Refit the winner and test it once:     {_program()} refit {result.sweep}{_at(directory)}")
-    if result.fold_epochs:
-        lines.append(f"The sweep in one picture:              {result.folder / 'overview.png'}")
-    lines.append(f"Open the record in MLflow:             {_program()} ui{_at(directory)}")
-    console.print()
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _program() -> str:
-    """The command as it can be typed here: its path, where ``foldrace`` alone would not find it."""
-    called = Path(sys.argv[0])
-    if called.name != "foldrace" or shutil.which("foldrace") == str(called.absolute()):
-        return "foldrace"
-    return os.path.relpath(called)
-
-
-def _at(directory: Path) -> str:
-    return "" if directory == RUNS else f" --dir {shlex.quote(str(directory))}"
-
-
 def _refit(name: str | None, directory: Path, data_dir: Path, console: Console, **options: Any) -> dict[str, Any]:
     from search.refit import refit as run_refit
 
     result = run_refit(name, directory, data_dir, notify=_say, **options)
-    table = Table(show_header=False, title=f"Refit of {result.sweep}", title_justify="left")
-    for label, value in result.rows():
-        table.add_row(label, value)
     console.print()
-    console.print(table)
+    console.print(result.table())
     return result.to_json()
 
 
@@ -231,22 +199,16 @@ def study(
     """Run the reference study, from the first sweep to a page that tells its story; or go on with it."""
     from analysis.study import whole_study
     from analysis.study_plan import QUICK
-    from search.progress import clock
+    from search.closing import program
 
     root = directory or Path(os.environ.get("FOLDRACE_DIR", RUNS)) / ("study-quick" if quick else "study")
     try:
         overrides = [*(QUICK if quick else ()), *(override or [])]
         result = whole_study(root, data_dir, overrides, _view_of, _say, address)
     except KeyboardInterrupt:
-        _say(f"Interrupted; all of it is kept.  Go on:  {_program()} study --dir {shlex.quote(str(root))}")
+        _say(f"Interrupted; all of it is kept.  Go on:  {program()} study --dir {shlex.quote(str(root))}")
         raise typer.Exit(INTERRUPTED) from None
-    figures = Table("figure", "the study", "here", header_style="bold")
-    for row in result.figures:
-        figures.add_row(*row)
-    shares = Table("part", "time", "share", header_style="bold")
-    for title, seconds, share in result.shares():
-        shares.add_row(title, clock(seconds), f"{share:.0%}")
-    (err if as_json else out).print(figures, shares)
+    (err if as_json else out).print(*result.tables())
     (_say if as_json else _print)(f"The whole story: {result.page}")
     if as_json:
         print(json.dumps(result.to_json()), flush=True)
@@ -279,14 +241,23 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for them; by default `report` in the sweep's.")
     ] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="The latent space of this trial's fold 0, instead of the winner's refit.")
+    ] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="An MLflow server to find the sweep on.")] = None,
     directory: Directory = RUNS,
+    data_dir: DataDirectory = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Write a sweep's reports: pages that open anywhere, and their figures as PNG and SVG."""
-    from analysis.reports import report_sweep
+    from analysis.reports import report_sweep, report_trial
 
-    made = report_sweep(directory, sweep_name, uri=tracking_uri, kinds=kind or (), out=output)
+    if trial is None:
+        made = report_sweep(directory, sweep_name, uri=tracking_uri, kinds=kind or (), out=output)
+    elif tracking_uri or set(kind or ("latent",)) != {"latent"}:
+        raise InputError("--trial", trial, "is for --kind latent alone, from the checkpoints in --dir")
+    else:
+        made = report_trial(directory, sweep_name, trial, data_dir, out=output, notify=_say)
     for page in made.pages:
         (_say if as_json else _print)(str(page))
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["build", "latent_report"]
+__all__ = ["build", "build_trial", "latent_report"]
 
 KIND = "latent"
 _FEWEST = 3
@@ -37,6 +38,17 @@ def build(client: MlflowClient, run: Run) -> Report:
     if missing is not None:
         return Report(KIND, _title(name), missing, (), ())
     return latent_report(name, latent_of(evidence))
+
+
+def build_trial(client: MlflowClient, trial: Run) -> Report:
+    """The report on the code of a trial's fold models, from the evidence in the trial's run."""
+    tags = trial.data.tags
+    number = int(tags["foldrace.trial"])
+    evidence = load_evidence(client, trial)
+    name = f"{tags['foldrace.sweep']}, trial {number}, fold 0"
+    missing = why_no_codes(evidence, True)
+    report = Report(KIND, _title(name), missing, (), ()) if missing else latent_report(name, latent_of(evidence))
+    return replace(report, kind=f"{KIND}-trial-{number}")
 
 
 def latent_report(name: str, latent: Latent) -> Report:

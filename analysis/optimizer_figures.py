@@ -44,8 +44,8 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
     apart = [arm for arm in arms[1:] if not verdict.standings[arm].overlaps(verdict.standings[best])]
     near = [arm for arm in arms[1:] if arm not in apart]
     caption = (
-        "Tuned optimizers, the best on top. A dot is one fold of one repeat, the bar the mean and its corrected 95 % "
-        f"interval, the hollow diamond the optimizer's default. {_said(best, near, apart)}"
+        "The best on top. A bar is the mean and its corrected 95 % "
+        f"interval, a dot one fold of one repeat, the hollow diamond the default, untuned. {_said(best, near, apart)}"
     )
 
     def plot(canvas: Canvas) -> None:
@@ -54,8 +54,8 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
         for place, arm in enumerate(arms):
             losses, interval, default = comparison.losses[arm], verdict.standings[arm], comparison.default_loss(arm)
             shown += [*losses, *([default] if default is not None else [])]
-            jitter = np.linspace(-0.16, 0.16, len(losses)) if len(losses) > 1 else np.zeros(1)
-            axes.plot(losses, place + jitter, "o", color=colour[arm], alpha=0.4, markersize=4, markeredgewidth=0)
+            below = place + 0.18 + 0.14 * (np.arange(len(losses)) % 3) / 2  # in three lines, so that few dots meet
+            axes.plot(losses, below, "o", color=colour[arm], alpha=0.55, markersize=4, markeredgewidth=0)
             half = interval.high - interval.mean
             error = [half] if math.isfinite(half) else None
             axes.errorbar(
@@ -72,12 +72,12 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
         axes.set_yticks(range(len(arms)), arms)
         for label in axes.get_yticklabels():
             label.set(color=colour[label.get_text()], fontweight="bold")
-        axes.set(xlabel=f"{LOSS}, lower is better", ylim=(len(arms) - 0.4, -0.6))
+        axes.set(xlabel=f"{LOSS}, lower is better", ylim=(len(arms) - 0.45, -0.45))
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
 
     alt = "; ".join(f"{arm}: {plus_minus(interval)}" for arm, interval in verdict.standings.items())
-    size = (7.2, 1.1 + 0.5 * len(arms))
+    size = (7.2, 0.8 + 0.55 * len(arms))
     return draw("standings", "Tuned optimizers with their intervals", caption, alt, plot, size=size)
 
 
@@ -121,6 +121,8 @@ def best_of_n(comparison: Comparison) -> Figure | None:
 
     alt = "; ".join(f"{arm}: {digits(curve[-1])} after {len(curve)} trials" for arm, (curve, _, _) in curves.items())
     caption = _best_of_n_caption(curves, defaults, losses)
+    if comparison.sampler == "qmc":
+        caption += " The trials fill the space more evenly than independent draws would, so the curve is approximate."
     return draw("best-of-n", "What a search of k trials can be expected to find", caption, alt, plot)
 
 

@@ -45,7 +45,7 @@ def learning_rates(comparison: Comparison) -> Figure | None:
     def plot(canvas: Canvas) -> None:
         grid = canvas.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         first = grid[0][0]
-        first.set(xscale="log")
+        first.set(xscale="log", xlim=(tried["lr"].min() / 1.6, tried["lr"].max() * 1.6))
         log_ticks(first, "x")
         fit_losses(first, done["val_loss"])
         for axes, arm in zip(grid.flat, arms, strict=False):
@@ -68,8 +68,8 @@ def _rates(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
     search, default = done[done["phase"] == "search"], done[done["phase"] == "default"]
     axes.plot(search["lr"], search["val_loss"], "o", color=colour, alpha=0.75, markersize=5, markeredgewidth=0)
     axes.plot(default["lr"], default["val_loss"], "D", markersize=7, markeredgecolor=colour, markerfacecolor="none")
-    if len(search):
-        best = search.sort_values("val_loss").iloc[0]
+    if len(done):
+        best = done.sort_values("val_loss").iloc[0]
         axes.plot(best["lr"], best["val_loss"], "o", markersize=11, markeredgecolor=INK, markerfacecolor="none")
     failed = rows[rows["status"] == "failed"]
     top = axes.get_xaxis_transform()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["build"]
+__all__ = ["build", "compose"]
 
 _TARGET = 0.1
 _NONE = "–"
@@ -26,7 +26,11 @@ _NONE = "–"
 
 def build(client: MlflowClient, run: Run) -> Report:
     """The report on the comparison with this sweep run."""
-    comparison = read_comparison(client, run)
+    return compose(read_comparison(client, run))
+
+
+def compose(comparison: Comparison) -> Report:
+    """The report on what is recorded of a comparison."""
     verdict = judge(comparison)
     target = _target(verdict)
     sections = (

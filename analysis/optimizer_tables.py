@@ -6,15 +6,15 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from analysis.tables import all_runs, number, ranking, trials_table
+from analysis.tables import all_runs, artifact_text, histories, number, ranking, trials_table
+from trainables.errors import StateError
 from trainables.parameters import Value
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Comparison:
         splits: K.
         test_share: validation images per training image of a fold, n_test/n_train.
         spec: the sweep file.
+        sampler: what drew the search trials, random or qmc.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Comparison:
     splits: int
     test_share: float
     spec: str
+    sampler: str
     reconstructions: Reconstructions | None
 
     def phase(self, arm: str, phase: str) -> pd.DataFrame:
@@ -95,8 +97,8 @@ class Comparison:
         return int((self.phase(arm, "repeat")["status"] == "failed").sum())
 
     def trainable(self, arm: str) -> bool:
-        """A search trial of the arm was evaluated to the end, so that there is something to repeat."""
-        return bool(len(ranking(self.phase(arm, "search"))))
+        """A trial of the arm was evaluated to the end, so that there is something to repeat."""
+        return bool(len(ranking(self.trials[self.trials["arm"] == arm])))
 
     @property
     def complete(self) -> bool:
@@ -117,10 +119,9 @@ class Comparison:
         return np.where(rows["status"] == "completed", rows["val_loss"].fillna(np.inf), np.inf).astype(np.float64)
 
     def tuned(self, arm: str) -> Mapping[str, Value]:
-        """The parameters with which the arm is repeated (of its best search trial before that) and that its trials
-        vary."""
+        """Of the arm's best trial, which is what is repeated: the parameters in which the arm's trials differ."""
         rows = self.trials[self.trials["arm"] == arm]
-        chosen = self.phase(arm, "repeat") if len(self.phase(arm, "repeat")) else ranking(rows)
+        chosen = ranking(rows)
         if not len(chosen):
             return {}
         names = [name for name in rows if name.startswith("params.") and rows[name].nunique(dropna=False) > 1]
@@ -129,98 +130,83 @@ class Comparison:
 
 
 def read_comparison(client: MlflowClient, run: Run) -> Comparison:
-    """The comparison with this sweep run. Whatever is missing yet is an empty table."""
-    spec = _text(client, run, "sweep.yaml")
+    """The comparison with this sweep run. Whatever is missing yet is an empty table. Raises: StateError without a spec."""
+    spec = artifact_text(client, run, "sweep.yaml")
+    if spec is None:
+        raise StateError(f"{run.data.tags['foldrace.sweep']}: its file, sweep.yaml, is not recorded")
     tree = yaml.safe_load(spec)
-    trials, folds = _trials(client, run)
-    seen = [arm for arm in trials["arm"].unique() if arm not in tree["comparison"]["arms"]]
+    runs = all_runs(client, f"tags.`foldrace.sweep_key` = '{run.data.tags['foldrace.sweep_key']}'")
+    fold_runs = [found for found in runs if found.data.tags["foldrace.level"] == "fold"]
+    trials = _trials(trials_table(client, run), {found.info.run_id: found.data.tags for found in runs}, fold_runs)
+    done = trials[(trials["phase"] == "repeat") & (trials["status"] == "completed")]
+    folds = _folds(done, fold_runs)
+    splits = int(tree["folds"]["splits"])
     return Comparison(
         name=run.data.tags["foldrace.sweep"],
         state=_STATES[run.info.status],
-        arms=(*tree["comparison"]["arms"], *seen),
+        arms=tuple(tree["comparison"]["arms"]),
         trials=trials,
         folds=folds.drop(columns="run_id"),
         curves=_curves(client, folds),
-        progress=_progress(client, trials),
+        progress=_progress(client, done),
         repeats=int(tree["comparison"]["repeats"]),
-        splits=int(tree["folds"]["splits"]),
-        test_share=_test_share(tree["folds"]),
+        splits=splits,
+        test_share=1 / (splits - 1),
         spec=spec,
+        sampler=str(tree["search"]["sampler"]),
         reconstructions=_reconstructions(client, run),
     )
 
 
-def _text(client: MlflowClient, run: Run, artifact: str) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run.info.run_id, artifact, folder)).read_text(encoding="utf-8")
-
-
-def _test_share(folds: Mapping[str, Any]) -> float:
-    if folds["kind"] == "holdout":
-        fraction = float(folds["fraction"])
-        return fraction / (1 - fraction)
-    return 1 / (int(folds["splits"]) - 1)
-
-
-def _trials(client: MlflowClient, run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The trials that belong to an arm, and the folds of the completed repeats with their ``run_id``."""
-    key = run.data.tags["foldrace.sweep_key"]
-    runs = all_runs(client, f"tags.`foldrace.sweep_key` = '{key}'")
-    tags = {found.info.run_id: found.data.tags for found in runs}
-    fold_runs = [found for found in runs if found.data.tags["foldrace.level"] == "fold"]
-    trials = trials_table(client, run)
-    of = [tags.get(run_id, {}) for run_id in trials["run_id"]]
-    trials = trials.assign(
-        arm=[tag.get("foldrace.arm") for tag in of],
-        phase=[tag.get("foldrace.phase") for tag in of],
-        repeat=[int(tag.get("foldrace.repeat", 0)) for tag in of],
-        train_seconds=trials.get("train_seconds", np.nan),
-    )
-    trials = trials[trials["arm"].notna()].reset_index(drop=True)
-    spent = pd.Series(0.0, index=trials["trial"])
+def _trials(table: pd.DataFrame, tags: Mapping[str, Mapping[str, str]], fold_runs: list[Run]) -> pd.DataFrame:
+    """The trials that belong to an arm, with ``repeat``, ``fold_epochs`` and ``train_seconds``."""
+    trials = table[table["arm"] != ""].reset_index(drop=True)
+    spent = pd.Series(0, index=trials["trial"])
     for fold in fold_runs:
         trial = int(fold.data.tags["foldrace.trial"])
         if trial in spent.index:
-            spent[trial] += float(fold.data.tags.get("foldrace.epochs", 0))
+            spent[trial] += int(fold.data.tags.get("foldrace.epochs", 0))
     reached = (trials["epoch"] * trials["folds"]).fillna(0)  # of a trial that has not ended yet
-    trials["fold_epochs"] = np.where(spent.to_numpy() > 0, spent.to_numpy(), reached).astype(int)
-    done = trials[(trials["phase"] == "repeat") & (trials["status"] == "completed")].set_index("trial")
+    return trials.assign(
+        repeat=[int(tags[run_id].get("foldrace.repeat", 0)) for run_id in trials["run_id"]],
+        fold_epochs=np.where(spent.to_numpy() > 0, spent.to_numpy(), reached).astype(int),
+        train_seconds=trials.get("train_seconds", np.nan),
+    )
+
+
+def _folds(done: pd.DataFrame, fold_runs: list[Run]) -> pd.DataFrame:
+    """The folds of completed repeats with their last loss and their ``run_id``."""
+    repeats = {
+        int(trial): (arm, repeat) for trial, arm, repeat in done[["trial", "arm", "repeat"]].itertuples(index=False)
+    }
     rows = [
-        {
-            "arm": done.loc[trial, "arm"],
-            "repeat": int(done.loc[trial, "repeat"]),
-            "fold": int(fold.data.tags["foldrace.fold"]),
-            "val_loss": fold.data.metrics["val_loss"],
-            "run_id": fold.info.run_id,
-        }
+        (*repeats[trial], int(fold.data.tags["foldrace.fold"]), fold.data.metrics["val_loss"], fold.info.run_id)
         for fold in fold_runs
-        if (trial := int(fold.data.tags["foldrace.trial"])) in done.index and "val_loss" in fold.data.metrics
+        if (trial := int(fold.data.tags["foldrace.trial"])) in repeats and "val_loss" in fold.data.metrics
     ]
-    return trials, pd.DataFrame(rows, columns=["arm", "repeat", "fold", "val_loss", "run_id"])
+    return pd.DataFrame(rows, columns=["arm", "repeat", "fold", "val_loss", "run_id"])
 
 
 def _curves(client: MlflowClient, folds: pd.DataFrame) -> pd.DataFrame:
     """The folds' losses epoch by epoch."""
+    known = histories(client, folds["run_id"], ["val_loss"])
     rows = [
-        (fold.arm, fold.repeat, fold.fold, point.step, point.value)
+        (fold.arm, fold.repeat, fold.fold, epoch, loss)
         for fold in folds.itertuples()
-        for point in client.get_metric_history(fold.run_id, "val_loss")
+        for epoch, loss in known[fold.run_id]["val_loss"].items()
     ]
     return pd.DataFrame(rows, columns=["arm", "repeat", "fold", "epoch", "val_loss"])
 
 
-def _progress(client: MlflowClient, trials: pd.DataFrame) -> pd.DataFrame:
+def _progress(client: MlflowClient, done: pd.DataFrame) -> pd.DataFrame:
     """The completed repeats, report by report."""
-    parts = []
-    for trial in trials[(trials["phase"] == "repeat") & (trials["status"] == "completed")].itertuples():
-        history = {
-            name: pd.Series({point.step: point.value for point in client.get_metric_history(trial.run_id, name)})
-            for name in ("epoch", "val_loss", "train_seconds")
-        }
-        part = pd.DataFrame(history, dtype=float).sort_index().reset_index(names="fold_epochs")
-        parts.append(part.rename(columns={"train_seconds": "seconds"}).assign(arm=trial.arm, repeat=trial.repeat))
-    columns = ["arm", "repeat", "epoch", "fold_epochs", "seconds", "val_loss"]
-    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+    known = histories(client, done["run_id"], ["epoch", "val_loss", "train_seconds"])
+    rows = [
+        (trial.arm, trial.repeat, int(at.epoch), fold_epochs, at.train_seconds, at.val_loss)
+        for trial in done.itertuples()
+        for fold_epochs, at in known[trial.run_id].iterrows()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "repeat", "epoch", "fold_epochs", "seconds", "val_loss"])
 
 
 def _reconstructions(client: MlflowClient, run: Run) -> Reconstructions | None:

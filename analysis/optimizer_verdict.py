@@ -177,11 +177,11 @@ def _no_winner(comparison: Comparison, best: str, interval: Interval, pairs: tup
 
 def _failures(comparison: Comparison) -> list[str]:
     """A sentence for each way in which arms never came to a tuned result."""
-    searched = {arm: comparison.phase(arm, "search")["status"] for arm in comparison.arms}
-    lost = [arm for arm, status in searched.items() if len(status) and (status == "failed").all()]
+    tried = comparison.trials.groupby("arm")["status"]
+    lost = [arm for arm in comparison.arms if arm in tried.groups and (tried.get_group(arm) == "failed").all()]
     repeated = {arm: comparison.phase(arm, "repeat")["status"] for arm in comparison.arms}
     broken = [arm for arm, status in repeated.items() if len(status) and (status == "failed").all()]
-    sentences = [f"Every search trial of {listed(lost)} failed."] if lost else []
+    sentences = [f"Every trial of {listed(lost)} failed."] if lost else []
     return sentences + ([f"Tuned, {listed(broken)} failed in every repeat."] if broken else [])
 
 

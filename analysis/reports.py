@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["KINDS", "Made", "make_reports", "report_sweep"]
+__all__ = ["KINDS", "Made", "make_reports", "report_sweep", "report_trial"]
 
 KINDS = {
     "sweep": "analysis.sweep_report",
@@ -95,19 +95,49 @@ def make_reports(client: MlflowClient, run: Run, kinds: Sequence[str] | None, ou
     for kind in kinds or ():
         if kind in missing:
             raise StateError(f"{run.data.tags['foldrace.sweep']}: no {kind} report: {missing[kind]}")
+    _made_folder(out)
+    chosen = kinds or [kind for kind in KINDS if kind not in missing]
+    return [_publish(client, run, import_module(KINDS[kind]).build(client, run), out) for kind in chosen]
+
+
+def report_trial(
+    root: Path, name: str | None, trial: int, data_dir: Path, *, out: Path | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Made:  # fmt: skip
+    """Writes the latent-space report of any trial that has left a checkpoint, and logs it to the sweep's run.
+
+    Raises:
+        StateError: no such sweep, or no checkpoint of that trial here.
+        InputError: the data set or the task cannot be read any more; a folder that cannot be used.
+    """
+    from search.trial_evidence import log_trial_evidence
+
+    run_id = log_trial_evidence(name, trial, root, data_dir, notify=notify)
+    found = find_sweep(root, name)
+    state = found.read_state()
+    client = connect(state.tracking_uri)
+    run = sweep_run(client, found.name, state.key)
+    folder = _made_folder(out or found.path / "report")
+    report = import_module(KINDS["latent"]).build_trial(client, client.get_run(run_id))
+    return Made(found.name, folder, (_publish(client, run, report, folder),))
+
+
+def _publish(client: MlflowClient, run: Run, built: Report, out: Path) -> Path:
+    """Writes a report and logs its files to the sweep's run; returns the page."""
+    report = replace(built, source=_source(run))
+    page = write_report(report, out)
+    for path in report_files(report, out):
+        below = path.parent.relative_to(out).as_posix()
+        client.log_artifact(run.info.run_id, str(path), f"{ARTIFACTS}/{below}" if below != "." else ARTIFACTS)
+    return page
+
+
+def _made_folder(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError("--output", str(out), f"cannot be made: {error.strerror}") from error
-    pages = []
-    for kind in kinds or [kind for kind in KINDS if kind not in missing]:
-        built: Report = import_module(KINDS[kind]).build(client, run)
-        report = replace(built, source=_source(run))
-        pages.append(write_report(report, out))
-        for path in report_files(report, out):
-            below = path.parent.relative_to(out).as_posix()
-            client.log_artifact(run.info.run_id, str(path), f"{ARTIFACTS}/{below}" if below != "." else ARTIFACTS)
-    return pages
+    return out
 
 
 def _missing(client: MlflowClient, run: Run) -> dict[str, str]:

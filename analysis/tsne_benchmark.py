@@ -56,7 +56,7 @@ def divergence(affinities: Any, points: NDArray[np.float64]) -> float:
 
 def _start(codes: Points) -> NDArray[np.float32]:
     scores = principal_components(codes, 2)
-    return (scores / scores[:, 0].std() * 1e-4).astype(np.float32)
+    return np.asarray(scores / scores[:, 0].std() * 1e-4, np.float32)
 
 
 def main() -> None:

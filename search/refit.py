@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from rich.table import Table
 
 from search.artifacts import WEIGHTS
 from search.champion import register_champion
@@ -65,6 +66,13 @@ class RefitResult:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(show_header=False, title=f"Refit of {self.sweep}", title_justify="left")
+        for label, value in self.rows():
+            table.add_row(label, value)
+        return table
 
     def rows(self) -> list[tuple[str, str]]:
         """Labels and values for people."""

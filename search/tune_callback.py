@@ -96,7 +96,13 @@ class SweepCallback(Callback):  # type: ignore[misc]
         return _SESSIONS[self._key]
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Takes over the trials of a restored experiment that had ended before."""
+        self._take_over(trials)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        self._take_over(trials)  # a restored experiment with nothing left to do has no step
+
+    def _take_over(self, trials: list[Trial]) -> None:
+        """The trials of a restored experiment that had ended before."""
         for trial in trials if not self._session.ledger.trials else []:
             if trial.status in (Trial.TERMINATED, Trial.ERROR):
                 report = (trial.last_result or {}).get("report")

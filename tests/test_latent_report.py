@@ -174,8 +174,8 @@ def test_a_sheet_that_would_be_too_large_loses_quality_instead(monkeypatch: pyte
     images = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28), dtype=np.uint8)
     lossless = len(sprite_sheet(images)[0])
     monkeypatch.setattr("analysis.scatter._LOSSLESS_PIXELS", 0)
-    monkeypatch.setattr("analysis.scatter._LARGEST_SHEET", lossless // 3)
-    assert len(sprite_sheet(images)[0]) <= lossless // 3
+    monkeypatch.setattr("analysis.scatter._LARGEST_SHEET", lossless // 2)
+    assert len(sprite_sheet(images)[0]) <= lossless // 2
 
 
 def test_names_are_pushed_apart_and_no_further_than_they_must() -> None:
