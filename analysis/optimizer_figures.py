@@ -50,10 +50,11 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
 
     def plot(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
+        every = np.concatenate([losses.to_numpy() for losses in comparison.losses.values()])
         shown: list[float] = []
         for place, arm in enumerate(arms):
             losses, interval, default = comparison.losses[arm], verdict.standings[arm], comparison.default_loss(arm)
-            shown += [*losses, *([default] if default is not None else [])]
+            shown += [*losses]
             below = place + 0.18 + 0.14 * (np.arange(len(losses)) % 3) / 2  # in three lines, so that few dots meet
             axes.plot(losses, below, "o", color=colour[arm], alpha=0.55, markersize=4, markeredgewidth=0)
             half = interval.high - interval.mean
@@ -62,8 +63,14 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
                 [interval.mean], [place], xerr=error, fmt="|", color=colour[arm], markersize=15, capsize=4, linewidth=2,
                 markeredgewidth=2, zorder=4,
             )  # fmt: skip
-            if default is not None:
+            if default is not None and _in_view(default, every):
                 axes.plot(default, place, "D", markersize=6, markeredgecolor=colour[arm], markerfacecolor="none")
+                shown.append(default)
+            elif default is not None:
+                axes.annotate(
+                    f"default {digits(default, 3)} →", (1, place - 0.2), xycoords=("axes fraction", "data"), ha="right",
+                    color=colour[arm], fontsize=8.5,
+                )  # fmt: skip
             axes.annotate(
                 plus_minus(interval), (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
                 textcoords="offset points", va="center", color=MUTED, fontsize=9, annotation_clip=False,
@@ -81,6 +88,13 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
     return draw("standings", "Tuned optimizers with their intervals", caption, alt, plot, size=size)
 
 
+def _in_view(value: float, others: NDArray[np.float64]) -> bool:
+    """A default that is not so far off that it would press all else together."""
+    low, high = float(others.min()), float(others.max())
+    room = 2 * max(high - low, 0.2 * abs(high))
+    return low - room <= value <= high + room
+
+
 def _said(best: str, near: list[str], apart: list[str]) -> str:
     parts = []
     if near:
@@ -96,7 +110,8 @@ def _said(best: str, near: list[str], apart: list[str]) -> str:
 
 def best_of_n(comparison: Comparison) -> Figure | None:
     """The expected best loss of k search trials, arm by arm, the defaults beside; None without a completed trial."""
-    losses = {arm: comparison.search_losses(arm) for arm in comparison.arms if comparison.trainable(arm)}
+    tried = {arm: comparison.search_losses(arm) for arm in comparison.arms}
+    losses = {arm: found for arm, found in tried.items() if np.isfinite(found).any()}
     if not losses:
         return None
     colour = arm_colours(comparison)
@@ -111,10 +126,17 @@ def best_of_n(comparison: Comparison) -> Figure | None:
             top = np.where(np.isfinite(high), high, 1e12)
             axes.fill_between(k[seen], low[seen], top[seen], color=colour[arm], alpha=0.13, linewidth=0)
             axes.plot(k[seen], curve[seen], color=colour[arm], linewidth=2, marker="o", markersize=3)
-            if (default := defaults[arm]) is not None:
-                axes.plot(0, default, "D", markersize=6, markeredgecolor=colour[arm], markerfacecolor="none", zorder=4)
-        given = [default for default in defaults.values() if default is not None]
-        fit_losses(axes, [*np.concatenate([curve for curve, _, _ in curves.values()]), *given])
+        expected = np.concatenate([curve[np.isfinite(curve)] for curve, _, _ in curves.values()])
+        given = {arm: default for arm, default in defaults.items() if default is not None}
+        near = {arm: default for arm, default in given.items() if _in_view(default, expected)}
+        for arm, default in near.items():
+            axes.plot(0, default, "D", markersize=6, markeredgecolor=colour[arm], markerfacecolor="none", zorder=4)
+        for line, arm in enumerate([arm for arm in given if arm not in near]):
+            axes.annotate(
+                f"{digits(given[arm], 3)} {'↑' if given[arm] > expected.max() else '↓'}", (0, 0.95 - 0.07 * line),
+                xycoords=("data", "axes fraction"), ha="center", color=colour[arm], fontsize=9,
+            )  # fmt: skip
+        fit_losses(axes, [*expected, *near.values()])
         label_ends(axes, [(curve[-1], arm, colour[arm]) for arm, (curve, _, _) in curves.items()])
         whole_ticks(axes)
         axes.set(xlabel="search trials, drawn at random (0: the default, untuned)", ylabel=f"expected best {LOSS}")

@@ -57,7 +57,7 @@ def learning_rates(comparison: Comparison) -> Figure | None:
         canvas.supylabel(f"{LOSS} (mean over folds)", fontsize=9.5, color=MUTED)
 
     caption = "A dot is a search trial, the hollow diamond the default, the ring the best. "
-    caption += _rates_caption(tried, arms)
+    caption += _rates_caption(comparison, tried, arms)
     alt = f"Loss over learning rate for {listed(arms)}"
     size = (7.2, 0.6 + 2.1 * lines)
     return draw("learning-rates", "How much the learning rate matters", caption, alt, plot, size=size)
@@ -71,12 +71,16 @@ def _rates(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
     if len(done):
         best = done.sort_values("val_loss").iloc[0]
         axes.plot(best["lr"], best["val_loss"], "o", markersize=11, markeredgecolor=INK, markerfacecolor="none")
-    failed = rows[rows["status"] == "failed"]
-    top = axes.get_xaxis_transform()
-    axes.plot(failed["lr"], np.full(len(failed), 0.97), "x", color=colour, transform=top, markersize=6, clip_on=False)
+    failed = rows[rows["status"] == "failed"]["lr"]
+    if len(failed):
+        top = axes.get_xaxis_transform()
+        [crosses] = axes.plot(
+            failed, [0.97] * len(failed), "x", color=colour, transform=top, markersize=6, clip_on=False
+        )
+        crosses.set_in_layout(False)
 
 
-def _rates_caption(tried: pd.DataFrame, arms: list[str]) -> str:
+def _rates_caption(comparison: Comparison, tried: pd.DataFrame, arms: list[str]) -> str:
     told = []
     for arm in arms:
         rows = tried[(tried["arm"] == arm) & (tried["phase"] == "search") & (tried["status"] == "completed")]
@@ -87,6 +91,9 @@ def _rates_caption(tried: pd.DataFrame, arms: list[str]) -> str:
         elif len(near):
             told.append(f"{arm} at {near.min():.2g} alone")
     text = f"Within {_WITHIN:.0%} of its own best loss: {'; '.join(told)}.".replace("%", " %") if told else ""
+    edges = [f"{arm}'s best, {rate:.3g}, lies at the {edge} end" for arm, (rate, edge) in comparison.at_edge.items()]
+    if edges:
+        text += f" {'; '.join(edges)} of the rates allowed: a wider space might do better."
     failed = int((tried["status"] == "failed").sum())
     return text + (f" Crosses at the top edge: {plural(failed, 'failed trial')}." if failed else "")
 

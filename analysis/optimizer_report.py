@@ -246,4 +246,4 @@ def _fairness(spent: list[tuple[int, int]]) -> str:
     start = f"Every optimizer had the same search budget: {plural(next(iter(trials), 0), 'trial')}"
     if len(epochs) == 1:
         return f"{start}, {plural(epochs.pop(), 'fold-epoch')}."
-    return f"{start}; fold-epochs differ where trials diverged or folds stopped early."
+    return f"{start}; fold-epochs differ where trials diverged."

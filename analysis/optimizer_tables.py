@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ __all__ = ["PHASES", "Comparison", "Reconstructions", "read_comparison"]
 PHASES = ("default", "search", "repeat")
 _ENDED = ("completed", "pruned", "failed")
 _STATES = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
+_EDGE = 0.05
 _PICTURES = "comparison.npz"
 
 
@@ -59,6 +61,7 @@ class Comparison:
         test_share: validation images per training image of a fold, n_test/n_train.
         spec: the sweep file.
         sampler: what drew the search trials, random or qmc.
+        rates: the lowest and the highest learning rate that an arm's space allows, where it is tuned.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Comparison:
     test_share: float
     spec: str
     sampler: str
+    rates: Mapping[str, tuple[float, float]]
     reconstructions: Reconstructions | None
 
     def phase(self, arm: str, phase: str) -> pd.DataFrame:
@@ -128,9 +132,26 @@ class Comparison:
         given = {name.removeprefix("params."): chosen.iloc[0][name] for name in names}
         return {name: number(text) for name, text in given.items() if isinstance(text, str)}
 
+    @property
+    def at_edge(self) -> Mapping[str, tuple[float, str]]:
+        """Arms whose best learning rate lies in the outermost twentieth of its range (in the logarithm): the rate, and
+        upper or lower."""
+        found = {}
+        for arm, (low, high) in self.rates.items():
+            rate = self.tuned(arm).get("lr")
+            if isinstance(rate, float) and 0 < low < high:
+                share = math.log(rate / low) / math.log(high / low)
+                if not _EDGE <= share <= 1 - _EDGE and 0 <= round(share, 9) <= 1:
+                    found[arm] = rate, "upper" if share > 0.5 else "lower"
+        return found
+
 
 def read_comparison(client: MlflowClient, run: Run) -> Comparison:
-    """The comparison with this sweep run. Whatever is missing yet is an empty table. Raises: StateError without a spec."""
+    """The comparison with this sweep run. Whatever is missing yet is an empty table.
+
+    Raises:
+        StateError: its file is not recorded.
+    """
     spec = artifact_text(client, run, "sweep.yaml")
     if spec is None:
         raise StateError(f"{run.data.tags['foldrace.sweep']}: its file, sweep.yaml, is not recorded")
@@ -154,8 +175,21 @@ def read_comparison(client: MlflowClient, run: Run) -> Comparison:
         test_share=1 / (splits - 1),
         spec=spec,
         sampler=str(tree["search"]["sampler"]),
+        rates=_rates(tree),
         reconstructions=_reconstructions(client, run),
     )
+
+
+def _rates(tree: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """By arm: the ends of its learning rate's distribution."""
+    entries = {
+        arm: {**tree.get("space", {}), **(of or {}).get("space", {})}.get("lr")
+        for arm, of in tree["comparison"]["arms"].items()
+    }
+    ends = {
+        arm: entry.get("log") or entry.get("uniform") for arm, entry in entries.items() if isinstance(entry, Mapping)
+    }
+    return {arm: (float(pair[0]), float(pair[1])) for arm, pair in ends.items() if pair}
 
 
 def _trials(table: pd.DataFrame, tags: Mapping[str, Mapping[str, str]], fold_runs: list[Run]) -> pd.DataFrame:

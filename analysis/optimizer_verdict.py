@@ -120,7 +120,8 @@ def _lead(
         found += f"{plus_minus(standings[best])}, so there is nothing to compare it with."
     else:
         found = _no_winner(comparison, best, standings[best], pairs)
-    return " ".join([found, *_failures(comparison)])
+    caveat = _at_edge(comparison, [arm for arm in standings if winner is not None and arm != winner])
+    return " ".join([found, *caveat, *_failures(comparison)])
 
 
 def _before_the_repeats(comparison: Comparison) -> str:
@@ -145,15 +146,24 @@ def _unfinished(comparison: Comparison, best: str, interval: Interval) -> str:
 
 def _victory(comparison: Comparison, standings: Mapping[str, Interval], rivals: list[Pair]) -> str:
     pair, best = rivals[0], rivals[0].better
-    worst = max(rival.p for rival in rivals)
+    p = _p(max(rival.p for rival in rivals))
+    p += " or less" if len(rivals) > 1 and not p.startswith("<") else ""
     others = f"every other optimizer's (next: {pair.worse}'s, {plus_minus(standings[pair.worse])})"
     if len(rivals) == 1:
         others = f"{pair.worse}'s, {plus_minus(standings[pair.worse])}"
     return (
         f"{best} wins: tuned, its CV loss of {plus_minus(standings[best])} is below {others}. Over "
-        f"{plural(pair.test.count, 'paired fold')} the corrected t-test gives p {_p(worst)} or less, and the 95 % "
+        f"{plural(pair.test.count, 'paired fold')} the corrected t-test gives p {p}, and the 95 % "
         "intervals do not overlap."
     )
+
+
+def _at_edge(comparison: Comparison, beaten: list[str]) -> list[str]:
+    """A sentence on those that might have done better in a wider space."""
+    arms = [arm for arm in beaten if arm in comparison.at_edge]
+    if not arms:
+        return []
+    return [f"But the best learning rate of {listed(arms)} lies at an end of the range allowed; a wider one may help."]
 
 
 def _no_winner(comparison: Comparison, best: str, interval: Interval, pairs: tuple[Pair, ...]) -> str:

@@ -137,7 +137,8 @@ def compare(arms: Mapping[str, Arm], plan: Plan = Plan()) -> Comparison:
         folds=every[every["epoch"] == plan.epochs].drop(columns="epoch"), curves=every,
         progress=pd.DataFrame(progress, columns=["arm", "repeat", "epoch", "fold_epochs", "seconds", "val_loss"]),
         repeats=plan.repeats, splits=plan.folds, test_share=1 / (plan.folds - 1), spec="kind: comparison\n",
-        sampler="random", reconstructions=pictures(labels) if plan.pictures else None,
+        sampler="random", rates={label: arm.rates for label, arm in arms.items()},
+        reconstructions=pictures(labels) if plan.pictures else None,
     )  # fmt: skip
 
 
