@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= search/specs/ae.yaml
 
-.PHONY: install sweep study test check format clean
+.PHONY: install sweep study test test-slow check format clean
 
 install: $(STAMP)
 
@@ -24,6 +24,10 @@ study: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# What takes minutes: a whole study in small, and the reports in a browser (needs Chromium).
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 check: install
 	$(BIN)/ruff check .

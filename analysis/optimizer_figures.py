@@ -101,7 +101,9 @@ def _said(best: str, near: list[str], apart: list[str]) -> str:
         parts.append(f"{best}'s interval overlaps {'that' if len(near) == 1 else 'those'} of {listed(near)}")
     if apart:
         verb = "lies" if len(apart) == 1 else "lie"
-        parts.append(f"{listed(apart)} {verb} apart from {best}" if near else f"{best}'s lies apart from all others")
+        parts.append(
+            f"{listed(apart)} {verb} apart from {best}" if near else f"{best}'s interval lies apart from all others"
+        )
     return f"{'; '.join(parts)}." if parts else ""
 
 
@@ -203,8 +205,9 @@ def learning_curves(comparison: Comparison, target: float | None) -> Figure | No
 
     first = min(bands, key=lambda arm: bands[arm]["mean"].iloc[0])
     last = min(bands, key=lambda arm: bands[arm]["mean"].iloc[-1])
-    count = plural(max(int(band["count"].max()) for band in bands.values()), "fold")
-    caption = f"Mean over up to {count} (every fold of every repeat), the band one standard error. "
+    counts = {int(band["count"].max()) for band in bands.values()}
+    count = f"{'up to ' if len(counts) > 1 else ''}{plural(max(counts), 'fold')}"
+    caption = f"Mean over {count} (every fold of every repeat), the band one standard error. "
     end = max(int(band.index.max()) for band in bands.values())
     if first == last:
         caption += f"{first} is lowest after the first epoch and after the last." if len(bands) > 1 else ""

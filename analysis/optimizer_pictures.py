@@ -53,6 +53,7 @@ def learning_rates(comparison: Comparison) -> Figure | None:
             axes.set_title(arm, color=colour[arm])
         for axes in grid.flat[len(arms) :]:
             axes.set_axis_off()
+            grid[-2][-1].tick_params(labelbottom=True)  # which has no panel below it
         canvas.supxlabel("learning rate", fontsize=9.5, color=MUTED)
         canvas.supylabel(f"{LOSS} (mean over folds)", fontsize=9.5, color=MUTED)
 
@@ -87,7 +88,9 @@ def _rates_caption(comparison: Comparison, tried: pd.DataFrame, arms: list[str])
         best = rows["val_loss"].min()
         near = rows[rows["val_loss"] <= best + _WITHIN * abs(best)]["lr"]
         if len(near) > 1:
-            told.append(f"{arm} from {near.min():.2g} to {near.max():.2g} (a factor of {near.max() / near.min():.2g})")
+            told.append(
+                f"{arm} from {near.min():.2g} to {near.max():.2g} (a factor of {digits(near.max() / near.min(), 2)})"
+            )
         elif len(near):
             told.append(f"{arm} at {near.min():.2g} alone")
     text = f"Within {_WITHIN:.0%} of its own best loss: {'; '.join(told)}.".replace("%", " %") if told else ""

@@ -216,19 +216,13 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 def _budget(comparison: Comparison) -> tuple[Block, ...]:
     rows, spent = [], []
     for arm in comparison.arms:
-        cells = [arm]
-        for phase in PHASES:
-            trials = comparison.phase(arm, phase)
-            cells += [str(len(trials)), f"{trials['fold_epochs'].sum():,}"]
+        default, search, repeats = (comparison.phase(arm, phase) for phase in PHASES)
         every = comparison.trials[comparison.trials["arm"] == arm]
-        rows.append((*cells, f"{every['fold_epochs'].sum():,}", clock(float(every["train_seconds"].sum()))))
-        search = comparison.phase(arm, "search")
         spent.append((len(search), int(search["fold_epochs"].sum())))
-    columns = (
-        "optimizer", "default: trials", "fold-epochs", "search: trials", "fold-epochs", "repeats", "fold-epochs",
-        "all fold-epochs", "time in training",
-    )  # fmt: skip
-    table = Table("What each optimizer got", columns, tuple(rows), _fairness(spent))
+        counts = (len(default), len(search), len(repeats), spent[-1][1], int(every["fold_epochs"].sum()))
+        rows.append((arm, *(f"{count:,}" for count in counts), clock(float(every["train_seconds"].sum()))))
+    columns = ("optimizer", "default", "search", "repeats", "search fold-epochs", "all fold-epochs", "time in training")
+    table = Table("Trials and fold-epochs of each optimizer", columns, tuple(rows), _fairness(spent))
     blocks: list[Block] = [table]
     failed = comparison.trials[comparison.trials["status"] == "failed"]
     if len(failed):

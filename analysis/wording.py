@@ -31,8 +31,8 @@ def plus_minus(interval: Interval) -> str:
 
 
 def p_text(p: float) -> str:
-    """``0.034``, or ``< 0.001``."""
-    return "< 0.001" if p < 0.001 else f"{p:.2f}" if p >= 0.095 else f"{p:.3f}"
+    """``0.034``, or ``< 0.001``, unbroken."""
+    return "<\N{NO-BREAK SPACE}0.001" if p < 0.001 else f"{p:.2f}" if p >= 0.095 else f"{p:.3f}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -15,6 +15,8 @@ from sweeps import SMALL_DIGITS, Record
 import foldrace
 from search.store import connect
 
+pytestmark = pytest.mark.slow
+
 SMALL = [SMALL_DIGITS, "epochs=1", "search.trials=1", "optimizers:search.trials=1", "optimizers:comparison.repeats=1"]
 
 
