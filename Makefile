@@ -25,7 +25,7 @@ study: install
 test: install
 	$(BIN)/python -m pytest
 
-# What takes minutes: a whole study in small, and the reports in a browser (needs Chromium).
+# What takes minutes: a whole study in small, the reports in a browser (needs Chromium), broken-off comparisons.
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 

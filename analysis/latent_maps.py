@@ -17,7 +17,7 @@ PERPLEXITIES = (10.0, 30.0, 100.0)
 STARTS = ((0, False), (1, False), (2, True))
 """The panels' seeds, and whether they start at random."""
 
-_PANEL_POINTS = 1500
+_PANEL_POINTS = 1000
 _K = 10
 
 

@@ -14,12 +14,13 @@ from analysis.axes import fit_losses, label_ends, log_if_decade, whole_ticks
 from analysis.optimizer_tables import Comparison
 from analysis.optimizer_verdict import Verdict
 from analysis.pages import Figure, draw
-from analysis.statistics import expected_best
+from analysis.statistics import Interval, expected_best
 from analysis.style import MUTED, PALETTE
 from analysis.wording import figure as digits
 from analysis.wording import listed, plural, plus_minus
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
 __all__ = ["LOSS", "arm_colours", "best_of_n", "learning_curves", "standings"]
@@ -44,37 +45,26 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
     apart = [arm for arm in arms[1:] if not verdict.standings[arm].overlaps(verdict.standings[best])]
     near = [arm for arm in arms[1:] if arm not in apart]
     caption = (
-        "The best on top. A bar is the mean and its corrected 95 % "
+        "The best on top. A bar is the mean and its corrected 95\u00a0% "
         f"interval, a dot one fold of one repeat, the hollow diamond the default, untuned. {_said(best, near, apart)}"
     )
 
     def plot(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
         every = np.concatenate([losses.to_numpy() for losses in comparison.losses.values()])
-        shown: list[float] = []
+        shown = [*every]
         for place, arm in enumerate(arms):
-            losses, interval, default = comparison.losses[arm], verdict.standings[arm], comparison.default_loss(arm)
-            shown += [*losses]
-            below = place + 0.18 + 0.14 * (np.arange(len(losses)) % 3) / 2  # in three lines, so that few dots meet
-            axes.plot(losses, below, "o", color=colour[arm], alpha=0.55, markersize=4, markeredgewidth=0)
-            half = interval.high - interval.mean
-            error = [half] if math.isfinite(half) else None
-            axes.errorbar(
-                [interval.mean], [place], xerr=error, fmt="|", color=colour[arm], markersize=15, capsize=4, linewidth=2,
-                markeredgewidth=2, zorder=4,
-            )  # fmt: skip
-            if default is not None and _in_view(default, every):
+            _draw_arm(axes, place, comparison.losses[arm], verdict.standings[arm], colour[arm])
+            if (default := comparison.default_loss(arm)) is None:
+                continue
+            if _in_view(default, every):
                 axes.plot(default, place, "D", markersize=6, markeredgecolor=colour[arm], markerfacecolor="none")
                 shown.append(default)
-            elif default is not None:
+            else:
                 axes.annotate(
-                    f"default {digits(default, 3)} →", (1, place - 0.2), xycoords=("axes fraction", "data"), ha="right",
-                    color=colour[arm], fontsize=8.5,
+                    f"default {digits(default, 3)}" + (" →" if default > every.max() else " ←"), (1, place - 0.2),
+                    xycoords=("axes fraction", "data"), ha="right", color=colour[arm], fontsize=8.5,
                 )  # fmt: skip
-            axes.annotate(
-                plus_minus(interval), (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
-                textcoords="offset points", va="center", color=MUTED, fontsize=9, annotation_clip=False,
-            )  # fmt: skip
         log_if_decade(axes, shown, "x")
         axes.set_yticks(range(len(arms)), arms)
         for label in axes.get_yticklabels():
@@ -86,6 +76,22 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
     alt = "; ".join(f"{arm}: {plus_minus(interval)}" for arm, interval in verdict.standings.items())
     size = (7.2, 0.8 + 0.55 * len(arms))
     return draw("standings", "Tuned optimizers with their intervals", caption, alt, plot, size=size)
+
+
+def _draw_arm(axes: Axes, place: int, losses: pd.Series, interval: Interval, colour: str) -> None:
+    """An arm's interval in the line ``place``, its folds below it, its mean in figures at the right."""
+    half = interval.high - interval.mean
+    error = [half] if math.isfinite(half) else None
+    axes.errorbar(
+        [interval.mean], [place], xerr=error, fmt="|", color=colour, markersize=15, capsize=4, linewidth=2,
+        markeredgewidth=2, zorder=4,
+    )  # fmt: skip
+    below = place + 0.18 + 0.07 * (np.arange(len(losses)) % 3)  # in three rows, so that few dots meet
+    axes.plot(losses, below, "o", color=colour, alpha=0.55, markersize=4, markeredgewidth=0)
+    axes.annotate(
+        plus_minus(interval), (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
+        textcoords="offset points", va="center", color=MUTED, fontsize=9, annotation_clip=False,
+    )  # fmt: skip
 
 
 def _in_view(value: float, others: NDArray[np.float64]) -> bool:
@@ -162,8 +168,8 @@ def _best_of_n_caption(
             when = f"from {plural(int(below[0]) + 1, 'trial')} on" if len(below) else "never"
             told.append(f"{arm} {when}")
     text = (
-        "The curve is the unbiased expected lowest loss of k trials, the band its 95 % bootstrap interval (too narrow "
-        "near the right end, where few trials decide). "
+        "The curve is the unbiased expected lowest loss of k trials, the band its 95\u00a0% bootstrap interval (too "
+        "narrow near the right end, where few trials decide). "
     )
     if told:
         text += f"A search can be expected to beat the default (diamond): {listed(told)}. "

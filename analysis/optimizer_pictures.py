@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["learning_rates", "reconstructions"]
 
 _WITHIN = 0.2
+_FEW = 3
 
 
 # --- sensitivity to the learning rate -----------------------------------------------------------------------------
@@ -87,13 +88,15 @@ def _rates_caption(comparison: Comparison, tried: pd.DataFrame, arms: list[str])
         rows = tried[(tried["arm"] == arm) & (tried["phase"] == "search") & (tried["status"] == "completed")]
         best = rows["val_loss"].min()
         near = rows[rows["val_loss"] <= best + _WITHIN * abs(best)]["lr"]
+        if len(rows) < _FEW:
+            continue
         if len(near) > 1:
             told.append(
                 f"{arm} from {near.min():.2g} to {near.max():.2g} (a factor of {digits(near.max() / near.min(), 2)})"
             )
         elif len(near):
             told.append(f"{arm} at {near.min():.2g} alone")
-    text = f"Within {_WITHIN:.0%} of its own best loss: {'; '.join(told)}.".replace("%", " %") if told else ""
+    text = f"Within {_WITHIN:.0%} of its own best loss: {'; '.join(told)}.".replace("%", "\u00a0%") if told else ""
     edges = [f"{arm}'s best, {rate:.3g}, lies at the {edge} end" for arm, (rate, edge) in comparison.at_edge.items()]
     if edges:
         text += f" {'; '.join(edges)} of the rates allowed: a wider space might do better."

@@ -22,6 +22,7 @@ __all__ = ["build", "compose"]
 
 _TARGET = 0.1
 _NONE = "–"
+_FAILURES = 12
 
 
 def build(client: MlflowClient, run: Run) -> Report:
@@ -67,17 +68,17 @@ def _facts(comparison: Comparison, verdict: Verdict) -> tuple[tuple[str, str], .
 
 def _tuned(comparison: Comparison, verdict: Verdict) -> tuple[Block, ...]:
     columns = (
-        "optimizer", "tuned CV loss ± 95 %", "default", "gain", "failed trials", "seconds a fold-epoch",
+        "optimizer", "tuned CV loss ± 95\u00a0%", "default", "gain", "failed trials", "seconds a fold-epoch",
         "tuned parameters",
     )  # fmt: skip
     arms = [*verdict.standings, *(arm for arm in comparison.arms if arm not in verdict.standings)]
     count = comparison.repeats * comparison.splits
     caption = (
         f"Tuned: the mean over {plural(comparison.repeats, 'repeat')} × {plural(comparison.splits, 'fold')} = "
-        f"{count} losses, trained anew with fresh seeds on fresh folds, and its 95 % interval with the variance "
+        f"{count} losses, trained anew with fresh seeds on fresh folds, and its 95\u00a0% interval with the variance "
         "corrected for overlapping training sets (Nadeau and Bengio, 2003). Gain: by how much the tuned mean is below "
         "the default's."
-    )
+    ) + ("" if comparison.complete else " The comparison is not complete; this is how far it has come.")
     table = Table("Tuned and untuned", columns, tuple(_row(comparison, verdict, arm) for arm in arms), caption)
     drawn = standings(comparison, verdict)
     missing = Text("No tuned optimizer has been trained to the end on fresh folds, so there are no intervals to show.")
@@ -88,7 +89,7 @@ def _row(comparison: Comparison, verdict: Verdict, arm: str) -> tuple[str, ...]:
     interval, default = verdict.standings.get(arm), comparison.default_loss(arm)
     gain = _NONE
     if interval is not None and default:
-        gain = f"{(default - interval.mean) / abs(default):.0%}".replace("%", " %").replace("-", "−")
+        gain = f"{(default - interval.mean) / abs(default):.0%}".replace("%", "\u00a0%").replace("-", "−")
     rows = comparison.trials[comparison.trials["arm"] == arm]
     failed = int((rows["status"] == "failed").sum())
     tuned = params_text(comparison.tuned(arm))
@@ -130,13 +131,14 @@ def _pairwise(comparison: Comparison, verdict: Verdict) -> tuple[Block, ...]:
         for pair in verdict.pairs
     )
     caption = (
-        "Differences of the losses on the same repeat, fold and seed; their mean with the 95 % interval, and p of the "
-        f"corrected resampled t-test (Nadeau and Bengio, 2003; n_test/n_train = {figure(comparison.test_share, 2)}), "
+        "Differences of the losses on the same repeat, fold and seed; their mean with the 95\u00a0% interval, and p of "
+        "the corrected resampled t-test (Nadeau and Bengio, 2003; n_test/n_train = "
+        f"{figure(comparison.test_share, 2)}), "
         f"then Holm-corrected for {plural(len(rows), 'pair')}. Two optimizers are declared different where the "
         f"corrected p is below {LEVEL} and the intervals of their means do not overlap. The test covers folds and "
         "seeds, not the luck of the search: for that see what a search finds."
-    )
-    columns = ("pair", "mean difference ± 95 %", "pairs", "p", "Holm p", "verdict")
+    ) + ("" if comparison.complete else " The comparison is not complete, so none of this is final.")
+    columns = ("pair", "mean difference ± 95\u00a0%", "pairs", "p", "Holm p", "verdict")
     return (Table("Paired differences", columns, rows, caption),)
 
 
@@ -170,7 +172,7 @@ def _curves(comparison: Comparison, verdict: Verdict, target: float | None) -> t
     )
     best = next(iter(verdict.standings))
     caption = (
-        f"The target, {figure(target)}, is {_TARGET:.0%} above the best final mean, {best}'s ".replace("%", " %")
+        f"The target, {figure(target)}, is {_TARGET:.0%} above the best final mean, {best}'s ".replace("%", "\u00a0%")
         + f"{figure(verdict.standings[best].mean)}. An optimizer reaches it at the first epoch at which the mean over "
         "its repeats is no higher. Costs are those of one cross-validation: the epochs of all folds together, and the "
         "seconds in training and validation, one fold after another."
@@ -226,8 +228,10 @@ def _budget(comparison: Comparison) -> tuple[Block, ...]:
     blocks: list[Block] = [table]
     failed = comparison.trials[comparison.trials["status"] == "failed"]
     if len(failed):
-        lines = tuple((str(row.trial), row.arm, row.phase, row.reason or _NONE) for row in failed.itertuples())
-        blocks.append(Table("Failed trials", ("trial", "optimizer", "phase", "reason"), lines))
+        shown = failed.head(_FAILURES)
+        lines = tuple((str(row.trial), row.arm, row.phase, row.reason or _NONE) for row in shown.itertuples())
+        more = f"And {len(failed) - len(shown)} more." if len(failed) > len(shown) else ""
+        blocks.append(Table("Failed trials", ("trial", "optimizer", "phase", "reason"), lines, more))
     else:
         blocks.append(Text("No trial failed."))
     return (*blocks, Code("The comparison's file", comparison.spec))

@@ -153,7 +153,7 @@ def _victory(comparison: Comparison, standings: Mapping[str, Interval], rivals: 
         others = f"{pair.worse}'s, {plus_minus(standings[pair.worse])}"
     return (
         f"{best} wins: tuned, its CV loss of {plus_minus(standings[best])} is below {others}. Over "
-        f"{plural(pair.test.count, 'paired fold')} the corrected t-test gives p {p}, and the 95 % "
+        f"{plural(pair.test.count, 'paired fold')} the corrected t-test gives p {p}, and the 95\u00a0% "
         "intervals do not overlap."
     )
 
@@ -171,7 +171,7 @@ def _no_winner(comparison: Comparison, best: str, interval: Interval, pairs: tup
     reasons = []
     if overlapping := [pair.worse for pair in rivals if pair.overlap]:
         reasons.append(
-            f"its 95 % interval overlaps {'that' if len(overlapping) == 1 else 'those'} of {listed(overlapping)}"
+            f"its 95\u00a0% interval overlaps {'that' if len(overlapping) == 1 else 'those'} of {listed(overlapping)}"
         )
     if unclear := [f"{pair.worse} (p {_p(pair.p)})" for pair in rivals if not pair.overlap and not pair.different]:
         reasons.append(f"the paired test does not tell it from {listed(unclear)}")

@@ -154,7 +154,7 @@ def record_comparison(root: Path, arms: Mapping[str, Arm], plan: Plan = Plan()) 
     recorder = Recorder(client, experiment, "race", key=uuid.uuid4().hex)
     run = recorder.sweep_run
     client.set_tag(run, "foldrace.kind", "comparison")
-    client.log_text(run, yaml.safe_dump(_spec(arms, plan)), "sweep.yaml")
+    client.log_text(run, yaml.safe_dump(_spec(arms, plan), sort_keys=False), "sweep.yaml")
     made = trials_of(arms, plan)
     for number, trial in enumerate(made):
         _record(client, recorder, number, trial, plan)
