@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.tables import all_runs
+from search.recorder import EVIDENCE, REFIT_DONE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["EVIDENCE", "Evidence", "load_evidence", "refit_run"]
-
-EVIDENCE = "evidence.npz"
+__all__ = ["Evidence", "load_evidence", "refit_run"]
 
 Evidence = Mapping[str, NDArray[Any]]
 """The arrays of ``evidence.npz`` by name; which there are depends on the task and the data."""
@@ -27,7 +26,7 @@ def refit_run(client: MlflowClient, sweep: Run) -> Run | None:
     """The run in which the winner was trained on all training data and tested; None before that has ended."""
     key = sweep.data.tags["foldrace.sweep_key"]
     found = all_runs(client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'refit'")
-    done = [run for run in found if "foldrace.refit_done" in run.data.tags]
+    done = [run for run in found if REFIT_DONE in run.data.tags]
     return done[-1] if done else None
 
 

@@ -6,15 +6,18 @@ nothing else, so that they are made anywhere the tracking server can be reached 
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from search.recorder import EVIDENCE
 from trainables.elbo import active_units
 from trainables.fold_run import seeded
 from trainables.parameters import Value
@@ -22,9 +25,12 @@ from trainables.ray_trainable import shared_tensor
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask
 
-__all__ = ["EVIDENCE", "Codec", "collect_evidence", "save_evidence"]
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
-EVIDENCE = "evidence.npz"
+    from trainables.datasets import Dataset
+
+__all__ = ["Codec", "collect_evidence", "log_evidence", "save_evidence"]
 
 _IMAGES = 10_000
 _BATCH = 1000
@@ -120,6 +126,26 @@ def collect_evidence(
     if codec.task.can("encode", "decode") and codec.task.prior == "normal":
         found |= _generated(codec, found["codes"], labels, kl)
     return found
+
+
+def log_evidence(
+    client: MlflowClient,
+    run_id: str,
+    codec: Codec,
+    folds: Sequence[Codec],
+    dataset: Dataset,
+    figures: Mapping[str, float],
+) -> None:
+    """Logs `collect_evidence` of the test images to a run.
+
+    Args:
+        figures: the model's, for the KL of each dimension: ``kl_0``, ``kl_1``, … where there are any.
+    """
+    kl = [figures[f"kl_{i}"] for i in itertools.takewhile(lambda i: f"kl_{i}" in figures, itertools.count())]
+    found = collect_evidence(codec, folds, dataset.test_images, dataset.test_labels, dataset.class_names, kl)
+    with tempfile.TemporaryDirectory() as folder:
+        save_evidence(Path(folder) / EVIDENCE, found)
+        client.log_artifact(run_id, str(Path(folder) / EVIDENCE))
 
 
 def save_evidence(path: Path, found: Arrays) -> None:

@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 
-from trainables.cross_validation import EpochReport
-from trainables.fold_run import FoldReport
 from trainables.parameters import Value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from trainables.cross_validation import EpochReport
     from trainables.datasets import Dataset
+    from trainables.fold_run import FoldReport
 
-__all__ = ["REFIT_DONE", "Outcome", "Recorder", "now_ms"]
+__all__ = ["EVIDENCE", "REFIT_DONE", "Outcome", "Recorder", "now_ms"]
 
 _TAG_LIMIT = 5000
 REFIT_DONE = "foldrace.refit_done"
+EVIDENCE = "evidence.npz"
 """The tag of a refit whose figures are recorded: the test set has been used."""
 
 

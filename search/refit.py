@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import math
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from rich.table import Table
 
 from search.artifacts import WEIGHTS
 from search.champion import register_champion
-from search.evidence import EVIDENCE, Codec, collect_evidence, save_evidence
+from search.evidence import Codec, log_evidence
 from search.prepare import count_gpus, prepare
 from search.recorder import REFIT_DONE, Recorder, now_ms
 from search.spec import load_spec
@@ -198,15 +196,10 @@ def _log_evidence(
         model = copy.deepcopy(run.model)
         model.load_state_dict(torch.load(path, weights_only=True, map_location=run.device))
         folds.append(replace(codec, model=model))
-    kl = [test[f"kl_{i}"] for i in itertools.takewhile(lambda i: f"kl_{i}" in test, itertools.count())]
     try:
-        found = collect_evidence(codec, folds, dataset.test_images, dataset.test_labels, dataset.class_names, kl)
+        log_evidence(client, run_id, codec, folds, dataset, test)
     except Exception as error:
         notify(f"the reports will lack what the model sees: {first_line(error)}")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        save_evidence(Path(folder) / EVIDENCE, found)
-        client.log_artifact(run_id, str(Path(folder) / EVIDENCE))
 
 
 def _metrics(values: Mapping[str, float], step: int) -> list[Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from search.evidence import EVIDENCE, Codec, collect_evidence, save_evidence
+from search.evidence import Codec, log_evidence
 from search.prepare import prepare
 from search.recorder import Recorder
 from search.spec import load_spec
@@ -45,15 +43,10 @@ def log_trial_evidence(
     for run in cv.runs:
         run.model.load_state_dict(run.weights())
         folds.append(Codec(run.task, run.model, run.params, torch.device("cpu"), run.seed))
-    metrics = cv.runs[0].report().metrics
-    kl = [metrics[f"val_kl_{i}"] for i in itertools.takewhile(lambda i: f"val_kl_{i}" in metrics, itertools.count())]
-    data = prepared.dataset
-    found = collect_evidence(folds[0], folds, data.test_images, data.test_labels, data.class_names, kl)
+    figures = {name.removeprefix("val_"): value for name, value in cv.runs[0].report().metrics.items()}
     client = connect(state.tracking_uri)
     run_id: str = Recorder(client, state.experiment_id, folder.name, state.key).trial_run(trial)
-    with tempfile.TemporaryDirectory() as staged:
-        save_evidence(Path(staged) / EVIDENCE, found)
-        client.log_artifact(run_id, str(Path(staged) / EVIDENCE))
+    log_evidence(client, run_id, folds[0], folds, prepared.dataset, figures)
     return run_id
 
 
