@@ -110,9 +110,8 @@ def _overall(
     if not everywhere or losses.min() == losses.max():
         return {}
     values = np.log(losses) if losses.min() > 0 else losses
-    raw = _evaluate(FanovaImportanceEvaluator(seed=seed), everywhere, points, values)
-    total = math.fsum(raw.values())
-    return {name: value / total for name, value in raw.items()} if total else {}
+    # shares of the forest's variance: what no parameter explains by itself is left over
+    return _evaluate(FanovaImportanceEvaluator(seed=seed), everywhere, points, values)
 
 
 def _evaluate(

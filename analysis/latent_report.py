@@ -131,7 +131,7 @@ def _sections(latent: Latent, maps: Maps, merits: Merits) -> tuple[Section, ...]
         Section("What the code keeps", _merit_blocks(latent, merits)),
         Section("How far to trust a t-SNE map", (panels_figure(latent, maps),)) if maps.panels else None,
         Section("Whether the folds agree", (stability_table(latent, merits) or Text(
-            "It takes the codes of two fold models or more to tell whether they agree; this refit has left "
+            "It takes the codes of two fold models or more to tell whether they agree; there is "
             f"{'one' if len(latent.fold_codes) else 'none'}."
         ),)),
         Section("For paper and slides", stills) if (stills := _stills(latent, maps)) else None,

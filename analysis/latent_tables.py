@@ -103,7 +103,7 @@ def stability_table(latent: Latent, merits: Merits) -> Table | None:
     )
     folds = len(latent.fold_codes)
     caption = (
-        f"The {folds} fold models of the winner, each trained on its own part of the data, encode the same "
+        f"The {folds} fold models, each trained on its own part of the data, encode the same "
         f"{len(latent.codes):,} test images; every pair is compared ({len(found.cka)}). CKA and Procrustes do not see "
         "a shift, rotation or scale, which a code is free to choose. Shuffled: the images of one of the two in another "
         "order. The last row tells how much of the agreement is what a linear code of the pixels has."

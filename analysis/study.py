@@ -105,6 +105,7 @@ def begin_study(root: Path, overrides: Sequence[str]) -> Journal:
     journal = Journal.open(root, overrides)
     for part in PARTS:
         part.spec(journal.overrides)
+    journal.save()  # a study that is killed in its first sweep goes on with the same overrides
     return journal
 
 

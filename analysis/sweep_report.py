@@ -100,7 +100,8 @@ def _rivals(record: SweepRecord) -> str:
 
 def _price(record: SweepRecord) -> str:
     full, spent, time = record.full_cost, record.fold_epochs, clock(record.seconds)
-    took = f"It took {spent:,} fold-epochs in {time}"
+    # the clock counts a comparison's repeats, which this report leaves out
+    took = f"It took {spent:,} fold-epochs" + ("" if record.repeats else f" in {time}")
     if full is None or not 0 < spent < full:
         return took + "."
     return f"{took}; training every trial to the end would have taken {full:,}, {full / spent:.1f} times as many."

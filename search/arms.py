@@ -116,7 +116,7 @@ def _default_point(
         elif all(parent in params and among(params[parent], values) for parent, values in entry.when.items()):
             if isinstance(entry, Fixed):
                 params[name] = entry.value
-            elif name == "lr":
+            elif name == "lr" and (name not in shared or space.holds(name, DEFAULT_LEARNING_RATES[optimizer])):
                 params[name] = DEFAULT_LEARNING_RATES[optimizer]
             else:
                 params |= _default(name, entry, space, shared)

@@ -28,8 +28,9 @@ __all__ = ["EVIDENCE", "REFIT_DONE", "Outcome", "Recorder", "now_ms"]
 
 _TAG_LIMIT = 5000
 REFIT_DONE = "foldrace.refit_done"
-EVIDENCE = "evidence.npz"
 """The tag of a refit whose figures are recorded: the test set has been used."""
+EVIDENCE = "evidence.npz"
+"""The artifact with what a refitted model makes of the test images."""
 
 
 class Outcome(Enum):

@@ -170,7 +170,10 @@ def _train(work: Work, params: Mapping[str, Value], epochs: int, client: MlflowC
         epochs=max(work.epochs, epochs), seed=work.seed, fold=len(work.splits), objective=work.objective,
     )  # fmt: skip
     for epoch in range(1, epochs + 1):
-        client.log_batch(run_id, metrics=_metrics(run.train_only_epoch(), epoch))
+        figures = run.train_only_epoch()
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise StateError(f"the winner diverged on all training data, in epoch {epoch}; it was not tested")
+        client.log_batch(run_id, metrics=_metrics(figures, epoch))
     return run
 
 
@@ -192,11 +195,11 @@ def _log_evidence(
     """Logs what the reports show of the model; a task of the user's that cannot give it costs the refit nothing."""
     codec = Codec(run.task, run.model, run.params, run.device, run.seed)
     folds = []
-    for path in sorted(winner.glob(f"fold-*/{WEIGHTS}"), key=lambda path: int(path.parent.name.partition("-")[2])):
-        model = copy.deepcopy(run.model)
-        model.load_state_dict(torch.load(path, weights_only=True, map_location=run.device))
-        folds.append(replace(codec, model=model))
     try:
+        for path in sorted(winner.glob(f"fold-*/{WEIGHTS}"), key=lambda path: int(path.parent.name.partition("-")[2])):
+            model = copy.deepcopy(run.model)
+            model.load_state_dict(torch.load(path, weights_only=True, map_location=run.device))
+            folds.append(replace(codec, model=model))
         log_evidence(client, run_id, codec, folds, dataset, test)
     except Exception as error:
         notify(f"the reports will lack what the model sees: {first_line(error)}")

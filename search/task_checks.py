@@ -32,7 +32,7 @@ def check_objective(task: LoadedTask, objective: str | None, tunable: Sequence[s
     if objective is not None and task.objectives is not None and objective not in known:
         rule, hint = f"{task.reference} measures no such term", nearest(objective, known)
         raise InputError("objective", objective, rule, hint)
-    chosen = objective or task.objective or "loss"
+    chosen = objective or task.objective or ("mse" if "mse" in known or task.objectives is None else "loss")
     for name in known.get(chosen, ()):
         if name in tunable:
             others = [other for other, bending in known.items() if not set(bending) & set(tunable)]

@@ -25,7 +25,7 @@ def log_trial_evidence(
 ) -> str:
     """Logs `collect_evidence` of a trial, made with its fold 0, to the trial's run; returns the run's id.
 
-    No image is scored and nothing is chosen by it, so the test set stays unused for selection.
+    It looks at the test images, and notes how well each is reconstructed; nothing may be chosen by that.
 
     Raises:
         StateError: no such sweep, or the trial has left no checkpoint here.
@@ -37,7 +37,7 @@ def log_trial_evidence(
     prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     work = make_work(prepared)
-    cv = work.cross_validation(saved["params"], shared_tensor(work.images))
+    cv = work.cross_validation(saved["params"], shared_tensor(work.images), repeat=saved.get("repeat", 0))
     cv.load_state_dict(saved["cross_validation"])
     folds = []
     for run in cv.runs:

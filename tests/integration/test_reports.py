@@ -19,24 +19,24 @@ def call(swept: Swept, capsys: pytest.CaptureFixture[str], *arguments: str) -> t
     return status, said.out, said.err
 
 
-def test_before_a_refit_the_sweep_s_own_report_is_made_and_logged(quick: Swept, capsys: Any) -> None:
-    status, out, _ = call(quick, capsys, "--json")
+def test_before_a_refit_the_sweep_s_own_report_is_made_and_logged(stopping: Swept, capsys: Any) -> None:
+    status, out, _ = call(stopping, capsys, "--json")
     assert status == 0
     made = json.loads(out.splitlines()[-1])
     assert set(made["reports"]) == {"sweep"}
-    record = quick.record
+    record = stopping.record
     logged = {item.path for item in record.client.list_artifacts(record.sweep.info.run_id, "reports")}
     assert {"reports/sweep.html", "reports/figures"} <= logged
 
 
-def test_the_latent_space_of_any_trial_that_left_a_checkpoint(quick: Swept, capsys: Any) -> None:
-    trial = next(number for number, run in quick.record.trials.items() if run.info.status == "FINISHED")
-    status, out, err = call(quick, capsys, "--trial", str(trial), "--json")
+def test_the_latent_space_of_any_trial_that_left_a_checkpoint(stopping: Swept, capsys: Any) -> None:
+    trial = next(number for number, run in stopping.record.trials.items() if run.info.status == "FINISHED")
+    status, out, err = call(stopping, capsys, "--trial", str(trial), "--json")
     assert status == 0, err
     [(kind, page)] = json.loads(out.splitlines()[-1])["reports"].items()
     assert kind == f"latent-trial-{trial}"
     assert f"trial {trial}, fold 0" in Path(page).read_text(encoding="utf-8")
-    left = quick.record.client.list_artifacts(quick.record.trials[trial].info.run_id)
+    left = stopping.record.client.list_artifacts(stopping.record.trials[trial].info.run_id)
     assert "evidence.npz" in {item.path for item in left}
 
 
@@ -45,13 +45,13 @@ def test_the_latent_space_of_any_trial_that_left_a_checkpoint(quick: Swept, caps
     [
         (("--trial", "99"), "trial 99 has left no checkpoint here; trials that have: 0"),
         (("--trial", "0", "--kind", "vae"), "--trial"),
-        (("--kind", "latents"), "did you mean latent?"),
+        (("--kind", "latents"), "did you mean 'latent'?"),
         (("--kind", "latent"), "refit quick"),
     ],
 )
 def test_what_cannot_be_made_is_refused_with_the_way_out(
-    quick: Swept, capsys: Any, arguments: tuple[str, ...], said: str
+    stopping: Swept, capsys: Any, arguments: tuple[str, ...], said: str
 ) -> None:
-    status, _, err = call(quick, capsys, *arguments)
+    status, _, err = call(stopping, capsys, *arguments)
     assert status == 2
     assert said in err
