@@ -135,10 +135,9 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         (getattr(self, "_last_result", None) or {}).pop("picture", None)  # else Tune keeps it in its own state
-        config = {
-            name: self._trial_config[name] for name in ("trial", "params", "repeat") if name in self._trial_config
-        }
-        state = {**config, "cross_validation": self._cv.state_dict()}
+        known = self._trial_config
+        state: dict[str, Any] = {name: known[name] for name in ("trial", "params", "repeat") if name in known}
+        state["cross_validation"] = self._cv.state_dict()
         torch.save(state, Path(checkpoint_dir) / CHECKPOINT_FILE)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
