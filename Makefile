@@ -25,7 +25,7 @@ study: install
 test: install
 	$(BIN)/python -m pytest
 
-# What takes minutes: a whole study in small, the reports in a browser (needs Chromium), broken-off comparisons.
+# What takes minutes: a whole study in small, comparisons, resuming, the reports in a browser (needs Chromium).
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 

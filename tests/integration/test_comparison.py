@@ -24,6 +24,8 @@ from search.spec import load_spec
 from search.sweep import make_work, run_sweep
 from trainables.ray_trainable import shared_tensor
 
+pytestmark = pytest.mark.slow
+
 ARMS = ("adam", "adam-again", "sgd")
 TRIALS, REPEATS, FOLDS, EPOCHS = 3, 2, 3, 2
 CANDIDATES = len(ARMS) * (1 + TRIALS)
@@ -152,7 +154,6 @@ def written(folder: Path) -> Path:
     return spec
 
 
-@pytest.mark.slow
 def test_an_arm_that_fails_altogether_has_no_repeats_and_the_sweep_ends(cluster: Any, tmp_path: Path) -> None:
     swept = run_here(written(tmp_path), tmp_path, [HOPELESS], cluster.address)
     assert swept.status == foldrace.FAILED_TRIALS, swept.err
@@ -193,7 +194,6 @@ def planned_losses(prepared: Prepared) -> dict[int, list[float]]:
     return losses
 
 
-@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_with_the_trials_of_its_plan(
     cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,8 @@ from analysis.optimizer_tables import Comparison, read_comparison
 from analysis.optimizer_verdict import Pair, Verdict, judge
 from analysis.pages import Figure
 
+pytestmark = pytest.mark.slow
+
 ARMS = ("adam", "adam-again", "sgd")
 
 

@@ -17,6 +17,8 @@ from search.spec import load_spec
 from search.sweep import make_work
 from trainables.ray_trainable import shared_tensor
 
+pytestmark = pytest.mark.slow
+
 
 def command(swept: Swept, *arguments: str) -> subprocess.CompletedProcess[str]:
     options = ["--dir", str(swept.root), "--data-dir", str(swept.root / "data"), "--json"]
@@ -76,7 +78,6 @@ def test_resuming_again_says_that_it_has_ended(resumed: tuple[Swept, Swept]) -> 
     assert json.loads(again.stdout.splitlines()[-1]) == resumed[1].result
 
 
-@pytest.mark.slow
 def test_a_sweep_that_was_broken_off_after_its_last_trial_keeps_them_all(resumed: tuple[Swept, Swept]) -> None:
     (resumed[1].root / "quick" / "result.json").unlink()
     again = command(resumed[1], "resume")
