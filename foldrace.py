@@ -128,13 +128,16 @@ def _conclude(
     from analysis.overview import log_overview
     from search.closing import at, closing_lines
     from search.comparison_result import arms_table
+    from search.pareto import pareto_table
     from search.progress import top_table
     from search.store import connect
 
     console = err if as_json else out
     if ledger.fold_epochs:
         console.print()
-        console.print(top_table(ledger, prepared.spec.varying, prepared.spec.epochs))
+        console.print(top_table(ledger, prepared.spec.varying, prepared.folds.folds, prepared.spec.epochs))
+    if result.pareto:
+        console.print(pareto_table(result.pareto, prepared.spec.varying))
     if result.arms:
         console.print(arms_table(result.arms, prepared.spec.varying))
     refitted = None

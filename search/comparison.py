@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ArmSpec", "ComparisonSpec", "check_kind", "planned_trials", "trials_text", "with_defaults"]
 
 _SAMPLERS = {"random": "random", "qmc": "quasi-random"}
+_FOR_SEVERAL = ("nsga2", "tpe", "random")
 _FOLDS = ("kfold", "stratified", "group")
 _DEFAULTS = {"scheduler": ("kind", "fifo"), "search": ("sampler", "random")}
 _PLACE = ("comparison", "arms")
@@ -103,9 +104,20 @@ def _sweep_errors(spec: SweepSpec) -> Iterator[PydanticCustomError]:
     if spec.comparison is not None:
         rule = "is for kind: comparison alone, and this is kind: sweep"
         yield broken(rule, "add kind: comparison", at=("comparison",), value=None)
-    if spec.search.sampler == "qmc":
-        rule = "is for kind: comparison alone: a sweep draws every trial anew, and a Sobol sequence has an order"
-        yield broken(rule, "random or tpe", at=("search", "sampler"), value="qmc")
+    yield from _objective_errors(spec)
+
+
+def _objective_errors(spec: SweepSpec) -> Iterator[PydanticCustomError]:
+    """What does not go with more than one objective."""
+    search = spec.search
+    if len(search.objectives) == 1:
+        return
+    if search.sampler not in _FOR_SEVERAL:
+        rule = f"must be one of {', '.join(_FOR_SEVERAL)} with more than one objective"
+        yield broken(rule, at=("search", "sampler"), value=search.sampler)
+    if spec.scheduler.kind != "fifo":
+        rule = "must be fifo with more than one objective: a trial that was given up has no place in a Pareto front"
+        yield broken(rule, "scheduler: {kind: fifo}", at=("scheduler", "kind"), value=spec.scheduler.kind)
 
 
 def _comparison_errors(spec: SweepSpec) -> Iterator[PydanticCustomError]:
@@ -117,12 +129,19 @@ def _comparison_errors(spec: SweepSpec) -> Iterator[PydanticCustomError]:
     if search.sampler not in _SAMPLERS:
         rule = "must be random or qmc in a comparison: the best of n trials can be told of draws that do not learn"
         yield broken(rule, at=("search", "sampler"), value=search.sampler)
+    if len(search.objectives) > 1:
+        rule = "must be [val_loss] in a comparison: its test compares losses"
+        yield broken(rule, at=("search", "objectives"), value=list(search.objectives))
+    if search.warm_start is not None:
+        rule = "is not for a comparison: its draws do not learn"
+        yield broken(rule, at=("search", "warm_start"), value=search.warm_start)
     if search.start_with:
         rule, hint = "is not for a comparison: every arm begins with its defaults", "see comparison.arms.LABEL.defaults"
         yield broken(rule, hint, at=("search", "start_with"), value=None)
-    if search.time_budget is not None:
-        rule = "is not for a comparison: it would cut the arms off at different points"
-        yield broken(rule, "search.trials is what it costs", at=("search", "time_budget"), value=search.time_budget)
+    for name in ("time_budget", "fold_epochs", "target"):
+        if (limit := getattr(search, name)) is not None:
+            rule = "is not for a comparison: it would cut the arms off at different points"
+            yield broken(rule, "search.trials is what it costs", at=("search", name), value=limit)
     if spec.scheduler.kind != "fifo":
         rule = "must be fifo in a comparison: arms whose trials are stopped do not get the same fold-epochs"
         yield broken(rule, at=("scheduler", "kind"), value=spec.scheduler.kind)
@@ -132,6 +151,9 @@ def _comparison_errors(spec: SweepSpec) -> Iterator[PydanticCustomError]:
     if folds.kind not in _FOLDS:
         rule = "must be one of " + ", ".join(_FOLDS) + " in a comparison: its test needs K folds, drawn once a repeat"
         yield broken(rule, at=("folds", "kind"), value=folds.kind)
+    if folds.seeds > 1:
+        rule = "must be 1 in a comparison: its repeats train with new seeds"
+        yield broken(rule, at=("folds", "seeds"), value=folds.seeds)
     if not folds.shuffle:
         rule = "must be true in a comparison: every repeat redraws the folds"
         yield broken(rule, at=("folds", "shuffle"), value=False)

@@ -22,6 +22,7 @@ class TrialStatus(Enum):
     """Where a trial is; ``completed`` alone can win."""
 
     RUNNING = "running"
+    PAUSED = "paused"
     COMPLETED = "completed"
     PRUNED = "pruned"
     FAILED = "failed"
@@ -37,6 +38,8 @@ class TrialRecord:
     report: EpochReport | None = None
     reason: str = ""
     part: Part | None = None
+    parameters: int | None = None
+    """Trainable weights of its model."""
 
     @property
     def name(self) -> str:
@@ -84,7 +87,12 @@ class Ledger:
 
     @property
     def ended(self) -> int:
-        """How many trials have ended, one way or another."""
+        """How many trials have ended, one way or another; a paused one may yet go on."""
+        return len(self.trials) - self.count(TrialStatus.RUNNING) - self.count(TrialStatus.PAUSED)
+
+    @property
+    def settled(self) -> int:
+        """How many trials are not running: most of those that are paused stay so."""
         return len(self.trials) - self.count(TrialStatus.RUNNING)
 
     @property
@@ -99,9 +107,12 @@ class Ledger:
         return sorted(done, key=lambda trial: (trial.val_loss, trial.number))
 
     def given_up(self) -> list[TrialRecord]:
-        """The pruned trials: those that got furthest first, the better of equals first."""
-        pruned = [(t.report.epoch, t) for t in self.trials.values() if t.status is TrialStatus.PRUNED and t.report]
-        return [t for _, t in sorted(pruned, key=lambda pair: (-pair[0], pair[1].val_loss, pair[1].number))]
+        """The pruned and the paused trials: those that got furthest first, the better of equals first."""
+        early = (TrialStatus.PRUNED, TrialStatus.PAUSED)
+        pruned = [
+            ((len(t.report.folds), t.report.epoch), t) for t in self.trials.values() if t.status in early and t.report
+        ]
+        return [t for _, t in sorted(pruned, key=lambda p: (-p[0][0], -p[0][1], p[1].val_loss, p[1].number))]
 
     @property
     def best(self) -> TrialRecord | None:
@@ -114,8 +125,8 @@ class Ledger:
         return self.earlier + time.monotonic() - self.started
 
     def remaining(self, time_budget: float | None = None) -> float | None:
-        """Estimated seconds to the end, from the trials that have ended; None while there is none."""
-        if not self.ended:
+        """Estimated seconds to the end, from the trials that have ended or paused; None while there is none."""
+        if not self.settled:
             return None
-        left = self.elapsed / self.ended * (self.total - self.ended)
+        left = self.elapsed / self.settled * max(0, self.total - self.settled)
         return left if time_budget is None else min(left, max(0.0, time_budget - self.elapsed))

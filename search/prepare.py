@@ -21,12 +21,17 @@ from trainables.tasks import BUILT_IN_TASKS, LoadedTask, load_task
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
+    from search.warm_start import WarmStart
+
 __all__ = ["Prepared", "count_gpus", "fold_plan", "prepare"]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep whose every input has been read and checked. A comparison has ``arms``, and nothing in ``space``."""
+    """A sweep whose every input has been read and checked. A comparison has ``arms``, and nothing in ``space``.
+
+    ``warm_start`` is read when the sweep begins (`search.warm_start.with_warm_start`).
+    """
 
     spec: SweepSpec
     task: LoadedTask
@@ -35,6 +40,7 @@ class Prepared:
     space: SearchSpace
     start_with: tuple[Mapping[str, Value], ...]
     arms: tuple[Arm, ...] = ()
+    warm_start: WarmStart | None = None
 
 
 def count_gpus() -> int:
@@ -96,6 +102,7 @@ def fold_plan(spec: SweepSpec, dataset: Dataset) -> FoldPlan:
         fraction=folds.fraction,
         labels=dataset.labels,
         groups=dataset.groups,
+        seeds=folds.seeds,
     )
 
 

@@ -62,14 +62,22 @@ def _short(value: Value) -> str:
 
 
 def _states(ledger: Ledger) -> str:
-    counts = [f"{ledger.count(status)} {status.value}" for status in TrialStatus]
-    return f"{ledger.ended}/{ledger.total} trials ended: " + ", ".join(counts)
+    counts = [f"{count} {status.value}" for status in TrialStatus if (count := ledger.count(status))]
+    return f"{len(ledger.trials)} of {ledger.total} trials: " + (", ".join(counts) or "none yet")
 
 
-def top_table(ledger: Ledger, varying: Sequence[str], epochs: int, count: int = 5) -> Table:
+def reached(trial: TrialRecord, folds: int, epochs: int) -> str:
+    """``to the end``, ``3 of 9 epochs``, or ``1 of 3 folds, 3 of 9 epochs``."""
+    if trial.status is TrialStatus.COMPLETED or trial.report is None:
+        return "to the end"
+    part = f"{trial.report.epoch} of {epochs} epochs"
+    return part if len(trial.report.folds) == folds else f"{len(trial.report.folds)} of {folds} folds, {part}"
+
+
+def top_table(ledger: Ledger, varying: Sequence[str], folds: int, epochs: int, count: int = 5) -> Table:
     """The best trials: CV mean ± standard error, and the parameters that vary.
 
-    Trials evaluated to the end come first; those given up follow, with the epoch they reached, and never lead.
+    Trials evaluated to the end come first; those given up follow, with what they reached, and never lead.
     """
     table = Table(title="Best configurations by cross-validation", title_justify="left", header_style="bold")
     table.add_column("#", justify="right")
@@ -84,8 +92,8 @@ def top_table(ledger: Ledger, varying: Sequence[str], epochs: int, count: int = 
     best = ledger.ranking()
     for place, trial in enumerate([*best, *ledger.given_up()][:count], 1):
         done = trial.status is TrialStatus.COMPLETED
-        at = "to the end" if done or trial.report is None else f"{trial.report.epoch} of {epochs} epochs"
-        row = (*([str(trial.part)] if arms else []), score_text(trial.val_loss, trial.standard_error), at)
+        score = score_text(trial.val_loss, trial.standard_error)
+        row = (*([str(trial.part)] if arms else []), score, reached(trial, folds, epochs))
         style = "bold green" if done and place == 1 else "" if done else "dim"
         cells = (str(place) if done else "·", str(trial.number), *row, params_text(trial.params, varying))
         table.add_row(*cells, style=style)
@@ -140,12 +148,12 @@ class LiveView:
         self._live.update(self._draw(ledger))
 
     def _draw(self, ledger: Ledger) -> Group:
-        ended = ledger.ended
+        settled = min(ledger.settled, ledger.total)
         head = Table.grid(padding=(0, 1))
         eta = clock(ledger.remaining(self._budget))
         head.add_row(
-            ProgressBar(total=ledger.total, completed=ended, width=30),
-            f"{ended}/{ledger.total}",
+            ProgressBar(total=ledger.total, completed=settled, width=30),
+            f"{settled}/{ledger.total}",
             f"{clock(ledger.elapsed)} elapsed, {eta} left, {ledger.fold_epochs} fold-epochs",
         )
         best = ledger.best
@@ -156,11 +164,11 @@ class LiveView:
             lines.append(Text(text, style="bold green", overflow="ellipsis", no_wrap=True))
         running = [t for t in ledger.trials.values() if t.status is TrialStatus.RUNNING]
         for trial in running[-8:]:
-            at = (
-                f"epoch {trial.report.epoch}: {score_text(trial.val_loss, trial.standard_error)}"
-                if trial.report
-                else "…"
-            )
+            at = "…"
+            if trial.report:
+                folds = f"{len(trial.report.folds)} fold{'s' if len(trial.report.folds) > 1 else ''}"
+                score = score_text(trial.val_loss, trial.standard_error)
+                at = f"{folds}, epoch {trial.report.epoch}: {score}"
             text = f"      {trial.name}, {at}  {params_text(trial.params, self._varying)}"
             lines.append(Text(text, overflow="ellipsis", no_wrap=True))
         return Group(head, *lines)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from trainables.errors import InputError, StateError
 
-__all__ = ["check_resources", "largest_node", "ray_session", "warm_workers"]
+__all__ = ["check_resources", "largest_node", "ray_session", "trial_slots", "warm_workers"]
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -86,6 +86,14 @@ def largest_node() -> dict[str, float]:
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return {key: max(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
+
+
+def trial_slots(cpu: float, gpu: float) -> int:
+    """How many trials that ask for so much can run side by side on what Ray has now."""
+    import ray
+
+    there, asked = ray.cluster_resources(), {"CPU": cpu, "GPU": gpu}
+    return max(1, min(int(there.get(key, 0) / amount + 1e-9) for key, amount in asked.items() if amount))
 
 
 def warm_workers(count: int, cpu: float) -> Callable[[], None]:

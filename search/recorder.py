@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["EVIDENCE", "REFIT_DONE", "Outcome", "Recorder", "now_ms"]
 
 _TAG_LIMIT = 5000
+_BATCH = 1000  # as many metrics as MLflow takes at once
 REFIT_DONE = "foldrace.refit_done"
 """The tag of a refit whose figures are recorded: the test set has been used."""
 EVIDENCE = "evidence.npz"
@@ -62,7 +63,7 @@ class Recorder:
         self._runs: dict[str, str] = {}
         self._open: set[str] = set()
         self._tags: dict[int, Mapping[str, object]] = {}
-        self._epochs: dict[str, int] = {}  # the last epoch recorded of each trial before this recorder was made
+        self._recorded: dict[str, int] = {}  # of each trial: the fold-epochs at its last report in the store
         self.finished_refit: str | None = None
         known = client.search_runs(
             [experiment_id], filter_string=f"tags.`foldrace.sweep_key` = '{key}'", max_results=50_000
@@ -70,8 +71,8 @@ class Recorder:
         for run in known:
             known_key = run.data.tags["foldrace.key"]
             self._runs[known_key] = run.info.run_id
-            if "epoch" in run.data.metrics:
-                self._epochs[known_key] = int(run.data.metrics["epoch"])
+            if "fold_epochs" in run.data.metrics:
+                self._recorded[known_key] = int(run.data.metrics["fold_epochs"])
             if run.info.status == "RUNNING":
                 self._open.add(known_key)
             if REFIT_DONE in run.data.tags:
@@ -161,21 +162,33 @@ class Recorder:
             self._open.add(key)
         self._client.log_batch(run, params=[Param(name, str(value)) for name, value in params.items()])
 
-    def reported(self, trial: int, report: EpochReport, picture: str | None, timestamp: int) -> None:
-        """A trial's aligned epoch: the folds' metrics at the epoch, their means at the fold-epochs spent.
+    def reported(
+        self, trial: int, report: EpochReport, picture: str | None, timestamp: int, parameters: int | None = None
+    ) -> None:
+        """A trial at an aligned point: each fold's metrics at each epoch since the last, their means at the fold-epochs
+        spent.
 
         Args:
             picture: a PNG in base64, originals above reconstructions of fold 0, or None.
             timestamp: when the report was made, in ms.
+            parameters: trainable weights of the trial's model.
 
-        A trial that goes on after an interruption reports some epochs again, with the same numbers; they are left out.
+        A trial that goes on after an interruption makes some reports again, with the same numbers; they are left out.
         """
-        if report.epoch <= self._epochs.get(f"{self._key}/{trial}", 0):
+        if report.fold_epochs <= self._recorded.get(f"{self._key}/{trial}", 0):
             return
-        for fold in report.folds:
-            metrics = _metrics({**fold.metrics, "best_epoch": fold.best_epoch}, report.epoch, timestamp)
-            self._client.log_batch(self.fold_run(trial, fold.fold), metrics=metrics)
-        means = {**report.metrics, "folds": len(report.folds), "epoch": report.epoch, "train_seconds": report.seconds}
+        for number in dict.fromkeys(fold.fold for fold in report.trained):
+            epochs = [fold for fold in report.trained if fold.fold == number]
+            metrics = [
+                metric
+                for fold in epochs
+                for metric in _metrics({**fold.metrics, "best_epoch": fold.best_epoch}, fold.epoch, timestamp)
+            ]
+            for start in range(0, len(metrics), _BATCH):
+                self._client.log_batch(self.fold_run(trial, number), metrics=metrics[start : start + _BATCH])
+        where = {"folds": len(report.folds), "epoch": report.epoch, "fold_epochs": report.fold_epochs}
+        means = {**report.metrics, **where, "train_seconds": report.seconds}
+        means |= {} if parameters is None else {"parameters": parameters}
         metrics = _metrics(means, report.fold_epochs, timestamp)
         self._client.log_batch(self.trial_run(trial), metrics=metrics)
         if picture is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from search.comparison_result import ArmResult, make_arm_results
 from search.ledger import Ledger, TrialStatus
+from search.pareto import ParetoPoint, pareto_front
 from search.progress import params_text, score_text
 from search.recorder import Recorder
 from search.store import SweepFolder, SweepState
@@ -32,7 +33,8 @@ class Best:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended. ``best`` is None if no trial was evaluated to the end; ``arms`` are a comparison's."""
+    """How a sweep ended. ``best`` is None if no trial was evaluated to the end; ``arms`` are a comparison's,
+    ``pareto`` the front of a sweep with several objectives."""
 
     sweep: str
     folder: Path
@@ -44,6 +46,7 @@ class SweepResult:
     wall_seconds: float
     interrupted: bool
     arms: Mapping[str, ArmResult] = field(default_factory=dict)
+    pareto: Sequence[ParetoPoint] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -69,14 +72,15 @@ class SweepResult:
             "fold_epochs": self.fold_epochs,
             "wall_seconds": round(self.wall_seconds, 3),
             **({"arms": {label: arm.to_json() for label, arm in self.arms.items()}} if self.arms else {}),
+            **({"pareto": [point.to_json() for point in self.pareto]} if self.pareto else {}),
         }
 
 
 def make_result(
     folder: SweepFolder, state: SweepState, recorder: Recorder, ledger: Ledger, *, interrupted: bool,
-    arms: Sequence[str] = (),
+    arms: Sequence[str] = (), objectives: Sequence[str] = (),
 ) -> SweepResult:  # fmt: skip
-    """The result as the ledger has it now; ``arms`` are the labels of a comparison."""
+    """The result as the ledger has it now; ``arms`` are the labels of a comparison, ``objectives`` the sweep's."""
     best = ledger.best
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
     return SweepResult(
@@ -95,6 +99,7 @@ def make_result(
         wall_seconds=ledger.elapsed,
         interrupted=interrupted,
         arms=make_arm_results(ledger, arms),
+        pareto=pareto_front(ledger.trials.values(), objectives),
     )  # fmt: skip
 
 

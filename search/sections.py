@@ -17,6 +17,8 @@ from pydantic import (
 )
 
 from search.fields import Bare, Name, Number, Section, Text, broken
+from trainables.errors import nearest
+from trainables.ladder import REDUCTION_FACTOR
 
 __all__ = [
     "Count",
@@ -36,6 +38,7 @@ Count = Annotated[int, Number(low=1, whole=True)]
 _Seed = Annotated[int, Number(low=0, high=2**32 - 1, whole=True)]
 Line = Annotated[str, Text()]
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?", re.ASCII)
+OBJECTIVES = ("val_loss", "parameters", "seconds")
 _FoldKind = Literal["kfold", "stratified", "group", "repeated", "holdout"]
 _ONE_KIND = {"repeats": "repeated", "fraction": "holdout"}
 
@@ -59,6 +62,37 @@ def _height_width(value: object) -> tuple[int, int]:
         raise broken("must be two whole numbers, [height, width]")
     side = Number(low=1, high=4096, whole=True)
     return side.check(value[0]), side.check(value[1])
+
+
+def _objectives(value: object) -> tuple[str, ...]:
+    first, *others = OBJECTIVES
+    rule = f"must be a list: {first} first, then {' or '.join(others)}, each once"
+    if not isinstance(value, list | tuple) or not value or value[0] != first:
+        raise broken(rule, f"[{', '.join(OBJECTIVES[:2])}]")
+    for place, name in enumerate(value):
+        if name not in OBJECTIVES or name in value[:place]:
+            hint = "it stands there twice" if name in OBJECTIVES else nearest(name, OBJECTIVES)
+            raise broken(rule, hint, at=(place,), value=name)
+    return tuple(value)
+
+
+def _ladder(value: object) -> tuple[tuple[int, int], ...]:
+    """Rungs [folds, epochs], each above the one before."""
+    rule, hint = "must be a list of rungs, [folds, epochs] each", "[[1, 1], [1, 3], [1, 9], [3, 9]]"
+    if not isinstance(value, list | tuple) or not value:
+        raise broken(rule, hint)
+    count = Number(low=1, high=10**6, whole=True)
+    rungs: list[tuple[int, int]] = []
+    for place, rung in enumerate(value):
+        if not isinstance(rung, list | tuple) or len(rung) != 2:
+            raise broken(rule, hint, at=(place,), value=rung)
+        folds, epochs = (count.check(number) for number in rung)
+        if rungs and (folds < rungs[-1][0] or epochs < rungs[-1][1] or (folds, epochs) == rungs[-1]):
+            below = f"[{rungs[-1][0]}, {rungs[-1][1]}]"
+            rule = f"must rise above the rung before it, {below}, in folds or in epochs, and fall in neither"
+            raise broken(rule, at=(place,), value=[folds, epochs])
+        rungs.append((folds, epochs))
+    return tuple(rungs)
 
 
 def _point_list(value: object) -> object:
@@ -112,6 +146,7 @@ class FoldsSpec(Section):
         default=3, description="number of folds (of each repeat); a holdout ignores it"
     )
     repeats: Count = Field(default=2, description="kind: repeated draws the folds that often")
+    seeds: Count = Field(default=1, description="each fold is trained with so many seeds, and each counts as a fold")
     shuffle: bool = Field(default=True, description="shuffle the images before they are split")
     seed: _Seed = Field(default=0, description="draws the folds, the same for every trial")
     fraction: Annotated[float, Number(above=0, below=1)] = Field(
@@ -133,6 +168,12 @@ class FoldsSpec(Section):
                 raise broken(rule, "use kind: holdout for a single split", at=("splits",), value=splits)
         return data
 
+    @property
+    def count(self) -> int:
+        """How many folds a trial has."""
+        split = {"repeated": self.splits * self.repeats, "holdout": 1}.get(self.kind, self.splits)
+        return split * self.seeds
+
     @model_serializer(mode="wrap")
     def _without_blanks(self, handler: SerializerFunctionWrapHandler) -> Any:
         dumped: Mapping[str, Any] = handler(self)
@@ -152,8 +193,24 @@ class EarlyStoppingSpec(Section):
 class SearchSpec(Section):
     """How trials are drawn."""
 
-    sampler: Literal["tpe", "random", "qmc"] = Field(
+    sampler: Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2"] = Field(
         default="tpe", description="where new points come from; a comparison's: random (its default) or qmc"
+    )
+    objectives: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_objectives),
+        WithJsonSchema(
+            {
+                "type": "array",
+                "prefixItems": [{"const": OBJECTIVES[0]}],
+                "items": {"enum": list(OBJECTIVES)},
+                "minItems": 1,
+                "uniqueItems": True,
+            }
+        ),
+    ] = Field(
+        default=OBJECTIVES[:1],
+        description="all minimised: val_loss, then parameters (trainable weights) or seconds (of training), or both",
     )
     trials: Count = Field(default=20, description="how many points are tried; in a comparison, for each arm")
     seed: _Seed = Field(default=0, description="of the sampler and of every trial's training")
@@ -173,7 +230,16 @@ class SearchSpec(Section):
         | None
     ) = Field(
         default=None,
-        description="90s, 30m, 1h30m or seconds; trials that still run then are given up",
+        description="90s, 30m, 1h30m or seconds, after which nothing goes on once there is a winner",
+    )
+    fold_epochs: Count | None = Field(
+        default=None, description="epochs of single folds, all trials together, that the sweep may train"
+    )
+    target: Annotated[float, Number()] | None = Field(
+        default=None, description="the sweep ends when a trial evaluated to the end has this loss or a lower one"
+    )
+    warm_start: Line | None = Field(
+        default=None, description="an earlier sweep of the same store, whose trials the sampler learns from"
     )
     start_with: Annotated[
         tuple[dict[Name, Bare], ...],
@@ -185,14 +251,41 @@ class SearchSpec(Section):
 class SchedulerSpec(Section):
     """Which trials go on."""
 
-    kind: Literal["fifo", "stopping"] = Field(
-        default="stopping",
-        description="fifo trains every trial to the end; stopping ends the worse ones early (ASHA); a comparison: fifo",
+    kind: Literal["promotion", "stopping", "fifo"] = Field(
+        default="promotion",
+        description="promotion pauses trials at the rungs of a ladder, and the best go on; stopping ends the others "
+        "for good (Ray's ASHA); fifo trains every trial to the end (a comparison's default)",
     )
     reduction_factor: Annotated[float, Number(low=1.1)] = Field(
-        default=3.0, description="one in so many trials passes a rung"
+        default=REDUCTION_FACTOR, description="one in so many trials passes a rung"
     )
-    grace_epochs: Count = Field(default=1, description="epochs that every trial gets")
+    grace_epochs: Count = Field(default=1, description="epochs of the lowest rung, where no ladder is given")
+    ladder: (
+        Annotated[
+            tuple[tuple[int, int], ...],
+            PlainValidator(_ladder),
+            WithJsonSchema(
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "array",
+                        "items": {"type": "integer", "minimum": 1},
+                        "minItems": 2,
+                        "maxItems": 2,
+                    },
+                }
+            ),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="rungs [folds, epochs], rising to all folds and epochs; null: promotion trains one fold to the end "
+        "first, then the others; stopping all side by side",
+    )
+    brackets: Count = Field(
+        default=1, description="promotion: bracket b of so many leaves out the b lowest rungs, against slow starters"
+    )
 
 
 def _whole_above_one(value: object) -> object:

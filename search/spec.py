@@ -6,9 +6,9 @@ Reading one imports neither torch nor Optuna nor Ray, so that a mistake is repor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -31,6 +31,10 @@ from search.sections import (
 from search.spec_errors import translate
 from search.spec_file import dump_yaml, plain, read_file, set_value
 from trainables.errors import InputError
+from trainables.ladder import Rung, default_ladder, lockstep_ladder
+
+if TYPE_CHECKING:
+    from pydantic_core import PydanticCustomError
 
 __all__ = [
     "ComparisonSpec",
@@ -105,7 +109,44 @@ class SweepSpec(Section):
             rule = f"must be at most the number of epochs, {self.epochs}"
             raise broken(rule, at=("scheduler", "grace_epochs"), value=grace)
         check_kind(self)
+        for error in self._ladder_errors():
+            raise error
         return self
+
+    def _ladder_errors(self) -> Iterator[PydanticCustomError]:
+        """What is wrong with the ladder, the brackets or the budget, for these folds and epochs."""
+        scheduler, top = self.scheduler, [self.folds.count, self.epochs]
+        if scheduler.ladder is not None:
+            place = ("scheduler", "ladder")
+            if scheduler.kind == "fifo":
+                yield broken("is not for kind: fifo, which trains every trial to the end", at=place, value=None)
+            if list(scheduler.ladder[-1]) != top:
+                rule = f"must end with all {top[0]} folds and {top[1]} epochs"
+                yield broken(rule, f"end it with {top}", at=place, value=[list(rung) for rung in scheduler.ladder])
+        if scheduler.brackets > 1:
+            place = ("scheduler", "brackets")
+            if scheduler.kind != "promotion":
+                yield broken("is for kind: promotion alone", "leave it out", at=place, value=scheduler.brackets)
+            if scheduler.brackets > len(self.ladder):
+                rule = f"must be at most the number of rungs, {len(self.ladder)}"
+                yield broken(rule, at=place, value=scheduler.brackets)
+        budget = self.search.fold_epochs
+        if budget is not None and budget < self.ladder[-1].cost:
+            rule = f"must be at least what one trial costs to the end, {top[0]} folds × {top[1]} epochs"
+            yield broken(rule, str(self.ladder[-1].cost), at=("search", "fold_epochs"), value=budget)
+
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The rungs that every trial climbs."""
+        scheduler, folds = self.scheduler, self.folds.count
+        if scheduler.ladder is not None:
+            return tuple(Rung(*rung) for rung in scheduler.ladder)
+        if scheduler.kind == "fifo":
+            return (Rung(folds, self.epochs),)
+        make = default_ladder if scheduler.kind == "promotion" else lockstep_ladder
+        return make(
+            self.epochs, folds, reduction_factor=scheduler.reduction_factor, grace_epochs=scheduler.grace_epochs
+        )
 
     @property
     def planned_trials(self) -> int:

@@ -82,6 +82,11 @@ class SweepFolder:
         return self.path / "tune"
 
     @property
+    def optuna(self) -> Path:
+        """The journal of the sweep's Optuna study."""
+        return self.path / "optuna.log"
+
+    @property
     def winner(self) -> Path:
         """The winner's models, a folder a fold."""
         return self.path / "winner"

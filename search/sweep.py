@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 import time
@@ -17,19 +16,24 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.cloudpickle
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler
 
 from search.artifacts import log_fold_models
+from search.budget import Budget
 from search.comparison_result import log_reconstructions
 from search.comparison_search import make_comparison_search
 from search.environment import describe_environment
 from search.interrupt import Interrupt, graceful_interrupt
+from search.journal import open_journal
 from search.ledger import Ledger
 from search.prepare import Prepared
 from search.progress import View
-from search.ray_session import check_resources, largest_node, ray_session, warm_workers
+from search.promotion import PromotionScheduler
+from search.race import Race, Rule
+from search.ray_session import check_resources, largest_node, ray_session, trial_slots, warm_workers
 from search.recorder import Outcome, Recorder
 from search.result import SweepResult, closing_tags, make_result, note
+from search.scheduling import FifoLadder, LadderScheduler, Live, StoppingLadder
 from search.searcher import METRIC, FoldSearch
 from search.spec import SweepSpec
 from search.store import (
@@ -43,6 +47,7 @@ from search.store import (
     tracking_uri,
 )
 from search.tune_callback import Session, SweepCallback
+from search.warm_start import with_warm_start
 from trainables.errors import InputError, StateError, first_line
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
@@ -55,27 +60,15 @@ if TYPE_CHECKING:
 __all__ = ["make_scheduler", "make_work", "resume_sweep", "run_sweep"]
 
 
-def make_scheduler(spec: SweepSpec) -> TrialScheduler:
-    """Tune's scheduler for ``scheduler.kind``; time is the epoch that all folds have reached."""
-    if spec.scheduler.kind == "fifo":
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr="epoch",
-        max_t=spec.epochs,
-        grace_period=spec.scheduler.grace_epochs,
-        reduction_factor=spec.scheduler.reduction_factor,
-    )
+_SCHEDULERS = {"promotion": PromotionScheduler, "stopping": StoppingLadder, "fifo": FifoLadder}
 
 
-def _rung_epochs(spec: SweepSpec) -> frozenset[int]:
-    """The epochs at which the stopping scheduler decides."""
-    if spec.scheduler.kind == "fifo":
-        return frozenset()
-    epochs, at = set(), float(spec.scheduler.grace_epochs)
-    while at < spec.epochs:
-        epochs.add(math.ceil(at))
-        at *= spec.scheduler.reduction_factor
-    return frozenset(epochs)
+def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
+    """Tune's scheduler for ``scheduler.kind``; it asks the process that it runs in under ``key``."""
+    wanted, search = spec.scheduler, spec.search
+    rule = Rule(reduction_factor=wanted.reduction_factor, brackets=wanted.brackets)
+    race = Race(spec.ladder, rule, trials=search.trials)
+    return _SCHEDULERS[wanted.kind](key, race, Budget(search.fold_epochs, search.time_budget, search.target))
 
 
 def make_work(prepared: Prepared) -> Work:
@@ -92,7 +85,8 @@ def make_work(prepared: Prepared) -> Work:
         threads=max(1, int(spec.resources.cpu)),
         gpu=spec.resources.gpu > 0,
         positions=prepared.dataset.positions,
-        picture_epochs=_rung_epochs(spec),
+        picture_epochs=frozenset(rung.epochs for rung in spec.ladder[:-1]),
+        ladder=spec.ladder,
         repeat_splits=tuple(_repeat_splits(prepared)),
     )
 
@@ -123,6 +117,7 @@ def run_sweep(
     check_root(root)
     uri = tracking_uri(root, spec.tracking.uri)
     check_tracking(uri)
+    prepared = with_warm_start(prepared, root, uri)
 
     def begin() -> tuple[SweepFolder, SweepState]:
         try:
@@ -176,6 +171,8 @@ def _drive(
         folder, state = begin()
         stack.enter_context(folder.locked())
         view.say(f"{folder.name}: in {folder.path}")
+        if prepared.warm_start is not None:
+            view.say(str(prepared.warm_start))
         client = connect(state.tracking_uri)
         recorder = Recorder(client, state.experiment_id, folder.name, state.key)
         ledger = Ledger(total=spec.planned_trials, earlier=state.seconds, started=started)
@@ -194,7 +191,10 @@ def _drive(
             outcome = Outcome.PRUNED
         finally:
             arms = [arm.label for arm in prepared.arms]
-            result = make_result(folder, state, recorder, ledger, interrupted=interrupt.asked, arms=arms)
+            result = make_result(
+                folder, state, recorder, ledger,
+                interrupted=interrupt.asked, arms=arms, objectives=spec.search.objectives,
+            )  # fmt: skip
             recorder.close(outcome, closing_tags(result), note(result))
             folder.write_state(replace(state, seconds=ledger.elapsed))
         if not interrupt.asked:
@@ -221,10 +221,14 @@ def _log_models(
 
 def _workers(spec: SweepSpec) -> int:
     """How many workers to warm: as many as trials can run side by side on what Ray has, within reason."""
-    there, asked = ray.cluster_resources(), {"CPU": spec.resources.cpu, "GPU": spec.resources.gpu}
-    slots = min(int(there.get(key, 0) / amount) for key, amount in asked.items() if amount)
-    most = 2 * int(there["CPU"])  # trials that ask for next to nothing come by the hundred
-    return min(slots, most, spec.planned_trials, spec.search.max_concurrent_trials or slots)
+    most = 2 * int(ray.cluster_resources()["CPU"])  # trials that ask for next to nothing come by the hundred
+    return min(_slots(spec), most, spec.planned_trials)
+
+
+def _slots(spec: SweepSpec) -> int:
+    """How many trials can train side by side now."""
+    slots = trial_slots(spec.resources.cpu, spec.resources.gpu)
+    return min(slots, spec.search.max_concurrent_trials or slots)
 
 
 def _experiment(name: str, root: Path, uri: str) -> str:
@@ -253,6 +257,7 @@ def _tune(
     if module.__name__.startswith("_foldrace_"):
         ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import it: it has no place on their path
     callback = SweepCallback(folder.name)
+    scheduler = make_scheduler(spec, folder.name)
     trainable = tune.with_resources(
         tune.with_parameters(FoldTrainable, work=work), {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}
     )
@@ -260,37 +265,39 @@ def _tune(
     if tune.Tuner.can_restore(experiment):
         tuner = tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True)
     else:
-        tuner = _new_tuner(prepared, folder, trainable, callback)
-    with callback.acting_on(session):
+        tuner = _new_tuner(prepared, folder, trainable, callback, scheduler)
+    live = Live(slots=lambda: _slots(spec), elapsed=lambda: session.ledger.elapsed)
+    with callback.acting_on(session), scheduler.acting_on(live):
         interrupt.tuning = True
         try:
             results = tuner.fit()
         finally:
             interrupt.tuning = False
-        if not interrupt.asked:
-            callback.give_up_the_rest("the time budget ran out")
     return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
 
 
-def _new_tuner(prepared: Prepared, folder: SweepFolder, trainable: Any, callback: SweepCallback) -> tune.Tuner:
+def _new_tuner(
+    prepared: Prepared, folder: SweepFolder, trainable: Any, callback: SweepCallback, scheduler: LadderScheduler
+) -> tune.Tuner:
     spec = prepared.spec
-    search = (
-        make_comparison_search(prepared)
-        if prepared.arms
-        else FoldSearch(
-            prepared.space, sampler=spec.search.sampler, seed=spec.search.seed, start_with=prepared.start_with
-        )
-    )
+    kind: dict[str, Any]
+    if prepared.arms:
+        kind = {
+            "search_alg": make_comparison_search(prepared),
+            "scheduler": FIFOScheduler(),
+            "num_samples": spec.planned_trials,
+            "max_concurrent_trials": spec.search.max_concurrent_trials,
+        }
+    else:
+        search = _new_search(prepared, folder)
+        search.gate = scheduler  # which ends the search, and counts the trials that run side by side
+        kind = {"search_alg": search, "scheduler": scheduler, "num_samples": -1}
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="min",
-            search_alg=search,
-            scheduler=make_scheduler(spec),
-            num_samples=spec.planned_trials,
-            max_concurrent_trials=spec.search.max_concurrent_trials,
-            time_budget_s=spec.search.time_budget,
+            **kind,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config['trial']:04d}",
             trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']:04d}",
@@ -303,4 +310,18 @@ def _new_tuner(prepared: Prepared, folder: SweepFolder, trainable: Any, callback
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             verbose=0,
         ),
+    )
+
+
+def _new_search(prepared: Prepared, folder: SweepFolder) -> FoldSearch:
+    search = prepared.spec.search
+    return FoldSearch(
+        prepared.space,
+        sampler=search.sampler,
+        seed=search.seed,
+        start_with=prepared.start_with,
+        trials=search.trials,
+        storage=open_journal(folder.optuna),
+        warm=prepared.warm_start.trials if prepared.warm_start else (),
+        objectives=search.objectives,
     )

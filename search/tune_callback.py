@@ -48,11 +48,15 @@ def _ending(report: EpochReport | None) -> tuple[TrialStatus, str]:
         return TrialStatus.FAILED, f"diverged: {report.diverged}"
     if report is not None and report.finished:
         return TrialStatus.COMPLETED, ""
-    return TrialStatus.PRUNED, _given_up(report)
+    return TrialStatus.PRUNED, f"given up {_where(report)}"
 
 
-def _given_up(report: EpochReport | None) -> str:
-    return f"given up at epoch {report.epoch}" if report else "given up at the start"
+def _where(report: EpochReport | None) -> str:
+    """``at epoch 3 of 1 fold``."""
+    if report is None:
+        return "at the start"
+    folds = len(report.folds)
+    return f"at epoch {report.epoch} of {folds} fold{'s' if folds > 1 else ''}"
 
 
 _REASON = 160
@@ -104,16 +108,28 @@ class SweepCallback(Callback):  # type: ignore[misc]
     def _take_over(self, trials: list[Trial]) -> None:
         """The trials of a restored experiment that had ended before."""
         for trial in trials if not self._session.ledger.trials else []:
-            if trial.status in (Trial.TERMINATED, Trial.ERROR):
+            if trial.status in (Trial.TERMINATED, Trial.ERROR, Trial.PAUSED):
                 report = (trial.last_result or {}).get("report")
                 record = _new_record(trial.config)
-                record.report = report
-                failed = TrialStatus.FAILED, "failed before the interruption"
-                record.status, record.reason = failed if trial.status == Trial.ERROR else _ending(report)
+                record.report, record.parameters = report, (trial.last_result or {}).get("parameters")
+                if trial.status == Trial.PAUSED:
+                    record.status = TrialStatus.PAUSED
+                elif trial.status == Trial.ERROR:
+                    record.status, record.reason = TrialStatus.FAILED, "failed before the interruption"
+                else:
+                    record.status, record.reason = _ending(report)
                 self._session.ledger.trials[record.number] = record
 
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        for trial in trials:  # Tune has no event for a pause
+            if trial.status == Trial.PAUSED:
+                record = self._session.ledger.trials[trial.config["trial"]]
+                if record.status is TrialStatus.RUNNING:
+                    record.status, record.reason = TrialStatus.PAUSED, _where(record.report)
+                    self._session.view.update(self._session.ledger, changed=record)
+
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._record(trial)
+        self._record(trial).status = TrialStatus.RUNNING
         self._session.view.update(self._session.ledger)
 
     def _record(self, trial: Trial) -> TrialRecord:
@@ -131,8 +147,10 @@ class SweepCallback(Callback):  # type: ignore[misc]
     ) -> None:
         record = self._record(trial)
         report: EpochReport = result["report"]
-        record.report = report
-        self._session.recorder.reported(record.number, report, result.pop("picture", None), result["reported_ms"])
+        record.report, record.parameters = report, result.get("parameters")
+        self._session.recorder.reported(
+            record.number, report, result.pop("picture", None), result["reported_ms"], parameters=record.parameters
+        )
         self._session.view.update(self._session.ledger)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -151,14 +169,10 @@ class SweepCallback(Callback):  # type: ignore[misc]
         reason = textwrap.shorten(lines[-1], _REASON) if lines else "the worker died"
         self._end(record, TrialStatus.FAILED, reason, detail)
 
-    def give_up_the_rest(self, why: str) -> None:
-        """Ends the trials that Tune has let go of without a word, as it does when the time budget runs out."""
-        for record in list(self._session.ledger.trials.values()):
-            if record.status is TrialStatus.RUNNING:
-                self._end(record, TrialStatus.PRUNED, f"{_given_up(record.report)}: {why}")
-
     def _end(self, record: TrialRecord, status: TrialStatus, reason: str = "", detail: str = "") -> None:
+        waited = record.status is TrialStatus.PAUSED and status is TrialStatus.PRUNED
         record.status, record.reason = status, reason
         folds = record.report.folds if record.report else ()
         self._session.recorder.finished(record.number, _OUTCOMES[status], folds, reason, detail)
-        self._session.view.update(self._session.ledger, changed=record)
+        # a trial that was paused has been shown already, and at the end there are many of them
+        self._session.view.update(self._session.ledger, changed=None if waited else record)

@@ -192,7 +192,7 @@ def _record(client: MlflowClient, recorder: Recorder, number: int, trial: Trial,
     recorder.started(number, {"optimizer": "adam", "lr": trial.lr})
     if trial.losses is None:
         folds = tuple(FoldReport(k, 1, 0, True, REASON, {"val_loss": math.inf}) for k in range(plan.folds))
-        recorder.reported(number, EpochReport(1, folds, plan.folds, SPEED * plan.folds, True), None, 1000)
+        recorder.reported(number, EpochReport(1, folds, plan.folds, SPEED * plan.folds, True, folds), None, 1000)
         recorder.finished(number, Outcome.FAILED, folds, REASON)
         return
     for epoch in range(1, plan.epochs + 1) if trial.repeat else [plan.epochs]:
@@ -201,7 +201,7 @@ def _record(client: MlflowClient, recorder: Recorder, number: int, trial: Trial,
             for k, loss in enumerate(trial.losses[epoch - 1])
         )
         spent = epoch * plan.folds
-        recorder.reported(number, EpochReport(epoch, folds, spent, SPEED * spent, False), None, 1000 * epoch)
+        recorder.reported(number, EpochReport(epoch, folds, spent, SPEED * spent, False, folds), None, 1000 * epoch)
     recorder.finished(number, Outcome.COMPLETED, folds)
 
 

@@ -71,7 +71,10 @@ class Store:
                     for k, loss in enumerate(losses)
                 )
                 recorder.reported(
-                    number, EpochReport(epoch, folds, epoch * len(losses), 0.5, False), None, 1000 * epoch
+                    number,
+                    EpochReport(epoch, folds, epoch * len(losses), 0.5, False, trained=folds),
+                    None,
+                    1000 * epoch,
                 )
             recorder.finished(number, trial.outcome, folds, trial.reason)
             mean = float(np.mean(trial.losses[-1])) if trial.losses else math.inf

@@ -72,7 +72,7 @@ def test_an_arm_that_has_not_begun_has_nothing() -> None:
 def test_the_tables_name_arms_and_leave_repeats_out_of_the_best(ended: Ledger) -> None:
     file = StringIO()
     console = Console(file=file, width=100)
-    console.print(top_table(ended, ["optimizer", "lr"], epochs=3))
+    console.print(top_table(ended, ["optimizer", "lr"], folds=3, epochs=3))
     best = [line for line in file.getvalue().splitlines() if "to the end" in line]
     assert [line.split("│")[3].strip() for line in best] == ["adam default", "adam", "sgd", "sgd default"]
     console.print(arms_table(make_arm_results(ended, LABELS), ["optimizer", "lr"]))

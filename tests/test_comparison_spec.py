@@ -71,6 +71,9 @@ def test_it_round_trips_and_ships_an_example() -> None:
         ({"comparison": ...}, "comparison: is missing"),
         ({"kind": "sweep"}, "comparison: is for kind: comparison alone"),
         ({"kind": ...}, "comparison: is for kind: comparison alone"),
+        ({"search": {"sampler": "gp"}}, "search.sampler: gp: must be random or qmc"),
+        ({"search": {"objectives": ["val_loss", "seconds"]}}, "search.objectives: ['val_loss', 'seconds']: must"),
+        ({"search": {"warm_start": "earlier"}}, "search.warm_start: earlier: is not for a comparison"),
         ({"search": {"sampler": "tpe"}}, "search.sampler: tpe: must be random or qmc"),
         ({"search": {"start_with": [{"lr": 0.1}]}}, "search.start_with: is not for a comparison"),
         ({"search": {"time_budget": "3m"}}, "search.time_budget: 180.0: is not for a comparison"),
@@ -93,9 +96,10 @@ def test_what_would_not_be_fair_is_refused(keys: dict[str, Any], said: str) -> N
     assert str(caught.value).startswith(said)
 
 
-def test_a_sweep_has_no_quasi_random_sampler() -> None:
-    with pytest.raises(InputError, match=r"search\.sampler: qmc: is for kind: comparison alone"):
-        parse_spec({"dataset": "digits", "search": {"sampler": "qmc"}}, Path.cwd())
+def test_a_sweep_may_have_a_sampler_that_a_comparison_has_not() -> None:
+    for sampler in ("qmc", "cmaes", "gp", "nsga2"):
+        spec = parse_spec({"dataset": "digits", "search": {"sampler": sampler}}, Path.cwd())
+        assert spec.search.sampler == sampler
 
 
 @pytest.mark.parametrize(

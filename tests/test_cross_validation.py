@@ -10,9 +10,10 @@ import pytest
 import torch
 from small_tasks import NUMBERED, SMALL, TASK, Scripted, same
 
-from trainables.cross_validation import CrossValidation, Rung, mean_and_standard_error
+from trainables.cross_validation import CrossValidation, mean_and_standard_error
 from trainables.fold_run import EarlyStopping
 from trainables.folds import FoldKind, FoldPlan
+from trainables.ladder import Rung
 from trainables.tasks import LoadedTask
 
 LADDER = [Rung(1, 1), Rung(1, 3), Rung(3, 3), Rung(3, 5)]
@@ -93,11 +94,13 @@ def test_a_single_split_has_no_standard_error(digits):
 
 def test_a_ladder_visits_exactly_its_aligned_points():
     reports = climb(scripted(*[[float(i)] * 5 for i in (1, 2, 6)], ladder=LADDER))
-    assert [(len(report.folds), report.epoch) for report in reports] == [(1, 1), (1, 2), (1, 3), (3, 3), (3, 4), (3, 5)]
+    assert [(len(report.folds), report.epoch) for report in reports] == [
+        (1, 1), (1, 2), (1, 3), (2, 3), (3, 3), (3, 4), (3, 5),
+    ]  # fmt: skip
     assert all(fold.epoch == report.epoch for report in reports for fold in report.folds)
-    assert [report.fold_epochs for report in reports] == [1, 2, 3, 9, 12, 15]
-    assert [report.metrics["val_loss"] for report in reports] == [1, 1, 1, 3, 3, 3]
-    assert [report.finished for report in reports] == [False] * 5 + [True]
+    assert [report.fold_epochs for report in reports] == [1, 2, 3, 6, 9, 12, 15]
+    assert [report.metrics["val_loss"] for report in reports] == [1, 1, 1, 1.5, 3, 3, 3]
+    assert [report.finished for report in reports] == [False] * 6 + [True]
 
 
 def test_a_rung_that_rises_in_both_lets_the_new_folds_catch_up_first():

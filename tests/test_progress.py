@@ -60,7 +60,7 @@ def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
         view.say("a [markup] line of words " + 20 * "that is long ")
     first, second, said = file.getvalue().splitlines()
     assert first == (
-        "[0:00] trial 0 completed 0.20000 ± 0.10000 | 2/10 trials ended: 1 running, 1 completed, 1 pruned, 0 failed"
+        "[0:00] trial 0 completed 0.20000 ± 0.10000 | 3 of 10 trials: 1 running, 1 completed, 1 pruned"
         " | best 0.20000 ± 0.10000 (trial 0) | 8 fold-epochs | ETA 0:00"
     )
     assert "trial 1 pruned 0.50000 ± 0.00000 (given up at epoch 1 [red])" in second
@@ -87,7 +87,7 @@ def test_the_live_view_never_wraps() -> None:
     assert len(lines) == 3 + running, plain.getvalue()  # the bar, the counts, the best, and a line a running trial
     assert all(len(line) <= 80 for line in lines)
     assert " 15/1000 " in lines[0]  # those that have ended
-    assert "15/1000 trials ended: 5 running, 5 completed, 5 pruned, 5 failed" in lines[1]
+    assert "20 of 1000 trials: 5 running, 5 completed, 5 pruned, 5 failed" in lines[1]
     assert lines[2].startswith("best  trial 0: 0.01500 ± 0.00500")
 
 
@@ -105,7 +105,7 @@ def test_the_live_view_draws_on_a_terminal_and_leaves_what_is_said() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_of_the_best_shows_every_score_whole(width: int) -> None:
     race, file = long_race(), StringIO()
-    Console(file=file, width=width).print(top_table(race, list(PARAMS), epochs=100))
+    Console(file=file, width=width).print(top_table(race, list(PARAMS), folds=2, epochs=100))
     text = file.getvalue()
     assert "…" not in text
     assert all(len(line) <= width for line in text.splitlines())
@@ -117,8 +117,8 @@ def test_given_up_trials_follow_the_completed_ones_and_have_no_place() -> None:
     race = ledger(
         record(0, PRUNED, 0.001, 0.001, epoch=2), record(1, COMPLETED, 0.5, 0.5), record(2, PRUNED, 0.1, epoch=1)
     )
-    table = top_table(race, ["lr"], epochs=9)
+    table = top_table(race, ["lr"], folds=2, epochs=9)
     cells = [list(column.cells) for column in table.columns]
     assert cells[0] == ["1", "·", "·"]
     assert cells[1] == ["1", "0", "2"]
-    assert cells[3] == ["to the end", "2 of 9 epochs", "1 of 9 epochs"]
+    assert cells[3] == ["to the end", "2 of 9 epochs", "1 of 2 folds, 1 of 9 epochs"]

@@ -59,6 +59,9 @@ def test_a_step_is_an_aligned_epoch_of_all_folds(start):
         assert result["trial"] == 7
         assert result["val_loss"] == result["report"].metrics["val_loss"]
         assert len(result["report"].folds) == 3
+        weights = trainable._cv.runs[2].model.parameters()
+        assert result["parameters"] == sum(w.numel() for w in weights) and isinstance(result["parameters"], int)
+        assert result["seconds"] == result["report"].seconds
         pickle.dumps(result)
     assert all(one["reported_ms"] <= two["reported_ms"] for one, two in pairwise(results))
     assert ["should_checkpoint" in r for r in results] == [False, False, True]

@@ -62,7 +62,7 @@ def report(epoch: int, *losses: float, diverged: str | None = None, stopped: boo
         FoldReport(k, epoch, epoch, stopped, diverged, {"train_loss": 2 * loss, "val_loss": loss, "val_mse": loss})
         for k, loss in enumerate(losses)
     )
-    return EpochReport(epoch, folds, epoch * len(losses), 0.5, False)
+    return EpochReport(epoch, folds, epoch * len(losses), 0.5, False, trained=folds)
 
 
 def dataset() -> Dataset:
@@ -117,6 +117,12 @@ def test_a_kind_of_sweep_and_a_trials_part_in_it_are_tags(
         tags = found[name].data.tags
         assert [tags[f"foldrace.{tag}"] for tag in ("arm", "phase", "repeat")] == ["sgd", "repeat", "2"]
     assert not any("arm" in tag for name in ("trial 0008", "trial 0008 fold 0") for tag in found[name].data.tags)
+
+
+def test_a_trial_has_the_count_of_its_weights(client: MlflowClient, recorder: Recorder) -> None:
+    recorder.started(0, {"lr": 0.1})
+    recorder.reported(0, report(1, 0.3, 0.5), None, 1000, parameters=1234)
+    assert points(client, client.get_run(recorder.trial_run(0)), "parameters") == [(2, 1234.0)]
 
 
 def test_a_fold_counts_epochs_and_a_trial_fold_epochs(

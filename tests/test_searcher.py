@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from ray import cloudpickle
 from ray.tune.search.optuna import OptunaSearch
 
+from search.journal import open_journal
 from search.searcher import FoldSearch
 from search.space import SearchSpace
 from search.spec import parse_spec
@@ -77,48 +79,60 @@ def test_a_trial_that_was_given_up_is_told_pruned_with_its_values_at_fold_epochs
     assert told.intermediate_values == {3: 0.9, 9: 0.5, 12: 0.4}
 
 
-def test_the_stock_search_tells_complete_for_the_same_trial() -> None:
-    """The reason for a search of our own: a value after one epoch beside values after all of them."""
-    stock = OptunaSearch(space=make_space().suggest, metric="val_loss", mode="min")
-    ours = make_search()
-    for search in (stock, ours):
-        search.suggest("a")
-        search.on_trial_result("a", result(0.9, 1))
-        search.on_trial_complete("a", result(0.9, 1))
-    [by_stock], [by_ours] = stock._ot_study.trials, ours.study.trials
-    assert (by_stock.state, by_stock.value) == (TrialState.COMPLETE, 0.9)
-    assert by_ours.state is TrialState.PRUNED
-    with pytest.raises(ValueError, match="No trials are completed"):
-        _ = ours.study.best_trial
+# what Tune may say of a trial: results on the way, how it ends, and what Optuna has to know then
+ENDINGS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], TrialState, dict[int, float]]] = {
+    "finished": ([result(0.9, 1)], {"result": result(0.25, 2, finished=True)}, TrialState.COMPLETE, {3: 0.9, 6: 0.25}),
+    "given up": ([], {"result": result(0.9, 1)}, TrialState.PRUNED, {3: 0.9}),
+    "given up later": ([result(0.9, 1)], {"result": result(0.8, 2)}, TrialState.PRUNED, {3: 0.9, 6: 0.8}),
+    "ended while it waits": ([result(0.9, 1)], {"result": None}, TrialState.PRUNED, {3: 0.9}),
+    "never reported": ([], {"result": None}, TrialState.FAIL, {}),
+    "failed": ([result(0.9, 1)], {"error": True}, TrialState.FAIL, {3: 0.9}),
+    "failed with a result": ([], {"result": result(0.3, 1), "error": True}, TrialState.FAIL, {3: 0.3}),
+    "diverged": ([result(0.9, 1)], {"result": result(None, 2, finished=True)}, TrialState.FAIL, {3: 0.9}),
+    "infinite": ([], {"result": result(math.inf, 2, finished=True)}, TrialState.FAIL, {}),
+    "NaN": ([], {"result": result(math.nan, 2, finished=True)}, TrialState.FAIL, {}),
+}
+TOLD_WRONG_BY_STOCK = {
+    "given up",
+    "given up later",
+    "never reported",
+    "failed with a result",
+    "diverged",
+    "infinite",
+    "NaN",
+}
 
 
-def test_a_finished_trial_is_told_complete_with_its_last_value() -> None:
-    search = make_search()
+def check_ending(search: OptunaSearch, ending: str) -> None:
+    """The contract, of any search on Optuna: the state, the value and the curve that its study has in the end."""
+    results, end, state, curve = ENDINGS[ending]
     search.suggest("a")
-    search.on_trial_result("a", result(0.9, 1))
-    search.on_trial_complete("a", result(0.25, 2, finished=True))
-    [told] = search.study.trials
-    assert (told.state, told.value) == (TrialState.COMPLETE, 0.25)
-    assert told.intermediate_values == {3: 0.9, 6: 0.25}
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        {"error": True},
-        {"result": result(0.3, 1), "error": True},
-        {"result": None},
-        {"result": result(None, 2, finished=True)},
-        {"result": result(math.inf, 2, finished=True)},
-        {"result": result(math.nan, 2, finished=True)},
-    ],
-    ids=["error", "error after a result", "nothing", "diverged", "infinite", "NaN"],
-)
-def test_a_failed_or_diverged_trial_is_told_fail(end: dict[str, Any]) -> None:
-    search = make_search()
-    search.suggest("a")
+    for each in results:
+        search.on_trial_result("a", each)
     search.on_trial_complete("a", **end)
-    assert [trial.state for trial in search.study.trials] == [TrialState.FAIL]
+    [told] = search._ot_study.trials
+    assert told.state is state
+    if isinstance(search, FoldSearch):  # Ray's has Tune's iterations for steps, and leaves out the last
+        assert told.intermediate_values == curve
+    assert state is not TrialState.COMPLETE or told.value == end["result"]["val_loss"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_optuna_is_told_the_truth_about_every_ending(ending: str) -> None:
+    check_ending(make_search(), ending)
+
+
+@pytest.mark.parametrize("ending", sorted(TOLD_WRONG_BY_STOCK))
+def test_rays_own_search_does_not_keep_this_contract(ending: str) -> None:
+    """The reason for a search of our own: a value after one epoch beside values after all of them, among others."""
+    stock = OptunaSearch(space=make_space().suggest, metric="val_loss", mode="min")
+    with pytest.raises(AssertionError):
+        check_ending(stock, ending)
+
+
+def test_rays_own_search_keeps_it_for_the_endings_that_it_knows() -> None:
+    for ending in ENDINGS.keys() - TOLD_WRONG_BY_STOCK:
+        check_ending(OptunaSearch(space=make_space().suggest, metric="val_loss", mode="min"), ending)
 
 
 def test_a_second_completion_changes_nothing() -> None:
@@ -136,7 +150,7 @@ def test_a_result_that_comes_twice_is_told_once() -> None:
     search.suggest("a")
     search.on_trial_result("a", result(0.9, 1))
     search.on_trial_result("a", result(0.8, 1))
-    assert search._ot_trials["a"].storage.get_all_trials(0)[0].intermediate_values == {3: 0.9}
+    assert search.study.trials[0].intermediate_values == {3: 0.9}
 
 
 # --- what is suggested --------------------------------------------------------------------------------------------
@@ -216,3 +230,129 @@ def test_another_process_with_another_hash_seed_suggests_the_same() -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=100
     ).stdout
     assert printed.strip() == str(run_trials(make_search(seed=5), 13)[-1])
+
+
+# --- no configuration twice ---------------------------------------------------------------------------------------
+
+
+def small_search(space: dict[str, Any] | None = None, **options: Any) -> FoldSearch:
+    space = space or {"batch_size": {"choice": [16, 32]}, "lr": {"choice": [0.1, 0.01, 0.001]}}
+    spec = parse_spec({"dataset": "digits", "space": space}, Path.cwd())
+    return FoldSearch(SearchSpace.build(spec.space, TRAINING_PARAMETERS), **options)
+
+
+def drain(search: FoldSearch) -> list[dict[str, Any]]:
+    """All suggestions to the last, each trial finished before the next."""
+    suggestions = []
+    while (suggestion := search.suggest(f"t{len(suggestions)}")) != FoldSearch.FINISHED:
+        assert isinstance(suggestion, dict) and len(suggestions) < 100
+        name = f"t{len(suggestions)}"
+        suggestions.append(suggestion)
+        search.on_trial_complete(name, result(suggestion["params"]["lr"], 2, finished=True))
+    return suggestions
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"])
+def test_a_small_space_is_handed_out_once_and_then_the_search_has_finished(sampler: str) -> None:
+    search = small_search(sampler=sampler, seed=2)
+    suggestions = drain(search)
+    assert [s["trial"] for s in suggestions] == list(range(6))
+    assert len({tuple(sorted(s["params"].items())) for s in suggestions}) == 6
+    assert suggestions == drain(small_search(sampler=sampler, seed=2))
+    told = search.study.trials
+    numbered = {t.user_attrs["trial"]: t for t in told if "trial" in t.user_attrs}
+    assert sorted(numbered) == list(range(6)) and len(told) > 6
+    for trial in told:
+        if "trial" not in trial.user_attrs:
+            assert trial.state is TrialState.FAIL
+            assert trial.params == numbered[trial.user_attrs["duplicate_of"]].params
+
+
+def test_conditions_are_counted() -> None:
+    space = {
+        "optimizer": {"choice": ["adam", "sgd"]},
+        "momentum": {"uniform": [0.0, 0.9], "step": 0.3, "when": {"optimizer": "sgd"}},
+        "lr": 0.1,
+    }
+    assert len(drain(small_search(space, sampler="random"))) == 1 + 4
+
+
+def test_a_space_that_cannot_be_counted_ends_when_draws_find_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.points._MOST_POINTS", 2)
+    monkeypatch.setattr("search.searcher.all_points", lambda space: None)
+    monkeypatch.setattr("search.points.all_points", lambda space: None)
+    assert len(drain(small_search(sampler="random"))) == 6
+
+
+def test_a_given_point_that_stands_there_twice_is_trained_once() -> None:
+    point = {"batch_size": 32, "lr": 0.01}
+    suggestions = drain(small_search(sampler="random", start_with=[point, point]))
+    assert suggestions[0]["params"] == point and [s["params"] for s in suggestions].count(point) == 1
+
+
+def test_no_more_trials_are_handed_out_than_asked_for() -> None:
+    assert len(drain(small_search(sampler="random", trials=4))) == 4
+
+
+# --- the gate -----------------------------------------------------------------------------------------------------
+
+
+class ByHand:
+    """A gate that a test moves."""
+
+    def __init__(self) -> None:
+        self.is_open, self.is_over, self.told = True, False, 0
+
+    def open(self) -> bool:
+        return self.is_open
+
+    def over(self) -> bool:
+        return self.is_over
+
+    def exhausted(self) -> None:
+        self.told += 1
+
+
+def test_new_configurations_wait_for_the_gate_and_known_ones_do_not() -> None:
+    search, gate = make_search(sampler="random", trials=2), ByHand()
+    search.gate = gate
+    first = search.suggest("a")
+    gate.is_open = False
+    assert search.suggest("b") is None and search.suggest("a") == first
+    assert len(search.study.trials) == 1
+    gate.is_open = True
+    assert search.suggest("b")["trial"] == 1
+    assert gate.told == 0
+    assert search.suggest("c") is None and search.suggest("c") is None and gate.told == 1
+    gate.is_over = True
+    assert search.suggest("c") == FoldSearch.FINISHED and search.suggest("a") == first
+
+
+def test_a_used_up_space_is_told_to_the_gate_once() -> None:
+    search, gate = small_search(sampler="random"), ByHand()
+    search.gate = gate
+    assert [search.suggest(f"t{n}") is None for n in range(8)] == [False] * 6 + [True] * 2
+    assert gate.told == 1
+
+
+@pytest.mark.parametrize("storage", [None, "journal"])
+def test_the_gate_is_no_part_of_the_state(storage: str | None, tmp_path: Path) -> None:
+    class Unpicklable(ByHand):
+        def __reduce__(self) -> str:
+            raise AssertionError("the gate was pickled")
+
+    search, gate = make_search(storage=storage and open_journal(tmp_path / "optuna.log")), Unpicklable()
+    search.gate = gate
+    search.suggest("a")
+    search.save(str(tmp_path / "state"))
+    search.suggest("b")
+    search.restore(str(tmp_path / "state"))
+    assert search.gate is gate
+
+
+def test_a_search_and_its_gate_that_are_pickled_together_stay_together() -> None:
+    search, gate = small_search(sampler="random"), ByHand()
+    search.gate = gate
+    search.suggest("a")
+    copy, other = cloudpickle.loads(cloudpickle.dumps((search, gate)))
+    assert copy.gate is other and copy.suggest("a") == search.suggest("a")

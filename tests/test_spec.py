@@ -75,7 +75,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 def test_a_data_set_is_enough() -> None:
     spec = parse()
     assert (spec.name, spec.task, spec.epochs, spec.search.trials) == ("autoencoder", "autoencoder", 9, 20)
-    assert spec.scheduler.kind == "stopping" and spec.search.time_budget is None and spec.space == {}
+    assert spec.scheduler.kind == "promotion" and spec.search.time_budget is None and spec.space == {}
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def record_sweep(
         reports = []
         for epoch in (1, 2) if trial["outcome"] is not Outcome.FAILED else ():
             folds = tuple(_fold(fold, epoch, trial, dimensions) for fold in range(trial.get("folds", 3)))
-            reports.append(EpochReport(epoch, folds, epoch * len(folds), 0.5, False))
+            reports.append(EpochReport(epoch, folds, epoch * len(folds), 0.5, False, trained=folds))
             recorder.reported(number, reports[-1], None, epoch * 1000)
         recorder.finished(number, trial["outcome"], reports[-1].folds if reports else (), "why")
     recorder.close(Outcome.COMPLETED, {}, "")

@@ -11,17 +11,10 @@ from torch import Tensor
 
 from trainables.fold_run import EarlyStopping, FoldReport, FoldRun
 from trainables.folds import Split
+from trainables.ladder import Rung, aligned_points
 from trainables.tasks import LoadedTask, Params
 
-__all__ = ["CrossValidation", "EpochReport", "Rung", "mean_and_standard_error"]
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A place on the ladder: the first ``folds`` folds, each trained for ``epochs`` epochs."""
-
-    folds: int
-    epochs: int
+__all__ = ["CrossValidation", "EpochReport", "mean_and_standard_error"]
 
 
 def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
@@ -45,6 +38,8 @@ class EpochReport:
         fold_epochs: epochs of single folds that were really trained so far: what the trial has cost.
         seconds: time in training and validation so far, all folds.
         finished: the ladder is climbed, every fold has stopped early, or one has diverged.
+        trained: a report for each epoch of each fold since the last aligned point, in the order of training.
+        rungs: for each rung that the trial has reached, the lowest first, the objective of each of its folds there.
     """
 
     epoch: int
@@ -52,6 +47,8 @@ class EpochReport:
     fold_epochs: int
     seconds: float
     finished: bool
+    trained: tuple[FoldReport, ...] = ()
+    rungs: tuple[tuple[float, ...], ...] = ()
 
     @property
     def diverged(self) -> str | None:
@@ -90,10 +87,13 @@ class CrossValidation:
         early_stopping: EarlyStopping = EarlyStopping(),  # noqa: B008 (frozen)
         ladder: Sequence[Rung] = (),
     ) -> None:
-        self._points = _aligned_points(ladder or [Rung(len(splits), epochs)])
+        self._ladder = tuple(ladder) or (Rung(len(splits), epochs),)
+        self._points = aligned_points(self._ladder)
         assert self._points[-1].folds <= len(splits) and self._points[-1].epochs <= epochs
         self._position = 0
         self._runs: list[FoldRun] = []
+        self._trained: list[FoldReport] = []
+        self._rungs: list[tuple[float, ...]] = []
 
         def make(fold: int) -> FoldRun:
             return FoldRun(
@@ -108,24 +108,45 @@ class CrossValidation:
         """The folds that have been started."""
         return self._runs
 
+    @property
+    def parameters(self) -> int:
+        """Trainable weights of fold 0's model, which has to be there."""
+        return sum(weight.numel() for weight in self._runs[0].model.parameters() if weight.requires_grad)
+
     def advance(self) -> EpochReport:
-        """Trains on to the next point at which all active folds stand at the same epoch, and reports it."""
+        """Trains on to the next point at which all active folds stand at the same epoch, and reports it.
+
+        Points between two rungs at which there is nothing to train, since every fold has stopped early, are passed by.
+        """
         assert not self.finished
-        point = self._points[self._position]
-        while len(self._runs) < point.folds:
-            self._runs.append(self._make(len(self._runs)))
-        for run in self._runs:
-            while run.epoch < point.epochs and not run.stopped:
-                run.train_epoch()
-        self._position += 1
+        self._trained = []
+        while not self._trained and not self.finished:
+            point = self._points[self._position]
+            while len(self._runs) < point.folds:
+                self._runs.append(self._make(len(self._runs)))
+            for run in self._runs:
+                while run.epoch < point.epochs and not run.stopped:
+                    self._trained.append(run.train_epoch())
+            self._position += 1
+            if point in self._ladder and not self._diverged:
+                self._rungs.append(tuple(run.report().val_loss for run in self._runs))
+                break
+        if (
+            self.finished and not self._diverged
+        ):  # folds that have all stopped stand at every rung above as they do here
+            self._rungs += [tuple(run.report().val_loss for run in self._runs)] * (len(self._ladder) - len(self._rungs))
         return self.report()
+
+    @property
+    def _diverged(self) -> bool:
+        return any(run.diverged and run.report().best_epoch == 0 for run in self._runs)
 
     @property
     def finished(self) -> bool:
         """Nothing is left to train."""
         if self._position == len(self._points):
             return True
-        if any(run.diverged and run.report().best_epoch == 0 for run in self._runs):
+        if self._diverged:
             return True
         everyone = len(self._runs) == self._points[-1].folds
         return everyone and all(run.stopped for run in self._runs)
@@ -139,6 +160,8 @@ class CrossValidation:
             fold_epochs=sum(run.epoch for run in self._runs),
             seconds=sum(run.seconds for run in self._runs),
             finished=self.finished,
+            trained=tuple(self._trained),
+            rungs=tuple(self._rungs),
         )
 
     def reconstruct(self, fold: int, count: int) -> tuple[Tensor, Tensor] | None:
@@ -154,23 +177,16 @@ class CrossValidation:
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on bit for bit."""
-        return {"position": self._position, "folds": [run.state_dict() for run in self._runs]}
+        return {
+            "position": self._position,
+            "rungs": [list(losses) for losses in self._rungs],
+            "folds": [run.state_dict() for run in self._runs],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where `state_dict` was called on an object with the same arguments."""
         self._position = state["position"]
+        self._rungs = [tuple(losses) for losses in state["rungs"]]
         self._runs = [self._make(fold) for fold in range(len(state["folds"]))]
         for run, saved in zip(self._runs, state["folds"], strict=True):
             run.load_state_dict(saved)
-
-
-def _aligned_points(ladder: Sequence[Rung]) -> list[Rung]:
-    """Every epoch of every rung; folds that join first catch up with the others."""
-    points: list[Rung] = []
-    reached = 0
-    for rung in ladder:
-        if points and rung.folds > points[-1].folds:
-            points.append(Rung(rung.folds, reached))
-        points += [Rung(rung.folds, epoch) for epoch in range(reached + 1, rung.epochs + 1)]
-        reached = rung.epochs
-    return points

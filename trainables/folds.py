@@ -45,6 +45,7 @@ class FoldPlan:
         fraction: share of the samples that a holdout validates on, in (0, 1).
         labels: (n,) classes, needed by ``stratified``.
         groups: (n,) group numbers, needed by ``group``; no group is on both sides of a split.
+        seeds: each split stands in the plan so often, to be trained with another seed each time.
 
     Raises:
         InputError: from the constructor, for a plan that these samples do not allow.
@@ -59,6 +60,7 @@ class FoldPlan:
     fraction: float = 0.2
     labels: Indices | None = field(default=None, repr=False)
     groups: Indices | None = field(default=None, repr=False)
+    seeds: int = 1
 
     def __post_init__(self) -> None:
         if self.kind is FoldKind.HOLDOUT:
@@ -86,11 +88,14 @@ class FoldPlan:
     def folds(self) -> int:
         """The number of splits that `split` returns."""
         if self.kind is FoldKind.HOLDOUT:
-            return 1
-        return self.splits * (self.repeats if self.kind is FoldKind.REPEATED else 1)
+            return self.seeds
+        return self.splits * (self.repeats if self.kind is FoldKind.REPEATED else 1) * self.seeds
 
     def split(self) -> Sequence[Split]:
-        """All splits, in order; a pure function of the plan."""
+        """All splits, in order, and again for each further seed; a pure function of the plan."""
+        return list(self._split()) * self.seeds
+
+    def _split(self) -> Sequence[Split]:
         from sklearn import model_selection as skl
 
         seed = self.seed if self.shuffle else None

@@ -20,6 +20,7 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 from trainables.cross_validation import CrossValidation
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
+from trainables.ladder import Rung
 from trainables.parameters import Value
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask
@@ -42,6 +43,7 @@ class Work:
         picture_epochs: epochs after which fold 0's reconstructions are reported.
         pictures: how many images a strip shows.
         repeat_splits: for each repeat, from 1, its own splits.
+        ladder: the rungs that a trial climbs; all folds side by side if there are none.
     """
 
     task: LoadedTask
@@ -57,6 +59,7 @@ class Work:
     picture_epochs: frozenset[int] = field(default_factory=frozenset)
     pictures: int = 16
     repeat_splits: tuple[tuple[Split, ...], ...] = ()
+    ladder: tuple[Rung, ...] = ()
 
     def cross_validation(
         self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0
@@ -76,6 +79,7 @@ class Work:
             seed=derive_seed(self.seed, "repeat", repeat) if repeat else self.seed,
             objective=self.objective,
             early_stopping=self.early_stopping,
+            ladder=self.ladder,
         )
 
 
@@ -91,7 +95,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     of ``config["repeat"]``, if it has one.
 
     A step's result holds ``val_loss`` (mean over folds; left out if the trial diverged, so that nothing compares it),
-    ``epoch``, ``fold_epochs``, ``finished``, and the whole `EpochReport` under ``report``.
+    ``epoch``, ``fold_epochs``, ``finished``, ``parameters`` (trainable weights), ``seconds`` (of training), and the
+    whole `EpochReport` under ``report``.
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
@@ -120,6 +125,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             "epoch": report.epoch,
             "fold_epochs": report.fold_epochs,
             "finished": report.finished,
+            "parameters": self._cv.parameters,
+            "seconds": report.seconds,
             "report": report,
             "reported_ms": time.time_ns() // 1_000_000,
             DONE: report.finished,

@@ -88,8 +88,12 @@ def stopping(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
 @pytest.fixture(scope="session")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Swept, dict[psutil.Process, str]]:
     """A long sweep that got SIGINT once a trial had completed, and all its processes with their names."""
-    root = tmp_path_factory.mktemp("interrupted")
-    command = [sys.executable, "-m", "foldrace", *sweep_arguments(QUICK, root, LONG)]
+    return interrupt(tmp_path_factory.mktemp("interrupted"), LONG, r"trial \d+ completed")
+
+
+def interrupt(root: Path, overrides: list[str], when: str) -> tuple[Swept, dict[psutil.Process, str]]:
+    """A sweep of quick.yaml that gets SIGINT once a line of its progress says ``when``, and all its processes."""
+    command = [sys.executable, "-m", "foldrace", *sweep_arguments(QUICK, root, overrides)]
     process = subprocess.Popen(
         command, cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -101,7 +105,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Swept, dict[p
         lines: list[str] = []
         for line in process.stderr:
             lines.append(line)
-            if re.search(r"trial \d+ completed", line):
+            if re.search(when, line):
                 break
         descendants = {child: child.name() for child in psutil.Process(process.pid).children(recursive=True)}
         os.kill(process.pid, signal.SIGINT)

@@ -1,0 +1,99 @@
+"""Optuna's samplers by their names in a sweep file, each made anew for every suggestion."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+
+from search.space import SearchSpace
+from trainables.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+__all__ = ["Samplers", "distributions_of"]
+
+_GENERATIONS = 5
+_POPULATION = 50  # Optuna's own
+
+
+def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of every tunable parameter, active or not."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    trial = optuna.create_study(sampler=RandomSampler(seed=0)).ask()
+    space.draw_all(trial)
+    return dict(trial.distributions)
+
+
+class Samplers:
+    """Makes the sampler of a suggestion from (seed, number of the trial, attempt) alone, so that a suggestion depends
+    on these and on what the study knows, and on nothing that a process holds in memory.
+
+    ``cmaes`` and ``nsga2`` keep their state in the study, so they go on where an earlier process was; ``gp`` is fitted
+    anew. ``cmaes``, ``gp`` and ``nsga2`` learn from trials evaluated to the end, not from those given up. What
+    ``cmaes`` cannot model (choices, parameters under a condition) it draws at random.
+
+    Args:
+        name: ``tpe``, ``random``, ``qmc``, ``cmaes``, ``gp`` or ``nsga2``.
+        trials: how many there will be; a population of ``nsga2`` is a fifth of them, between 4 and 50.
+        first: the number of the first trial that ``qmc`` draws; those before are given points.
+    """
+
+    def __init__(self, name: str, seed: int, space: SearchSpace, *, trials: int | None = None, first: int = 0) -> None:
+        self._name, self._seed, self._space, self._first = name, seed, space, first
+        self._population = _POPULATION if trials is None else min(_POPULATION, max(4, trials // _GENERATIONS))
+
+    def seed_of(self, number: int, attempt: int, purpose: str = "suggest") -> int:
+        """The seed of an attempt at a trial's suggestion."""
+        parts = (number, purpose, attempt) if attempt else (number, purpose)
+        return derive_seed(self._seed, *parts) % 2**32
+
+    def make(self, number: int, attempt: int = 0, discarded: int = 0) -> BaseSampler:
+        """The sampler of one suggestion.
+
+        Args:
+            attempt: how often a suggestion for this number was discarded.
+            discarded: suggestions discarded so far, of all numbers: ``qmc`` passes over their points.
+        """
+        seed = self.seed_of(number, attempt)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a sampler is experimental is not the user's concern
+            if self._name == "random":
+                return RandomSampler(seed=seed)
+            if self._name == "qmc":
+                distributions = distributions_of(self._space) if number >= self._first else {}
+                whole = derive_seed(self._seed, "sobol") % 2**32
+                return _Sobol(distributions, number - self._first + discarded, whole, seed)
+            if self._name == "cmaes":
+                return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            if self._name == "gp":
+                return GPSampler(seed=seed, warn_independent_sampling=False)
+            if self._name == "nsga2":
+                return NSGAIISampler(population_size=self._population, seed=seed)
+            assert self._name == "tpe", self._name
+            return TPESampler(seed=seed)
+
+
+class _Sobol(QMCSampler):
+    """A given point of a scrambled Sobol sequence with a dimension for every tunable parameter, active or not.
+
+    Optuna's own takes its dimensions from the first trial that has ended and counts its points in the study: both
+    depend on what has happened, and a point that an interrupted process has drawn would be lost.
+    """
+
+    def __init__(self, distributions: dict[str, BaseDistribution], position: int, seed: int, rest: int) -> None:
+        super().__init__(
+            scramble=True, seed=seed, independent_sampler=RandomSampler(seed=rest), warn_independent_sampling=False
+        )
+        self._distributions, self._position = distributions, position
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._distributions)
+
+    def _find_sample_id(self, study: Study, search_space: dict[str, Any]) -> int:
+        return self._position

@@ -1,0 +1,136 @@
+"""Every sampler behind the search: the same again from the same history, on any space, after a restart, in silence."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+from test_searcher import result, run_trials, score
+
+from search.journal import open_journal
+from search.searcher import FoldSearch
+from search.space import SearchSpace
+from search.spec import parse_spec
+from trainables.parameters import TRAINING_PARAMETERS
+
+SAMPLERS = ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"]
+CONDITIONAL = {
+    "optimizer": {"choice": ["adam", "sgd"]},
+    "lr": {"log": [1e-5, 1.0]},
+    "weight_decay": {"log": [1e-6, 1e-2]},
+    "momentum": {"uniform": [0.0, 0.9], "when": {"optimizer": "sgd"}},
+    "batch_size": {"int": [16, 256], "step": 16},
+}
+SMOOTH = {"lr": {"log": [1e-5, 1.0]}, "weight_decay": {"log": [1e-6, 1e-2]}, "optimizer": "adam"}
+
+
+def make_search(sampler: str, space: dict[str, Any] | None = None, **options: Any) -> FoldSearch:
+    spec = parse_spec({"dataset": "digits", "space": space or CONDITIONAL}, Path.cwd())
+    return FoldSearch(SearchSpace.build(spec.space, TRAINING_PARAMETERS), sampler=sampler, **{"trials": 16, **options})
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_equal_histories_give_equal_suggestions_and_another_seed_others(sampler: str) -> None:
+    first, second = (run_trials(make_search(sampler, seed=5), 14) for _ in range(2))
+    assert first == second
+    assert first != run_trials(make_search(sampler, seed=6), 14)
+    assert len({str(s["params"]) for s in first}) == 14
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("storage", ["memory", "journal"])
+def test_a_restored_search_goes_on_as_the_uninterrupted_one(sampler: str, storage: str, tmp_path: Path) -> None:
+    straight = make_search(sampler, SMOOTH, seed=1)
+    expected = run_trials(straight, 14)
+    journal = tmp_path / "optuna.log"
+    first = make_search(sampler, SMOOTH, seed=1, storage=open_journal(journal) if storage == "journal" else None)
+    suggestions = run_trials(first, 9)
+    first.save(str(tmp_path / "state"))
+    again = make_search(sampler, SMOOTH, seed=1, storage=open_journal(journal) if storage == "journal" else None)
+    again.restore(str(tmp_path / "state"))
+    assert run_trials(again, 14) == expected and expected[:9] == suggestions
+    assert [t.state for t in again.study.trials] == [t.state for t in straight.study.trials]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp", "nsga2"])
+def test_a_sampler_that_learns_ends_nearer_to_the_best_than_chance(sampler: str) -> None:
+    def distances(name: str) -> float:
+        search = make_search(name, SMOOTH, seed=3, trials=40)
+        for number in range(40):
+            suggestion = search.suggest(f"t{number}")
+            value = score(suggestion["params"])
+            search.on_trial_complete(f"t{number}", result(value, 2, finished=True))
+        return float(np.median([trial.value for trial in search.study.trials[-15:] if trial.value is not None]))
+
+    assert distances(sampler) < 0.7 * distances("random")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_nothing_is_written_to_the_terminal(sampler: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_trials(make_search(sampler, seed=0, start_with=[{"lr": 0.1}]), 13)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- qmc ----------------------------------------------------------------------------------------------------------
+
+
+def unit(suggestions: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    """Where in the unit square ``SMOOTH``'s points lie."""
+    points = np.log10([[s["params"]["lr"], s["params"]["weight_decay"]] for s in suggestions])
+    return (points - [-5, -6]) / [5, 4]
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_a_sobol_sequence_fills_every_cell_once(given: int) -> None:
+    """16 points of a (0, m, 2)-net: one in each cell of a 16 × 1, 4 × 4, 1 × 16 grid, whatever ends when."""
+    points = [{"lr": 0.1, "weight_decay": 1e-6 * (n + 1)} for n in range(given)]
+    search = make_search("qmc", SMOOTH, seed=4, start_with=points, trials=None)
+    drawn = unit(run_trials(search, 16 + given)[given:])
+    for columns in (16, 4, 1):
+        cells = np.floor(drawn * [columns, 16 // columns])
+        assert len(np.unique(cells, axis=0)) == 16
+
+
+def test_a_sobol_sequence_depends_neither_on_results_nor_on_order() -> None:
+    pending = make_search("qmc", seed=4)
+    assert [pending.suggest(f"t{n}") for n in range(14)] == run_trials(make_search("qmc", seed=4), 14)
+
+
+# --- several objectives -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random"])
+def test_several_objectives_are_told_together_and_without_intermediate_values(sampler: str) -> None:
+    def run() -> FoldSearch:
+        search = make_search(sampler, objectives=["val_loss", "parameters"], seed=2)
+        for number in range(16):
+            name = f"t{number}"
+            params = search.suggest(name)["params"]
+            search.on_trial_result(name, result(1.0, 1) | {"parameters": 100})
+            if number % 4 == 3:
+                search.on_trial_complete(name, None)
+            else:
+                ending = result(score(params), 2, finished=True)
+                search.on_trial_complete(name, ending | {"parameters": params["batch_size"]})
+        return search
+
+    search = run()
+    trials = [t for t in search.study.trials if "duplicate_of" not in t.user_attrs]
+    assert [t.state for t in trials] == ([TrialState.COMPLETE] * 3 + [TrialState.PRUNED]) * 4
+    assert all(t.values == [pytest.approx(score(t.params)), t.params["batch_size"]] for t in trials if t.values)
+    assert not any(t.intermediate_values for t in trials)
+    assert [t.params for t in run().study.trials] == [t.params for t in search.study.trials]
+    assert search.study.best_trials
+
+
+def test_a_missing_objective_is_a_failure() -> None:
+    search = make_search("tpe", objectives=["val_loss", "parameters"])
+    search.suggest("a")
+    search.on_trial_complete("a", result(0.5, 2, finished=True))
+    assert [t.state for t in search.study.trials] == [TrialState.FAIL]
