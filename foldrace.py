@@ -268,6 +268,39 @@ def report(
 
 
 @app.command()
+def curves(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write.")],
+    sweep_name: Sweep = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="An MLflow server to find the sweep on.")] = None,
+    directory: Directory = RUNS,
+) -> None:
+    """Write a sweep's learning curves into a file that `simulate` replays; it must have trained all trials in full."""
+    from analysis.recorded_curves import export_curves
+
+    _print(f"{output}: {export_curves(directory, sweep_name, output, uri=tracking_uri)}")
+
+
+@app.command()
+def simulate(
+    file: Annotated[Path, typer.Argument(metavar="CURVES", help="An .npz of curves, as `foldrace curves` writes it.")],
+    policies: Annotated[list[str] | None, typer.Option(metavar="A,B,…", help="What to compare, or `all`.")] = None,
+    workers: Annotated[int, typer.Option(help="How many trials train side by side.")] = 1,
+    orders: Annotated[int, typer.Option(help="Random orders in which the configurations are drawn.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of these orders.")] = 0,
+    scaling: Annotated[bool, typer.Option("--scaling", help="Also on 1, 2, 4, … 512 workers.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for figures, PNG and SVG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replay recorded curves through the schedulers: what each would have cost, and what it would have found."""
+    from analysis.simulation_command import run_simulation
+
+    shown = err if as_json else out
+    told = run_simulation(file, policies or (), workers, orders, seed, scaling, output, shown, _say)
+    if as_json:
+        print(json.dumps(told), flush=True)
+
+
+@app.command()
 def data(
     name: Annotated[str | None, typer.Argument(help="The data set to fetch; all are listed if left out.")] = None,
     data_dir: DataDirectory = DATA,

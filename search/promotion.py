@@ -7,6 +7,8 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from search.budget import Budget
+from search.race import Race
 from search.scheduling import REPORT, LadderScheduler
 from trainables.ladder import Rung
 
@@ -20,6 +22,11 @@ class PromotionScheduler(LadderScheduler):
     becomes free takes the trial that the race names, and a new configuration only if it names none. When no trial can
     go on and no new one is left, the paused ones are ended, and the experiment with them.
     """
+
+    def __init__(self, key: str, race: Race, budget: Budget | None = None) -> None:
+        super().__init__(key, race, budget)
+        self._beyond: int | None = None
+        self._stranded: list[int] = []
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
@@ -42,6 +49,9 @@ class PromotionScheduler(LadderScheduler):
             return str(TrialScheduler.CONTINUE)
         return str(TrialScheduler.PAUSE)
 
+    def over(self) -> bool:
+        return not self._stranded and super().over()
+
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The promoted trial that has no worker yet; else the paused one with the best claim, if a worker is free."""
         running = self._running()
@@ -55,17 +65,40 @@ class PromotionScheduler(LadderScheduler):
             return None
         if len(running) >= self._live.slots():
             return None
+        if self._stranded:
+            return self._resumed(self._stranded.pop(0))
         number = self._claim()
         if number is None or self._trials[number].status != Trial.PAUSED:  # its checkpoint may still be being written
             return None
         self._race.promote(number)
+        return self._resumed(number)
+
+    def _resumed(self, number: int) -> Trial:
         self._active[number] = self._trials[number]
         return self._trials[number]
 
     def _claim(self) -> int | None:
         number = self._race.next()
-        if number is None or self._affords(self._race.ladder[-1].cost - self._costs[number][0]):
+        if number is None or self._affords(self._race.ladder[-1].cost - self._cost(number)):
             return number
-        # a sweep has a winner: if there is none yet when the budget ends, the nearest to the top goes on all the same
-        alone = self._race.exhausted and self._race.leader is None and not set(self._running()) - {number}
-        return number if alone else None
+        if not self._race.exhausted or self._race.leader is not None:
+            return None
+        # a sweep has a winner: if there is none yet when the budget ends, the nearest to the top goes on all the same,
+        # alone, and nobody else after it
+        number = self._race.nearest()
+        if number is None or set(self._running()) - {number} or self._beyond not in (None, number):
+            return None
+        self._beyond = number
+        return number
+
+    def _ahead(self, number: int) -> int:
+        runner, ladder = self._race.runners[number], self._race.ladder
+        if runner.gone or runner.waits_at is not None:  # its pause may still be under way
+            return 0
+        reached = max(len(runner.losses), runner.bracket.first)
+        return max(0, ladder[min(reached, len(ladder) - 1)].cost - self._cost(number))
+
+    def restore(self, checkpoint_path: str) -> None:
+        super().restore(checkpoint_path)
+        on_its_way = [number for number, runner in self._race.runners.items() if runner.waits_at is None]
+        self._stranded = [n for n in on_its_way if n in self._active and self._active[n].status == Trial.PAUSED]

@@ -94,8 +94,11 @@ class Bracket:
     def first_wave(self) -> int:
         """How many trials are looked at before the best goes on to the end: a share of those that are planned, and no
         more than the plain rule would wait for."""
-        plain = self.rule.reduction_factor ** (self.last - self.first)
-        return max(1, math.ceil(min((self.rule.first_wave or 0) * self.planned, plain) - 1e-9))
+        share = (self.rule.first_wave or 0) * self.planned
+        rungs = self.last - self.first
+        # in logarithms, since the power may be beyond all floats
+        plain = rungs * math.log(self.rule.reduction_factor) < math.log(max(share, 1))
+        return max(1, math.ceil((self.rule.reduction_factor**rungs if plain else share) - 1e-9))
 
     def quota(self, rung: int) -> int:
         """How many of those that have been at a rung may go on from it: 1/η of them.
@@ -184,7 +187,7 @@ class Race:
         runner = self.runners[trial]
         before = len(runner.losses)
         if len(losses) > before:  # a trial that starts again passes rungs that it has reached before
-            runner.losses = tuple(map(tuple, losses))
+            runner.losses += tuple(map(tuple, losses[before:]))
         for rung in range(max(before, runner.bracket.first), len(runner.losses)):
             self._leave(runner)
             runner.bracket.arrive(trial, rung, runner.score(rung))
@@ -216,7 +219,7 @@ class Race:
         found = [place for bracket in self.brackets if (place := bracket.promotable()) is not None]
         if found:
             return max(found, key=lambda place: place[1])[0]
-        return self._last_chance(self.rule.margin or 0.0) if self.exhausted else None
+        return self._last_chance() if self.exhausted else None
 
     @property
     def leader(self) -> Runner | None:
@@ -225,22 +228,34 @@ class Race:
         done = [(bracket.scores[top][0]) for bracket in self.brackets if bracket.scores[top]]
         return self.runners[min(done)[1]] if done and math.isfinite(min(done)[0]) else None
 
-    def _last_chance(self, margin: float) -> int | None:
+    def nearest(self) -> int | None:
+        """The best of those that wait nearest to the top."""
+        for rung in range(len(self.ladder) - 2, -1, -1):
+            waiting = self._waiting(rung)
+            if waiting is not None:
+                return waiting[1]
+        return None
+
+    def _waiting(self, rung: int) -> tuple[float, int] | None:
+        """(score, trial) of the best that waits at a rung; None if none with a finite score does."""
+        best = min((bracket.waiting[rung][0] for bracket in self.brackets if bracket.waiting[rung]), default=None)
+        return best if best is not None and math.isfinite(best[0]) else None
+
+    def _last_chance(self) -> int | None:
         """The waiting trial nearest to the top that may still win: it lies behind the leader, on the same folds and
         epochs, by no more than trials usually gain or lose on each other from there to the top."""
-        leader = self.leader
+        leader, margin = self.leader, self.rule.margin
+        under_way = sum(runner.waits_at is None and not runner.gone for runner in self.runners.values())
+        if leader is None:  # what is under way may yet make one
+            return None if under_way else self.nearest()
         change = 0.0
-        for rung in range(len(self.ladder) - 2, -1, -1):
-            waiting = [bracket.waiting[rung][0] for bracket in self.brackets if bracket.waiting[rung]]
-            if leader is None:
-                if waiting and math.isfinite(min(waiting)[0]):
-                    return min(waiting)[1]
-                continue
-            if not margin:
-                return None
+        for rung in range(len(self.ladder) - 2 if margin is not None else -1, -1, -1):
             change += self._change(rung, leader)
-            if waiting and min(waiting)[0] - leader.score(rung) < margin * math.sqrt(change):
-                return min(waiting)[1]
+            if math.isinf(change) and under_way:  # too little is known yet to send one after the other
+                return None
+            waiting = self._waiting(rung)
+            if waiting is not None and waiting[0] - leader.score(rung) < (margin or 0.0) * math.sqrt(change):
+                return waiting[1]
         return None
 
     def _change(self, rung: int, leader: Runner) -> float:

@@ -90,9 +90,11 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
 
     def over(self) -> bool:
         """Whether no trial will ever run again."""
-        if not self._race.exhausted and not self._affords_new() and self._claim() is None:
+        if self._running() or self._claim() is not None:
+            return False
+        if not self._race.exhausted and not self._affords_new():  # asked when nothing runs: what was pledged may lapse
             self._race.exhausted = True
-        return self._race.exhausted and not self._running() and self._claim() is None
+        return self._race.exhausted and self._claim() is None
 
     def exhausted(self) -> None:
         """There are no more new configurations."""
@@ -113,10 +115,13 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
         return self._spending.affords(fold_epochs)
 
     def _ahead(self, number: int) -> int:
-        """The fold-epochs that a trial has before it up to its next rung."""
-        ladder, reached = self._race.ladder, len(self._race.runners[number].losses)
-        cost = self._costs.get(number, (0, 0.0))[0]
-        return max(0, ladder[min(reached, len(ladder) - 1)].cost - cost)
+        """The fold-epochs that a trial will train before anything is decided about it."""
+        runner = self._race.runners[number]
+        return 0 if runner.gone else max(0, self._race.ladder[-1].cost - self._cost(number))
+
+    def _cost(self, number: int) -> int:
+        """The fold-epochs that a trial has behind it."""
+        return self._costs.get(number, (0, 0.0))[0]
 
     def _running(self) -> dict[int, Trial]:
         """The trials that hold a worker, or wait for one that is free for them."""
@@ -182,9 +187,8 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
             self._costs[number] = (report.fold_epochs, report.seconds)
             self._spending.fold_epochs += report.fold_epochs - fold_epochs
             self._spending.train_seconds += report.seconds - seconds
-        if report.diverged is None:
-            self._race.arrive(number, report.rungs)
-        else:
+        self._race.arrive(number, report.rungs)
+        if report.diverged is not None:
             self._race.end(number)
         if self._race.leader is not None:
             self._spending.best = self._race.leader.score(len(self._race.ladder) - 1)

@@ -256,7 +256,7 @@ class SchedulerSpec(Section):
         description="promotion pauses trials at the rungs of a ladder, and the best go on; stopping ends the others "
         "for good (Ray's ASHA); fifo trains every trial to the end (a comparison's default)",
     )
-    reduction_factor: Annotated[float, Number(low=1.1)] = Field(
+    reduction_factor: Annotated[float, Number(low=1.1, high=1000)] = Field(
         default=REDUCTION_FACTOR, description="one in so many trials passes a rung"
     )
     grace_epochs: Count = Field(default=1, description="epochs of the lowest rung, where no ladder is given")
