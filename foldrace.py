@@ -113,6 +113,26 @@ def resume(
     _conclude(*outcome, prepared, directory, data_dir, then_refit=then_refit, as_json=as_json)
 
 
+@app.command()
+def extend(
+    epochs: Annotated[int, typer.Option(min=2, help="That each fold shall have trained in the end.")],
+    sweep_name: Sweep = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Only so many survivors, the best; all if left out.")] = None,
+    directory: Directory = RUNS,
+    data_dir: DataDirectory = DATA,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster; none starts a Ray on this machine.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the survivors of a sweep that has ended for more epochs than it was planned for."""
+    from search.extend import extend_sweep, prepare_extension
+
+    local = address is None
+    found = prepare_extension(sweep_name, epochs, top, directory, data_dir, local=local, notify=_say)
+    _say(f"{found.folder.name}: {len(found.survivors)} trials go on to epoch {epochs}")
+    outcome = extend_sweep(found, make_view=_view_of(found.prepared), address=address)
+    _conclude(*outcome, found.prepared, directory, data_dir, then_refit=False, as_json=as_json)
+
+
 def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
     from search.progress import LiveView, PlainView
 
@@ -331,34 +351,21 @@ def ui(
     directory: Directory = RUNS, port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000
 ) -> None:
     """Open the MLflow UI on the sweeps in --dir (Ctrl-C ends it)."""
-    from search.store import find_sweep
+    from search.ui import serve
 
-    state = find_sweep(directory, None).read_state()
-    page = f"#/experiments/{state.experiment_id}/runs?workflowType=machine_learning"
-    if state.tracking_uri.startswith("http"):
-        _print(f"The latest sweep is on a server: {state.tracking_uri.rstrip('/')}/{page}")
-        return
-    _print(f"MLflow, at the latest sweep: http://127.0.0.1:{port}/{page}  (Ctrl-C ends it)")
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", state.tracking_uri]
-    os.execve(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], environment)
+    serve(directory, port, _print)
 
 
 @app.command()
 def doctor(directory: Directory = RUNS, data_dir: DataDirectory = DATA, as_json: AsJson = False) -> None:
     """Check Python, packages, Ray, GPUs, data and the tracking store; say what to do for each thing amiss."""
-    from search.doctor import examine
+    from search.doctor import examine, findings_table
 
     findings = examine(directory, data_dir)
     if as_json:
         print(json.dumps([finding.to_json() for finding in findings]))
     else:
-        table = Table("", "what", header_style="bold")
-        table.add_column("found", overflow="fold")
-        table.add_column("what to do")
-        for finding in findings:
-            table.add_row(finding.mark, finding.what, finding.found, finding.remedy)
-        out.print(table)
+        out.print(findings_table(findings))
     if any(finding.bad for finding in findings):
         raise typer.Exit(1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from importlib import metadata
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from rich.table import Table
 
 from search.store import tracking_uri
 from trainables.errors import first_line
 
-__all__ = ["Finding", "Grade", "examine"]
+__all__ = ["Finding", "Grade", "examine", "findings_table"]
 
 _LITTLE_DISK_GIB = 2.0
 
@@ -167,3 +168,13 @@ def _tracking(directory: Path) -> Iterator[Finding]:
         yield Finding("tracking store", Grade.BAD, f"{uri}: {text}", remedy)
         return
     yield Finding("tracking store", Grade.GOOD, f"{uri}: {count} experiments")
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """What was examined, what was found, and what to do about it."""
+    table = Table("", "what", header_style="bold")
+    table.add_column("found", overflow="fold")
+    table.add_column("what to do")
+    for finding in findings:
+        table.add_row(finding.mark, finding.what, finding.found, finding.remedy)
+    return table

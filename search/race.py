@@ -28,6 +28,7 @@ class Rule:
             to the rung below the top; from then on the leader of a rung may always go on. None: the plain rule, where
             a rung lets nobody pass before η have been there.
         finalists: how many of the first wave go on to the rung below the top; the best of them goes on to the top.
+            None: two, or as many as together cost half of what that last step costs.
         margin: how many times what trials usually gain or lose on each other a paused one may lie behind the leader to
             be tried when no new ones are left. None: the race ends there.
         brackets: bracket b leaves out the b lowest rungs.
@@ -35,7 +36,7 @@ class Rule:
 
     reduction_factor: float = REDUCTION_FACTOR
     first_wave: float | None = 1 / 3
-    finalists: int = 2
+    finalists: int | None = None
     margin: float | None = 1.0
     brackets: int = 1
 
@@ -70,6 +71,7 @@ class Bracket:
     Attributes:
         first: the rung, by its index, at which they pause for the first time.
         last: the index of the ladder's top rung.
+        finalists: how many of the first wave meet at the rung below the top.
         share: of all trials, in proportion to the other brackets'.
         planned: how many of them there will be.
         places: how many trials have been put into it.
@@ -80,6 +82,7 @@ class Bracket:
     first: int
     last: int
     rule: Rule
+    finalists: int
     share: float
     planned: int
     places: int = 0
@@ -113,10 +116,10 @@ class Bracket:
         if len(self.scores[self.first]) < self.first_wave:
             return passing if rung < max(self.last - 2, self.first + 1) else 0
         if not self.scores[self.last] and rung > self.first:
-            if rung == self.last - 1 and len(self.scores[rung]) < self.rule.finalists:
+            if rung == self.last - 1 and len(self.scores[rung]) < self.finalists:
                 return 0
             if rung == self.last - 2:
-                return max(self.rule.finalists, passing)
+                return max(self.finalists, passing)
         return max(1, passing)
 
     def arrive(self, trial: int, rung: int, score: float) -> None:
@@ -153,12 +156,23 @@ class Race:
         self.ladder, self.rule = tuple(ladder), rule
         shares = [rule.reduction_factor**-index for index in range(rule.brackets)]
         self.brackets = [
-            Bracket(index, len(self.ladder) - 1, rule, share, max(1, round(trials * share / sum(shares))))
+            Bracket(
+                index, len(self.ladder) - 1, rule, self._finalists(), share, max(1, round(trials * share / sum(shares)))
+            )
             for index, share in enumerate(shares)
         ]
         self._places: list[Bracket] = []
         self.runners: dict[int, Runner] = {}
         self.exhausted = False
+
+    def _finalists(self) -> int:
+        """As the rule has it, or by what the last two steps of the ladder cost."""
+        if self.rule.finalists is not None:
+            return self.rule.finalists
+        if len(self.ladder) < 3:
+            return 2
+        before, below, top = (rung.cost for rung in self.ladder[-3:])
+        return max(2, (top - below) // (2 * (below - before)))
 
     def enter(self, trial: int) -> None:
         """A trial starts, or starts again after a failure."""

@@ -68,11 +68,15 @@ class Recorder:
         known = client.search_runs(
             [experiment_id], filter_string=f"tags.`foldrace.sweep_key` = '{key}'", max_results=50_000
         )
+        self._finished: list[tuple[int, float, int]] = []
         for run in known:
             known_key = run.data.tags["foldrace.key"]
             self._runs[known_key] = run.info.run_id
             if "fold_epochs" in run.data.metrics:
                 self._recorded[known_key] = int(run.data.metrics["fold_epochs"])
+                if run.info.status == Outcome.COMPLETED.value and "val_loss" in run.data.metrics:
+                    found = int(run.data.tags["foldrace.trial"]), run.data.metrics["val_loss"]
+                    self._finished.append((*found, self._recorded[known_key]))
             if run.info.status == "RUNNING":
                 self._open.add(known_key)
             if REFIT_DONE in run.data.tags:
@@ -114,6 +118,10 @@ class Recorder:
             f"{self._key}/{trial}/{fold}", f"trial {trial:04d} fold {fold}", "fold",
             parent=self.trial_run(trial), trial=trial, fold=fold, **self._tags.get(trial, {}),
         )  # fmt: skip
+
+    def finished_trials(self) -> list[tuple[int, float, int]]:
+        """(number, loss, fold-epochs) of each trial that the store called finished when this recorder was made."""
+        return sorted(self._finished)
 
     def refit_run(self, params: Mapping[str, Value]) -> str:
         """The id of the run in which the winner is trained on all data, made or opened again."""

@@ -86,6 +86,20 @@ class SweepFolder:
         """The journal of the sweep's Optuna study."""
         return self.path / "optuna.log"
 
+    def extension(self, epochs: int) -> Path:
+        """The same of the trials that were trained on to so many epochs."""
+        return self.path / f"tune-{epochs}"
+
+    def checkpoint(self, trial: int, file: str) -> Path | None:
+        """The folder of a trial's newest checkpoint that holds ``file``, from its longest training; None if there is
+        none."""
+        places = [self.tune, *sorted(self.path.glob("tune-*"), key=lambda path: int(path.name.removeprefix("tune-")))]
+        for place in reversed(places):
+            found = sorted(place.glob(f"trial-{trial:04d}/checkpoint_*/{file}"))
+            if found:
+                return found[-1].parent
+        return None
+
     @property
     def winner(self) -> Path:
         """The winner's models, a folder a fold."""

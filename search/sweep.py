@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import ray
-import ray.cloudpickle
-from ray import tune
-from ray.tune.schedulers import FIFOScheduler
+from typing import TYPE_CHECKING
 
 from search.artifacts import log_fold_models
-from search.budget import Budget
 from search.comparison_result import log_reconstructions
-from search.comparison_search import make_comparison_search
 from search.environment import describe_environment
 from search.interrupt import Interrupt, graceful_interrupt
-from search.journal import open_journal
 from search.ledger import Ledger
 from search.prepare import Prepared
 from search.progress import View
-from search.promotion import PromotionScheduler
-from search.race import Race, Rule
-from search.ray_session import check_resources, largest_node, ray_session, trial_slots, warm_workers
+from search.ray_session import check_resources, largest_node, ray_session, warm_workers
 from search.recorder import Outcome, Recorder
 from search.result import SweepResult, closing_tags, make_result, note
-from search.scheduling import FifoLadder, LadderScheduler, Live, StoppingLadder
-from search.searcher import METRIC, FoldSearch
-from search.spec import SweepSpec
 from search.store import (
     ARTIFACTS,
     SweepFolder,
@@ -46,29 +32,19 @@ from search.store import (
     create_sweep_folder,
     tracking_uri,
 )
-from search.tune_callback import Session, SweepCallback
+from search.tune_callback import Session
+from search.tuning import run_trials, workers
 from search.warm_start import with_warm_start
 from trainables.errors import InputError, StateError, first_line
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
-from trainables.ray_trainable import FoldTrainable, Work
+from trainables.ray_trainable import Work
 from trainables.seeds import derive_seed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["make_scheduler", "make_work", "resume_sweep", "run_sweep"]
-
-
-_SCHEDULERS = {"promotion": PromotionScheduler, "stopping": StoppingLadder, "fifo": FifoLadder}
-
-
-def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
-    """Tune's scheduler for ``scheduler.kind``; it asks the process that it runs in under ``key``."""
-    wanted, search = spec.scheduler, spec.search
-    rule = Rule(reduction_factor=wanted.reduction_factor, brackets=wanted.brackets)
-    race = Race(spec.ladder, rule, trials=search.trials)
-    return _SCHEDULERS[wanted.kind](key, race, Budget(search.fold_epochs, search.time_budget, search.target))
+__all__ = ["drive", "make_work", "resume_sweep", "run_sweep"]
 
 
 def make_work(prepared: Prepared) -> Work:
@@ -132,7 +108,7 @@ def run_sweep(
         folder.write_state(state)
         return folder, state
 
-    return _drive(prepared, begin, make_view, address)
+    return drive(prepared, begin, make_view, address)
 
 
 def resume_sweep(
@@ -152,22 +128,32 @@ def resume_sweep(
     state = folder.read_state()
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     check_tracking(state.tracking_uri)
-    return _drive(prepared, lambda: (folder, state), make_view, address)
+    return drive(prepared, lambda: (folder, state), make_view, address)
 
 
-def _drive(
+def drive(
     prepared: Prepared,
     begin: Callable[[], tuple[SweepFolder, SweepState]],
     make_view: Callable[[], AbstractContextManager[View]],
     address: str | None,
+    *,
+    run: Callable[[Work, Session, Interrupt], dict[int, Path]] | None = None,
+    conclude: Callable[[SweepResult, Ledger], SweepResult] = lambda result, _: result,
 ) -> tuple[SweepResult, Ledger]:
+    """What every sweep does around its trials: Ray, the record, the view, the result.
+
+    Args:
+        begin: makes or finds the sweep's folder, once it is sure that there is a Ray for it.
+        run: runs the trials and returns their checkpoints; the sweep's own (`run_trials`) if it is None.
+        conclude: has the last word on the result.
+    """
     spec, started = prepared.spec, time.monotonic()
     with ExitStack() as stack:
         view = stack.enter_context(make_view())
         interrupt = stack.enter_context(graceful_interrupt(view.say))
         stack.enter_context(ray_session(address))
         check_resources(spec.resources.cpu, spec.resources.gpu, largest_node())
-        workers_ready = warm_workers(_workers(spec), spec.resources.cpu) if address is None else lambda: None
+        workers_ready = warm_workers(workers(spec), spec.resources.cpu) if address is None else lambda: None
         folder, state = begin()
         stack.enter_context(folder.locked())
         view.say(f"{folder.name}: in {folder.path}")
@@ -179,11 +165,14 @@ def _drive(
         outcome = Outcome.FAILED
         try:
             environment = describe_environment()
-            recorder.start_sweep(folder.spec.read_text(), environment, prepared.dataset, spec.task, spec.kind)
+            recorder.start_sweep(spec.to_yaml(), environment, prepared.dataset, spec.task, spec.kind)
             work = make_work(prepared)
             workers_ready()
             session = Session(ledger, recorder, view, prepared.task)
-            checkpoints = _tune(prepared, folder, work, session, interrupt)
+            if run is None:
+                checkpoints = run_trials(prepared, folder, work, session, interrupt)
+            else:
+                checkpoints = run(work, session, interrupt)
             if not interrupt.asked:
                 _log_models(prepared, folder, work, session, checkpoints, client)
             outcome = Outcome.PRUNED if interrupt.asked else Outcome.COMPLETED
@@ -195,6 +184,7 @@ def _drive(
                 folder, state, recorder, ledger,
                 interrupted=interrupt.asked, arms=arms, objectives=spec.search.objectives,
             )  # fmt: skip
+            result = conclude(result, ledger)
             recorder.close(outcome, closing_tags(result), note(result))
             folder.write_state(replace(state, seconds=ledger.elapsed))
         if not interrupt.asked:
@@ -219,18 +209,6 @@ def _log_models(
         session.view.say(f"the report will lack the arms' reconstructions: {first_line(error)}")
 
 
-def _workers(spec: SweepSpec) -> int:
-    """How many workers to warm: as many as trials can run side by side on what Ray has, within reason."""
-    most = 2 * int(ray.cluster_resources()["CPU"])  # trials that ask for next to nothing come by the hundred
-    return min(_slots(spec), most, spec.planned_trials)
-
-
-def _slots(spec: SweepSpec) -> int:
-    """How many trials can train side by side now."""
-    slots = trial_slots(spec.resources.cpu, spec.resources.gpu)
-    return min(slots, spec.search.max_concurrent_trials or slots)
-
-
 def _experiment(name: str, root: Path, uri: str) -> str:
     """The id of the experiment of that name, made if it is not there. Raises: StateError."""
     # a server chooses where its artifacts lie; the local store keeps them beside itself, in a folder of a safe name
@@ -246,82 +224,3 @@ def _experiment(name: str, root: Path, uri: str) -> str:
     if known.lifecycle_stage != "active":
         raise StateError(f"{name}: this MLflow experiment is deleted; restore it, or set tracking.experiment")
     return str(known.experiment_id)
-
-
-def _tune(
-    prepared: Prepared, folder: SweepFolder, work: Work, session: Session, interrupt: Interrupt
-) -> dict[int, Path]:
-    """Runs all trials; returns the checkpoint folders of those that have one, by trial number."""
-    spec = prepared.spec
-    module = sys.modules[type(prepared.task.implementation).__module__]
-    if module.__name__.startswith("_foldrace_"):
-        ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import it: it has no place on their path
-    callback = SweepCallback(folder.name)
-    scheduler = make_scheduler(spec, folder.name)
-    trainable = tune.with_resources(
-        tune.with_parameters(FoldTrainable, work=work), {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}
-    )
-    experiment = str(folder.tune)
-    if tune.Tuner.can_restore(experiment):
-        tuner = tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True)
-    else:
-        tuner = _new_tuner(prepared, folder, trainable, callback, scheduler)
-    live = Live(slots=lambda: _slots(spec), elapsed=lambda: session.ledger.elapsed)
-    with callback.acting_on(session), scheduler.acting_on(live):
-        interrupt.tuning = True
-        try:
-            results = tuner.fit()
-        finally:
-            interrupt.tuning = False
-    return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
-
-
-def _new_tuner(
-    prepared: Prepared, folder: SweepFolder, trainable: Any, callback: SweepCallback, scheduler: LadderScheduler
-) -> tune.Tuner:
-    spec = prepared.spec
-    kind: dict[str, Any]
-    if prepared.arms:
-        kind = {
-            "search_alg": make_comparison_search(prepared),
-            "scheduler": FIFOScheduler(),
-            "num_samples": spec.planned_trials,
-            "max_concurrent_trials": spec.search.max_concurrent_trials,
-        }
-    else:
-        search = _new_search(prepared, folder)
-        search.gate = scheduler  # which ends the search, and counts the trials that run side by side
-        kind = {"search_alg": search, "scheduler": scheduler, "num_samples": -1}
-    return tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="min",
-            **kind,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: f"trial-{trial.config['trial']:04d}",
-            trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']:04d}",
-        ),
-        run_config=tune.RunConfig(
-            name=folder.tune.name,
-            storage_path=str(folder.path),
-            callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=0),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            verbose=0,
-        ),
-    )
-
-
-def _new_search(prepared: Prepared, folder: SweepFolder) -> FoldSearch:
-    search = prepared.spec.search
-    return FoldSearch(
-        prepared.space,
-        sampler=search.sampler,
-        seed=search.seed,
-        start_with=prepared.start_with,
-        trials=search.trials,
-        storage=open_journal(folder.optuna),
-        warm=prepared.warm_start.trials if prepared.warm_start else (),
-        objectives=search.objectives,
-    )

@@ -51,9 +51,9 @@ def log_trial_evidence(
 
 
 def _checkpoint(folder: SweepFolder, trial: int) -> Path:
-    found = sorted(folder.tune.glob(f"trial-{trial:04d}/checkpoint_*/{CHECKPOINT_FILE}"))
-    if found:
-        return found[-1]
+    found = folder.checkpoint(trial, CHECKPOINT_FILE)
+    if found is not None:
+        return found / CHECKPOINT_FILE
     kept: Any = sorted(
         {int(path.parts[-3][-4:]) for path in folder.tune.glob(f"trial-*/checkpoint_*/{CHECKPOINT_FILE}")}
     )

@@ -111,6 +111,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._trial_config = config
         self._cv = self._work.cross_validation(config["params"], self._images, config.get("repeat", 0))
+        if "checkpoint" in config:  # a trial of a sweep that has ended, which is trained on
+            self.load_checkpoint(config["checkpoint"])
         self._saved_at = time.monotonic()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -1,0 +1,143 @@
+"""Trains the survivors of a sweep beyond the epochs that it was planned for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from search.interrupt import Interrupt
+from search.ledger import Ledger, TrialStatus
+from search.prepare import Prepared, prepare
+from search.progress import View
+from search.recorder import Recorder
+from search.result import SweepResult
+from search.spec import load_spec
+from search.store import SweepFolder, check_tracking, connect, find_sweep
+from search.sweep import drive
+from search.tune_callback import Session
+from search.tuning import run_given_trials
+from trainables.errors import InputError, StateError
+from trainables.parameters import Value
+from trainables.ray_trainable import CHECKPOINT_FILE, Work, load_checkpoint_file
+
+__all__ = ["Extension", "extend_sweep", "prepare_extension"]
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A trial evaluated to the end, with the folder of its checkpoint and the fold-epochs that it has cost."""
+
+    number: int
+    params: Mapping[str, Value]
+    checkpoint: Path
+    fold_epochs: int
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A sweep to be extended, checked.
+
+    Attributes:
+        prepared: the sweep with its new epochs, and the old ladder with one rung more.
+        survivors: the trials that go on, the best first.
+        earlier: the sweep's result, as ``--json`` printed it.
+    """
+
+    folder: SweepFolder
+    prepared: Prepared
+    survivors: tuple[Survivor, ...]
+    earlier: Mapping[str, Any]
+
+
+def prepare_extension(
+    name: str | None, epochs: int, top: int | None, root: Path, data_dir: Path, *,
+    local: bool = True, notify: Callable[[str], None] = lambda _: None,
+) -> Extension:  # fmt: skip
+    """Reads and checks all that an extension needs; starts nothing.
+
+    Args:
+        epochs: that each fold shall have trained in the end.
+        top: how many survivors go on; None: all.
+
+    Raises:
+        InputError: epochs that are no more than there were, or a learning rate that was scheduled to end with them.
+        StateError: no such sweep, one that has not ended or has been refitted, no survivor, or no checkpoint.
+    """
+    folder = find_sweep(root, name)
+    earlier, state = folder.read_result(), folder.read_state()
+    old = load_spec(folder.spec)
+    if old.comparison is not None:
+        raise StateError(f"{folder.name}: a comparison gives all arms the same epochs; set epochs in a new one")
+    if epochs <= old.epochs:
+        raise InputError("--epochs", epochs, f"must be more than the {old.epochs} that the sweep had")
+    check_tracking(state.tracking_uri)
+    recorder = Recorder(connect(state.tracking_uri), state.experiment_id, folder.name, state.key)
+    if recorder.finished_refit is not None:
+        raise StateError(f"{folder.name}: its winner has been tested; to choose again would be to choose by the test")
+    ladder = [(rung.folds, rung.epochs) for rung in old.ladder] + [(old.folds.count, epochs)]
+    # by a scheduler of its own: every survivor is trained to the end
+    scheduler = old.scheduler.model_copy(update={"kind": "promotion", "ladder": tuple(ladder)})
+    spec = old.model_copy(update={"epochs": epochs, "scheduler": scheduler})
+    prepared = prepare(spec, data_dir, local=local, notify=notify)
+    state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
+    survivors = sorted(_survivors(folder, recorder), key=lambda pair: (pair[0], pair[1].number))[:top]
+    if not survivors:
+        raise StateError(f"{folder.name}: no trial was evaluated to the end; there is none to go on with")
+    for _, survivor in survivors:
+        _check_schedule(prepared, survivor, old.epochs)
+    return Extension(folder, prepared, tuple(survivor for _, survivor in survivors), earlier)
+
+
+def _survivors(folder: SweepFolder, recorder: Recorder) -> list[tuple[float, Survivor]]:
+    """(loss, trial) of those that the record calls finished."""
+    found = []
+    for number, loss, fold_epochs in recorder.finished_trials():
+        checkpoint = folder.checkpoint(number, CHECKPOINT_FILE)
+        if checkpoint is None:
+            raise StateError(f"{folder.name}: trial {number} has left no checkpoint in {folder.path}")
+        params = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["params"]
+        found.append((loss, Survivor(number, params, checkpoint, fold_epochs)))
+    return found
+
+
+def _check_schedule(prepared: Prepared, survivor: Survivor, epochs: int) -> None:
+    schedule = prepared.task.complete(survivor.params)["schedule"]
+    if schedule != "constant":
+        rule = f"trial {survivor.number} has schedule: {schedule}, whose learning rate ends with epoch {epochs}"
+        raise InputError("--epochs", prepared.spec.epochs, rule, "a new sweep with these epochs, or --top with fewer")
+
+
+def extend_sweep(
+    extension: Extension, *, make_view: Callable[[], AbstractContextManager[View]], address: str | None = None
+) -> tuple[SweepResult, Ledger]:
+    """Trains the survivors on, and gives the sweep a new result: its best is among those that have all the epochs now.
+
+    An extension that was interrupted goes on when it is asked for again.
+
+    Raises: as `search.sweep.run_sweep`.
+    """
+    folder, prepared, survivors = extension.folder, extension.prepared, extension.survivors
+    state = folder.read_state()
+    configs = [
+        {"trial": one.number, "params": dict(one.params), "checkpoint": str(one.checkpoint)} for one in survivors
+    ]
+    experiment = folder.extension(prepared.spec.epochs)
+
+    def run(work: Work, session: Session, interrupt: Interrupt) -> dict[int, Path]:
+        session.ledger.total = len(configs)
+        return run_given_trials(prepared, experiment, configs, work, session, interrupt)
+
+    def conclude(result: SweepResult, ledger: Ledger) -> SweepResult:
+        before = {one.number: one.fold_epochs for one in survivors}
+        added = sum(t.report.fold_epochs - before[t.number] for t in ledger.trials.values() if t.report)
+        failed = ledger.count(TrialStatus.FAILED)
+        counts = dict(extension.earlier["trials"])
+        counts["completed"], counts["failed"] = counts["completed"] - failed, counts["failed"] + failed
+        if not result.interrupted:
+            folder.spec.write_text(prepared.spec.to_yaml())
+        return replace(result, trials=counts, fold_epochs=extension.earlier["fold_epochs"] + added)
+
+    return drive(prepared, lambda: (folder, state), make_view, address, run=run, conclude=conclude)

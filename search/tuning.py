@@ -1,0 +1,176 @@
+"""A sweep's trials on Ray Tune: the tuner of a new experiment, or of one that goes on."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.cloudpickle
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from search.budget import Budget
+from search.comparison_search import make_comparison_search
+from search.interrupt import Interrupt
+from search.journal import open_journal
+from search.prepare import Prepared
+from search.promotion import PromotionScheduler
+from search.race import Race, Rule
+from search.ray_session import trial_slots
+from search.scheduling import FifoLadder, LadderScheduler, Live, StoppingLadder
+from search.searcher import METRIC, FoldSearch
+from search.spec import SweepSpec
+from search.store import SweepFolder
+from search.tune_callback import Session, SweepCallback
+from trainables.ray_trainable import FoldTrainable, Work
+
+__all__ = ["make_scheduler", "run_given_trials", "run_trials", "workers"]
+
+_SCHEDULERS = {"promotion": PromotionScheduler, "stopping": StoppingLadder, "fifo": FifoLadder}
+
+
+def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
+    """Tune's scheduler for ``scheduler.kind``; it asks the process that it runs in under ``key``."""
+    wanted, search = spec.scheduler, spec.search
+    rule = Rule(reduction_factor=wanted.reduction_factor, brackets=wanted.brackets)
+    race = Race(spec.ladder, rule, trials=search.trials)
+    return _SCHEDULERS[wanted.kind](key, race, Budget(search.fold_epochs, search.time_budget, search.target))
+
+
+def workers(spec: SweepSpec) -> int:
+    """How many workers to warm: as many as trials can run side by side on what Ray has, within reason."""
+    most = 2 * int(ray.cluster_resources()["CPU"])  # trials that ask for next to nothing come by the hundred
+    return min(_slots(spec), most, spec.planned_trials)
+
+
+def _slots(spec: SweepSpec) -> int:
+    """How many trials can train side by side now."""
+    slots = trial_slots(spec.resources.cpu, spec.resources.gpu)
+    return min(slots, spec.search.max_concurrent_trials or slots)
+
+
+def run_trials(
+    prepared: Prepared, folder: SweepFolder, work: Work, session: Session, interrupt: Interrupt
+) -> dict[int, Path]:
+    """Runs all trials of a sweep; returns the checkpoint folders of those that have one, by trial number."""
+    spec = prepared.spec
+    scheduler = make_scheduler(spec, folder.name)
+    if prepared.arms:
+        search: dict[str, Any] = {
+            "search_alg": make_comparison_search(prepared),
+            "scheduler": FIFOScheduler(),
+            "num_samples": spec.planned_trials,
+            "max_concurrent_trials": spec.search.max_concurrent_trials,
+        }
+    else:
+        drawn = _search(prepared, folder)
+        drawn.gate = scheduler  # which ends the search, and counts the trials that run side by side
+        search = {"search_alg": drawn, "scheduler": scheduler, "num_samples": -1}
+    live = Live(slots=lambda: _slots(spec), elapsed=lambda: session.ledger.elapsed)
+    with scheduler.acting_on(live):
+        return _fit(prepared, folder.tune, search, work, session, interrupt)
+
+
+def run_given_trials(
+    prepared: Prepared, experiment: Path, configs: Sequence[Mapping[str, Any]], work: Work, session: Session,
+    interrupt: Interrupt,
+) -> dict[int, Path]:  # fmt: skip
+    """Runs the trials of these configurations, each to the end, as an experiment of their own."""
+    search = {
+        "search_alg": _Given(configs),
+        "scheduler": FIFOScheduler(),
+        "num_samples": len(configs),
+        "max_concurrent_trials": prepared.spec.search.max_concurrent_trials,
+    }
+    return _fit(prepared, experiment, search, work, session, interrupt)
+
+
+def _fit(
+    prepared: Prepared, experiment: Path, search: Mapping[str, Any], work: Work, session: Session,
+    interrupt: Interrupt,
+) -> dict[int, Path]:  # fmt: skip
+    resources = prepared.spec.resources
+    module = sys.modules[type(prepared.task.implementation).__module__]
+    if module.__name__.startswith("_foldrace_"):
+        ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import it: it has no place on their path
+    callback = SweepCallback(f"{experiment.parent.name}/{experiment.name}")
+    trainable = tune.with_resources(
+        tune.with_parameters(FoldTrainable, work=work), {"cpu": resources.cpu, "gpu": resources.gpu}
+    )
+    if tune.Tuner.can_restore(str(experiment)):
+        tuner = tune.Tuner.restore(str(experiment), trainable=trainable, resume_unfinished=True)
+    else:
+        tuner = _new_tuner(experiment, trainable, callback, search)
+    with callback.acting_on(session):
+        interrupt.tuning = True
+        try:
+            results = tuner.fit()
+        finally:
+            interrupt.tuning = False
+    return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
+
+
+def _new_tuner(experiment: Path, trainable: Any, callback: SweepCallback, search: Mapping[str, Any]) -> tune.Tuner:
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="min",
+            **search,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.config['trial']:04d}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']:04d}",
+        ),
+        run_config=tune.RunConfig(
+            name=experiment.name,
+            storage_path=str(experiment.parent),
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            verbose=0,
+        ),
+    )
+
+
+def _search(prepared: Prepared, folder: SweepFolder) -> FoldSearch:
+    search = prepared.spec.search
+    return FoldSearch(
+        prepared.space,
+        sampler=search.sampler,
+        seed=search.seed,
+        start_with=prepared.start_with,
+        trials=search.trials,
+        storage=open_journal(folder.optuna),
+        warm=prepared.warm_start.trials if prepared.warm_start else (),
+        objectives=search.objectives,
+    )
+
+
+class _Given(Searcher):  # type: ignore[misc]
+    """Hands out configurations that are there already, each once."""
+
+    def __init__(self, configs: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(metric=METRIC, mode="min")
+        self._configs = [dict(config) for config in configs]
+        self._given: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if trial_id not in self._given:
+            if len(self._given) == len(self._configs):
+                return str(Searcher.FINISHED)
+            self._given[trial_id] = len(self._given)
+        return self._configs[self._given[trial_id]]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing is learned."""
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).write_bytes(pickle.dumps(self._given))
+
+    def restore(self, checkpoint_path: str) -> None:
+        self._given = pickle.loads(Path(checkpoint_path).read_bytes())
