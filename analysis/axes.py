@@ -27,13 +27,17 @@ def log_if_decade(axes: Axes, values: Iterable[float], which: Literal["x", "y"] 
     return bool(spans)
 
 
-def log_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Ticks of a logarithmic axis as plain numbers: 0.01, 0.02, 0.05, the closer the less it spans."""
+def log_ticks(axes: Axes, which: Literal["x", "y"], *, room: float = 1.0) -> None:
+    """Ticks of a logarithmic axis as plain numbers: 0.01, 0.02, 0.05, the closer the less it spans.
+
+    Args:
+        room: of the width that a figure's only panel has; with less of it there are fewer ticks.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = sorted(axis.get_view_interval())
-    ratio = high / low if low > 0 else 1.0
+    ratio = (high / low) ** (1 / room) if low > 0 else 1.0
     subs = (1.0,) if ratio > 1000 else (1.0, 2.0, 5.0) if ratio > 20 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -83,15 +87,20 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )  # fmt: skip
 
 
-def key(axes: Axes, names: Sequence[tuple[str, str]]) -> None:
-    """What the colours mean, as words of these colours in a row above the axes."""
+def key(axes: Axes, names: Sequence[tuple[str, str]], *, beyond: bool = False) -> None:
+    """What the colours mean, as words of these colours in a row above the axes.
+
+    Args:
+        beyond: the row may be wider than the axes, above their neighbours; a title of the figure makes room for it.
+    """
     from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 
     words: list[Artist] = [
         TextArea(text, textprops={"color": colour, "fontsize": 9, "fontweight": "bold"}) for text, colour in names
     ]
     row = HPacker(children=words, pad=0, sep=12)
-    axes.add_artist(
+    box = axes.add_artist(
         AnchoredOffsetbox("lower left", child=row, frameon=False, pad=0, borderpad=0, bbox_to_anchor=(0, 1.02),
                           bbox_transform=axes.transAxes)
     )  # fmt: skip
+    box.set_in_layout(not beyond)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.sweep_record import Parameter, SweepRecord
@@ -69,7 +70,7 @@ class Importance:
 def importance(record: SweepRecord, seed: int = 0) -> Importance | None:
     """Which parameters mattered in a sweep; None with fewer than `FEWEST` trials, or nothing that varies."""
     parameters = [parameter for parameter in record.parameters if _distribution(parameter) is not None]
-    completed, worse = record.ranking, record.trials[record.trials["status"].isin(("pruned", "failed"))]
+    completed, worse = record.ranking, _not_to_the_end(record.trials)
     numbers = [int(trial) for trial in (*completed["trial"], *worse["trial"])]
     if not parameters or len(numbers) < FEWEST or not len(completed):
         return None
@@ -81,6 +82,13 @@ def importance(record: SweepRecord, seed: int = 0) -> Importance | None:
             losses = completed["val_loss"].to_numpy(float)
             overall = _overall(parameters, points[: len(losses)], losses, seed)
     return Importance(overall, best, chance, len(completed), len(numbers), count)
+
+
+def _not_to_the_end(trials: pd.DataFrame) -> pd.DataFrame:
+    """Those given up, the ones that got furthest first and the better of equals first; then those that failed."""
+    early = trials[trials["status"].isin(("pruned", "failed"))]
+    order, ascending = ["status", "folds", "epoch", "val_loss", "trial"], [False, False, False, True, True]
+    return early.sort_values(order, ascending=ascending)
 
 
 def _of_the_best(

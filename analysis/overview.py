@@ -16,7 +16,7 @@ from analysis.axes import fit_losses, whole_ticks
 from analysis.style import BLUE, GREY, ORANGE, figure_style
 from analysis.sweep_figures import LOG_FROM
 from analysis.sweep_record import last_strip
-from analysis.tables import fold_losses, learning_curves, number, ranking, trials_table
+from analysis.tables import fold_losses, number, ranking, trial_curves, trials_table
 from search.progress import params_text
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def read_overview(client: MlflowClient, run: Run) -> Overview:
     """What the picture needs, of the sweep with this run."""
     trials = trials_table(client, run)
     seen = trials[trials["val_loss"].notna()].sort_values("val_loss").head(_SHOWN_CURVES)
-    curves = {int(row.trial): learning_curves(client, row.run_id) for row in seen.itertuples()}
+    curves = trial_curves(client, run, seen["trial"])
     overview = Overview(run.data.tags["foldrace.sweep"], trials, curves, {}, None)
     best = overview.ranking.head(_SHOWN_BEST)
     folds = {int(row.trial): fold_losses(client, run, int(row.trial)) for row in best.itertuples()}
@@ -128,7 +128,7 @@ def _draw_curves(axes: Axes, overview: Overview) -> None:
         best = overview.curves[winner]
         shown += list(best["val_loss"] - best["val_loss_se"].fillna(0))
     fit_losses(axes, shown, LOG_FROM)
-    axes.set(xlabel="epoch", ylabel="validation loss, mean over folds")
+    axes.set(xlabel="epoch", ylabel="validation loss, mean over its folds")
     axes.set_title("Learning curves, ended where a trial was given up")
     whole_ticks(axes)
     keys = [("winner ± standard error", ORANGE), ("evaluated to the end", BLUE), ("given up or failed", GREY)]

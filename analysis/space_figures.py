@@ -103,7 +103,9 @@ def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
         for row in grid:
             row[0].set_ylabel("validation loss")
         names = [("leader", ORANGE), ("evaluated to the end", BLUE)] if record.winner is not None else []
-        key(grid[0, 0], names + ([("not to the end", MUTED)] if set(statuses.values()) - {"completed"} else []))
+        names += [("not to the end", MUTED)] if set(statuses.values()) - {"completed"} else []
+        canvas.suptitle(" ", fontsize=9)
+        key(grid[0, 0], names, beyond=True)
 
     return draw(
         "slices",
@@ -131,13 +133,13 @@ def _slice(
         axes.set_xticks(range(len(parameter.categories)), parameter.categories)
         axes.set_xlim(-0.6, len(parameter.categories) - 0.4)
         axes.grid(axis="x", visible=False)
-        if sum(map(len, parameter.categories)) > 22:
+        if sum(map(len, parameter.categories)) > 18:
             axes.tick_params(axis="x", labelrotation=35)
     elif parameter.logarithmic:
         axes.set_xscale("log")
         values = [float(value) for value in parameter.values.values()]
         axes.set_xlim(min(values) / 1.15, max(values) * 1.15)
-        log_ticks(axes, "x")
+        log_ticks(axes, "x", room=0.5)
     else:
         axes.locator_params(axis="x", nbins=5)
 

@@ -119,7 +119,7 @@ def incumbent(record: SweepRecord) -> Figure:
 
 
 def learning_curves(record: SweepRecord) -> Figure:
-    """Every trial's mean loss over epochs, ended where it was given up."""
+    """Every trial's loss over epochs, the mean of the folds that it has, ended where it was given up."""
     statuses = dict(zip(record.trials["trial"], record.trials["status"], strict=True))
     winner = record.winner
     kinds = {"completed": ("evaluated to the end", BLUE), "pruned": ("given up", MUTED)}
@@ -149,7 +149,7 @@ def learning_curves(record: SweepRecord) -> Figure:
             axes.fill_between(best["epoch"], low, high, color=ORANGE, alpha=0.18, linewidth=0, zorder=1)
             axes.plot(best["epoch"], best["val_loss"], color=ORANGE, linewidth=2.4, zorder=5)
         fit_losses(axes, shown, LOG_FROM)
-        axes.set(xlabel="epoch", ylabel="validation loss, mean over folds")
+        axes.set(xlabel="epoch", ylabel="validation loss, mean over its folds")
         whole_ticks(axes)
         seen = {statuses[trial] for trial in record.curves}
         names = [(f"trial {winner}, the leader", ORANGE)] if winner is not None else []
@@ -162,8 +162,8 @@ def learning_curves(record: SweepRecord) -> Figure:
     return draw(
         "learning-curves",
         "Every trial's learning curve",
-        f"Means over folds{ended}. The band is the leader's standard error. Curves that cross late are what giving up "
-        "early can get wrong.",
+        f"Means over the folds that a trial was trained on{ended}. The band is the leader's standard error. Curves "
+        "that cross late are what giving up early can get wrong.",
         f"Learning curves of {plural(len(record.curves), 'trial')}.",
         plot,
         size=(7.2, 4.0),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from analysis.tables import artifact_text, folds_table, histories, number, ranking, trials_table
+from analysis.tables import artifact_text, folds_table, histories, number, ranking, trial_curves, trials_table
 from search.distributions import Choice, Distribution, Log, LogInt
 from search.spec import SweepSpec, parse_spec
 from trainables.errors import InputError
@@ -61,7 +61,7 @@ class SweepRecord:
         state: running, finished, interrupted or failed.
         trials: a row a trial, see `analysis.tables.trials_table`, without the repeats of a comparison.
         spent: fold-epochs by trial that has reported.
-        curves: by trial that has a loss: ``fold_epochs``, ``epoch``, ``val_loss``, ``val_loss_se``.
+        curves: see `analysis.tables.trial_curves`.
         folds: see `analysis.tables.folds_table`.
         incumbents: ``fold_epochs``, ``minutes`` since the start, ``val_loss``, ``val_loss_se``, ``best_trial``.
         spec: the sweep file; None where it was not recorded or cannot be read by this version.
@@ -146,9 +146,7 @@ def read_record(client: MlflowClient, run: Run) -> SweepRecord:
     repeated = trials["phase"] == "repeat"
     trials, repeats = trials[~repeated], int(repeated.sum())
     seen = trials[trials["epoch"].notna()]
-    told = histories(client, seen["run_id"], ["epoch", "val_loss", "val_loss_se"])
-    reports = {int(row.trial): told[row.run_id].rename_axis("fold_epochs").reset_index() for row in seen.itertuples()}
-    curves = {trial: reported.dropna(subset=["epoch", "val_loss"]) for trial, reported in reports.items()}
+    told = histories(client, seen["run_id"], ["epoch"])  # its steps are fold-epochs
     best = ranking(trials)
     end = run.info.end_time or max([run.info.start_time, *trials["end_time"].dropna()])
     spec_text = artifact_text(client, run, "sweep.yaml") or ""
@@ -159,8 +157,8 @@ def read_record(client: MlflowClient, run: Run) -> SweepRecord:
         started=run.info.start_time,
         seconds=float(run.data.tags.get("foldrace.wall_seconds", (end - run.info.start_time) / 1000)),
         trials=trials,
-        spent={trial: int(reported["fold_epochs"].max()) for trial, reported in reports.items()},
-        curves={trial: curve for trial, curve in curves.items() if len(curve)},
+        spent={int(row.trial): int(told[row.run_id].index.max()) for row in seen.itertuples()},
+        curves=trial_curves(client, run, seen["trial"]),
         folds=folds_table(client, run),
         incumbents=_incumbents(client, run),
         spec=_spec(spec_text),

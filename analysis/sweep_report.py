@@ -203,6 +203,7 @@ def _progress(record: SweepRecord) -> tuple[Block, ...]:
     if len(record.incumbents):
         blocks.append(incumbent(record))
     blocks.append(learning_curves(record))
+    blocks += _ladder(record)
     found = rung_correlations(record)
     if found:
         given_up = record.trials[record.trials["status"] == "pruned"]["epoch"].dropna()
@@ -210,6 +211,24 @@ def _progress(record: SweepRecord) -> tuple[Block, ...]:
     else:
         blocks.append(Text("Whether early epochs foretell the end takes six trials evaluated to the end to say."))
     return tuple(blocks)
+
+
+def _ladder(record: SweepRecord) -> tuple[Block, ...]:
+    """How many trials have reached each rung."""
+    ladder = record.spec.ladder if record.spec is not None else ()
+    if len(ladder) < 2:
+        return ()
+    trials, done = record.trials, record.trials["status"] == "completed"
+    reached = [
+        int((done | ((trials["folds"] >= rung.folds) & (trials["epoch"] >= rung.epochs))).sum()) for rung in ladder
+    ]
+    rows = [
+        (str(rung.folds), str(rung.epochs), str(rung.cost), str(count), "–" if rung == ladder[-1] else str(above))
+        for rung, count, above in zip(ladder, reached, [*reached[1:], 0], strict=True)
+    ]
+    caption = "Trials are compared at equal rungs only: the same folds, for the same epochs."
+    columns = ("folds", "epochs", "fold-epochs a trial", "trials that reached it", "and went further")
+    return (Table("The ladder", columns, tuple(rows), caption),)
 
 
 def _space(record: SweepRecord) -> tuple[Block, ...]:

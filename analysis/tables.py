@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = [
-    "all_runs", "artifact_text", "fold_losses", "folds_table", "histories", "learning_curves", "number", "ranking",
-    "sweep_run", "sweeps", "trials_table",
+    "all_runs", "artifact_text", "fold_losses", "folds_table", "histories", "number", "ranking", "sweep_run", "sweeps",
+    "trial_curves", "trials_table",
 ]  # fmt: skip
 
 _PAGE = 5000
@@ -106,13 +106,26 @@ def ranking(trials: pd.DataFrame) -> pd.DataFrame:
     return done.sort_values(["val_loss", "trial"])
 
 
-def learning_curves(client: MlflowClient, run_id: str) -> pd.DataFrame:
-    """A trial run's ``epoch``, ``val_loss`` and ``val_loss_se`` (NaN for a single fold), in the order of reports."""
-    return (
-        histories(client, [run_id], ["epoch", "val_loss", "val_loss_se"])[run_id]
-        .rename_axis("fold_epochs")
-        .reset_index()
-    )
+def trial_curves(client: MlflowClient, sweep: Run, trials: Iterable[int]) -> dict[int, pd.DataFrame]:
+    """By trial that has reported a loss: ``epoch``, ``val_loss`` and ``val_loss_se``, the mean over its folds and its
+    standard error (NaN for a single fold).
+
+    A fold that has stopped early keeps its loss. Where only some of the trial's folds were trained, as when it was
+    given up in a race, the mean is over those.
+    """
+    key, wanted = sweep.data.tags["foldrace.sweep_key"], set(trials)
+    runs = all_runs(client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'fold'")
+    trial_of = {run.info.run_id: int(run.data.tags["foldrace.trial"]) for run in runs}
+    trial_of = {run_id: trial for run_id, trial in trial_of.items() if trial in wanted}
+    told = histories(client, trial_of, ["val_loss"])
+    curves = {}
+    for trial in sorted(set(trial_of.values())):
+        folds = [told[run_id]["val_loss"] for run_id, of in trial_of.items() if of == trial]
+        table = pd.concat(folds, axis=1).sort_index().ffill()
+        if len(table):
+            curve = pd.DataFrame({"val_loss": table.mean(axis=1), "val_loss_se": table.sem(axis=1)})
+            curves[trial] = curve.rename_axis("epoch").reset_index()
+    return curves
 
 
 def histories(client: MlflowClient, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[str, pd.DataFrame]:

@@ -105,7 +105,8 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
         return None
 
     def _affords_new(self) -> bool:
-        return self._affords(self._race.ladder[-1].cost)
+        # starting Ray may take as long as a small time budget: one trial there is
+        return not self._race.runners or self._affords(self._race.ladder[-1].cost)
 
     def _affords(self, fold_epochs: int) -> bool:
         """Whether a trial can be brought to the top, if that takes so much, beside those that are under way."""

@@ -112,6 +112,21 @@ def test_optunas_study_in_the_sweeps_folder_tells_every_trial_as_it_was(race: Sw
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit", "least", "most"), [("fold_epochs=30", 12, 30), ("target=0.5", 12, 60), ("time_budget=0.1s", 12, 40)]
+)
+def test_a_budget_ends_a_race_with_a_winner_that_has_all_folds(
+    limit: str, least: int, most: int, cluster: Any, tmp_path: Path
+) -> None:
+    swept = run_here(QUICK, tmp_path, [*SWEEP, "search.max_concurrent_trials=2", f"search.{limit}"], cluster.address)
+    assert swept.status == 0, swept.err
+    assert len(swept.result["best"]["val_loss"]["folds"]) == FOLDS
+    assert least <= swept.result["fold_epochs"] <= most
+    assert swept.result["trials"]["completed"] >= 1
+    assert {run.info.status for run in swept.record.runs} <= {"FINISHED", "KILLED"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [r"trial 2 paused", r"trial \d+ completed"])
 def test_a_race_that_was_interrupted_ends_as_if_it_had_not_been(race: Swept, when: str, tmp_path: Path) -> None:
     before, _ = interrupt(tmp_path, [*SWEEP, "scheduler={kind: promotion}"], when)
