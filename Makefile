@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= search/specs/ae.yaml
 
-.PHONY: install sweep study test test-slow check format clean
+.PHONY: install sweep study bench-search test test-slow check format clean
 
 install: $(STAMP)
 
@@ -21,6 +21,10 @@ sweep: install
 # The whole reference study: four sweeps, refits, reports, and a page that tells its story. Goes on where it stopped.
 study: install
 	$(BIN)/foldrace study
+
+# A sweep against Optuna alone and plain Ray Tune, three seeds of each: the better part of an hour on two cores.
+bench-search: install
+	$(BIN)/python -m analysis.search_benchmark runs/bench-search
 
 test: install
 	$(BIN)/python -m pytest

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.benchmark_figure import draw_benchmark
 from search.store import connect
 
 __all__ = ["Run", "Step", "compare", "main", "same_loss"]
@@ -180,7 +181,9 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--set", action="append", default=[])
     asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.out.exists():
+        raise SystemExit(f"{asked.out} exists; move it away, or name another folder")
+    asked.out.mkdir(parents=True)
     runs, same = [], []
     for seed in range(1, asked.seeds + 1):
         for turn in range(len(SIDES)):
@@ -192,6 +195,7 @@ def main() -> None:
     rows = compare(runs)
     result = {"seeds": rows, "summary": summary(rows), "same": same, "runs": [asdict(run) for run in runs]}
     (asked.out / "benchmark.json").write_text(json.dumps(result, indent=1))
+    draw_benchmark(runs, asked.out / "benchmark.png")
     print(json.dumps(result["summary"], indent=2))
 
 
