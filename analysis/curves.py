@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +76,10 @@ def read_curves(path: Path) -> Curves:
             path.open("rb").close()
             raise zipfile.BadZipFile("it is another kind of file, or not all of one")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("loss", "secs", "cfgs") if name in file.files}
+            arrays = {name: file[name] for name in ("loss", "secs") if name in file.files}
+            if "cfgs" in file.files:
+                with suppress(ValueError):  # a pickle: nothing here needs it, and it is not opened
+                    arrays["cfgs"] = file["cfgs"]
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError("CURVES", str(path), f"is no .npz of curves that can be read: {error}") from error
     if "loss" not in arrays:
@@ -101,10 +105,12 @@ def read_curves(path: Path) -> Curves:
 
 
 def _configurations(arrays: Mapping[str, NDArray[Any]], path: Path) -> Sequence[Mapping[str, Any]]:
-    """What ``cfgs`` says, if it is one JSON text, or one for each configuration."""
+    """What ``cfgs`` says, if it is one JSON text, or one for each configuration; nothing if it is no text."""
     if "cfgs" not in arrays:
         return ()
     given = arrays["cfgs"]
+    if given.dtype.kind not in "SU":
+        return ()
     try:
         if given.ndim == 0:
             text = given.item()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
 
 from search.space import SearchSpace
 from trainables.seeds import derive_seed
@@ -34,6 +37,7 @@ class Samplers:
     """Makes the sampler of a suggestion from (seed, number of the trial, attempt) alone, so that a suggestion depends
     on these and on what the study knows, and on nothing that a process holds in memory.
 
+    ``tpe`` learns from trials that wait in a race as from those given up there (`_SeesWaiting`).
     ``cmaes`` and ``nsga2`` keep their state in the study, so they go on where an earlier process was; ``gp`` is fitted
     anew. ``cmaes``, ``gp`` and ``nsga2`` learn from trials evaluated to the end, not from those given up. What
     ``cmaes`` cannot model (choices, parameters under a condition) it draws at random.
@@ -76,7 +80,73 @@ class Samplers:
             if self._name == "nsga2":
                 return NSGAIISampler(population_size=self._population, seed=seed)
             assert self._name == "tpe", self._name
-            return TPESampler(seed=seed)
+            return _SeesWaiting(TPESampler(seed=seed))
+
+
+class _SeesWaiting(BaseSampler):
+    """A sampler to which a trial that has reported counts as given up where it stands, until it has ended.
+
+    In a race nearly all trials wait at a rung until the sweep is over. Optuna calls them running, and would learn
+    nothing from them but that somebody is there.
+    """
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        self._sampler = sampler
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(_view(study), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:  # fmt: skip
+        return self._sampler.sample_relative(_view(study), trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(_view(study), trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(_view(study), trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._sampler.after_trial(_view(study), trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._sampler.reseed_rng()
+
+
+class _StudyView:
+    """A study in which running trials with intermediate values are pruned ones; else the study itself."""
+
+    def __init__(self, study: Study) -> None:
+        self._seen = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._seen, name)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:  # fmt: skip
+        return self._get_trials(deepcopy, states)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = [_as_pruned(trial) for trial in self._seen.get_trials(deepcopy=deepcopy)]
+        return [trial for trial in trials if states is None or trial.state in states]
+
+
+def _view(study: Study) -> Study:
+    return cast("Study", _StudyView(study))
+
+
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
+    if trial.state is not TrialState.RUNNING or not trial.intermediate_values:
+        return trial
+    seen = copy(trial)
+    seen.state = TrialState.PRUNED
+    return seen
 
 
 class _Sobol(QMCSampler):
