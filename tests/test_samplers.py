@@ -134,3 +134,19 @@ def test_a_missing_objective_is_a_failure() -> None:
     search.suggest("a")
     search.on_trial_complete("a", result(0.5, 2, finished=True))
     assert [t.state for t in search.study.trials] == [TrialState.FAIL]
+
+
+def test_tpe_learns_from_a_trial_that_waits_as_from_one_that_was_given_up() -> None:
+    waiting, given_up = (make_search("tpe", SMOOTH, seed=2, trials=40) for _ in range(2))
+    for number in range(40):
+        name = str(number)
+        suggested = waiting.suggest(name)
+        assert suggested == given_up.suggest(name)
+        assert isinstance(suggested, dict)
+        report = result(score(suggested["params"]), 1)
+        waiting.on_trial_result(name, report)
+        given_up.on_trial_result(name, report)
+        given_up.on_trial_complete(name)  # as Tune ends a trial that is paused
+    assert all(trial.state is TrialState.RUNNING for trial in waiting.study.trials)
+    losses = [score(waiting.suggest(str(number))["params"]) for number in range(40)]  # type: ignore[index]
+    assert np.mean(losses[25:]) < np.mean(losses[:10])
