@@ -67,11 +67,11 @@ def _states(ledger: Ledger) -> str:
 
 
 def reached(trial: TrialRecord, folds: int, epochs: int) -> str:
-    """``to the end``, ``3 of 9 epochs``, or ``1 of 3 folds, 3 of 9 epochs``."""
+    """``to the end``, ``3/9 epochs``, or ``1/3 folds, 3/9 epochs``."""
     if trial.status is TrialStatus.COMPLETED or trial.report is None:
         return "to the end"
-    part = f"{trial.report.epoch} of {epochs} epochs"
-    return part if len(trial.report.folds) == folds else f"{len(trial.report.folds)} of {folds} folds, {part}"
+    part = f"{trial.report.epoch}/{epochs} epochs"
+    return part if len(trial.report.folds) == folds else f"{len(trial.report.folds)}/{folds} folds, {part}"
 
 
 def top_table(ledger: Ledger, varying: Sequence[str], folds: int, epochs: int, count: int = 5) -> Table:

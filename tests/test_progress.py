@@ -121,4 +121,4 @@ def test_given_up_trials_follow_the_completed_ones_and_have_no_place() -> None:
     cells = [list(column.cells) for column in table.columns]
     assert cells[0] == ["1", "·", "·"]
     assert cells[1] == ["1", "0", "2"]
-    assert cells[3] == ["to the end", "2 of 9 epochs", "1 of 2 folds, 1 of 9 epochs"]
+    assert cells[3] == ["to the end", "2/9 epochs", "1/2 folds, 1/9 epochs"]
