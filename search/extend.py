@@ -20,6 +20,7 @@ from search.sweep import drive
 from search.tune_callback import Session
 from search.tuning import run_given_trials
 from trainables.errors import InputError, StateError
+from trainables.ladder import Rung
 from trainables.parameters import Value
 from trainables.ray_trainable import CHECKPOINT_FILE, Work, load_checkpoint_file
 
@@ -83,7 +84,7 @@ def prepare_extension(
     spec = old.model_copy(update={"epochs": epochs, "scheduler": scheduler})
     prepared = prepare(spec, data_dir, local=local, notify=notify)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
-    survivors = sorted(_survivors(folder, recorder), key=lambda pair: (pair[0], pair[1].number))[:top]
+    survivors = sorted(_survivors(folder, recorder, old.ladder[-1]), key=lambda pair: (pair[0], pair[1].number))[:top]
     if not survivors:
         raise StateError(f"{folder.name}: no trial was evaluated to the end; there is none to go on with")
     for _, survivor in survivors:
@@ -91,15 +92,15 @@ def prepare_extension(
     return Extension(folder, prepared, tuple(survivor for _, survivor in survivors), earlier)
 
 
-def _survivors(folder: SweepFolder, recorder: Recorder) -> list[tuple[float, Survivor]]:
-    """(loss, trial) of those that the record calls finished."""
+def _survivors(folder: SweepFolder, recorder: Recorder, top: Rung) -> list[tuple[float, Survivor]]:
+    """(loss, trial) of those that have reached the top rung."""
     found = []
-    for number, loss, fold_epochs in recorder.finished_trials():
+    for number, loss, fold_epochs in recorder.trials_to_the_end(top.folds, top.epochs):
         checkpoint = folder.checkpoint(number, CHECKPOINT_FILE)
         if checkpoint is None:
             raise StateError(f"{folder.name}: trial {number} has left no checkpoint in {folder.path}")
         params = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["params"]
-        found.append((loss, Survivor(number, params, checkpoint, fold_epochs)))
+        found.append((loss, Survivor(number, params, checkpoint, min(fold_epochs, top.cost))))
     return found
 
 
@@ -136,8 +137,9 @@ def extend_sweep(
         failed = ledger.count(TrialStatus.FAILED)
         counts = dict(extension.earlier["trials"])
         counts["completed"], counts["failed"] = counts["completed"] - failed, counts["failed"] + failed
-        if not result.interrupted:
-            folder.spec.write_text(prepared.spec.to_yaml())
         return replace(result, trials=counts, fold_epochs=extension.earlier["fold_epochs"] + added)
 
-    return drive(prepared, lambda: (folder, state), make_view, address, run=run, conclude=conclude)
+    outcome = drive(prepared, lambda: (folder, state), make_view, address, run=run, conclude=conclude)
+    if not outcome[0].interrupted:
+        folder.spec.write_text(prepared.spec.to_yaml())
+    return outcome

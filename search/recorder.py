@@ -19,6 +19,7 @@ from trainables.parameters import Value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
     from trainables.cross_validation import EpochReport
     from trainables.datasets import Dataset
@@ -68,15 +69,14 @@ class Recorder:
         known = client.search_runs(
             [experiment_id], filter_string=f"tags.`foldrace.sweep_key` = '{key}'", max_results=50_000
         )
-        self._finished: list[tuple[int, float, int]] = []
+        self._trials: list[Run] = []
         for run in known:
             known_key = run.data.tags["foldrace.key"]
             self._runs[known_key] = run.info.run_id
             if "fold_epochs" in run.data.metrics:
                 self._recorded[known_key] = int(run.data.metrics["fold_epochs"])
-                if run.info.status == Outcome.COMPLETED.value and "val_loss" in run.data.metrics:
-                    found = int(run.data.tags["foldrace.trial"]), run.data.metrics["val_loss"]
-                    self._finished.append((*found, self._recorded[known_key]))
+                if "foldrace.trial" in run.data.tags:
+                    self._trials.append(run)
             if run.info.status == "RUNNING":
                 self._open.add(known_key)
             if REFIT_DONE in run.data.tags:
@@ -119,9 +119,18 @@ class Recorder:
             parent=self.trial_run(trial), trial=trial, fold=fold, **self._tags.get(trial, {}),
         )  # fmt: skip
 
-    def finished_trials(self) -> list[tuple[int, float, int]]:
-        """(number, loss, fold-epochs) of each trial that the store called finished when this recorder was made."""
-        return sorted(self._finished)
+    def trials_to_the_end(self, folds: int, epochs: int) -> list[tuple[int, float, int]]:
+        """(number, loss, fold-epochs) of each trial that was evaluated on so many folds for so many epochs, or whose
+        folds have all stopped early, when this recorder was made."""
+        found = []
+        for run in self._trials:
+            metrics = run.data.metrics
+            whole = metrics["folds"] == folds and metrics["epoch"] >= epochs
+            # one that was trained on, and interrupted then, is no longer finished
+            finished = run.info.status == Outcome.COMPLETED.value
+            if "val_loss" in metrics and run.info.status != Outcome.FAILED.value and (finished or whole):
+                found.append((int(run.data.tags["foldrace.trial"]), metrics["val_loss"], int(metrics["fold_epochs"])))
+        return sorted(found)
 
     def refit_run(self, params: Mapping[str, Value]) -> str:
         """The id of the run in which the winner is trained on all data, made or opened again."""

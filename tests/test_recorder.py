@@ -317,3 +317,23 @@ def test_a_refit_is_found_again_once_it_has_finished(client: MlflowClient, exper
     client.set_tag(run, REFIT_DONE, "true")
     client.set_terminated(run, status="FINISHED")
     assert Recorder(client, experiment, "ae", key).finished_refit == run
+
+
+def test_a_trial_that_was_trained_on_and_interrupted_is_still_one_of_those_at_the_end(
+    client: MlflowClient, experiment: str
+) -> None:
+    recorder = Recorder(client, experiment, "sweep", "key-to-the-end")
+    for number, losses in enumerate(([0.4, 0.2], [0.5], [0.3, 0.3])):
+        recorder.started(number, {"lr": 0.1})
+        recorder.reported(number, report(2, *losses), None, 1000)
+    recorder.finished(0, Outcome.COMPLETED)
+    recorder.finished(1, Outcome.PRUNED, reason="given up at epoch 2 of 1 fold")
+    recorder.finished(2, Outcome.FAILED, reason="diverged")
+    again = Recorder(client, experiment, "sweep", "key-to-the-end")
+    assert again.trials_to_the_end(2, 2) == [(0, pytest.approx(0.3), 4)]
+    again.started(0, {"lr": 0.1})
+    again.reported(0, report(3, 0.3, 0.1), None, 2000)
+    again.close(Outcome.PRUNED, {}, "")
+    assert Recorder(client, experiment, "sweep", "key-to-the-end").trials_to_the_end(2, 2) == [
+        (0, pytest.approx(0.2), 6)
+    ]
