@@ -130,7 +130,8 @@ def extend(
     found = prepare_extension(sweep_name, epochs, top, directory, data_dir, local=local, notify=_say)
     _say(f"{found.folder.name}: {len(found.survivors)} trials go on to epoch {epochs}")
     outcome = extend_sweep(found, make_view=_view_of(found.prepared), address=address)
-    _conclude(*outcome, found.prepared, directory, data_dir, then_refit=False, as_json=as_json)
+    again = f"extend --epochs {epochs}"
+    _conclude(*outcome, found.prepared, directory, data_dir, then_refit=False, as_json=as_json, again=again)
 
 
 def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
@@ -142,7 +143,7 @@ def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
 
 def _conclude(
     result: SweepResult, ledger: Ledger, prepared: Prepared, directory: Path, data_dir: Path,
-    *, then_refit: bool, as_json: bool,
+    *, then_refit: bool, as_json: bool, again: str = "resume",
 ) -> None:  # fmt: skip
     """The table of the best, the refit if it is asked for, what to open next, and the exit status."""
     from analysis.overview import log_overview
@@ -168,7 +169,7 @@ def _conclude(
             refitted = _refit(result.sweep, directory, data_dir, console)
     finally:
         console.print()
-        for line in closing_lines(result, at(directory, RUNS), refitted=refitted is not None):
+        for line in closing_lines(result, at(directory, RUNS), refitted=refitted is not None, again=again):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         if as_json:
             print(json.dumps(result.to_json() | ({"refit": refitted} if refitted else {})), flush=True)

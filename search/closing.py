@@ -26,11 +26,12 @@ def at(directory: Path, default: Path) -> str:
     return "" if directory == default else f" --dir {shlex.quote(str(directory))}"
 
 
-def closing_lines(result: SweepResult, place: str, *, refitted: bool) -> list[str]:
+def closing_lines(result: SweepResult, place: str, *, refitted: bool, again: str = "resume") -> list[str]:
     """How a sweep ended, and the commands that go on from there.
 
     Args:
         place: `at` the sweep's folder.
+        again: the command that goes on with what was interrupted.
     """
     command = program()
     counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
@@ -38,7 +39,7 @@ def closing_lines(result: SweepResult, place: str, *, refitted: bool) -> list[st
     if result.trials["failed"]:
         lines.append(f"Why trials failed:                     {command} status {result.sweep}{place}")
     if result.interrupted:
-        lines.append(f"Interrupted; all of it is kept.  Go on:  {command} resume {result.sweep}{place}")
+        lines.append(f"Interrupted; all of it is kept.  Go on:  {command} {again} {result.sweep}{place}")
     elif result.best is None:
         lines.append("No trial was evaluated to the end, so there is no winner.")
     elif not refitted:

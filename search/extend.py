@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from search.prepare import Prepared, prepare
 from search.progress import View
 from search.recorder import Recorder
 from search.result import SweepResult
-from search.spec import load_spec
+from search.spec import SweepSpec, load_spec, parse_spec
 from search.store import SweepFolder, check_tracking, connect, find_sweep
 from search.sweep import drive
 from search.tune_callback import Session
@@ -78,25 +80,50 @@ def prepare_extension(
     recorder = Recorder(connect(state.tracking_uri), state.experiment_id, folder.name, state.key)
     if recorder.finished_refit is not None:
         raise StateError(f"{folder.name}: its winner has been tested; to choose again would be to choose by the test")
-    ladder = [(rung.folds, rung.epochs) for rung in old.ladder] + [(old.folds.count, epochs)]
-    # by a scheduler of its own: every survivor is trained to the end
-    scheduler = old.scheduler.model_copy(update={"kind": "promotion", "ladder": tuple(ladder)})
-    spec = old.model_copy(update={"epochs": epochs, "scheduler": scheduler})
+    spec = _longer(old, epochs)
     prepared = prepare(spec, data_dir, local=local, notify=notify)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
-    survivors = sorted(_survivors(folder, recorder, old.ladder[-1]), key=lambda pair: (pair[0], pair[1].number))[:top]
+    survivors = _begun(folder, epochs, top)
+    if survivors is None:
+        found = sorted(_survivors(folder, recorder, old.ladder[-1]), key=lambda pair: (pair[0], pair[1].number))
+        survivors = [survivor for _, survivor in found][:top]
     if not survivors:
         raise StateError(f"{folder.name}: no trial was evaluated to the end; there is none to go on with")
-    for _, survivor in survivors:
+    for survivor in survivors:
         _check_schedule(prepared, survivor, old.epochs)
-    return Extension(folder, prepared, tuple(survivor for _, survivor in survivors), earlier)
+    return Extension(folder, prepared, tuple(survivors), earlier)
+
+
+def _longer(old: SweepSpec, epochs: int) -> SweepSpec:
+    """The sweep's file with more epochs and its ladder with one rung more; without its budget, which is spent."""
+    ladder = [(rung.folds, rung.epochs) for rung in old.ladder] + [(old.folds.count, epochs)]
+    kept = old.scheduler.kind == "fifo"  # which has no ladder
+    scheduler = old.scheduler if kept else old.scheduler.model_copy(update={"ladder": tuple(ladder)})
+    search = old.search.model_copy(update=dict.fromkeys(("fold_epochs", "time_budget", "target")))
+    changed = old.model_copy(update={"epochs": epochs, "scheduler": scheduler, "search": search})
+    return parse_spec(changed.model_dump(by_alias=True), Path())  # it will be read again
+
+
+def _begun(folder: SweepFolder, epochs: int, top: int | None) -> list[Survivor] | None:
+    """The survivors of this extension, if it has begun before. Raises: InputError if other ones are asked for now."""
+    path = _list_of(folder, epochs)
+    if not path.is_file():
+        return None
+    told = [Survivor(**{**one, "checkpoint": Path(one["checkpoint"])}) for one in json.loads(path.read_text())]
+    if top is not None and top != len(told):
+        raise InputError("--top", top, f"this extension was begun with {len(told)} trials", "leave --top out")
+    return told
+
+
+def _list_of(folder: SweepFolder, epochs: int) -> Path:
+    return folder.path / f"extension-{epochs}.json"
 
 
 def _survivors(folder: SweepFolder, recorder: Recorder, top: Rung) -> list[tuple[float, Survivor]]:
     """(loss, trial) of those that have reached the top rung."""
     found = []
     for number, loss, fold_epochs in recorder.trials_to_the_end(top.folds, top.epochs):
-        checkpoint = folder.checkpoint(number, CHECKPOINT_FILE)
+        checkpoint = folder.checkpoint(number, CHECKPOINT_FILE, top.epochs)
         if checkpoint is None:
             raise StateError(f"{folder.name}: trial {number} has left no checkpoint in {folder.path}")
         params = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["params"]
@@ -127,19 +154,30 @@ def extend_sweep(
     ]
     experiment = folder.extension(prepared.spec.epochs)
 
+    before = sum(one.fold_epochs for one in survivors)
+
     def run(work: Work, session: Session, interrupt: Interrupt) -> dict[int, Path]:
+        told = [{**asdict(one), "params": dict(one.params), "checkpoint": str(one.checkpoint)} for one in survivors]
+        _list_of(folder, prepared.spec.epochs).write_text(json.dumps(told))
         session.ledger.total = len(configs)
+        session.ledger.spent_before = int(extension.earlier["fold_epochs"]) - before
         return run_given_trials(prepared, experiment, configs, work, session, interrupt)
 
     def conclude(result: SweepResult, ledger: Ledger) -> SweepResult:
-        before = {one.number: one.fold_epochs for one in survivors}
-        added = sum(t.report.fold_epochs - before[t.number] for t in ledger.trials.values() if t.report)
         failed = ledger.count(TrialStatus.FAILED)
         counts = dict(extension.earlier["trials"])
         counts["completed"], counts["failed"] = counts["completed"] - failed, counts["failed"] + failed
-        return replace(result, trials=counts, fold_epochs=extension.earlier["fold_epochs"] + added)
+        return replace(result, trials=counts)
 
     outcome = drive(prepared, lambda: (folder, state), make_view, address, run=run, conclude=conclude)
-    if not outcome[0].interrupted:
-        folder.spec.write_text(prepared.spec.to_yaml())
+    if not outcome[0].interrupted and outcome[0].best is not None:
+        _keep_file(folder, prepared.spec.to_yaml(), state.tracking_uri, outcome[0].run_id)
     return outcome
+
+
+def _keep_file(folder: SweepFolder, text: str, uri: str, run_id: str) -> None:
+    """The sweep's file is the longer one from now on, here and in the record; its time tells the sweep's age still."""
+    times = folder.spec.stat()
+    folder.spec.write_text(text)
+    os.utime(folder.spec, ns=(times.st_atime_ns, times.st_mtime_ns))
+    connect(uri).log_text(run_id, text, "sweep.yaml")

@@ -78,6 +78,8 @@ class Ledger:
 
     total: int
     earlier: float = 0.0
+    spent_before: int = 0
+    """Fold-epochs that are in none of its trials, where these are the survivors of a sweep that has ended."""
     started: float = field(default_factory=time.monotonic)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
 
@@ -98,7 +100,7 @@ class Ledger:
     @property
     def fold_epochs(self) -> int:
         """Epochs of single folds trained by all trials so far."""
-        return sum(trial.report.fold_epochs for trial in self.trials.values() if trial.report)
+        return self.spent_before + sum(t.report.fold_epochs for t in self.trials.values() if t.report)
 
     def ranking(self) -> list[TrialRecord]:
         """The completed trials that compete, the best first; a tie goes to the earlier one."""

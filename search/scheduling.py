@@ -14,7 +14,6 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from search.budget import Budget, Spending
 from search.race import Race
-from trainables.ladder import Rung
 
 if TYPE_CHECKING:
     from trainables.cross_validation import EpochReport
@@ -253,8 +252,3 @@ class StoppingLadder(LadderScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_remove(tune_controller, trial)
         self._asha.on_trial_remove(tune_controller, trial)
-
-
-def rung_epochs(ladder: tuple[Rung, ...]) -> frozenset[int]:
-    """The epochs at which a scheduler decides on this ladder."""
-    return frozenset(rung.epochs for rung in ladder)

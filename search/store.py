@@ -90,10 +90,11 @@ class SweepFolder:
         """The same of the trials that were trained on to so many epochs."""
         return self.path / f"tune-{epochs}"
 
-    def checkpoint(self, trial: int, file: str) -> Path | None:
-        """The folder of a trial's newest checkpoint that holds ``file``, from its longest training; None if there is
-        none."""
-        places = [self.tune, *sorted(self.path.glob("tune-*"), key=lambda path: int(path.name.removeprefix("tune-")))]
+    def checkpoint(self, trial: int, file: str, epochs: int) -> Path | None:
+        """The folder of a trial's newest checkpoint that holds ``file``, of the sweep or of an extension to at most
+        ``epochs``; None if there is none."""
+        longer = {int(path.name.removeprefix("tune-")): path for path in self.path.glob("tune-*")}
+        places = [self.tune, *(longer[reached] for reached in sorted(longer) if reached <= epochs)]
         for place in reversed(places):
             found = sorted(place.glob(f"trial-{trial:04d}/checkpoint_*/{file}"))
             if found:

@@ -165,7 +165,7 @@ def drive(
         outcome = Outcome.FAILED
         try:
             environment = describe_environment()
-            recorder.start_sweep(spec.to_yaml(), environment, prepared.dataset, spec.task, spec.kind)
+            recorder.start_sweep(folder.spec.read_text(), environment, prepared.dataset, spec.task, spec.kind)
             work = make_work(prepared)
             workers_ready()
             session = Session(ledger, recorder, view, prepared.task)
@@ -187,7 +187,7 @@ def drive(
             result = conclude(result, ledger)
             recorder.close(outcome, closing_tags(result), note(result))
             folder.write_state(replace(state, seconds=ledger.elapsed))
-        if not interrupt.asked:
+        if not interrupt.asked and (run is None or result.best is not None):  # a result that is there is not lost
             folder.result.write_text(json.dumps(result.to_json(), indent=2))
         return result, ledger
 

@@ -32,9 +32,10 @@ def log_trial_evidence(
         InputError: the data set or the task cannot be read any more.
     """
     folder = find_sweep(root, name)
-    saved = load_checkpoint_file(_checkpoint(folder, trial))
+    spec = load_spec(folder.spec)
+    saved = load_checkpoint_file(_checkpoint(folder, trial, spec.epochs))
     state = folder.read_state()
-    prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
+    prepared = prepare(spec, data_dir, notify=notify)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     work = make_work(prepared)
     cv = work.cross_validation(saved["params"], shared_tensor(work.images), repeat=saved.get("repeat", 0))
@@ -50,12 +51,12 @@ def log_trial_evidence(
     return run_id
 
 
-def _checkpoint(folder: SweepFolder, trial: int) -> Path:
-    found = folder.checkpoint(trial, CHECKPOINT_FILE)
+def _checkpoint(folder: SweepFolder, trial: int, epochs: int) -> Path:
+    found = folder.checkpoint(trial, CHECKPOINT_FILE, epochs)
     if found is not None:
         return found / CHECKPOINT_FILE
     kept: Any = sorted(
-        {int(path.parts[-3][-4:]) for path in folder.tune.glob(f"trial-*/checkpoint_*/{CHECKPOINT_FILE}")}
+        {int(path.parts[-3][-4:]) for path in folder.path.glob(f"tune*/trial-*/checkpoint_*/{CHECKPOINT_FILE}")}
     )
     shown = ", ".join(map(str, kept)) or "none"
     raise StateError(f"{folder.name}: trial {trial} has left no checkpoint here; trials that have: {shown}")

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Session:
     recorder: Recorder
     view: View
     task: LoadedTask
+    begun: set[int] = field(default_factory=set)
+    """The trials whose runs have been made, or opened again, since this process took the sweep up."""
 
 
 _SESSIONS: dict[str, Session] = {}
@@ -134,13 +136,14 @@ class SweepCallback(Callback):  # type: ignore[misc]
 
     def _record(self, trial: Trial) -> TrialRecord:
         number = trial.config["trial"]
-        if number not in self._session.ledger.trials:
-            record = self._session.ledger.trials[number] = _new_record(trial.config)
+        record = self._session.ledger.trials.setdefault(number, _new_record(trial.config))
+        if number not in self._session.begun:
+            self._session.begun.add(number)
             completed = self._session.task.complete(record.params)
             complete = {name: value for name, value in completed.items() if value is not None}
             tags = record.part.tags if record.part else {}
             self._session.recorder.started(number, {**record.params, **complete}, tags)
-        return self._session.ledger.trials[number]
+        return record
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

@@ -177,7 +177,7 @@ def _place(
     now = prepared.spec.scheduler
     same_rungs = now.kind == "fifo" or now == scheduler
     for run in runs:
-        ended_well = run.info.status == "FINISHED"
+        ended_well = run.info.status == "FINISHED" and _has_all_epochs(run, prepared)
         given_up = same_rungs and run.info.status == "KILLED" and "foldrace.pruned_at" in run.data.tags
         if "val_loss" not in run.data.metrics or not (ended_well or given_up):
             continue
@@ -186,6 +186,12 @@ def _place(
         except InputError as error:
             obstacles.append((error.field.removeprefix("space."), f"{error.value}: {error.rule}"))
     return placed, obstacles
+
+
+def _has_all_epochs(run: Run, prepared: Prepared) -> bool:
+    """Not so for one that was left behind when others of its sweep were trained on; early stopping is no such case."""
+    spec = prepared.spec
+    return spec.early_stopping.patience is not None or run.data.metrics.get("epoch", spec.epochs) >= spec.epochs
 
 
 def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:

@@ -186,7 +186,7 @@ class CrossValidation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where `state_dict` was called on an object with the same arguments."""
         self._position = state["position"]
-        self._rungs = [tuple(losses) for losses in state["rungs"]]
+        self._rungs = [tuple(losses) for losses in state.get("rungs", ())]
         self._runs = [self._make(fold) for fold in range(len(state["folds"]))]
         for run, saved in zip(self._runs, state["folds"], strict=True):
             run.load_state_dict(saved)

@@ -138,7 +138,14 @@ def test_a_race_that_was_interrupted_ends_as_if_it_had_not_been(race: Swept, whe
     assert after.record.params == race.record.params
     assert costs(after) == costs(race)
     assert after.record.numbers == race.record.numbers
+    statuses = {run.info.run_name: run.info.status for run in race.record.runs if "trial" in run.info.run_name}
+    assert {name: status_of(after, name) for name in statuses} == statuses
     unlike = {"run_id", "tracking_uri", "wall_seconds"}
     assert {k: v for k, v in after.result.items() if k not in unlike} == {
         k: v for k, v in race.result.items() if k not in unlike
     }
+
+
+def status_of(swept: Swept, name: str) -> str:
+    [run] = [run for run in swept.record.runs if run.info.run_name == name]
+    return str(run.info.status)
