@@ -41,6 +41,9 @@ DataDirectory = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of standard output.")]
 Sweep = Annotated[str | None, typer.Argument(metavar="SWEEP", help="A sweep's name; the latest if left out.")]
 
+Address = Annotated[str | None, typer.Option(help="A Ray cluster; none starts a Ray on this machine.")]
+Server = Annotated[str | None, typer.Option("--tracking-uri", help="An MLflow server to find the sweep on.")]
+
 RUNS, DATA = Path("runs"), Path("data")
 
 
@@ -88,7 +91,7 @@ def resume(
     sweep_name: Sweep = None,
     directory: Directory = RUNS,
     data_dir: DataDirectory = DATA,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster; none starts a Ray on this machine.")] = None,
+    address: Address = None,
     then_refit: Annotated[bool, typer.Option("--refit", help="Afterwards refit the winner.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -120,7 +123,7 @@ def extend(
     top: Annotated[int | None, typer.Option(min=1, help="Only so many survivors, the best; all if left out.")] = None,
     directory: Directory = RUNS,
     data_dir: DataDirectory = DATA,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster; none starts a Ray on this machine.")] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the survivors of a sweep that has ended for more epochs than it was planned for."""
@@ -216,7 +219,7 @@ def study(
         Path | None, typer.Option("--dir", help="Where the study lives; by default `study` among the sweeps.")
     ] = None,
     data_dir: DataDirectory = DATA,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster; none starts a Ray on this machine.")] = None,
+    address: Address = None,
     quick: Annotated[bool, typer.Option("--quick", help="On 3,000 images: minutes, but no figures to quote.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -268,7 +271,7 @@ def report(
     trial: Annotated[
         int | None, typer.Option(min=0, help="The latent space of this trial's fold 0, instead of the winner's refit.")
     ] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="An MLflow server to find the sweep on.")] = None,
+    tracking_uri: Server = None,
     directory: Directory = RUNS,
     data_dir: DataDirectory = DATA,
     as_json: AsJson = False,
@@ -292,7 +295,7 @@ def report(
 def curves(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write.")],
     sweep_name: Sweep = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="An MLflow server to find the sweep on.")] = None,
+    tracking_uri: Server = None,
     directory: Directory = RUNS,
 ) -> None:
     """Write a sweep's learning curves into a file that `simulate` replays; it must have trained all trials in full."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,7 @@ import yaml
 from numpy.typing import NDArray
 
 from analysis.curves import Curves
-from analysis.tables import all_runs, artifact_text, histories, number, sweep_run, trials_table
-from search.store import check_tracking, connect, find_sweep, sweep_names, tracking_uri
+from analysis.tables import all_runs, artifact_text, histories, locate_sweep, number, trials_table
 from trainables.errors import InputError, StateError
 from trainables.parameters import Value
 
@@ -43,25 +41,13 @@ def export_curves(root: Path, name: str | None, output: Path, *, uri: str | None
     if not output.parent.is_dir() or output.is_dir():
         rule = "is a folder" if output.is_dir() else "its folder does not exist"
         raise InputError("--output", str(output), rule)
-    client, run = _located(root, name, uri)
+    client, run, _ = locate_sweep(root, name, uri)
     curves = curves_of(client, run)
     try:
         curves.save(output)
     except OSError as error:
         raise InputError("--output", str(output), f"cannot be written: {error.strerror}") from error
     return curves
-
-
-def _located(root: Path, name: str | None, uri: str | None) -> tuple[MlflowClient, Run]:
-    if uri or ("MLFLOW_TRACKING_URI" in os.environ and not sweep_names(root)):
-        address = tracking_uri(root, uri)
-        check_tracking(address)
-        client = connect(address)
-        return client, sweep_run(client, name)
-    found = find_sweep(root, name)
-    state = found.read_state()
-    client = connect(state.tracking_uri)
-    return client, sweep_run(client, found.name, state.key)
 
 
 def curves_of(client: MlflowClient, sweep: Run) -> Curves:

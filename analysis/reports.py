@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.evidence import load_evidence, refit_run
 from analysis.pages import Report, report_files, write_report
-from analysis.tables import sweep_run
-from search.store import check_tracking, connect, find_sweep, sweep_names, tracking_uri
+from analysis.tables import locate_sweep, sweep_run
+from search.store import connect, find_sweep
 from trainables.errors import InputError, StateError, nearest
 
 if TYPE_CHECKING:
@@ -65,19 +64,8 @@ def report_sweep(
     for kind in kinds:
         if kind not in KINDS:
             raise InputError("--kind", kind, "no such report", nearest(kind, KINDS))
-    if uri or ("MLFLOW_TRACKING_URI" in os.environ and not sweep_names(root)):
-        address = tracking_uri(root, uri)
-        check_tracking(address)
-        client = connect(address)
-        run = sweep_run(client, name)
-        folder = Path(f"{run.data.tags['foldrace.sweep']}-report")
-    else:
-        found = find_sweep(root, name)
-        state = found.read_state()
-        client = connect(state.tracking_uri)
-        run = sweep_run(client, found.name, state.key)
-        folder = found.path / "report"
-    folder = out or folder
+    client, run, found = locate_sweep(root, name, uri)
+    folder = out or (found.path / "report" if found else Path(f"{run.data.tags['foldrace.sweep']}-report"))
     pages = make_reports(client, run, list(kinds) or None, folder)
     return Made(run.data.tags["foldrace.sweep"], folder, tuple(pages))
 

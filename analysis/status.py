@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ import pandas as pd
 import yaml
 from rich.table import Table
 
-from analysis.tables import number, ranking, sweep_run, trials_table
+from analysis.tables import locate_sweep, number, ranking, trials_table
 from search.progress import clock, params_text, score_text
 from search.spec import parse_spec
-from search.store import connect, find_sweep, sweep_names, tracking_uri
 
 __all__ = ["Status", "read_status"]
 
@@ -92,14 +90,7 @@ class Status:
 def read_status(root: Path, name: str | None) -> Status:
     """The state of a sweep, or of the latest: of those in ``root``, else of those on the tracking server that
     MLFLOW_TRACKING_URI names. Raises: StateError if there is none."""
-    if "MLFLOW_TRACKING_URI" in os.environ and not sweep_names(root):
-        client = connect(tracking_uri(root))
-        run = sweep_run(client, name)
-    else:
-        folder = find_sweep(root, name)
-        state = folder.read_state()
-        client = connect(state.tracking_uri)
-        run = sweep_run(client, folder.name, state.key)
+    client, run, _ = locate_sweep(root, name)
     tags = run.data.tags
     spec = parse_spec(_spec(client, run.info.run_id), base=root)
     finished = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from search.store import SweepFolder, check_tracking, connect, find_sweep, sweep_names, tracking_uri
 from trainables.errors import StateError
 
 if TYPE_CHECKING:
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = [
-    "all_runs", "artifact_text", "fold_losses", "folds_table", "histories", "number", "ranking", "sweep_run", "sweeps",
-    "trial_curves", "trials_table",
+    "all_runs", "artifact_text", "fold_losses", "folds_table", "histories", "locate_sweep", "number", "ranking",
+    "sweep_run", "sweeps", "trial_curves", "trials_table",
 ]  # fmt: skip
 
 _PAGE = 5000
@@ -55,6 +57,30 @@ def sweep_run(client: MlflowClient, name: str | None, key: str | None = None) ->
     if not found:
         raise StateError("no sweep in the tracking store" + (f" is named {name}" if name else " yet"))
     return found[-1]
+
+
+def locate_sweep(
+    root: Path, name: str | None, uri: str | None = None
+) -> tuple[MlflowClient, Run, SweepFolder | None]:  # fmt: skip
+    """The store and the run of a sweep, or of the latest, and its folder unless a server alone knows it.
+
+    Args:
+        root: the folder of all sweeps.
+        uri: an MLflow server to find the sweep on; without it ``root`` says where, or else MLFLOW_TRACKING_URI.
+
+    Raises:
+        InputError: an address that cannot be used.
+        StateError: no such sweep, or a server that does not answer.
+    """
+    if uri or ("MLFLOW_TRACKING_URI" in os.environ and not sweep_names(root)):
+        address = tracking_uri(root, uri)
+        check_tracking(address)
+        client = connect(address)
+        return client, sweep_run(client, name), None
+    folder = find_sweep(root, name)
+    state = folder.read_state()
+    client = connect(state.tracking_uri)
+    return client, sweep_run(client, folder.name, state.key), folder
 
 
 def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:

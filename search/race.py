@@ -259,16 +259,18 @@ class Race:
         """The waiting trial nearest to the top that may still win: it lies behind the leader, on the same folds and
         epochs, by no more than trials usually gain or lose on each other from there to the top."""
         leader, margin = self.leader, self.rule.margin
-        under_way = sum(runner.waits_at is None and not runner.gone for runner in self.runners.values())
+        under_way = any(runner.waits_at is None and not runner.gone for runner in self.runners.values())
         if leader is None:  # what is under way may yet make one
             return None if under_way else self.nearest()
+        if margin is None:
+            return None
         change = 0.0
-        for rung in range(len(self.ladder) - 2 if margin is not None else -1, -1, -1):
+        for rung in range(len(self.ladder) - 2, -1, -1):
             change += self._change(rung, leader)
             if math.isinf(change) and under_way:  # too little is known yet to send one after the other
                 return None
             waiting = self._waiting(rung)
-            if waiting is not None and waiting[0] - leader.score(rung) < (margin or 0.0) * math.sqrt(change):
+            if waiting is not None and waiting[0] - leader.score(rung) < margin * math.sqrt(change):
                 return waiting[1]
         return None
 
