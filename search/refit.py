@@ -28,6 +28,7 @@ from trainables.errors import InputError, StateError, first_line
 from trainables.fold_run import FoldRun, seeded
 from trainables.folds import Split
 from trainables.parameters import Value
+from trainables.process import prepare_process
 from trainables.ray_trainable import Work, shared_tensor
 from trainables.seeds import derive_seed
 
@@ -162,7 +163,7 @@ def _recorded(uri: str, run_id: str) -> RefitResult:
 
 def _train(work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str) -> FoldRun:
     """Trains on everything; the schedule spans the epochs that it spanned in the search."""
-    torch.set_num_threads(work.threads)
+    prepare_process(work.threads)
     device = torch.device("cuda" if work.gpu and count_gpus() else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     run = FoldRun(

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from trainables import layers
 from trainables.tasks import SampleShape
 
 __all__ = ["ACTIVATIONS", "Autoencoder", "Decoder", "Encoder", "spatial_sizes"]
@@ -61,14 +62,14 @@ class Encoder(nn.Sequential):
         rows, columns = spatial_sizes(height), spatial_sizes(length)
         last = (0 if rows[2] >= 3 else 1, 0 if columns[2] >= 3 else 1)
         super().__init__(
-            nn.Conv2d(channels, width, 3, stride=2, padding=1),
+            layers.Conv2d(channels, width, 3, stride=2, padding=1),
             activation(),
-            nn.Dropout(dropout[0]),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            layers.Dropout(dropout[0]),
+            layers.Conv2d(width, 2 * width, 3, stride=2, padding=1),
             nn.BatchNorm2d(2 * width),
             activation(),
-            nn.Dropout(dropout[1]),
-            nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=last),
+            layers.Dropout(dropout[1]),
+            layers.Conv2d(2 * width, 4 * width, 3, stride=2, padding=last),
             activation(),
             nn.Flatten(),
             nn.Linear(4 * width * rows[3] * columns[3], hidden),
@@ -103,15 +104,15 @@ class Decoder(nn.Sequential):
             nn.Linear(hidden, 4 * width * rows[0] * columns[0]),
             activation(),
             nn.Unflatten(1, (4 * width, rows[0], columns[0])),
-            nn.ConvTranspose2d(4 * width, 2 * width, 3, stride=2, padding=paddings[0], output_padding=extras[0]),
+            layers.ConvTranspose2d(4 * width, 2 * width, 3, stride=2, padding=paddings[0], output_padding=extras[0]),
             nn.BatchNorm2d(2 * width),
-            nn.Dropout(dropout[0]),
+            layers.Dropout(dropout[0]),
             activation(),
-            nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=paddings[1], output_padding=extras[1]),
+            layers.ConvTranspose2d(2 * width, width, 3, stride=2, padding=paddings[1], output_padding=extras[1]),
             nn.BatchNorm2d(width),
-            nn.Dropout(dropout[1]),
+            layers.Dropout(dropout[1]),
             activation(),
-            nn.ConvTranspose2d(width, channels, 3, stride=2, padding=paddings[2], output_padding=extras[2]),
+            layers.ConvTranspose2d(width, channels, 3, stride=2, padding=paddings[2], output_padding=extras[2]),
             nn.Sigmoid(),
         )
 

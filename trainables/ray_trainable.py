@@ -22,6 +22,7 @@ from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
 from trainables.ladder import Rung
 from trainables.parameters import Value
+from trainables.process import prepare_process
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask
 
@@ -102,8 +103,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
         assert work is not None
         self._work = work
-        torch.set_num_threads(work.threads)
-        torch.backends.cudnn.deterministic = True
+        prepare_process(work.threads)
         device = torch.device("cuda" if work.gpu else "cpu")
         self._images = shared_tensor(work.images).to(device)
         self._begin(config)

@@ -1,0 +1,220 @@
+"""Drop-in layers with which small convolutional networks train faster on a CPU.
+
+Each is a subclass of the layer of the same name in `torch.nn`: its parameters, its arguments, its results within
+rounding (of dropout: its distribution, see `dropout_mask`). On a GPU, and for what they are not made for, they are that
+layer.
+
+What they know: oneDNN, which torch calls, is slow at the transpose of a strided convolution, slowest where its result
+has few channels, and torch draws a dropout mask in more time than the layer before it takes. Activations lie in memory
+with the channels last, which suits both sides; tensors of any layout may come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Conv2d", "ConvTranspose2d", "Dropout", "dropout_mask", "torch_kernels"]
+
+_KERNEL, _STRIDE = 3, 2
+_NARROW = 16  # channels of the larger image up to which `_transpose` beats oneDNN's
+_RUN = 4  # channels up to which copying two taps at once is slower than each apart
+_LAYOUT = torch.channels_last
+_torch_kernels: ContextVar[bool] = ContextVar("torch_kernels", default=False)
+
+
+@contextmanager
+def torch_kernels() -> Iterator[None]:
+    """Within this block these layers compute with torch's own kernels alone, which `torch.func` can batch."""
+    token = _torch_kernels.set(True)
+    try:
+        yield
+    finally:
+        _torch_kernels.reset(token)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d`; where its kernel is 3×3 and its stride 2, its gradient is faster on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, out_channels, H', W')."""
+        if not (_fast(self, input) and self.in_channels <= _NARROW):
+            return super().forward(input)
+        output: Tensor = _Strided.apply(_channels_last(input), self.weight, self.bias, _pair(self.padding))
+        return output
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d`; faster on a CPU where its kernel is 3×3 and its stride 2."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, C, H, W) → (B, out_channels, H', W')."""
+        if output_size is not None or not (_fast(self, input) and self.out_channels <= _NARROW):
+            return super().forward(input, output_size)
+        padding = _pair(self.padding)
+        height, width = (
+            (side - 1) * _STRIDE - 2 * pad + _KERNEL + extra
+            for side, pad, extra in zip(input.shape[2:], padding, _pair(self.output_padding), strict=True)
+        )
+        output: Tensor = _Transposed.apply(_channels_last(input), self.weight, self.bias, padding, (height, width))
+        return output
+
+
+def _fast(layer: nn.Conv2d | nn.ConvTranspose2d, images: Tensor) -> bool:
+    """Whether these images through this layer are what `_transpose` is made for."""
+    if torch.compiler.is_compiling() or _torch_kernels.get():  # an exported network is of torch's operations alone
+        return False
+    here = images.device.type == "cpu" and images.dim() == 4
+    shape = layer.kernel_size == (_KERNEL, _KERNEL) and layer.stride == (_STRIDE, _STRIDE)
+    plain = layer.dilation == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
+    return here and shape and plain and not isinstance(layer.padding, str) and max(_pair(layer.padding)) <= 1
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    images = images.contiguous(memory_format=_LAYOUT)
+    if images.shape[1] == 1:  # torch takes the strides of a single channel for the other layout
+        images = images.as_strided(images.shape, (images[0].numel(), 1, images.shape[3], 1), images.storage_offset())
+    return images
+
+
+def _transpose(images: Tensor, weight: Tensor, padding: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The transpose of a 3×3 convolution of stride 2: (B, S, h, w) and its weight (S, L, 3, 3) → (B, L, H, W).
+
+    One matrix product gives what every pixel adds to the 3×3 around its place in the result, seen as blocks of 2×2. Of
+    the three taps along a side two fall into the pixel's own block, the third into the block before or after.
+    """
+    batch, channels, *small = images.shape
+    blocks = [(side + 1) // 2 for side in size]
+    pixels, narrow = images.permute(0, 2, 3, 1).reshape(-1, channels), weight.shape[1]
+    apart = narrow < _RUN
+    if apart:  # a plane for each tap
+        taps = weight.permute(2, 3, 1, 0).reshape(-1, channels) @ pixels.t()
+        taps = taps.view(_KERNEL, _KERNEL, narrow, batch, *small).permute(3, 4, 0, 5, 1, 2)
+    else:  # a row for each pixel, from which two neighbouring taps are taken at once
+        taps = pixels @ weight.permute(0, 2, 3, 1).reshape(channels, -1)
+        taps = taps.view(batch, *small, _KERNEL, _KERNEL, narrow).permute(0, 1, 3, 2, 4, 5)
+    result = images.new_zeros(batch, blocks[0], 2, blocks[1], 2, narrow)
+    rows, columns = (_falls(*side, apart) for side in zip(padding, small, blocks, strict=True))
+    for (tap_row, pixel_row, block_row, row), (tap, pixel, block, column) in product(rows, columns):
+        result[:, block_row, row, block, column] += taps[:, pixel_row, tap_row, pixel, tap]
+    result = result.view(batch, 2 * blocks[0], 2 * blocks[1], narrow)[:, : size[0], : size[1]]
+    return result.permute(0, 3, 1, 2).contiguous(memory_format=_LAYOUT)
+
+
+def _falls(padding: int, pixels: int, blocks: int, apart: bool) -> list[tuple[slice, slice, slice, slice]]:
+    """Where the taps along one side fall, ``apart`` or two at once: the taps, of which pixels, in which blocks, where
+    in them."""
+    own, other = padding, 0 if padding else 2
+    groups = [(tap, 1) for tap in range(_KERNEL)] if apart else [(own, 2), (other, 1)]
+    falls = []
+    for tap, count in groups:
+        shift, phase = divmod(tap - padding, _STRIDE)
+        first, last = max(0, -shift), min(pixels, blocks - shift)
+        falls.append(
+            (
+                slice(tap, tap + count),
+                slice(first, last),
+                slice(first + shift, last + shift),
+                slice(phase, phase + count),
+            )
+        )
+    return falls
+
+
+class _Strided(torch.autograd.Function):
+    """A convolution; its gradient by the images is `_transpose`."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.padding = padding
+        return torch.conv2d(images, weight, bias, _STRIDE, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        images, weight = ctx.saved_tensors
+        gradient = _channels_last(gradients[0])
+        by_images = None
+        if ctx.needs_input_grad[0]:
+            by_images = _transpose(gradient, weight, ctx.padding, images.shape[2:])
+        by_weight, by_bias = _by_weight(gradient, images, weight, ctx.padding, ctx.needs_input_grad[2])
+        return by_images, by_weight, by_bias, None
+
+
+class _Transposed(torch.autograd.Function):
+    """`_transpose` and a bias; its gradient by the images is a convolution."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], size: Sequence[int]
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.padding = padding
+        result = _transpose(images, weight, padding, size)
+        return result if bias is None else result.add_(bias[:, None, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        images, weight = ctx.saved_tensors
+        gradient = _channels_last(gradients[0])
+        by_images = torch.conv2d(gradient, weight, None, _STRIDE, ctx.padding) if ctx.needs_input_grad[0] else None
+        by_weight, _ = _by_weight(images, gradient, weight, ctx.padding, False)
+        by_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return by_images, by_weight, by_bias, None, None
+
+
+def _by_weight(
+    gradient: Tensor, images: Tensor, weight: Tensor, padding: Sequence[int], bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of a convolution of ``images`` by its weight and, if wanted, its bias."""
+    _, by_weight, by_bias = torch.ops.aten.convolution_backward(
+        gradient, images, weight, [len(weight)], [_STRIDE, _STRIDE], padding, [1, 1], False, [0, 0], 1,
+        [False, True, bias],
+    )  # fmt: skip
+    return by_weight, by_bias
+
+
+class Dropout(nn.Dropout):
+    """`torch.nn.Dropout`, with a cheaper mask on a CPU: see `dropout_mask`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape with the batch first → the same."""
+        if not self.training or self.p == 0.0 or input.device.type != "cpu" or input.dim() < 2:
+            return super().forward(input)
+        return input * dropout_mask(input, self.p)
+
+
+def dropout_mask(images: Tensor, rate: float, draw: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Zeros with probability ``rate`` and else 1/(1 − rate), of the shape and type of ``images``.
+
+    The rate is exact where it is a multiple of 1/256, which takes one random byte an element; any other is rounded to
+    the nearest multiple of 1/65,536, which takes two. What is kept is scaled for the rounded rate, so the expectation
+    is exact. torch's own mask takes a random number of 32 bits and a comparison in double precision an element.
+
+    Args:
+        draw: fills a tensor of 64-bit integers with random bits; torch's global random state if it is None.
+    """
+    size, kind, lowest = (1, torch.uint8, 0) if (rate * 256).is_integer() else (2, torch.int16, -(2**15))
+    levels = 256**size
+    dropped = round(rate * levels)
+    if dropped == levels:
+        return torch.zeros_like(images)
+    count = images.numel()
+    words = torch.empty((count * size + 7) // 8, dtype=torch.int64)
+    words = words.random_(-(2**63), None) if draw is None else draw(words)
+    mask = torch.ge(words.view(kind)[:count], lowest + dropped, out=images.new_empty(count))
+    mask = mask.mul_(levels / (levels - dropped))
+    return mask.view(len(images), *images.shape[2:], -1).movedim(-1, 1)  # as the images lie, channels last
