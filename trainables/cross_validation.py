@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from trainables.fold_run import EarlyStopping, FoldReport, FoldRun
 from trainables.folds import Split
+from trainables.fused import CannotFuseError, can_fuse, train_epoch_fused
 from trainables.ladder import Rung, aligned_points
 from trainables.tasks import LoadedTask, Params
 
-__all__ = ["CrossValidation", "EpochReport", "mean_and_standard_error"]
+__all__ = ["CrossValidation", "EpochReport", "Fused", "mean_and_standard_error"]
+
+Fused = bool | Literal["auto"]
 
 
 def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
@@ -72,6 +75,11 @@ class CrossValidation:
         splits: one per fold; the same for every trial.
         ladder: rungs, rising in folds or epochs or both. The default trains all folds in lock-step to ``epochs``.
         epochs: what the learning-rate schedule spans; the last rung's epochs.
+        fused: train folds that stand at the same epoch as one batched program. ``"auto"``: on a GPU, unless the task
+            does something that cannot be batched.
+
+    Raises:
+        CannotFuseError: by `advance`, if ``fused`` is True and the task cannot be batched.
     """
 
     def __init__(
@@ -86,7 +94,10 @@ class CrossValidation:
         objective: str | None = None,
         early_stopping: EarlyStopping = EarlyStopping(),  # noqa: B008 (frozen)
         ladder: Sequence[Rung] = (),
+        fused: Fused = "auto",
     ) -> None:
+        self._must_fuse = fused is True
+        self._fused = images.device.type == "cuda" if fused == "auto" else fused
         self._ladder = tuple(ladder) or (Rung(len(splits), epochs),)
         self._points = aligned_points(self._ladder)
         assert self._points[-1].folds <= len(splits) and self._points[-1].epochs <= epochs
@@ -124,18 +135,28 @@ class CrossValidation:
             point = self._points[self._position]
             while len(self._runs) < point.folds:
                 self._runs.append(self._make(len(self._runs)))
-            for run in self._runs:
-                while run.epoch < point.epochs and not run.stopped:
-                    self._trained.append(run.train_epoch())
+            while waiting := [run for run in self._runs if run.epoch < point.epochs and not run.stopped]:
+                least = min(run.epoch for run in waiting)
+                self._trained += self._train([run for run in waiting if run.epoch == least])
             self._position += 1
             if point in self._ladder and not self._diverged:
                 self._rungs.append(tuple(run.report().val_loss for run in self._runs))
                 break
-        if (
-            self.finished and not self._diverged
-        ):  # folds that have all stopped stand at every rung above as they do here
+        self._trained.sort(key=lambda report: (report.fold, report.epoch))
+        if self.finished and not self._diverged:  # folds that have all stopped stand at every rung above as here
             self._rungs += [tuple(run.report().val_loss for run in self._runs)] * (len(self._ladder) - len(self._rungs))
         return self.report()
+
+    def _train(self, runs: Sequence[FoldRun]) -> list[FoldReport]:
+        """The next epoch of folds that stand at the same epoch."""
+        if self._fused and can_fuse(runs):
+            try:
+                return train_epoch_fused(runs)
+            except CannotFuseError:
+                if self._must_fuse:
+                    raise
+                self._fused = False
+        return [run.train_epoch() for run in runs]
 
     @property
     def _diverged(self) -> bool:

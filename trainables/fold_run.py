@@ -6,7 +6,7 @@ import copy
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ from trainables.optimizers import build_optimizer, build_schedule
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask, Params
 
-__all__ = ["EarlyStopping", "FoldReport", "FoldRun", "seeded"]
+__all__ = ["EarlyStopping", "FoldReport", "FoldRun", "add_terms", "seeded", "timed"]
 
 _VALIDATION_BATCH = 1024
 _WORSE = 0.05
@@ -119,7 +119,7 @@ class FoldRun:
             _, channels, height, width = images.shape
             self.model = self.task.implementation.build(params, (channels, height, width)).to(self.device)
         self.optimizer = build_optimizer(params, self.model.parameters())
-        steps = epochs * sum(1 for _ in self._batches(self.train_indices))
+        steps = epochs * len(self.batches(self.train_indices))
         self.schedule = build_schedule(str(params["schedule"]), self.optimizer, float(params["lr"] or 0.0), steps)
         self.epoch = 0
         self.seconds = 0.0
@@ -140,39 +140,76 @@ class FoldRun:
         """Trains one epoch, validates, keeps the weights if they are the best so far. A stopped fold only reports."""
         if self.stopped:
             return self.report()
-        started = time.perf_counter()
-        metrics = self.train_only_epoch()
-        metrics |= {f"val_{name}": value for name, value in self.evaluate(self.validation_indices).items()}
-        self.diverged = self._divergence(metrics)
-        self._keep(metrics)
-        self.seconds += time.perf_counter() - started
-        return self.report()
+        with timed() as elapsed:
+            metrics = self._train()
+        return self.end_epoch(metrics, elapsed())
 
     def train_only_epoch(self) -> dict[str, float]:
         """Trains one epoch without validating: the means of the task's terms, named ``train_…``."""
+        metrics = self._train()
         self.epoch += 1
-        with seeded(derive_seed(self.seed, self.fold, self.epoch, "train"), self.device):
-            order = self.train_indices[torch.randperm(len(self.train_indices)).to(self.device)]
-            return {f"train_{name}": value for name, value in self._train(order).items()}
+        return metrics
 
-    def _train(self, order: Tensor) -> dict[str, float]:
+    def end_epoch(self, metrics: dict[str, float], seconds: float) -> FoldReport:
+        """Validates after an epoch of training, and keeps the weights if they are the best so far.
+
+        Args:
+            metrics: the epoch's, named ``train_…``.
+            seconds: that it took.
+        """
+        self.epoch += 1
+        with timed() as elapsed:
+            metrics = {
+                **metrics,
+                **{f"val_{name}": value for name, value in self.evaluate(self.validation_indices).items()},
+            }
+            self.diverged = self._divergence(metrics)
+            self._keep(metrics)
+        self.seconds += seconds + elapsed()
+        return self.report()
+
+    def _train(self) -> dict[str, float]:
+        with seeded(self._epoch_seed, self.device):
+            order = self._shuffled()
+            return {f"train_{name}": value for name, value in self._train_on(order).items()}
+
+    @property
+    def _epoch_seed(self) -> int:
+        return derive_seed(self.seed, self.fold, self.epoch + 1, "train")
+
+    def _shuffled(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.train_indices[torch.randperm(len(self.train_indices), generator=generator).to(self.device)]
+
+    def random_epoch(self) -> tuple[Tensor, torch.Generator]:
+        """The next epoch's order of the images, and a generator on the fold's device that stands where torch's global
+        one does when the first batch is drawn."""
+        generator = torch.Generator().manual_seed(self._epoch_seed)
+        order = self._shuffled(generator)
+        if self.device.type != "cpu":
+            generator = torch.Generator(self.device).manual_seed(self._epoch_seed)
+        return order, generator
+
+    def _train_on(self, order: Tensor) -> dict[str, float]:
         self.model.train()
         sums: dict[str, Tensor] = {}
         count = 0
-        for batch in self._batches(order):
-            moment = self.epoch - 1 + count / len(order)
-            terms = self.task.losses(self.model, self._pixels(batch), self.params, moment)
-            _add(sums, terms)
+        for batch in self.batches(order):
+            moment = self.epoch + count / len(order)
+            terms = self.task.losses(self.model, self.pixels(batch), self.params, moment)
+            sums = add_terms(sums, terms)
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(terms["loss"].mean())
             self.optimizer.step()
             if self.schedule is not None:
                 self.schedule.step()
             count += len(batch)
-            if self.epoch == 1 and count == len(batch):
-                means = self._means(sums, count)
-                self._untrained_loss = means.get("criterion", means["loss"])
-        return self._means(sums, count)
+            if self.epoch == 0 and count == len(batch):
+                self.note_untrained(self.means(sums, count))
+        return self.means(sums, count)
+
+    def note_untrained(self, means: Mapping[str, float]) -> None:
+        """Notes the means of the very first batch: what training has to improve on."""
+        self._untrained_loss = means.get("criterion", means["loss"])
 
     def evaluate(self, indices: Tensor, images: Tensor | None = None) -> dict[str, float]:
         """Means of the task's terms over ``images[indices]``, in evaluation mode; the objective is named ``loss``."""
@@ -180,10 +217,10 @@ class FoldRun:
         sums: dict[str, Tensor] = {}
         with torch.inference_mode(), seeded(derive_seed(self.seed, self.fold, "validate"), self.device):
             for batch in torch.split(indices, _VALIDATION_BATCH):
-                _add(sums, self.task.losses(self.model, self._pixels(batch, images), self.params))
-        return self._means(sums, len(indices))
+                sums = add_terms(sums, self.task.losses(self.model, self.pixels(batch, images), self.params))
+        return self.means(sums, len(indices))
 
-    def _means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
+    def means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
         """The figures of a part; the objective is named ``loss``, and what is minimised ``criterion`` if it is
         another."""
         values = torch.cat([total.reshape(-1) for total in sums.values()]).div(count).tolist()  # one synchronisation
@@ -278,17 +315,28 @@ class FoldRun:
         self._kept_epoch, self._kept_metrics = state["kept_epoch"], dict(state["kept_metrics"])
         self._kept_weights, self._last_metrics = state["kept_weights"], dict(state["last_metrics"])
 
-    def _batches(self, indices: Tensor) -> Iterator[Tensor]:
-        batches = torch.split(indices, int(self.params["batch_size"] or 1))
-        # batch normalisation cannot work on one sample: a last batch of one is left out of this epoch
-        yield from batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 < len(batches[0]) else batches
+    def batches(self, indices: Tensor) -> Sequence[Tensor]:
+        """``indices`` in batches. Batch normalisation cannot work on one sample: a last batch of one is left out."""
+        batches: tuple[Tensor, ...] = torch.split(indices, int(self.params["batch_size"] or 1))
+        return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 < len(batches[0]) else batches
 
-    def _pixels(self, batch: Tensor, images: Tensor | None = None) -> Tensor:
+    def pixels(self, batch: Tensor, images: Tensor | None = None) -> Tensor:
+        """(B,) indices → these images, (B, C, H, W) in [0, 1]."""
         source = self.images if images is None else images
         return source[batch].to(torch.float32).div_(255.0)
 
 
-def _add(sums: dict[str, Tensor], terms: Mapping[str, Tensor]) -> None:
-    for name, values in terms.items():
-        total = values.detach().sum(0, dtype=torch.float64)
-        sums[name] = sums[name] + total if name in sums else total
+def add_terms(sums: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``sums`` with a batch's terms, each (B, …), added up over the batch."""
+    totals = {name: values.detach().sum(0, dtype=torch.float64) for name, values in terms.items()}
+    return {name: sums[name] + total if name in sums else total for name, total in totals.items()}
+
+
+@contextmanager
+def timed() -> Iterator[Callable[[], float]]:
+    """Gives a function that returns the seconds spent within this block so far, and all of them after it."""
+    started, ended = time.perf_counter(), math.nan
+    try:
+        yield lambda: (time.perf_counter() if math.isnan(ended) else ended) - started
+    finally:
+        ended = time.perf_counter()

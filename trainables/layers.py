@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 __all__ = ["Conv2d", "ConvTranspose2d", "Dropout", "dropout_mask", "torch_kernels"]
 
@@ -208,6 +209,9 @@ def dropout_mask(images: Tensor, rate: float, draw: Callable[[Tensor], Tensor] |
         draw: fills a tensor of 64-bit integers with random bits; torch's global random state if it is None.
     """
     size, kind, lowest = (1, torch.uint8, 0) if (rate * 256).is_integer() else (2, torch.int16, -(2**15))
+    if has_torch_function_unary(images):
+        drawn: Tensor = handle_torch_function(dropout_mask, (images,), images, rate)
+        return drawn
     levels = 256**size
     dropped = round(rate * levels)
     if dropped == levels:

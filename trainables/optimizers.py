@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn, optim
+from torch import Tensor, optim
 
 from trainables.parameters import Value, check_optimizer_parameters
 
@@ -27,7 +27,7 @@ _OWN = (
 )  # fmt: skip
 
 
-def build_optimizer(params: Mapping[str, Value], weights: Iterable[nn.Parameter]) -> optim.Optimizer:
+def build_optimizer(params: Mapping[str, Value], weights: Iterable[Tensor]) -> optim.Optimizer:
     """The optimizer that a trial's complete parameters name, over ``weights``.
 
     Raises:
