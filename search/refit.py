@@ -163,12 +163,13 @@ def _recorded(uri: str, run_id: str) -> RefitResult:
 
 def _train(work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str) -> FoldRun:
     """Trains on everything; the schedule spans the epochs that it spanned in the search."""
-    prepare_process(work.threads)
+    prepare_process(work.threads, work.precision)
     device = torch.device("cuda" if work.gpu and count_gpus() else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     run = FoldRun(
         work.task, params, shared_tensor(work.images).to(device), Split(everything, everything[:0]),
         epochs=max(work.epochs, epochs), seed=work.seed, fold=len(work.splits), objective=work.objective,
+        precision=work.precision,
     )  # fmt: skip
     for epoch in range(1, epochs + 1):
         figures = run.train_only_epoch()

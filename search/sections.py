@@ -31,6 +31,7 @@ __all__ = [
     "SchedulerSpec",
     "SearchSpec",
     "TrackingSpec",
+    "TrainingSpec",
     "named_dataset",
 ]
 
@@ -304,6 +305,18 @@ class ResourcesSpec(Section):
     )
     gpu: Annotated[float, Number(low=0), BeforeValidator(_whole_above_one)] = Field(
         default=0.0, description="GPUs; 0.5 lets two trials share one"
+    )
+
+
+class TrainingSpec(Section):
+    """How a trial's folds are computed; what they learn is not changed by it, but for rounding."""
+
+    fused: Literal["auto", True, False] = Field(
+        default="auto",
+        description="train folds that stand at the same epoch as one batched program; auto: on a GPU, where it can be",
+    )
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        default="float32", description="tf32: a GPU's faster products of float32; bfloat16: automatic mixed precision"
     )
 
 

@@ -26,6 +26,7 @@ from search.sections import (
     SchedulerSpec,
     SearchSpec,
     TrackingSpec,
+    TrainingSpec,
     named_dataset,
 )
 from search.spec_errors import translate
@@ -46,6 +47,7 @@ __all__ = [
     "SearchSpec",
     "SweepSpec",
     "TrackingSpec",
+    "TrainingSpec",
     "json_schema",
     "load_spec",
     "parse_spec",
@@ -92,6 +94,7 @@ class SweepSpec(Section):
     search: SearchSpec = Field(default=SearchSpec(), description="how trials are drawn")
     scheduler: SchedulerSpec = Field(default=SchedulerSpec(), description="which trials go on")
     resources: ResourcesSpec = Field(default=ResourcesSpec(), description="what one trial occupies")
+    training: TrainingSpec = Field(default=TrainingSpec(), description="how a trial's folds are computed")
     tracking: TrackingSpec = Field(default=TrackingSpec(), description="where results are recorded")
 
     @model_validator(mode="before")

@@ -64,7 +64,8 @@ def _one(details: Mapping[str, Any], model: type[BaseModel]) -> InputError:
         known = _known_keys(location[:-1], model)
         return InputError(dotted(location), value, "unknown key", nearest(location[-1], known))
     if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", context["expected"])
+        quoted = re.findall(r"'([^']*)'|(True|False)", context["expected"])
+        choices = [text or flag.lower() for text, flag in quoted]  # as a YAML file has them
         return InputError(dotted(location), value, "must be one of " + ", ".join(choices), nearest(value, choices))
     rule, hint = _WORDS.get(kind, (str(details["msg"]), ""))
     return InputError(dotted(location), None if kind == "missing" else value, rule, hint)

@@ -17,6 +17,7 @@ from trainables.fold_run import EarlyStopping
 from trainables.folds import FoldPlan
 from trainables.fused import CannotFuseError, can_fuse
 from trainables.ladder import Rung
+from trainables.process import Precision
 from trainables.tasks import LoadedTask, load_task
 
 VARIATIONAL = load_task("variational")
@@ -171,3 +172,13 @@ def test_what_cannot_be_batched_is_refused_before_anything_changes(digits: Tenso
     may._must_fuse = False  # as under "auto" on a GPU
     reports, alone = climb(may), climb(trial(digits, False, task=task))
     assert [dict(f.metrics) for f in reports[-1].folds] == [dict(f.metrics) for f in alone[-1].folds]
+
+
+def test_bfloat16_gives_nearly_the_same_losses_from_float32_weights(digits: Tensor) -> None:
+    exact, rough = (climb(trial(digits, False, precision=p)) for p in (Precision.FLOAT32, Precision.BFLOAT16))
+    losses = [[fold.val_loss for fold in reports[-1].folds] for reports in (exact, rough)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
+    cv = trial(digits, False, precision=Precision.BFLOAT16)
+    cv.advance()
+    assert {weight.dtype for run in cv.runs for weight in run.model.parameters()} == {torch.float32}

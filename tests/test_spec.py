@@ -318,3 +318,13 @@ def test_unfit_python_values_are_refused() -> None:
     endless: dict[str, Any] = {}
     endless["a"] = endless
     assert "levels" in str(refused(space=endless))
+
+
+def test_how_folds_are_computed_is_checked_and_kept():
+    training = parse(training={"fused": False, "precision": "tf32"}).training
+    assert (training.fused, training.precision) == (False, "tf32") and parse().training.fused == "auto"
+    for wrong in ({"fused": "yes"}, {"precision": "float16"}, {"fuse": True}):
+        with pytest.raises(InputError, match="training"):
+            parse(training=wrong)
+    with pytest.raises(InputError, match="must be one of auto, true, false"):
+        parse(training={"fused": "yes"})

@@ -13,6 +13,7 @@ from trainables.fold_run import EarlyStopping, FoldReport, FoldRun
 from trainables.folds import Split
 from trainables.fused import CannotFuseError, can_fuse, train_epoch_fused
 from trainables.ladder import Rung, aligned_points
+from trainables.process import Precision
 from trainables.tasks import LoadedTask, Params
 
 __all__ = ["CrossValidation", "EpochReport", "Fused", "mean_and_standard_error"]
@@ -95,6 +96,7 @@ class CrossValidation:
         early_stopping: EarlyStopping = EarlyStopping(),  # noqa: B008 (frozen)
         ladder: Sequence[Rung] = (),
         fused: Fused = "auto",
+        precision: Precision = Precision.FLOAT32,
     ) -> None:
         self._must_fuse = fused is True
         self._fused = images.device.type == "cuda" if fused == "auto" else fused
@@ -109,7 +111,7 @@ class CrossValidation:
         def make(fold: int) -> FoldRun:
             return FoldRun(
                 task, params, images, splits[fold], epochs=epochs, seed=seed, fold=fold,
-                objective=objective, early_stopping=early_stopping,
+                objective=objective, early_stopping=early_stopping, precision=precision,
             )  # fmt: skip
 
         self._make = make

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainables.folds import Split
 from trainables.optimizers import build_optimizer, build_schedule
+from trainables.process import Precision
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask, Params
 
@@ -92,6 +93,7 @@ class FoldRun:
         params: the trial's complete parameters.
         objective: the name of the task's term that trials are compared by.
         epochs: how many epochs the learning-rate schedule spans.
+        precision: bfloat16 computes the losses under torch.autocast; tf32 is the process's (`prepare_process`).
     """
 
     def __init__(
@@ -106,11 +108,13 @@ class FoldRun:
         fold: int = 0,
         objective: str | None = None,
         early_stopping: EarlyStopping = EarlyStopping(),
+        precision: Precision = Precision.FLOAT32,
     ) -> None:
         # what a task notes on itself stays with this fold: workers are reused from trial to trial
         self.task = replace(task, implementation=copy.deepcopy(task.implementation))
         self.params, self.images = params, images
         self.seed, self.fold, self.early_stopping = seed, fold, early_stopping
+        self._autocast = precision is Precision.BFLOAT16
         self.objective = objective or task.objective
         self.device = images.device
         self.train_indices = torch.from_numpy(split.train).to(self.device)
@@ -195,7 +199,7 @@ class FoldRun:
         count = 0
         for batch in self.batches(order):
             moment = self.epoch + count / len(order)
-            terms = self.task.losses(self.model, self.pixels(batch), self.params, moment)
+            terms = self.losses(self.pixels(batch), moment)
             sums = add_terms(sums, terms)
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(terms["loss"].mean())
@@ -207,6 +211,11 @@ class FoldRun:
                 self.note_untrained(self.means(sums, count))
         return self.means(sums, count)
 
+    def losses(self, pixels: Tensor, moment: float | None = None) -> Mapping[str, Tensor]:
+        """The task's terms of a batch (B, C, H, W), each (B, …); ``moment`` is the epochs trained so far."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast, cache_enabled=False):
+            return self.task.losses(self.model, pixels, self.params, moment)
+
     def note_untrained(self, means: Mapping[str, float]) -> None:
         """Notes the means of the very first batch: what training has to improve on."""
         self._untrained_loss = means.get("criterion", means["loss"])
@@ -217,7 +226,7 @@ class FoldRun:
         sums: dict[str, Tensor] = {}
         with torch.inference_mode(), seeded(derive_seed(self.seed, self.fold, "validate"), self.device):
             for batch in torch.split(indices, _VALIDATION_BATCH):
-                sums = add_terms(sums, self.task.losses(self.model, self.pixels(batch, images), self.params))
+                sums = add_terms(sums, self.losses(self.pixels(batch, images)))
         return self.means(sums, len(indices))
 
     def means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:

@@ -62,7 +62,7 @@ class _Losses(nn.Module):
         self.network, self._run = run.model, run
 
     def forward(self, pixels: Tensor, moment: float) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = self._run.task.losses(self.network, pixels, self._run.params, moment)
+        terms = self._run.losses(pixels, moment)
         return terms["loss"].mean(), add_terms({}, terms)
 
 
@@ -236,8 +236,8 @@ class _PerFold(TorchFunctionMode):
         return input.mul_(kept) if inplace else input * kept
 
     def _draw(self, like: Tensor, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
-        def draw_for(fold: Tensor, one: Tensor) -> Tensor:
-            return draw(one, self._generators[int(fold)])
+        def draw_for(fold: int, one: Tensor) -> Tensor:
+            return draw(one, self._generators[fold])
 
         drawn: Tensor = _Drawn.apply(self._fold, like, draw_for)
         return drawn
@@ -251,8 +251,8 @@ class _Drawn(torch.autograd.Function):
     """Random numbers like a tensor; batched over folds it draws for one after the other."""
 
     @staticmethod
-    def forward(fold: Tensor, like: Tensor, draw: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        return draw(fold, like)
+    def forward(fold: Tensor, like: Tensor, draw: Callable[[int, Tensor], Tensor]) -> Tensor:
+        return draw(int(fold), like)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -265,4 +265,4 @@ class _Drawn(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, folds: Tensor, like: Tensor, draw: Any) -> tuple[Tensor, int]:
         each = [like] * info.batch_size if in_dims[1] is None else like.movedim(in_dims[1], 0)
-        return torch.stack([draw(fold, one) for fold, one in zip(folds, each, strict=True)]), 0
+        return torch.stack([draw(fold, one) for fold, one in zip(folds.tolist(), each, strict=True)]), 0

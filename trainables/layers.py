@@ -70,7 +70,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 def _fast(layer: nn.Conv2d | nn.ConvTranspose2d, images: Tensor) -> bool:
     """Whether these images through this layer are what `_transpose` is made for."""
-    if torch.compiler.is_compiling() or _torch_kernels.get():  # an exported network is of torch's operations alone
+    # an exported network is of torch's operations alone
+    if torch.compiler.is_compiling() or _torch_kernels.get() or torch.is_autocast_enabled(images.device.type):
         return False
     here = images.device.type == "cpu" and images.dim() == 4
     shape = layer.kernel_size == (_KERNEL, _KERNEL) and layer.stride == (_STRIDE, _STRIDE)

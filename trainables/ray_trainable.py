@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from trainables.cross_validation import CrossValidation
+from trainables.cross_validation import CrossValidation, Fused
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
 from trainables.ladder import Rung
 from trainables.parameters import Value
-from trainables.process import prepare_process
+from trainables.process import Precision, prepare_process
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask
 
@@ -45,6 +45,7 @@ class Work:
         pictures: how many images a strip shows.
         repeat_splits: for each repeat, from 1, its own splits.
         ladder: the rungs that a trial climbs; all folds side by side if there are none.
+        fused: whether folds at the same epoch are trained as one batched program, see `CrossValidation`.
     """
 
     task: LoadedTask
@@ -61,6 +62,8 @@ class Work:
     pictures: int = 16
     repeat_splits: tuple[tuple[Split, ...], ...] = ()
     ladder: tuple[Rung, ...] = ()
+    fused: Fused = "auto"
+    precision: Precision = Precision.FLOAT32
 
     def cross_validation(
         self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0
@@ -81,6 +84,8 @@ class Work:
             objective=self.objective,
             early_stopping=self.early_stopping,
             ladder=self.ladder,
+            fused=self.fused,
+            precision=self.precision,
         )
 
 
@@ -103,7 +108,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
         assert work is not None
         self._work = work
-        prepare_process(work.threads)
+        prepare_process(work.threads, work.precision)
         device = torch.device("cuda" if work.gpu else "cpu")
         self._images = shared_tensor(work.images).to(device)
         self._begin(config)
