@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -104,9 +104,12 @@ class Ledger:
 
     def ranking(self) -> list[TrialRecord]:
         """The completed trials that compete, the best first; a tie goes to the earlier one."""
-        competing = [trial for trial in self.trials.values() if trial.competes]
-        done = [t for t in competing if t.status is TrialStatus.COMPLETED and math.isfinite(t.val_loss)]
-        return sorted(done, key=lambda trial: (trial.val_loss, trial.number))
+        return sorted(self._done(), key=_place)
+
+    def _done(self) -> Iterator[TrialRecord]:
+        for trial in self.trials.values():
+            if trial.status is TrialStatus.COMPLETED and trial.competes and math.isfinite(trial.val_loss):
+                yield trial
 
     def given_up(self) -> list[TrialRecord]:
         """The pruned and the paused trials: those that got furthest first, the better of equals first."""
@@ -119,7 +122,7 @@ class Ledger:
     @property
     def best(self) -> TrialRecord | None:
         """The incumbent: the best completed trial."""
-        return next(iter(self.ranking()), None)
+        return min(self._done(), key=_place, default=None)
 
     @property
     def elapsed(self) -> float:
@@ -132,3 +135,7 @@ class Ledger:
             return None
         left = self.elapsed / self.settled * max(0, self.total - self.settled)
         return left if time_budget is None else min(left, max(0.0, time_budget - self.elapsed))
+
+
+def _place(trial: TrialRecord) -> tuple[float, int]:
+    return trial.val_loss, trial.number

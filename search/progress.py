@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol
@@ -62,7 +63,8 @@ def _short(value: Value) -> str:
 
 
 def _states(ledger: Ledger) -> str:
-    counts = [f"{count} {status.value}" for status in TrialStatus if (count := ledger.count(status))]
+    found = Counter(trial.status for trial in ledger.trials.values())
+    counts = [f"{found[status]} {status.value}" for status in TrialStatus if found[status]]
     return f"{len(ledger.trials)} of {ledger.total} trials: " + (", ".join(counts) or "none yet")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import warnings
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,7 @@ __all__ = ["Samplers", "distributions_of"]
 
 _GENERATIONS = 5
 _POPULATION = 50  # Optuna's own
+_MOST, _BEST = 1000, 200  # trials that TPE sees, and how many of them are the best whatever their age
 
 
 def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -50,6 +52,8 @@ class Samplers:
 
     def __init__(self, name: str, seed: int, space: SearchSpace, *, trials: int | None = None, first: int = 0) -> None:
         self._name, self._seed, self._space, self._first = name, seed, space, first
+        distributions = distributions_of(space)
+        self._together = {name: distributions[name] for name in space.always if not distributions[name].single()}
         self._population = _POPULATION if trials is None else min(_POPULATION, max(4, trials // _GENERATIONS))
 
     def seed_of(self, number: int, attempt: int, purpose: str = "suggest") -> int:
@@ -80,50 +84,66 @@ class Samplers:
             if self._name == "nsga2":
                 return NSGAIISampler(population_size=self._population, seed=seed)
             assert self._name == "tpe", self._name
-            return _SeesWaiting(TPESampler(seed=seed))
+            return _SeesWaiting(TPESampler(seed=seed), self._together)
 
 
 class _SeesWaiting(BaseSampler):
-    """A sampler to which a trial that has reported counts as given up where it stands, until it has ended.
+    """A sampler to which a trial that has reported counts as given up where it stands, until it has ended; and which
+    sees no more than the most telling trials (`_telling`). For one suggestion: it looks at the study once.
 
     In a race nearly all trials wait at a rung until the sweep is over. Optuna calls them running, and would learn
     nothing from them but that somebody is there.
+
+    Args:
+        together: the parameters that every trial has, which are drawn as a whole. Optuna would look for them in all
+            trials at every suggestion, which takes longer than to draw them.
     """
 
-    def __init__(self, sampler: BaseSampler) -> None:
-        self._sampler = sampler
+    def __init__(self, sampler: BaseSampler, together: Mapping[str, BaseDistribution]) -> None:
+        self._sampler, self._together = sampler, together
+        self._view: Study | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_sampler": self._sampler, "_together": self._together, "_view": None}
+
+    def _seen(self, study: Study) -> Study:
+        if self._view is None:
+            self._view = cast("Study", _StudyView(study))
+        return self._view
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(_view(study), trial)
+        return dict(self._together)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:  # fmt: skip
-        return self._sampler.sample_relative(_view(study), trial, search_space)
+        return self._sampler.sample_relative(self._seen(study), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._sampler.sample_independent(_view(study), trial, param_name, param_distribution)
+        return self._sampler.sample_independent(self._seen(study), trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._sampler.before_trial(_view(study), trial)
+        self._sampler.before_trial(self._seen(study), trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._sampler.after_trial(_view(study), trial, state, values)
+        self._sampler.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
         self._sampler.reseed_rng()
 
 
 class _StudyView:
-    """A study in which running trials with intermediate values are pruned ones; else the study itself."""
+    """A study as it was when first looked at, in which running trials with intermediate values are pruned ones; else
+    the study itself. The trial that is being asked for is in it, without its parameters."""
 
     def __init__(self, study: Study) -> None:
-        self._seen = study
+        self._study = study
+        self._trials = [_as_pruned(trial) for trial in _telling(study.get_trials(deepcopy=False))]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._seen, name)
+        return getattr(self._study, name)
 
     def get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -133,12 +153,28 @@ class _StudyView:
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = [_as_pruned(trial) for trial in self._seen.get_trials(deepcopy=deepcopy)]
-        return [trial for trial in trials if states is None or trial.state in states]
+        return [trial for trial in self._trials if states is None or trial.state in states]
 
 
-def _view(study: Study) -> Study:
-    return cast("Study", _StudyView(study))
+def _telling(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """At most `_MOST` of the trials that have reported, in their order: the best of those that got furthest, and the
+    newest; and all others. What TPE needs for a suggestion grows with what it sees, and beyond so many it is the
+    nearest to the best, which the newest are, that tell it more."""
+    heard = [trial for trial in trials if trial.intermediate_values or trial.state is TrialState.COMPLETE]
+    if len(heard) <= _MOST:
+        return trials
+    best = heapq.nsmallest(_BEST, heard, key=_merit)
+    chosen = {trial.number for trial in (*best, *heard[_BEST - _MOST :])}
+    passed_over = {trial.number for trial in heard} - chosen
+    return [trial for trial in trials if trial.number not in passed_over]
+
+
+def _merit(trial: FrozenTrial) -> tuple[bool, int, float]:
+    """The less the better: complete ones by value, then those that got furthest by their value there, as TPE has it."""
+    if trial.state is TrialState.COMPLETE:
+        return False, 0, trial.values[0]
+    step, value = max(trial.intermediate_values.items())
+    return True, -step, value
 
 
 def _as_pruned(trial: FrozenTrial) -> FrozenTrial:

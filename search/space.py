@@ -60,6 +60,16 @@ class SearchSpace:
         """The names that vary, parents first."""
         return tuple(name for name, entry in self.entries.items() if not isinstance(entry, Fixed))
 
+    @property
+    def always(self) -> tuple[str, ...]:
+        """The names that vary in every trial: no other parameter's value decides whether they are there."""
+        settled: dict[str, Value | None] = {}  # of those that are always there: the value if it is fixed
+        for name, entry in self.entries.items():
+            fixed = (settled.get(parent) for parent in entry.when)
+            if all(v is not None and among(v, vs) for v, vs in zip(fixed, entry.when.values(), strict=True)):
+                settled[name] = entry.value if isinstance(entry, Fixed) else None
+        return tuple(name for name in self.tunable if name in settled)
+
     def suggest(self, trial: BaseTrial) -> dict[str, Value]:
         """A trial's parameters: the active ones, fixed ones included, in the types that are declared.
 

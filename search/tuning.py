@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,10 @@ from trainables.ray_trainable import FoldTrainable, Work
 
 __all__ = ["make_scheduler", "run_given_trials", "run_trials", "workers"]
 
+# A trial's newest. With every so many of them Tune writes the whole experiment down at once, so that it never names one
+# that is gone; with one to keep that was at every pause, and the longer the more trials there were.
+_CHECKPOINTS = 3
+
 _SCHEDULERS = {"promotion": PromotionScheduler, "stopping": StoppingLadder, "fifo": FifoLadder}
 
 
@@ -54,6 +60,19 @@ def _slots(spec: SweepSpec) -> int:
     return min(slots, spec.search.max_concurrent_trials or slots)
 
 
+def _remembered(ask: Callable[[], int], seconds: float = 1.0) -> Callable[[], int]:
+    """``ask``, asked again only after so long: Ray takes milliseconds to answer, a scheduler asks at every event."""
+    known, until = 0, -math.inf
+
+    def answer() -> int:
+        nonlocal known, until
+        if time.monotonic() >= until:
+            known, until = ask(), time.monotonic() + seconds
+        return known
+
+    return answer
+
+
 def run_trials(
     prepared: Prepared, folder: SweepFolder, work: Work, session: Session, interrupt: Interrupt
 ) -> dict[int, Path]:
@@ -71,7 +90,7 @@ def run_trials(
         drawn = _search(prepared, folder)
         drawn.gate = scheduler  # which ends the search, and counts the trials that run side by side
         search = {"search_alg": drawn, "scheduler": scheduler, "num_samples": -1}
-    live = Live(slots=lambda: _slots(spec), elapsed=lambda: session.ledger.elapsed)
+    live = Live(slots=_remembered(lambda: _slots(spec)), elapsed=lambda: session.ledger.elapsed)
     with scheduler.acting_on(live):
         return _fit(prepared, folder.tune, search, work, session, interrupt)
 
@@ -131,7 +150,7 @@ def _new_tuner(experiment: Path, trainable: Any, callback: SweepCallback, search
             storage_path=str(experiment.parent),
             callbacks=[callback],
             failure_config=tune.FailureConfig(max_failures=0),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=_CHECKPOINTS),
             verbose=0,
         ),
     )

@@ -14,6 +14,7 @@ from PIL import Image
 from small_tasks import SMALL, TASK, Scripted
 
 from trainables.folds import FoldPlan
+from trainables.ladder import Rung
 from trainables.ray_trainable import CHECKPOINT_FILE, FoldTrainable, Work, load_checkpoint_file, strip_png
 from trainables.tasks import LoadedTask
 
@@ -22,12 +23,14 @@ CONFIG = {"trial": 7, "params": {**SMALL, "lr": 0.01}}
 
 @pytest.fixture
 def start(digits):
-    """Makes a trainable over 60 digits in 3 folds."""
+    """Makes a trainable over 60 digits in 3 folds that reports every aligned epoch."""
 
-    def make(config=CONFIG, task=TASK, epochs=3, **options):
+    def make(config=CONFIG, task=TASK, epochs=3, report_seconds=0.0, **options):
         images = digits[:60].numpy().copy()
         images.flags.writeable = False  # as from the object store
-        work = Work(task, images, tuple(FoldPlan(60, splits=3).split()), epochs, **options)
+        work = Work(
+            task, images, tuple(FoldPlan(60, splits=3).split()), epochs, report_seconds=report_seconds, **options
+        )
 
         class Local(FoldTrainable):
             def setup(self, config):
@@ -65,6 +68,21 @@ def test_a_step_is_an_aligned_epoch_of_all_folds(start):
         pickle.dumps(result)
     assert all(one["reported_ms"] <= two["reported_ms"] for one, two in pairwise(results))
     assert ["should_checkpoint" in r for r in results] == [False, False, True]
+
+
+def test_short_epochs_come_together_with_the_next_rung(start):
+    ladder = (Rung(1, 1), Rung(1, 3), Rung(3, 3))
+    each = start(ladder=ladder)
+    single = [each.step() for _ in range(5)]
+    where = [(len(r["report"].folds), r["epoch"]) for r in single]
+    assert where == [(1, 1), (1, 2), (1, 3), (2, 3), (3, 3)] and {r["earlier"] for r in single} == {()}
+    together = start(ladder=ladder, report_seconds=60.0)
+    results = [together.step() for _ in range(3)]
+    assert [numbers(r) for r in results] == [numbers(single[i]) for i in (0, 2, 4)]
+    ((report, when),) = results[1]["earlier"]
+    assert (report.folds, report.fold_epochs) == (single[1]["report"].folds, 2)
+    assert results[0]["reported_ms"] <= when <= results[1]["reported_ms"]
+    assert [len(r["earlier"]) for r in results] == [0, 1, 1]
 
 
 def test_a_diverged_trial_reports_no_loss_and_no_picture(start):

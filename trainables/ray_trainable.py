@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from trainables.cross_validation import CrossValidation, Fused
+from trainables.cross_validation import CrossValidation, EpochReport, Fused
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
 from trainables.ladder import Rung
@@ -46,6 +46,7 @@ class Work:
         repeat_splits: for each repeat, from 1, its own splits.
         ladder: the rungs that a trial climbs; all folds side by side if there are none.
         fused: whether folds at the same epoch are trained as one batched program, see `CrossValidation`.
+        report_seconds: a trial reports at every rung, and between two of them at the first aligned epoch after so long.
     """
 
     task: LoadedTask
@@ -64,6 +65,7 @@ class Work:
     ladder: tuple[Rung, ...] = ()
     fused: Fused = "auto"
     precision: Precision = Precision.FLOAT32
+    report_seconds: float = 1.0
 
     def cross_validation(
         self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0
@@ -97,12 +99,14 @@ def shared_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
 
 
 class FoldTrainable(tune.Trainable):  # type: ignore[misc]
-    """One Tune trial: the cross-validation of ``config["params"]``, an aligned epoch of all folds a step; on the folds
-    of ``config["repeat"]``, if it has one.
+    """One Tune trial: the cross-validation of ``config["params"]``; on the folds of ``config["repeat"]``, if there is
+    one.
 
-    A step's result holds ``val_loss`` (mean over folds; left out if the trial diverged, so that nothing compares it),
-    ``epoch``, ``fold_epochs``, ``finished``, ``parameters`` (trainable weights), ``seconds`` (of training), and the
-    whole `EpochReport` under ``report``.
+    A step goes to the next rung, or to the first aligned epoch after ``report_seconds``: an epoch that is shorter is
+    not worth the way to the driver and back. Its result holds ``val_loss`` (mean over folds; left out if the trial
+    diverged, so that nothing compares it), ``epoch``, ``fold_epochs``, ``finished``, ``parameters`` (trainable
+    weights), ``seconds`` (of training), the last `EpochReport` under ``report``, and under ``earlier`` those before it
+    in this step, each with the time at which it was made.
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
@@ -125,8 +129,12 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
+        started, earlier = time.monotonic(), []
         # a checkpoint may be newer than what Tune remembers of the trial: then it is finished, and only reports again
         report = self._cv.report() if self._cv.finished else self._cv.advance()
+        while not self._returns(report, time.monotonic() - started):
+            earlier.append((report, _now_ms()))
+            report = self._cv.advance()
         result: dict[str, Any] = {
             "trial": self._trial_config["trial"],
             "epoch": report.epoch,
@@ -135,7 +143,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             "parameters": self._cv.parameters,
             "seconds": report.seconds,
             "report": report,
-            "reported_ms": time.time_ns() // 1_000_000,
+            "reported_ms": _now_ms(),
+            "earlier": tuple(earlier),
             DONE: report.finished,
         }
         if report.diverged is None:
@@ -147,8 +156,15 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             self._saved_at = time.monotonic()
         return result
 
+    def _returns(self, report: EpochReport, seconds: float) -> bool:
+        """Whether a step that has taken so long ends with this report."""
+        here = Rung(len(report.folds), report.epoch)
+        pictured = report.epoch in self._work.picture_epochs
+        return report.finished or here in self._work.ladder or pictured or seconds >= self._work.report_seconds
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        (getattr(self, "_last_result", None) or {}).pop("picture", None)  # else Tune keeps it in its own state
+        for name in ("picture", "earlier"):  # else Tune keeps them in its own state
+            (getattr(self, "_last_result", None) or {}).pop(name, None)
         known = self._trial_config
         state: dict[str, Any] = {name: known[name] for name in ("trial", "params", "repeat") if name in known}
         state["cross_validation"] = self._cv.state_dict()
@@ -164,6 +180,10 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             return None if pair is None else base64.b64encode(strip_png(*pair)).decode()
         except Exception:  # a task of the user's may do anything; a trial does not fail over a picture
             return None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def load_checkpoint_file(path: Path) -> dict[str, Any]:
