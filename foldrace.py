@@ -154,6 +154,7 @@ def _conclude(
     from search.comparison_result import arms_table
     from search.pareto import pareto_table
     from search.progress import top_table
+    from search.spool import waiting_records
     from search.store import connect
 
     console = err if as_json else out
@@ -165,10 +166,13 @@ def _conclude(
     if result.arms:
         console.print(arms_table(result.arms, prepared.spec.varying))
     refitted = None
+    away = waiting_records(result.folder) > 0  # the store is, and `sync` will draw the picture
     try:
-        if ledger.fold_epochs:
+        if ledger.fold_epochs and not away:
             log_overview(connect(result.tracking_uri), result.run_id, result.folder)
-        if then_refit and result.best is not None and not result.interrupted:
+        if then_refit and away:
+            _say(f"{result.sweep}: not refitted, since its record has to be delivered first")
+        elif then_refit and result.best is not None and not result.interrupted:
             refitted = _refit(result.sweep, directory, data_dir, console)
     finally:
         console.print()
@@ -207,6 +211,23 @@ def refit(
     refitted = _refit(sweep_name, directory, data_dir, console, epochs=epochs, bound_samples=bound_samples)
     if as_json:
         print(json.dumps(refitted), flush=True)
+
+
+@app.command()
+def sync(sweep_name: Sweep = None, directory: Directory = RUNS) -> None:
+    """Deliver to MLflow what a sweep has kept on disk because its tracking server was away."""
+    from analysis.overview import log_overview
+    from search.store import connect
+    from search.sweep_recording import sync_sweep
+
+    folder, delivered = sync_sweep(sweep_name, directory, _say)
+    if not delivered:
+        _print(f"{folder.name}: nothing waits; MLflow has the whole record.")
+        return
+    if folder.result.is_file():
+        result = folder.read_result()
+        log_overview(connect(result["tracking_uri"]), result["run_id"], folder.path)
+    _print(f"{folder.name}: {delivered:,} records delivered.")
 
 
 @app.command()

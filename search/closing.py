@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from search.result import SweepResult
+from search.spool import waiting_records
 
 __all__ = ["at", "closing_lines", "program"]
 
@@ -42,10 +43,11 @@ def closing_lines(result: SweepResult, place: str, *, refitted: bool, again: str
         lines.append(f"Interrupted; all of it is kept.  Go on:  {command} {again} {result.sweep}{place}")
     elif result.best is None:
         lines.append("No trial was evaluated to the end, so there is no winner.")
-    elif not refitted:
+    elif not refitted and not waiting_records(result.folder):
         lines.append(f"Refit the winner and test it once:     {command} refit {result.sweep}{place}")
-    if result.fold_epochs:
+    if (result.folder / "overview.png").is_file():
         lines.append(f"The sweep in one picture:              {result.folder / 'overview.png'}")
+    if result.fold_epochs:
         lines.append(f"Its reports:                           {command} report {result.sweep}{place}")
     lines.append(f"Open the record in MLflow:             {command} ui{place}")
     return lines

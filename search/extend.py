@@ -15,10 +15,13 @@ from search.ledger import Ledger, TrialStatus
 from search.prepare import Prepared, prepare
 from search.progress import View
 from search.recorder import Recorder
+from search.recording import Files, now_ms
 from search.result import SweepResult
 from search.spec import SweepSpec, load_spec, parse_spec
+from search.spool import waiting_records
 from search.store import SweepFolder, check_tracking, connect, find_sweep
 from search.sweep import drive
+from search.sweep_recording import keep_for_later
 from search.tune_callback import Session
 from search.tuning import run_given_trials
 from trainables.errors import InputError, StateError
@@ -76,6 +79,8 @@ def prepare_extension(
         raise StateError(f"{folder.name}: a comparison gives all arms the same epochs; set epochs in a new one")
     if epochs <= old.epochs:
         raise InputError("--epochs", epochs, f"must be more than the {old.epochs} that the sweep had")
+    if waiting := waiting_records(folder.path):
+        raise StateError(f"{folder.name}: {waiting} records wait to be delivered; `foldrace sync {folder.name}` first")
     check_tracking(state.tracking_uri)
     recorder = Recorder(connect(state.tracking_uri), state.experiment_id, folder.name, state.key)
     if recorder.finished_refit is not None:
@@ -180,4 +185,7 @@ def _keep_file(folder: SweepFolder, text: str, uri: str, run_id: str) -> None:
     times = folder.spec.stat()
     folder.spec.write_text(text)
     os.utime(folder.spec, ns=(times.st_atime_ns, times.st_mtime_ns))
-    connect(uri).log_text(run_id, text, "sweep.yaml")
+    if waiting_records(folder.path):  # the store is away
+        keep_for_later(folder, Files((), folder.spec.name, "", now_ms()))
+    else:
+        connect(uri).log_text(run_id, text, "sweep.yaml")

@@ -21,6 +21,7 @@ from search.evidence import Codec, log_evidence
 from search.prepare import count_gpus, prepare
 from search.recorder import REFIT_DONE, Recorder, now_ms
 from search.spec import load_spec
+from search.spool import waiting_records
 from search.store import connect, find_sweep
 from search.sweep import make_work
 from trainables.datasets import Dataset
@@ -117,6 +118,8 @@ def refit(
     result = folder.read_result()
     if result["best"] is None:
         raise StateError(f"{folder.name}: no trial was evaluated to the end; there is nothing to refit")
+    if waiting := waiting_records(folder.path):
+        raise StateError(f"{folder.name}: {waiting} records wait to be delivered; `foldrace sync {folder.name}` first")
     state = folder.read_state()
     client = connect(state.tracking_uri)
     recorder = Recorder(client, state.experiment_id, folder.name, state.key)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 from search.artifacts import log_fold_models
 from search.comparison_result import log_reconstructions
@@ -32,17 +32,16 @@ from search.store import (
     create_sweep_folder,
     tracking_uri,
 )
+from search.sweep_recording import SpooledRecording, deliver_rest, recording
 from search.tune_callback import Session
 from search.tuning import run_trials, workers
 from search.warm_start import with_warm_start
 from trainables.errors import InputError, StateError, first_line
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
+from trainables.process import Precision
 from trainables.ray_trainable import Work
 from trainables.seeds import derive_seed
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 __all__ = ["drive", "make_work", "resume_sweep", "run_sweep"]
 
@@ -60,6 +59,8 @@ def make_work(prepared: Prepared) -> Work:
         early_stopping=EarlyStopping(spec.early_stopping.patience, spec.early_stopping.min_delta),
         threads=max(1, int(spec.resources.cpu)),
         gpu=spec.resources.gpu > 0,
+        fused=spec.training.fused,
+        precision=Precision(spec.training.precision),
         positions=prepared.dataset.positions,
         picture_epochs=frozenset(rung.epochs for rung in spec.ladder[:-1]),
         ladder=spec.ladder,
@@ -159,22 +160,21 @@ def drive(
         view.say(f"{folder.name}: in {folder.path}")
         if prepared.warm_start is not None:
             view.say(str(prepared.warm_start))
-        client = connect(state.tracking_uri)
-        recorder = Recorder(client, state.experiment_id, folder.name, state.key)
+        recorder = Recorder(connect(state.tracking_uri), state.experiment_id, folder.name, state.key, folder.path)
         ledger = Ledger(total=spec.planned_trials, earlier=state.seconds, started=started)
+        _begin_record(recorder, prepared, folder, state, view.say)
+        spooled = stack.enter_context(recording(folder, recorder, view.say))
         outcome = Outcome.FAILED
         try:
-            environment = describe_environment()
-            recorder.start_sweep(folder.spec.read_text(), environment, prepared.dataset, spec.task, spec.kind)
             work = make_work(prepared)
             workers_ready()
-            session = Session(ledger, recorder, view, prepared.task)
+            session = Session(ledger, spooled, view, prepared.task)
             if run is None:
                 checkpoints = run_trials(prepared, folder, work, session, interrupt)
             else:
                 checkpoints = run(work, session, interrupt)
             if not interrupt.asked:
-                _log_models(prepared, folder, work, session, checkpoints, client)
+                _log_models(prepared, folder, work, session, checkpoints, spooled)
             outcome = Outcome.PRUNED if interrupt.asked else Outcome.COMPLETED
         except KeyboardInterrupt:  # while nothing was being tuned, or asked a second time
             outcome = Outcome.PRUNED
@@ -185,26 +185,38 @@ def drive(
                 interrupted=interrupt.asked, arms=arms, objectives=spec.search.objectives,
             )  # fmt: skip
             result = conclude(result, ledger)
-            recorder.close(outcome, closing_tags(result), note(result))
+            spooled.close(outcome, closing_tags(result), note(result))
             folder.write_state(replace(state, seconds=ledger.elapsed))
         if not interrupt.asked and (run is None or result.best is not None):  # a result that is there is not lost
             folder.result.write_text(json.dumps(result.to_json(), indent=2))
         return result, ledger
 
 
+def _begin_record(
+    recorder: Recorder, prepared: Prepared, folder: SweepFolder, state: SweepState, notify: Callable[[str], None]
+) -> None:
+    """Delivers what an earlier session has left, and says in the record what the sweep is. Raises: StateError."""
+    spec = prepared.spec
+    deliver_rest(folder, recorder, notify)
+    try:
+        recorder.start_sweep(folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task, spec.kind)
+    except Exception as error:  # MLflow's own and those of whatever lies below
+        raise StateError(f"{state.tracking_uri}: the tracking store cannot be used: {first_line(error)}") from error
+
+
 def _log_models(
     prepared: Prepared, folder: SweepFolder, work: Work, session: Session, checkpoints: Mapping[int, Path],
-    client: MlflowClient,
+    spooled: SpooledRecording,
 ) -> None:  # fmt: skip
     """Logs the winner's fold models, and of a comparison what the arms' models make of the same test images."""
-    ledger, recorder = session.ledger, session.recorder
+    ledger, files = session.ledger, cast(Any, spooled)  # in the place of a client and a recorder
     if ledger.best is not None and ledger.best.number in checkpoints:
-        log_fold_models(client, recorder, ledger.best, checkpoints[ledger.best.number], work, folder.winner)
+        log_fold_models(files, files, ledger.best, checkpoints[ledger.best.number], work, folder.winner)
     if not prepared.arms:
         return
     images = prepared.dataset.test_images
     try:
-        log_reconstructions(client, recorder.sweep_run, ledger, checkpoints, work, images, folder.path)
+        log_reconstructions(files, files.sweep_run, ledger, checkpoints, work, images, folder.path)
     except Exception as error:  # a task of the user's may do anything; a comparison does not fail over a picture
         session.view.say(f"the report will lack the arms' reconstructions: {first_line(error)}")
 

@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from search.ledger import Ledger, TrialRecord, TrialStatus
 from search.plan import Part
 from search.progress import View
-from search.recorder import Outcome, Recorder, now_ms
+from search.recording import Outcome, Recording, now_ms
 from trainables.cross_validation import EpochReport
 from trainables.tasks import LoadedTask
 
@@ -31,12 +31,13 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class Session:
-    """What the events of one running sweep act on."""
+    """What the events of one running sweep act on. None of it may wait for MLflow: Tune's loop would."""
 
     ledger: Ledger
-    recorder: Recorder
+    recorder: Recording
     view: View
     task: LoadedTask
+    running: dict[int, Trial] = field(default_factory=dict)
     begun: set[int] = field(default_factory=set)
     """The trials whose runs have been made, or opened again, since this process took the sweep up."""
 
@@ -123,15 +124,18 @@ class SweepCallback(Callback):  # type: ignore[misc]
                 self._session.ledger.trials[record.number] = record
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        for trial in trials:  # Tune has no event for a pause
-            if trial.status == Trial.PAUSED:
-                record = self._session.ledger.trials[trial.config["trial"]]
-                if record.status is TrialStatus.RUNNING:
-                    record.status, record.reason = TrialStatus.PAUSED, _where(record.report)
-                    self._session.view.update(self._session.ledger, changed=record)
+        for number, trial in list(self._session.running.items()):
+            if trial.status == Trial.PAUSED:  # for which Tune has no event
+                record = self._session.ledger.trials[number]
+                record.status, record.reason = TrialStatus.PAUSED, _where(record.report)
+                self._session.view.update(self._session.ledger, changed=record)
+            if trial.status != Trial.RUNNING:
+                del self._session.running[number]
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._record(trial).status = TrialStatus.RUNNING
+        record = self._record(trial)
+        record.status = TrialStatus.RUNNING
+        self._session.running[record.number] = trial
         self._session.view.update(self._session.ledger)
 
     def _record(self, trial: Trial) -> TrialRecord:
@@ -151,6 +155,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
         record = self._record(trial)
         report: EpochReport = result["report"]
         record.report, record.parameters = report, result.get("parameters")
+        for earlier, at in result.pop("earlier", ()):
+            self._session.recorder.reported(record.number, earlier, None, at, parameters=record.parameters)
         self._session.recorder.reported(
             record.number, report, result.pop("picture", None), result["reported_ms"], parameters=record.parameters
         )

@@ -164,9 +164,7 @@ def _losses(digits: Tensor, plain: bool) -> list[float]:
     task, params = load_task("autoencoder"), {"width": 4, "hidden": 32, "lr": 0.005, "batch_size": 32, "dropout": 0.7}
     found = []
     for seed in range(12):
-        run = FoldRun(
-            task, task.complete(params), digits, FoldPlan(300, splits=3).split()[0], epochs=8, seed=seed
-        )
+        run = FoldRun(task, task.complete(params), digits, FoldPlan(300, splits=3).split()[0], epochs=8, seed=seed)
         for module in run.model.modules():
             if plain and isinstance(module, layers.Dropout):
                 module.__class__ = nn.Dropout

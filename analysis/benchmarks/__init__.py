@@ -1,0 +1,1 @@
+"""What the speed is, measured side by side: `make bench`."""
