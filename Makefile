@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= search/specs/ae.yaml
 
-.PHONY: install sweep study bench-search test test-slow check format clean
+.PHONY: install sweep study bench bench-search test test-slow check format clean
 
 install: $(STAMP)
 
@@ -25,6 +25,15 @@ study: install
 # A sweep against Optuna alone and plain Ray Tune, three seeds of each: the better part of an hour on two cores.
 bench-search: install
 	$(BIN)/python -m analysis.search_benchmark runs/bench-search
+
+# The training step, what a trial costs beside it, how sweeps grow, the shared data, the study against a notebook's way:
+# each side by side with its rival. Two hours on two cores, which it wants for itself; each line runs alone as well.
+bench: install
+	$(BIN)/python -m analysis.benchmarks.step runs/bench
+	$(BIN)/python -m analysis.benchmarks.overhead runs/bench
+	$(BIN)/python -m analysis.benchmarks.scaling runs/bench
+	$(BIN)/python -m analysis.benchmarks.sharing runs/bench
+	$(BIN)/python -m analysis.benchmarks.study runs/bench
 
 test: install
 	$(BIN)/python -m pytest

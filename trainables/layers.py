@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -99,39 +100,61 @@ def _transpose(images: Tensor, weight: Tensor, padding: Sequence[int], size: Seq
     batch, channels, *small = images.shape
     blocks = [(side + 1) // 2 for side in size]
     pixels, narrow = images.permute(0, 2, 3, 1).reshape(-1, channels), weight.shape[1]
-    apart = narrow < _RUN
-    if apart:  # a plane for each tap
+    if narrow < _RUN:  # a plane for each tap
         taps = weight.permute(2, 3, 1, 0).reshape(-1, channels) @ pixels.t()
-        taps = taps.view(_KERNEL, _KERNEL, narrow, batch, *small).permute(3, 4, 0, 5, 1, 2)
     else:  # a row for each pixel, from which two neighbouring taps are taken at once
         taps = pixels @ weight.permute(0, 2, 3, 1).reshape(channels, -1)
-        taps = taps.view(batch, *small, _KERNEL, _KERNEL, narrow).permute(0, 1, 3, 2, 4, 5)
     result = images.new_zeros(batch, blocks[0], 2, blocks[1], 2, narrow)
-    rows, columns = (_falls(*side, apart) for side in zip(padding, small, blocks, strict=True))
-    for (tap_row, pixel_row, block_row, row), (tap, pixel, block, column) in product(rows, columns):
-        result[:, block_row, row, block, column] += taps[:, pixel_row, tap_row, pixel, tap]
+    for shape, to, place, out_of, start in _falls(batch, *small, *blocks, *padding, narrow):
+        result.as_strided(shape, to, place).add_(taps.as_strided(shape, out_of, start))
     result = result.view(batch, 2 * blocks[0], 2 * blocks[1], narrow)[:, : size[0], : size[1]]
     return result.permute(0, 3, 1, 2).contiguous(memory_format=_LAYOUT)
 
 
-def _falls(padding: int, pixels: int, blocks: int, apart: bool) -> list[tuple[slice, slice, slice, slice]]:
+@lru_cache(maxsize=256)
+def _falls(
+    batch: int, height: int, width: int, block_rows: int, block_columns: int, row_padding: int, column_padding: int,
+    narrow: int,
+) -> list[tuple[Sequence[int], Sequence[int], int, Sequence[int], int]]:  # fmt: skip
+    """Which parts of the taps fall where in the result: shape, strides and offset there, strides and offset here.
+
+    Slices with five parts each take Python longer than many a batch its copies, so they are taken once, of nothing.
+    """
+    result = torch.empty(batch, block_rows, 2, block_columns, 2, narrow, device="meta")
+    if narrow < _RUN:
+        taps = torch.empty(_KERNEL, _KERNEL, narrow, batch, height, width, device="meta").permute(3, 4, 0, 5, 1, 2)
+    else:
+        taps = torch.empty(batch, height, width, _KERNEL, _KERNEL, narrow, device="meta").permute(0, 1, 3, 2, 4, 5)
+    rows = _side(row_padding, height, block_rows, apart=narrow < _RUN)
+    columns = _side(column_padding, width, block_columns, apart=narrow < _RUN)
+    falls = []
+    for (tap_row, pixel_row, block_row, row), (tap, pixel, block, column) in product(rows, columns):
+        there = result[:, block_row, row, block, column]
+        here = taps[:, pixel_row, tap_row, pixel, tap]
+        starts = int(there.storage_offset()), int(here.storage_offset())
+        falls.append((there.shape, there.stride(), starts[0], here.stride(), starts[1]))
+    return falls
+
+
+def _side(padding: int, pixels: int, blocks: int, *, apart: bool) -> list[tuple[slice, slice, slice, slice]]:
     """Where the taps along one side fall, ``apart`` or two at once: the taps, of which pixels, in which blocks, where
     in them."""
     own, other = padding, 0 if padding else 2
     groups = [(tap, 1) for tap in range(_KERNEL)] if apart else [(own, 2), (other, 1)]
-    falls = []
+    sides = []
     for tap, count in groups:
         shift, phase = divmod(tap - padding, _STRIDE)
         first, last = max(0, -shift), min(pixels, blocks - shift)
-        falls.append(
-            (
-                slice(tap, tap + count),
-                slice(first, last),
-                slice(first + shift, last + shift),
-                slice(phase, phase + count),
-            )
-        )
-    return falls
+        places = slice(first, last), slice(first + shift, last + shift)
+        sides.append((slice(tap, tap + count), *places, slice(phase, phase + count)))
+    return sides
+
+
+def _convolve(images: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
+    """The convolution itself; (B, 1, H, W) is faster in torch's other layout, the way back from there included."""
+    if images.shape[1] == 1:
+        images = images.squeeze(1).unsqueeze(1)  # with that layout's strides
+    return torch.conv2d(images, weight, bias, _STRIDE, padding).contiguous(memory_format=_LAYOUT)
 
 
 class _Strided(torch.autograd.Function):
@@ -141,7 +164,7 @@ class _Strided(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.padding = padding
-        return torch.conv2d(images, weight, bias, _STRIDE, padding)
+        return _convolve(images, weight, bias, padding)
 
     @staticmethod
     @once_differentiable
@@ -172,7 +195,7 @@ class _Transposed(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         images, weight = ctx.saved_tensors
         gradient = _channels_last(gradients[0])
-        by_images = torch.conv2d(gradient, weight, None, _STRIDE, ctx.padding) if ctx.needs_input_grad[0] else None
+        by_images = _convolve(gradient, weight, None, ctx.padding) if ctx.needs_input_grad[0] else None
         by_weight, _ = _by_weight(images, gradient, weight, ctx.padding, False)
         by_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return by_images, by_weight, by_bias, None, None
