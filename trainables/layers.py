@@ -115,7 +115,7 @@ def _transpose(images: Tensor, weight: Tensor, padding: Sequence[int], size: Seq
 def _falls(
     batch: int, height: int, width: int, block_rows: int, block_columns: int, row_padding: int, column_padding: int,
     narrow: int,
-) -> list[tuple[Sequence[int], Sequence[int], int, Sequence[int], int]]:  # fmt: skip
+) -> Sequence[tuple[Sequence[int], Sequence[int], int, Sequence[int], int]]:  # fmt: skip
     """Which parts of the taps fall where in the result: shape, strides and offset there, strides and offset here.
 
     Slices with five parts each take Python longer than many a batch its copies, so they are taken once, of nothing.
