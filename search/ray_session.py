@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from trainables.errors import InputError, StateError
 
-__all__ = ["check_resources", "largest_node", "ray_session", "trial_slots", "warm_workers"]
+__all__ = ["check_resources", "largest_node", "ray_session", "trial_slots"]
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -22,13 +23,23 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own, which asks Tune to stop by SIGUSR1
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors are recorded and shown by the view
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a suggestion is made when a worker is free, with all that is known by then
+}
+_READY_WORKERS = {
+    # what cannot be imported is left out: the last is not found where this project is not installed
+    "RAY_preload_python_modules": "torch,ray.tune,search.warm_worker",
+    # Ray ends what is idle for a second while another worker is busy
+    "RAY_idle_worker_killing_time_threshold_ms": "86400000",
 }
 
 
 @contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
+def ray_session(address: str | None, cpus: float | None = None) -> Iterator[None]:
     """Connects to ``address``, or starts a quiet Ray of our own without a dashboard and shuts it down at the end.
+
+    Args:
+        cpus: how many CPUs trials can use at most, all together. A Ray of our own then offers no more than that, and
+            starts a worker process for each CPU at once, which imports what trials need while the sweep is still being
+            prepared. None: workers start when they are asked for.
 
     Raises:
         StateError: the address does not answer.
@@ -41,11 +52,12 @@ def ray_session(address: str | None) -> Iterator[None]:
 
     common = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     try:
-        if address is None:
-            # "local": never a cluster that happens to run here, or that RAY_ADDRESS names
-            ray.init(address="local", include_dashboard=False, **common)
-        else:
+        if address is not None:
             ray.init(address=address, **common)
+        else:
+            with _ready_workers(cpus is not None):
+                # "local": never a cluster that happens to run here, or that RAY_ADDRESS names
+                ray.init(address="local", include_dashboard=False, num_cpus=_offered(cpus), **common)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = address or "this machine"
         raise StateError(f"Ray on {where} does not start or answer: {error}") from error
@@ -54,6 +66,36 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _offered(cpus: float | None) -> int | None:
+    """The CPUs that a Ray of our own shall have; None: as many as it finds."""
+    if cpus is None:
+        return None
+    import joblib  # type: ignore[import-untyped]
+
+    there: int = joblib.cpu_count()  # which knows of a container's limit, as Ray does
+    return max(1, min(math.ceil(cpus), there))
+
+
+@contextmanager
+def _ready_workers(wanted: bool) -> Iterator[None]:
+    """Within this block, a Ray that starts has its workers import what trials need, at once; and trials take those.
+
+    A task could not do that for a trial: Ray runs actors, as trials are, in no process that has run tasks.
+    """
+    added = {name: value for name, value in _READY_WORKERS.items() if wanted and name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+    if wanted:
+        from ray.tune.execution import class_cache
+
+        # Tune asks for processes with a variable of Lightning's in their environment, which these do not have
+        class_cache.DEFAULT_ENV_VARS.clear()
 
 
 def _check_address(address: str) -> None:
@@ -94,29 +136,3 @@ def trial_slots(cpu: float, gpu: float) -> int:
 
     there, asked = ray.cluster_resources(), {"CPU": cpu, "GPU": gpu}
     return max(1, min(int(there.get(key, 0) / amount + 1e-9) for key, amount in asked.items() if amount))
-
-
-def warm_workers(count: int, cpu: float) -> Callable[[], None]:
-    """Starts ``count`` worker processes on this machine that import what a trial needs; the result waits for them.
-
-    Tune drops an actor that is still starting as soon as a finished trial's actor can be reused. Where trials are
-    shorter than the imports, the second worker would then never get to work. An actor in a warm process starts at once.
-    """
-    import ray
-
-    @ray.remote(num_cpus=cpu)  # type: ignore[untyped-decorator]
-    def warm() -> None:
-        import torch
-
-        import trainables.ray_trainable  # noqa: F401
-
-        weight = torch.nn.Parameter(torch.zeros(1))
-        weight.square().sum().backward()  # type: ignore[no-untyped-call]
-        torch.optim.Adam([weight], fused=True).step()  # torch imports its compiler on the first step
-
-    tasks = [warm.remote() for _ in range(count)]
-
-    def wait() -> None:
-        ray.get(tasks)
-
-    return wait

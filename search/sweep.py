@@ -19,7 +19,7 @@ from search.interrupt import Interrupt, graceful_interrupt
 from search.ledger import Ledger
 from search.prepare import Prepared
 from search.progress import View
-from search.ray_session import check_resources, largest_node, ray_session, warm_workers
+from search.ray_session import check_resources, largest_node, ray_session
 from search.recorder import Outcome, Recorder
 from search.result import SweepResult, closing_tags, make_result, note
 from search.store import (
@@ -34,7 +34,7 @@ from search.store import (
 )
 from search.sweep_recording import SpooledRecording, deliver_rest, recording
 from search.tune_callback import Session
-from search.tuning import run_trials, workers
+from search.tuning import ready_cpus, run_trials
 from search.warm_start import with_warm_start
 from trainables.errors import InputError, StateError, first_line
 from trainables.fold_run import EarlyStopping
@@ -152,9 +152,8 @@ def drive(
     with ExitStack() as stack:
         view = stack.enter_context(make_view())
         interrupt = stack.enter_context(graceful_interrupt(view.say))
-        stack.enter_context(ray_session(address))
+        stack.enter_context(ray_session(address, ready_cpus(spec) if address is None else None))
         check_resources(spec.resources.cpu, spec.resources.gpu, largest_node())
-        workers_ready = warm_workers(workers(spec), spec.resources.cpu) if address is None else lambda: None
         folder, state = begin()
         stack.enter_context(folder.locked())
         view.say(f"{folder.name}: in {folder.path}")
@@ -167,7 +166,6 @@ def drive(
         outcome = Outcome.FAILED
         try:
             work = make_work(prepared)
-            workers_ready()
             session = Session(ledger, spooled, view, prepared.task)
             if run is None:
                 checkpoints = run_trials(prepared, folder, work, session, interrupt)

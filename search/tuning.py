@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import sys
 import time
@@ -20,7 +21,7 @@ from search.budget import Budget
 from search.comparison_search import make_comparison_search
 from search.interrupt import Interrupt
 from search.journal import open_journal
-from search.prepare import Prepared
+from search.prepare import Prepared, count_gpus
 from search.promotion import PromotionScheduler
 from search.race import Race, Rule
 from search.ray_session import trial_slots
@@ -31,11 +32,16 @@ from search.store import SweepFolder
 from search.tune_callback import Session, SweepCallback
 from trainables.ray_trainable import FoldTrainable, Work
 
-__all__ = ["make_scheduler", "run_given_trials", "run_trials", "workers"]
+__all__ = ["make_scheduler", "ready_cpus", "run_given_trials", "run_trials"]
 
 # A trial's newest. With every so many of them Tune writes the whole experiment down at once, so that it never names one
 # that is gone; with one to keep that was at every pause, and the longer the more trials there were.
 _CHECKPOINTS = 3
+
+# How many trials Tune may hold for which no worker is ready. A FoldSearch hands out none before one is free for it. But
+# where only one may wait, and a worker takes longer to start than a trial to end, Tune gives that trial to the worker
+# that has just become free, ends the other one's start, and begins it anew for the next trial, again and again.
+_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 
 _SCHEDULERS = {"promotion": PromotionScheduler, "stopping": StoppingLadder, "fifo": FifoLadder}
 
@@ -48,10 +54,15 @@ def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
     return _SCHEDULERS[wanted.kind](key, race, Budget(search.fold_epochs, search.time_budget, search.target))
 
 
-def workers(spec: SweepSpec) -> int:
-    """How many workers to warm: as many as trials can run side by side on what Ray has, within reason."""
-    most = 2 * int(ray.cluster_resources()["CPU"])  # trials that ask for next to nothing come by the hundred
-    return min(_slots(spec), most, spec.planned_trials)
+def ready_cpus(spec: SweepSpec) -> float | None:
+    """For `ray_session`: how many CPUs the trials of a sweep can use on this machine, all together; None where a trial
+    takes several, since Ray would start a worker for each of them."""
+    cpu, gpu, trials = spec.resources.cpu, spec.resources.gpu, spec.planned_trials
+    if cpu > 1:
+        return None
+    if gpu:
+        trials = min(trials, int(count_gpus() / gpu + 1e-9))
+    return cpu * min(trials, spec.search.max_concurrent_trials or trials)
 
 
 def _slots(spec: SweepSpec) -> int:
@@ -126,6 +137,7 @@ def _fit(
     else:
         tuner = _new_tuner(experiment, trainable, callback, search)
     with callback.acting_on(session):
+        os.environ[_PENDING] = "1000" if isinstance(search["search_alg"], FoldSearch) else "1"
         interrupt.tuning = True
         try:
             results = tuner.fit()

@@ -161,7 +161,8 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the benchmark; writes study.json and study.png into OUT, and prints the ratios."""
+    """Runs the benchmark; writes study.json and study.png into OUT, the runs into its folder study, and prints the
+    ratios."""
     parser = argparse.ArgumentParser(prog="python -m analysis.benchmarks.study", description="Times the study.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
@@ -172,16 +173,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", default="fashion-mnist", help="of 28×28 grey images")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     asked = parser.parse_args(arguments)
-    if asked.out.exists():
-        raise SystemExit(f"{asked.out} exists; move it away, or name another folder")
-    asked.out.mkdir(parents=True)
+    work = asked.out / "study"
+    if work.exists():
+        raise SystemExit(f"{work} exists; move it away, or name another folder")
+    asked.out.mkdir(parents=True, exist_ok=True)
     data = load_dataset(asked.dataset, data_dir=asked.data_dir)
     with tempfile.TemporaryDirectory() as raw:
         write_raw(Path(raw), data)
         counts = Counts(asked.trials, asked.folds, asked.epochs)
         setting = Setting(counts, asked.batch_size, asked.dataset, asked.data_dir, Path(raw))
         runs = []
-        for run in rounds(asked.rounds, setting, asked.out):
+        for run in rounds(asked.rounds, setting, work):
             runs.append(run)
             spent = f"{run.seconds:.0f} s, {run.fold_epochs} fold-epochs"
             print(f"round {run.seed}, {run.side}: {spent}, test MSE {run.test_mse:.5f}", flush=True)
