@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
 import re
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ __all__ = [
     "connect",
     "create_sweep_folder",
     "find_sweep",
+    "import_store_meanwhile",
     "sweep_names",
     "tracking_uri",
 ]
@@ -169,6 +172,13 @@ def connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def import_store_meanwhile(uri: str) -> None:
+    """Imports, in a thread, what `connect` and the first use of a client of that store will import: seconds of it."""
+    kind = "rest_store" if uri.startswith(("http://", "https://")) else "sqlalchemy_store"
+    name = f"mlflow.store.tracking.{kind}"
+    threading.Thread(target=importlib.import_module, args=(name,), name="import MLflow", daemon=True).start()
 
 
 def check_root(root: Path) -> None:

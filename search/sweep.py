@@ -30,6 +30,7 @@ from search.store import (
     check_tracking,
     connect,
     create_sweep_folder,
+    import_store_meanwhile,
     tracking_uri,
 )
 from search.sweep_recording import SpooledRecording, deliver_rest, recording
@@ -152,6 +153,7 @@ def drive(
     with ExitStack() as stack:
         view = stack.enter_context(make_view())
         interrupt = stack.enter_context(graceful_interrupt(view.say))
+        import_store_meanwhile(tracking_uri(Path(), spec.tracking.uri))  # Ray's start is mostly waiting
         stack.enter_context(ray_session(address, ready_cpus(spec) if address is None else None))
         check_resources(spec.resources.cpu, spec.resources.gpu, largest_node())
         folder, state = begin()
