@@ -65,6 +65,7 @@ def test_the_summary_pairs_rounds_whatever_their_order() -> None:
     assert found["images_per_second"][64]["train, foldrace"].low == 50
 
 
+@pytest.mark.slow
 def test_a_small_run_measures_every_side_and_draws_them(tmp_path: Path) -> None:
     arguments = ["--rounds", "1", "--images", "120", "--batch-sizes", "60", "--seconds", "0.05", "--dataset", "digits"]
     step.main([str(tmp_path), *arguments, "--data-dir", str(tmp_path)])
