@@ -197,7 +197,7 @@ class _Transposed(torch.autograd.Function):
         gradient = _channels_last(gradients[0])
         by_images = _convolve(gradient, weight, None, ctx.padding) if ctx.needs_input_grad[0] else None
         by_weight, _ = _by_weight(images, gradient, weight, ctx.padding, False)
-        by_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        by_bias = _by_bias(gradient) if ctx.needs_input_grad[2] else None
         return by_images, by_weight, by_bias, None, None
 
 
@@ -205,11 +205,16 @@ def _by_weight(
     gradient: Tensor, images: Tensor, weight: Tensor, padding: Sequence[int], bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of a convolution of ``images`` by its weight and, if wanted, its bias."""
-    _, by_weight, by_bias = torch.ops.aten.convolution_backward(
+    _, by_weight, _ = torch.ops.aten.convolution_backward(
         gradient, images, weight, [len(weight)], [_STRIDE, _STRIDE], padding, [1, 1], False, [0, 0], 1,
-        [False, True, bias],
+        [False, True, False],
     )  # fmt: skip
-    return by_weight, by_bias
+    return by_weight, _by_bias(gradient) if bias else None
+
+
+def _by_bias(gradient: Tensor) -> Tensor:
+    """Summed in double precision: before a batch norm it is zero but for rounding, which Adam would take steps on."""
+    return gradient.sum((0, 2, 3), dtype=torch.float64).to(gradient.dtype)
 
 
 class Dropout(nn.Dropout):
