@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-__all__ = ["Conv2d", "ConvTranspose2d", "Dropout", "dropout_mask", "torch_kernels"]
+__all__ = ["BatchNorm2d", "Conv2d", "ConvTranspose2d", "Dropout", "dropout_mask", "torch_kernels"]
 
 _KERNEL, _STRIDE = 3, 2
 _NARROW = 16  # channels of the larger image up to which `_transpose` beats oneDNN's
@@ -215,6 +215,15 @@ def _by_weight(
 def _by_bias(gradient: Tensor) -> Tensor:
     """Summed in double precision: before a batch norm it is zero but for rounding, which Adam would take steps on."""
     return gradient.sum((0, 2, 3), dtype=torch.float64).to(gradient.dtype)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` in torch's first layout, whose sums are the more exact: with channels last the gradient of
+    a bias before it, zero but for rounding, is ten times as noisy, and Adam takes steps on the noise."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) → the same shape."""
+        return super().forward(input.contiguous())
 
 
 class Dropout(nn.Dropout):
