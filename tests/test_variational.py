@@ -256,9 +256,13 @@ def test_a_learned_variance_moves_and_a_fixed_one_does_not(digits):
 
 def test_free_bits_keep_more_units_active_under_a_heavy_beta(digits):
     heavy = {"beta": 1000.0, "lr": 1e-2}
-    _, without = trained(digits, heavy, 12)
-    _, with_bits = trained(digits, {**heavy, "free_bits": 1.0}, 12)
-    assert without[-1].metrics["val_kl"] < 0.01 and with_bits[-1].metrics["val_kl"] > 0.2
+    kept = []
+    for seed in range(3):  # how many it keeps varies much from one start to another
+        _, without = trained(digits, heavy, 12, seed=seed)
+        _, with_bits = trained(digits, {**heavy, "free_bits": 1.0}, 12, seed=seed)
+        assert without[-1].metrics["val_kl"] < 0.01
+        kept.append(with_bits[-1].metrics["val_kl"])
+    assert min(kept) > 0.01 and np.median(kept) > 0.2, kept
 
 
 @pytest.mark.parametrize(
