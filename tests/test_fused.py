@@ -91,7 +91,9 @@ def test_folds_of_unequal_numbers_of_steps_are_trained_one_by_one(digits: Tensor
 
 def test_a_fold_that_has_stopped_early_is_left_out_and_the_others_go_on(digits: Tensor) -> None:
     options: dict[str, Any] = {
-        "params": {"lr": 0.05, "dropout": 0.0, "batch_size": 8}, "early_stopping": EarlyStopping(1), "epochs": 8,
+        # with Adam's usual epsilon the biases before a batch norm walk on the rounding of their gradients
+        "params": {"lr": 0.05, "dropout": 0.0, "batch_size": 8, "eps": 1e-5},
+        "early_stopping": EarlyStopping(1), "epochs": 8,
     }  # fmt: skip
     ours, theirs = climb(trial(digits, True, **options)), climb(trial(digits, False, **options))
     assert_close(ours, theirs)

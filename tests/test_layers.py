@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from statistics import mean, variance
+from itertools import pairwise
+from statistics import mean, median, variance
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from trainables import layers
 from trainables.autoencoder_task import AutoencoderTask
+from trainables.dropout import dropout_mask
 from trainables.fold_run import FoldRun
 from trainables.folds import FoldPlan
 from trainables.tasks import load_task
@@ -103,22 +107,26 @@ def test_the_layers_have_torchs_names_and_start_from_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.2, 0.1, 0.003, 0.9993, 1 / 256])
-def test_dropout_keeps_the_expectation_and_the_rate(rate: float) -> None:
+def test_dropout_keeps_the_rate_over_masks_and_the_expectation_in_each(rate: float) -> None:
     torch.manual_seed(0)
-    count = 400_000
-    kept = layers.Dropout(rate).train()(torch.ones(100, 4, 25, 40))
-    dropped = float((kept == 0).float().mean())
-    assert abs(dropped - rate) < 4 * (rate * (1 - rate) / count) ** 0.5 + 2**-17
-    levels = kept.unique()
-    assert len(levels) == 2
-    assert float(levels[1]) == pytest.approx(1 / (1 - rate), rel=2**-16 / (1 - rate))
+    calls, shape = 400, (10, 4, 5, 6)
+    masks = [layers.Dropout(rate).train()(torch.ones(shape)) for _ in range(calls)]
+    dropped = [float((mask == 0).double().mean()) for mask in masks]
+    count = calls * masks[0].numel()
+    noise = (rate * (1 - rate) / count + (rate * 256 % 1) * (1 - rate * 256 % 1) / 256**2 / calls) ** 0.5
+    assert abs(mean(dropped) - rate) < 4 * noise
+    rounded = {math.floor(rate * 256) / 256, math.ceil(rate * 256) / 256}
+    allowed = [0.0, *(1 / (1 - each) for each in rounded if each < 1)]
+    for level in torch.stack(masks).unique().tolist():
+        assert any(level == pytest.approx(value) for value in allowed)
+    assert all(len(mask.unique()) <= 2 for mask in masks)
 
 
 def test_dropout_masks_are_independent_between_neighbours_and_calls() -> None:
     torch.manual_seed(1)
     images = torch.ones(64, 8, 14, 14)
     for rate in (0.5, 0.2):
-        first, second = (layers.dropout_mask(images, rate) for _ in range(2))
+        first, second = (dropout_mask(images, rate) for _ in range(2))
         centred = (first - 1).permute(0, 2, 3, 1).flatten()
         noise = 4 / len(centred) ** 0.5
         for lag in (1, 2, 4, 8, 64):
@@ -148,6 +156,69 @@ def test_a_mask_has_the_shape_of_any_activation_and_dropouts_gradient(shape: tup
     (gradient,) = torch.autograd.grad(output.sum(), images)
     assert output.shape == images.shape
     torch.testing.assert_close(output, images.detach() * gradient)
+
+
+def _norm_first(*after: nn.Module) -> layers.Sequential:
+    torch.manual_seed(5)
+    made = layers.Sequential(layers.BatchNorm2d(3), *after).double()
+    nn.init.uniform_(made[0].weight, 0.5, 2.0)
+    nn.init.normal_(made[0].bias)
+    return made
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("after", [(), (nn.ReLU(),), (nn.ReLU(), nn.Sigmoid()), (layers.Dropout(0.0), nn.ReLU())])
+def test_batch_norm_with_what_follows_is_torchs(after: tuple[nn.Module, ...], momentum: float | None) -> None:
+    module = _norm_first(*after)
+    module[0].momentum = momentum
+    images = torch.randn(6, 3, 4, 5, dtype=torch.float64) * 3 + 10
+    with layers.torch_kernels():
+        other = copy.deepcopy(module)
+        expected = [_gradients(other, images) for _ in range(3)][-1]
+    ours = [_gradients(module, images) for _ in range(3)][-1]
+    for one, two in zip([*ours, *module.buffers()], [*expected, *other.buffers()], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+    assert int(module[0].num_batches_tracked) == 3
+    torch.testing.assert_close(module.eval()(images), other.eval()(images))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("relu_first", [True, False])
+def test_what_is_computed_together_is_what_each_layer_computes(norm: bool, relu_first: bool) -> None:
+    pair = (nn.ReLU(), layers.Dropout(0.3)) if relu_first else (layers.Dropout(0.3), nn.ReLU())
+    module = _norm_first(*pair) if norm else layers.Sequential(*pair)
+    images = torch.randn(6, 3, 4, 5, dtype=torch.float64)
+    torch.manual_seed(4)
+    together = _gradients(module, images)
+    called: list[nn.Module] = []
+    module[-1].register_forward_hook(lambda layer, *_: called.append(layer))
+    torch.manual_seed(4)
+    apart = _gradients(module, images)
+    assert called == [module[-1]]  # who wants to be told is told
+    for one, two in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_batch_norm_refuses_one_value_a_channel_as_torchs_does() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        layers.BatchNorm2d(3).train()(torch.randn(1, 3, 1, 1))
+
+
+def test_the_gradient_of_a_bias_before_batch_norm_is_no_noisier_than_torchs() -> None:
+    """It is zero but for rounding; Adam, whose epsilon is 1e-8, would take steps on what lies above that."""
+
+    def noise(seed: int, plain: bool) -> float:
+        torch.manual_seed(seed)
+        network = AutoencoderTask().build(load_task("autoencoder").complete({"dropout": 0.0}), (1, 28, 28))
+        images = torch.rand(256, 1, 28, 28)
+        with layers.torch_kernels() if plain else nullcontext():
+            (network(images) - images).square().mean().backward()
+        before = [one for one, two in pairwise(network.modules()) if isinstance(two, nn.BatchNorm2d)]
+        assert len(before) == 3
+        return max(float(layer.bias.grad.abs().max()) for layer in before)  # type: ignore[union-attr, operator]
+
+    ours, theirs = ([noise(seed, plain) for seed in range(5)] for plain in (False, True))
+    assert median(ours) <= median(theirs) and max(ours) < 1e-8
 
 
 def test_an_exported_network_is_of_torchs_own_operations() -> None:

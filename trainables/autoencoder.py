@@ -45,7 +45,7 @@ def _way_back(small: int, large: int) -> tuple[int, int]:
     return padding, large - 2 * small - 1 + 2 * padding
 
 
-class Encoder(nn.Sequential):
+class Encoder(layers.Sequential):
     """(B, C, H, W) in [0, 1] → (B, outputs)."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Encoder(nn.Sequential):
         )
 
 
-class Decoder(nn.Sequential):
+class Decoder(layers.Sequential):
     """(B, latent_dim) → (B, C, H, W) in [0, 1]."""
 
     def __init__(

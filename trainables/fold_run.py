@@ -332,7 +332,7 @@ class FoldRun:
     def pixels(self, batch: Tensor, images: Tensor | None = None) -> Tensor:
         """(B,) indices → these images, (B, C, H, W) in [0, 1]."""
         source = self.images if images is None else images
-        return source[batch].to(torch.float32).div_(255.0)
+        return source.index_select(0, batch).to(torch.float32).div_(255.0)
 
 
 def add_terms(sums: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,8 +21,9 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from trainables.dropout import dropout_mask
 from trainables.fold_run import FoldReport, FoldRun, add_terms, timed
-from trainables.layers import dropout_mask, torch_kernels
+from trainables.layers import torch_kernels
 from trainables.optimizers import build_optimizer
 
 __all__ = ["CannotFuseError", "can_fuse", "train_epoch_fused"]
