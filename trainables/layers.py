@@ -7,7 +7,7 @@ are that layer. Activations lie in memory with the channels last; tensors of any
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -40,9 +40,15 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H', W')."""
-        if not (_fast(self, input) and self.in_channels <= NARROW):
-            return super().forward(input)
-        output: Tensor = StridedConvolution.apply(channels_last(input), self.weight, self.bias, _pair(self.padding))
+        return self.convolve(input, self.bias) if self.is_fast(input) else super().forward(input)
+
+    def is_fast(self, input: Tensor) -> bool:
+        """Whether `convolve` may be called on this input."""
+        return _fast(self, input) and self.in_channels <= NARROW
+
+    def convolve(self, images: Tensor, bias: Tensor | None) -> Tensor:
+        """What `forward` does, with this bias."""
+        output: Tensor = StridedConvolution.apply(channels_last(images), self.weight, bias, _pair(self.padding))
         return output
 
 
@@ -51,21 +57,27 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H', W')."""
-        if output_size is not None or not (_fast(self, input) and self.out_channels <= NARROW):
+        if output_size is not None or not self.is_fast(input):
             return super().forward(input, output_size)
+        return self.convolve(input, self.bias)
+
+    def is_fast(self, input: Tensor) -> bool:
+        """Whether `convolve` may be called on this input."""
+        return _fast(self, input) and self.out_channels <= NARROW
+
+    def convolve(self, images: Tensor, bias: Tensor | None) -> Tensor:
+        """What `forward` does, with this bias."""
         padding = _pair(self.padding)
         height, width = (
             (side - 1) * STRIDE - 2 * pad + KERNEL + extra
-            for side, pad, extra in zip(input.shape[2:], padding, _pair(self.output_padding), strict=True)
+            for side, pad, extra in zip(images.shape[2:], padding, _pair(self.output_padding), strict=True)
         )
-        output: Tensor = TransposedConvolution.apply(
-            channels_last(input), self.weight, self.bias, padding, (height, width)
-        )
+        output: Tensor = TransposedConvolution.apply(channels_last(images), self.weight, bias, padding, (height, width))
         return output
 
 
 def _fast(layer: nn.Conv2d | nn.ConvTranspose2d, images: Tensor) -> bool:
-    """Whether these images through this layer are what `_transpose` is made for."""
+    """Whether these images through this layer are what `trainables.strided` is made for."""
     shape = layer.kernel_size == (KERNEL, KERNEL) and layer.stride == (STRIDE, STRIDE)
     plain = layer.dilation == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
     return _here(images) and shape and plain and not isinstance(layer.padding, str) and max(_pair(layer.padding)) <= 1
@@ -94,11 +106,21 @@ class BatchNorm2d(nn.BatchNorm2d):
         """Whether `normalize` may be called on this input."""
         return self.training and self.affine and _here(input) and input.numel() > input.shape[1]
 
-    def normalize(self, images: Tensor, *, rectify: bool = False, dropout: float = 0.0) -> Tensor:
-        """What this layer, then ReLU if it is to ``rectify``, and dropout at this rate make of a training batch."""
+    def normalize(
+        self, images: Tensor, *, rectify: bool = False, dropout: float = 0.0, ours: bool = False,
+        left_out: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """What this layer, then ReLU if it is to ``rectify``, and dropout at this rate make of a training batch.
+
+        Args:
+            ours: the images are nobody else's, and may be written over.
+            left_out: a bias that the images are still to be given. It is subtracted again with their mean.
+        """
         mask, factor = keep_mask(images, dropout) if dropout else (None, 1.0)
         output: Tensor
-        output, mean, variance = NormalizedBatch.apply(images, self.weight, self.bias, self.eps, rectify, mask, factor)
+        output, mean, variance = NormalizedBatch.apply(
+            images, self.weight, self.bias, left_out, self.eps, rectify, mask, factor, ours
+        )
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             step = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -119,7 +141,11 @@ class Dropout(nn.Dropout):
 
 
 class Sequential(nn.Sequential):
-    """`torch.nn.Sequential`, which computes together what follows one another: batch norm, ReLU and dropout."""
+    """`torch.nn.Sequential`, which computes together what follows one another: convolution, batch norm, ReLU, dropout.
+
+    The bias of a convolution before a batch norm has no effect on a training batch. Its gradient is zero here, and not
+    the rounding errors that Adam would take steps on.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """What comes out of the last of the layers."""
@@ -129,17 +155,20 @@ class Sequential(nn.Sequential):
 
 
 def _groups(modules: Sequence[nn.Module]) -> Sequence[Sequence[nn.Module]]:
-    """These modules in order, in groups that can be computed together: a batch norm with its ReLU, a ReLU with a
-    dropout before or after it, or all three."""
+    """These modules in order, in groups that can be computed together: a batch norm, a ReLU and a dropout in either
+    order, or both, and the convolution before them."""
     groups, start = [], 0
     while start < len(modules):
-        first = int(type(modules[start]) is BatchNorm2d)
-        kinds = [type(module) for module in modules[start + first : start + first + 2]]
-        count = 1
-        if set(kinds) == {nn.ReLU, Dropout}:
-            count = first + 2
-        elif first and kinds[:1] == [nn.ReLU]:
-            count = 2
+        kinds = [type(module) for module in modules[start : start + 4]]
+        first = int(kinds[0] in (Conv2d, ConvTranspose2d))
+        norm = int(kinds[first : first + 1] == [BatchNorm2d])
+        count = first + norm
+        if set(kinds[count : count + 2]) == {nn.ReLU, Dropout}:
+            count += 2
+        elif norm and kinds[count : count + 1] == [nn.ReLU]:
+            count += 1
+        elif not norm:
+            count = 1
         groups.append(modules[start : start + count])
         start += count
     return groups
@@ -147,15 +176,26 @@ def _groups(modules: Sequence[nn.Module]) -> Sequence[Sequence[nn.Module]]:
 
 def _together(group: Sequence[nn.Module], images: Tensor) -> Tensor:
     """A group of `_groups` of more than one, computed as one where that is possible."""
-    norm = group[0] if isinstance(group[0], BatchNorm2d) else None
-    rate = next((module.p for module in group if isinstance(module, Dropout) and module.training), 0.0)
     # those who want to be told when a module is called are told
-    if not any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in group):
-        if norm is not None and norm.is_fast(images):
-            return norm.normalize(images, rectify=True, dropout=rate)
-        if norm is None and rate and _here(images):
-            rectified: Tensor = RectifiedDropout.apply(images, *keep_mask(images, rate))
-            return rectified
-    for module in group:
+    if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in group):
+        return _apart(group, images)
+    conv, rest = (group[0], group[1:]) if isinstance(group[0], Conv2d | ConvTranspose2d) else (None, group)
+    norm = rest[0] if isinstance(rest[0], BatchNorm2d) else None
+    rate = next((module.p for module in rest if isinstance(module, Dropout) and module.training), 0.0)
+    ours, left_out = conv is not None and conv.is_fast(images), None
+    if conv is not None and ours and norm is not None and norm.training and norm.affine:
+        images, left_out = conv.convolve(images, None), conv.bias
+    elif conv is not None:
+        images = conv(images)
+    if norm is not None and norm.is_fast(images):
+        return norm.normalize(images, rectify=len(rest) > 1, dropout=rate, ours=ours, left_out=left_out)
+    if norm is None and rate and _here(images):
+        rectified: Tensor = RectifiedDropout.apply(images, *keep_mask(images, rate), ours)
+        return rectified
+    return _apart(rest, images)
+
+
+def _apart(modules: Iterable[nn.Module], images: Tensor) -> Tensor:
+    for module in modules:
         images = module(images)
     return images
