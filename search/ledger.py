@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -74,7 +75,11 @@ class TrialRecord:
 
 @dataclass
 class Ledger:
-    """All trials of a sweep, and the clock."""
+    """All trials of a sweep, and the clock.
+
+    Its sums are kept as trials change, since a sweep of thousands asks for them at each of its events: what is changed
+    in a trial must be told to `note`.
+    """
 
     total: int
     earlier: float = 0.0
@@ -82,10 +87,31 @@ class Ledger:
     """Fold-epochs that are in none of its trials, where these are the survivors of a sweep that has ended."""
     started: float = field(default_factory=time.monotonic)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
+    _noted: dict[int, tuple[TrialStatus, int]] = field(default_factory=dict, init=False, repr=False)
+    _counts: Counter[TrialStatus] = field(default_factory=Counter, init=False, repr=False)
+    _best: TrialRecord | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._fold_epochs = self.spent_before
+        for trial in self.trials.values():
+            self.note(trial)
+
+    def note(self, trial: TrialRecord) -> None:
+        """Takes a trial up, or what has changed in it."""
+        self.trials[trial.number] = trial
+        status, fold_epochs = trial.status, trial.report.fold_epochs if trial.report else 0
+        before, spent = self._noted.get(trial.number, (None, 0))
+        if before is not None:
+            self._counts[before] -= 1
+        self._counts[status] += 1
+        self._fold_epochs += fold_epochs - spent
+        self._noted[trial.number] = status, fold_epochs
+        if _is_done(trial) and (self._best is None or _place(trial) < _place(self._best)):
+            self._best = trial
 
     def count(self, status: TrialStatus) -> int:
         """How many trials are in a status."""
-        return sum(trial.status is status for trial in self.trials.values())
+        return self._counts[status]
 
     @property
     def ended(self) -> int:
@@ -100,16 +126,11 @@ class Ledger:
     @property
     def fold_epochs(self) -> int:
         """Epochs of single folds trained by all trials so far."""
-        return self.spent_before + sum(t.report.fold_epochs for t in self.trials.values() if t.report)
+        return self._fold_epochs
 
     def ranking(self) -> list[TrialRecord]:
         """The completed trials that compete, the best first; a tie goes to the earlier one."""
-        return sorted(self._done(), key=_place)
-
-    def _done(self) -> Iterator[TrialRecord]:
-        for trial in self.trials.values():
-            if trial.status is TrialStatus.COMPLETED and trial.competes and math.isfinite(trial.val_loss):
-                yield trial
+        return sorted(filter(_is_done, self.trials.values()), key=_place)
 
     def given_up(self) -> list[TrialRecord]:
         """The pruned and the paused trials: those that got furthest first, the better of equals first."""
@@ -122,7 +143,7 @@ class Ledger:
     @property
     def best(self) -> TrialRecord | None:
         """The incumbent: the best completed trial."""
-        return min(self._done(), key=_place, default=None)
+        return self._best
 
     @property
     def elapsed(self) -> float:
@@ -135,6 +156,10 @@ class Ledger:
             return None
         left = self.elapsed / self.settled * max(0, self.total - self.settled)
         return left if time_budget is None else min(left, max(0.0, time_budget - self.elapsed))
+
+
+def _is_done(trial: TrialRecord) -> bool:
+    return trial.status is TrialStatus.COMPLETED and trial.competes and math.isfinite(trial.val_loss)
 
 
 def _place(trial: TrialRecord) -> tuple[float, int]:

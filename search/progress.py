@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol
@@ -63,8 +62,8 @@ def _short(value: Value) -> str:
 
 
 def _states(ledger: Ledger) -> str:
-    found = Counter(trial.status for trial in ledger.trials.values())
-    counts = [f"{found[status]} {status.value}" for status in TrialStatus if found[status]]
+    found = {status: ledger.count(status) for status in TrialStatus}
+    counts = [f"{count} {status.value}" for status, count in found.items() if count]
     return f"{len(ledger.trials)} of {ledger.total} trials: " + (", ".join(counts) or "none yet")
 
 

@@ -164,17 +164,17 @@ def _telling(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     if len(heard) <= _MOST:
         return trials
     best = heapq.nsmallest(_BEST, heard, key=_merit)
-    chosen = {trial.number for trial in (*best, *heard[_BEST - _MOST :])}
-    passed_over = {trial.number for trial in heard} - chosen
-    return [trial for trial in trials if trial.number not in passed_over]
+    passed_over = set(map(id, heard)).difference(map(id, best), map(id, heard[_BEST - _MOST :]))
+    return [trial for trial in trials if id(trial) not in passed_over]
 
 
 def _merit(trial: FrozenTrial) -> tuple[bool, int, float]:
     """The less the better: complete ones by value, then those that got furthest by their value there, as TPE has it."""
     if trial.state is TrialState.COMPLETE:
         return False, 0, trial.values[0]
-    step, value = max(trial.intermediate_values.items())
-    return True, -step, value
+    values = trial.intermediate_values
+    step = max(values)
+    return True, -step, values[step]
 
 
 def _as_pruned(trial: FrozenTrial) -> FrozenTrial:

@@ -121,13 +121,14 @@ class SweepCallback(Callback):  # type: ignore[misc]
                     record.status, record.reason = TrialStatus.FAILED, "failed before the interruption"
                 else:
                     record.status, record.reason = _ending(report)
-                self._session.ledger.trials[record.number] = record
+                self._session.ledger.note(record)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         for number, trial in list(self._session.running.items()):
             if trial.status == Trial.PAUSED:  # for which Tune has no event
                 record = self._session.ledger.trials[number]
                 record.status, record.reason = TrialStatus.PAUSED, _where(record.report)
+                self._session.ledger.note(record)
                 self._session.view.update(self._session.ledger, changed=record)
             if trial.status != Trial.RUNNING:
                 del self._session.running[number]
@@ -135,12 +136,13 @@ class SweepCallback(Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
         record.status = TrialStatus.RUNNING
+        self._session.ledger.note(record)
         self._session.running[record.number] = trial
         self._session.view.update(self._session.ledger)
 
     def _record(self, trial: Trial) -> TrialRecord:
         number = trial.config["trial"]
-        record = self._session.ledger.trials.setdefault(number, _new_record(trial.config))
+        record = self._session.ledger.trials.get(number) or _new_record(trial.config)
         if number not in self._session.begun:
             self._session.begun.add(number)
             completed = self._session.task.complete(record.params)
@@ -155,6 +157,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
         record = self._record(trial)
         report: EpochReport = result["report"]
         record.report, record.parameters = report, result.get("parameters")
+        self._session.ledger.note(record)
         for earlier, at in result.pop("earlier", ()):
             self._session.recorder.reported(record.number, earlier, None, at, parameters=record.parameters)
         self._session.recorder.reported(
@@ -181,6 +184,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
     def _end(self, record: TrialRecord, status: TrialStatus, reason: str = "", detail: str = "") -> None:
         waited = record.status is TrialStatus.PAUSED and status is TrialStatus.PRUNED
         record.status, record.reason = status, reason
+        self._session.ledger.note(record)
         folds = record.report.folds if record.report else ()
         self._session.recorder.finished(record.number, _OUTCOMES[status], folds, reason, detail)
         # a trial that was paused has been shown already, and at the end there are many of them

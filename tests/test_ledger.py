@@ -42,13 +42,30 @@ def test_the_best_comes_first_and_a_tie_goes_to_the_earlier_trial() -> None:
 
 
 def test_only_a_completed_trial_can_win() -> None:
-    race = ledger(
-        record(0, PRUNED, 0.001), record(1, RUNNING, 0.002), record(2, FAILED, 0.003),
-        record(3, COMPLETED, math.inf), record(4, COMPLETED, 0.9),
-    )  # fmt: skip
-    assert [trial.number for trial in race.ranking()] == [4]
-    del race.trials[4]
+    others = (
+        record(0, PRUNED, 0.001),
+        record(1, RUNNING, 0.002),
+        record(2, FAILED, 0.003),
+        record(3, COMPLETED, math.inf),
+    )
+    race = ledger(*others)
     assert race.best is None
+    race.note(record(4, COMPLETED, 0.9))
+    assert [trial.number for trial in race.ranking()] == [4] == [race.best.number if race.best else None]
+
+
+def test_the_sums_follow_what_changes_in_a_trial() -> None:
+    race = ledger(record(0, COMPLETED, 0.2), record(1, RUNNING, 0.3))
+    assert (race.settled, race.ended, race.fold_epochs) == (1, 1, 6)
+    trial = race.trials[1]
+    trial.status = TrialStatus.PAUSED
+    race.note(trial)
+    assert (race.settled, race.ended, race.count(TrialStatus.PAUSED), race.count(RUNNING)) == (2, 1, 1, 0)
+    trial.status, trial.report = COMPLETED, record(1, COMPLETED, 0.1).report
+    race.note(trial)
+    assert race.best is trial and race.fold_epochs == 6 and race.ended == 2
+    for state in TrialStatus:
+        assert race.count(state) == sum(each.status is state for each in race.trials.values())
 
 
 def test_a_comparisons_repeat_does_not_compete() -> None:
