@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-__all__ = ["Samplers", "distributions_of"]
+__all__ = ["Merits", "Samplers", "distributions_of"]
 
 _GENERATIONS = 5
 _POPULATION = 50  # Optuna's own
@@ -61,12 +61,13 @@ class Samplers:
         parts = (number, purpose, attempt) if attempt else (number, purpose)
         return derive_seed(self._seed, *parts) % 2**32
 
-    def make(self, number: int, attempt: int = 0, discarded: int = 0) -> BaseSampler:
+    def make(self, number: int, attempt: int = 0, discarded: int = 0, merits: Merits | None = None) -> BaseSampler:
         """The sampler of one suggestion.
 
         Args:
             attempt: how often a suggestion for this number was discarded.
             discarded: suggestions discarded so far, of all numbers: ``qmc`` passes over their points.
+            merits: of the study's trials, if they are at hand.
         """
         seed = self.seed_of(number, attempt)
         with warnings.catch_warnings():
@@ -84,12 +85,12 @@ class Samplers:
             if self._name == "nsga2":
                 return NSGAIISampler(population_size=self._population, seed=seed)
             assert self._name == "tpe", self._name
-            return _SeesWaiting(TPESampler(seed=seed), self._together)
+            return _SeesWaiting(TPESampler(seed=seed), self._together, merits)
 
 
 class _SeesWaiting(BaseSampler):
     """A sampler to which a trial that has reported counts as given up where it stands, until it has ended; and which
-    sees no more than the most telling trials (`_telling`). For one suggestion: it looks at the study once.
+    sees no more than the most telling trials (`Merits`). For one suggestion: it looks at the study once.
 
     In a race nearly all trials wait at a rung until the sweep is over. Optuna calls them running, and would learn
     nothing from them but that somebody is there.
@@ -97,18 +98,19 @@ class _SeesWaiting(BaseSampler):
     Args:
         together: the parameters that every trial has, which are drawn as a whole. Optuna would look for them in all
             trials at every suggestion, which takes longer than to draw them.
+        merits: of the study's trials; found in the study if it is None.
     """
 
-    def __init__(self, sampler: BaseSampler, together: Mapping[str, BaseDistribution]) -> None:
-        self._sampler, self._together = sampler, together
+    def __init__(self, sampler: BaseSampler, together: Mapping[str, BaseDistribution], merits: Merits | None) -> None:
+        self._sampler, self._together, self._merits = sampler, together, merits
         self._view: Study | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_sampler": self._sampler, "_together": self._together, "_view": None}
+        return {"_sampler": self._sampler, "_together": self._together, "_merits": None, "_view": None}
 
     def _seen(self, study: Study) -> Study:
         if self._view is None:
-            self._view = cast("Study", _StudyView(study))
+            self._view = cast("Study", _StudyView(study, self._merits))
         return self._view
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -138,9 +140,11 @@ class _StudyView:
     """A study as it was when first looked at, in which running trials with intermediate values are pruned ones; else
     the study itself. The trial that is being asked for is in it, without its parameters."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, merits: Merits | None) -> None:
         self._study = study
-        self._trials = [_as_pruned(trial) for trial in _telling(study.get_trials(deepcopy=False))]
+        trials = study.get_trials(deepcopy=False)
+        passed_over = (Merits(trials) if merits is None else merits).passed_over()
+        self._trials = [_as_pruned(trial) for number, trial in enumerate(trials) if number not in passed_over]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -156,16 +160,34 @@ class _StudyView:
         return [trial for trial in self._trials if states is None or trial.state in states]
 
 
-def _telling(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """At most `_MOST` of the trials that have reported, in their order: the best of those that got furthest, and the
-    newest; and all others. What TPE needs for a suggestion grows with what it sees, and beyond so many it is the
-    nearest to the best, which the newest are, that tell it more."""
-    heard = [trial for trial in trials if trial.intermediate_values or trial.state is TrialState.COMPLETE]
-    if len(heard) <= _MOST:
-        return trials
-    best = heapq.nsmallest(_BEST, heard, key=_merit)
-    passed_over = set(map(id, heard)).difference(map(id, best), map(id, heard[_BEST - _MOST :]))
-    return [trial for trial in trials if id(trial) not in passed_over]
+class Merits:
+    """Which trials of a study have reported, and how good each is, noted as they do: to look at thousands of trials at
+    every suggestion takes longer than to draw it."""
+
+    def __init__(self, trials: Iterable[FrozenTrial] = ()) -> None:
+        self._of: dict[int, tuple[bool, int, float]] = {}
+        self._ranked: list[tuple[tuple[bool, int, float], int]] = []
+        for trial in trials:
+            self.note(trial)
+
+    def note(self, trial: FrozenTrial) -> None:
+        """Takes a trial as it stands now."""
+        if not trial.intermediate_values and trial.state is not TrialState.COMPLETE:
+            return
+        merit, before = _merit(trial), self._of.get(trial.number)
+        if before is not None:
+            del self._ranked[bisect_left(self._ranked, (before, trial.number))]
+        insort(self._ranked, (merit, trial.number))
+        self._of[trial.number] = merit
+
+    def passed_over(self) -> Set[int]:
+        """The numbers of those that TPE is not shown, where more than `_MOST` have reported: all but the best of those
+        that got furthest, and the newest. What it needs for a suggestion grows with what it sees, and beyond so many
+        it is the nearest to the best, which the newest are, that tell it more."""
+        if len(self._of) <= _MOST:
+            return frozenset()
+        best = [number for _, number in self._ranked[:_BEST]]
+        return self._of.keys() - {*best, *sorted(self._of)[_BEST - _MOST :]}
 
 
 def _merit(trial: FrozenTrial) -> tuple[bool, int, float]:

@@ -17,7 +17,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from search.journal import STUDY_NAME
 from search.points import Key, all_points, point_key, unseen_point
-from search.samplers import Samplers
+from search.samplers import Merits, Samplers
 from search.space import SearchSpace
 from trainables.parameters import Value
 
@@ -26,7 +26,7 @@ __all__ = ["METRIC", "FoldSearch", "Gate"]
 METRIC = "val_loss"
 _ASKS = 4  # of the sampler, before a point at random takes the place of what it keeps repeating
 _NUMBER, _DUPLICATE_OF, _WANTED, _WARM = "trial", "duplicate_of", "wanted_for", "warm_start"
-_OF_THIS_PROCESS = ("gate", "_told_exhausted")
+_OF_THIS_PROCESS = ("gate", "_told_exhausted", "_merits")
 
 
 class Gate(Protocol):
@@ -111,6 +111,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         for trial in warm:
             if trial.user_attrs[_WARM] not in known:
                 self.study.add_trial(trial)
+        self._merits = Merits(self._stored_trials())
 
     @property
     def study(self) -> optuna.Study:
@@ -126,6 +127,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         """Reads from the storage which Optuna trial has which number, and ends those of an asking that was cut off."""
         self._optuna_numbers: dict[int, int] = {}
         self._discarded: Counter[int] = Counter()
+        self._merits = Merits(self._stored_trials())
         for trial in self._stored_trials():
             if _NUMBER in trial.user_attrs:
                 self._optuna_numbers[trial.user_attrs[_NUMBER]] = trial.number
@@ -184,7 +186,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
 
     def _ask(self, number: int, point: Mapping[str, Value] | None) -> dict[str, Value] | None:
         """Asks Optuna for a trial, at ``point`` where that says; None if it repeats an earlier one."""
-        self.study.sampler = self._samplers.make(number, self._discarded[number], self._discarded.total())
+        self.study.sampler = self._samplers.make(number, self._discarded[number], self._discarded.total(), self._merits)
         if point is not None and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             tunable = {name: point[name] for name in self._foldrace_space.tunable if name in point}
             self.study.enqueue_trial(tunable)
@@ -224,6 +226,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         stored = self._storage.get_trial(self._trial_id(number))
         if len(self._objectives) == 1 and not stored.state.is_finished() and step not in stored.intermediate_values:
             self._storage.set_trial_intermediate_value(stored._trial_id, step, float(value))
+            self._merits.note(self._storage.get_trial(stored._trial_id))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna how the trial ended; a second call for the same trial changes nothing.
@@ -238,7 +241,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         if result is not None:
             self._report(number, result)  # Tune sends the result that ends a trial here only
         state, values = self._ending(number, result or {}, error)
-        self.study.tell(self._optuna_numbers[number], values, state=state, skip_if_finished=True)
+        self._merits.note(self.study.tell(self._optuna_numbers[number], values, state=state, skip_if_finished=True))
 
     def _ending(
         self, number: int, result: Mapping[str, Any], error: bool

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from test_searcher import result, run_trials, score
 
 from search.journal import open_journal
+from search.samplers import Merits
 from search.searcher import FoldSearch
 from search.space import SearchSpace
 from search.spec import parse_spec
@@ -150,3 +153,34 @@ def test_tpe_learns_from_a_trial_that_waits_as_from_one_that_was_given_up() -> N
     assert all(trial.state is TrialState.RUNNING for trial in waiting.study.trials)
     losses = [score(waiting.suggest(str(number))["params"]) for number in range(40)]  # type: ignore[index]
     assert np.mean(losses[25:]) < np.mean(losses[:10])
+
+
+def test_merits_noted_one_by_one_pass_over_what_is_neither_among_the_best_nor_among_the_newest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("search.samplers._MOST", 12)
+    monkeypatch.setattr("search.samplers._BEST", 5)
+    drawn = random.Random(3)
+    study = optuna.create_study()
+    merits = Merits()
+    for _ in range(60):
+        trial = study.ask()
+        for step in range(drawn.randint(0, 3)):
+            trial.report(drawn.random(), step)
+            merits.note(study.trials[trial.number])
+        if drawn.random() < 0.3:
+            study.tell(trial, drawn.random())
+        elif drawn.random() < 0.5 and study.trials[trial.number].intermediate_values:
+            study.tell(trial, state=TrialState.PRUNED)
+        merits.note(study.trials[trial.number])
+    heard = [one for one in study.trials if one.intermediate_values or one.state is TrialState.COMPLETE]
+
+    def place(one: FrozenTrial) -> tuple[bool, int, float]:
+        if one.state is TrialState.COMPLETE:
+            return False, 0, one.values[0]
+        step = max(one.intermediate_values)
+        return True, -step, one.intermediate_values[step]
+
+    kept = {one.number for one in (*sorted(heard, key=place)[:5], *heard[-7:])}
+    assert merits.passed_over() == {one.number for one in heard} - kept == Merits(study.trials).passed_over()
+    assert len(heard) > 12 and not Merits(heard[:12]).passed_over()
