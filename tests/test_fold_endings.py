@@ -70,9 +70,7 @@ def test_pictures_are_of_the_kept_weights(digits):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
 @pytest.mark.parametrize(
-    ("task", "reason"),
-    # activations beyond 1e19, whose squares batch norm sums, overflow its running variance
-    [(TASK, "gradient has vanished|val_loss is nan"), (LINEAR, "has made it worse|is (nan|inf)")],
+    ("task", "reason"), [(TASK, "gradient has vanished"), (LINEAR, "has made it worse|is (nan|inf)")]
 )
 def test_a_learning_rate_of_a_thousand_diverges(digits, optimizer, task, reason):
     run = make(digits, {"optimizer": optimizer, "lr": 1e3, "batch_size": 8}, task=task)

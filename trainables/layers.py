@@ -125,8 +125,9 @@ class BatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
             step = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             count = images.numel() / images.shape[1]
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), step)
-            self.running_var.lerp_(variance.mul_(count / (count - 1)).to(self.running_var.dtype), step)
+            # not lerp_, which makes a NaN of what is infinite
+            self.running_mean.mul_(1 - step).add_(mean, alpha=step)
+            self.running_var.mul_(1 - step).add_(variance, alpha=step * count / (count - 1))
         return output
 
 
