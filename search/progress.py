@@ -62,8 +62,7 @@ def _short(value: Value) -> str:
 
 
 def _states(ledger: Ledger) -> str:
-    found = {status: ledger.count(status) for status in TrialStatus}
-    counts = [f"{count} {status.value}" for status, count in found.items() if count]
+    counts = [f"{count} {status.value}" for status in TrialStatus if (count := ledger.count(status))]
     return f"{len(ledger.trials)} of {ledger.total} trials: " + (", ".join(counts) or "none yet")
 
 

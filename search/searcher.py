@@ -106,12 +106,11 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
             study_name=study_name,
         )
         self._study_id: int = self._storage.get_study_id_from_name(study_name)
-        self._take_up()
         known = {trial.user_attrs.get(_WARM) for trial in self._stored_trials()}
         for trial in warm:
             if trial.user_attrs[_WARM] not in known:
                 self.study.add_trial(trial)
-        self._merits = Merits(self._stored_trials())
+        self._take_up()
 
     @property
     def study(self) -> optuna.Study:
@@ -127,8 +126,9 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         """Reads from the storage which Optuna trial has which number, and ends those of an asking that was cut off."""
         self._optuna_numbers: dict[int, int] = {}
         self._discarded: Counter[int] = Counter()
-        self._merits = Merits(self._stored_trials())
-        for trial in self._stored_trials():
+        trials = self._stored_trials()
+        self._merits = Merits(trials)
+        for trial in trials:
             if _NUMBER in trial.user_attrs:
                 self._optuna_numbers[trial.user_attrs[_NUMBER]] = trial.number
             elif trial.state is TrialState.RUNNING:

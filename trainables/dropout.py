@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
@@ -14,16 +12,16 @@ _LEVELS = 256
 _BITS = torch.tensor([[1], [2], [4], [8], [16], [32], [64], [128]], dtype=torch.uint8)
 
 
-def dropout_mask(images: Tensor, rate: float, draw: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def dropout_mask(images: Tensor, rate: float, generator: torch.Generator | None = None) -> Tensor:
     """Zeros with probability ``rate`` and else 1/(1 − rate), of the shape and type of ``images``: see `keep_mask`."""
     if has_torch_function_unary(images):
         drawn: Tensor = handle_torch_function(dropout_mask, (images,), images, rate)
         return drawn
-    mask, scale = keep_mask(images, rate, draw)
+    mask, scale = keep_mask(images, rate, generator)
     return mask.mul_(scale).view(len(images), *images.shape[2:], -1).movedim(-1, 1)
 
 
-def keep_mask(images: Tensor, rate: float, draw: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, float]:
+def keep_mask(images: Tensor, rate: float, generator: torch.Generator | None = None) -> tuple[Tensor, float]:
     """Zeros with probability ``rate`` and else ones, and what they are to be multiplied by.
 
     torch's own mask takes a random number of 32 bits and a comparison in double precision an element. This one takes a
@@ -33,14 +31,13 @@ def keep_mask(images: Tensor, rate: float, draw: Callable[[Tensor], Tensor] | No
 
     Args:
         images: (B, C, …), of whose type the mask is.
-        draw: fills a tensor of 64-bit integers with random bits; torch's global random state if it is None.
+        generator: what the mask is drawn from; torch's global one if it is None.
 
     Returns:
         The mask, (B, …·C) as the images lie with the channels last; the factor.
     """
     count, each = images.numel(), 1 if rate == 0.5 else 8
-    words = torch.empty(count * each // 64 + 2, dtype=torch.int64)
-    words = words.random_(-(2**63), None) if draw is None else draw(words)
+    words = torch.empty(count * each // 64 + 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     drawn, mask = words.view(torch.uint8), images.new_empty(count)
     if rate == 0.5:
         planes = drawn[: (count + 7) // 8] & _BITS

@@ -216,7 +216,7 @@ class _PerFold(TorchFunctionMode):
     ) -> Any:
         options = dict(kwargs or {})
         if function is dropout_mask:
-            return self._draw(args[0], lambda like, generator: _mask(like, args[1], generator))
+            return self._draw(args[0], lambda like, generator: dropout_mask(like, args[1], generator))
         if function is F.dropout:
             return self._dropout(*args, **options)
         if function in (torch.randn_like, torch.rand_like):
@@ -242,10 +242,6 @@ class _PerFold(TorchFunctionMode):
 
         drawn: Tensor = _Drawn.apply(self._fold, like, draw_for)
         return drawn
-
-
-def _mask(like: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    return dropout_mask(like, rate, lambda words: words.random_(-(2**63), None, generator=generator))
 
 
 class _Drawn(torch.autograd.Function):

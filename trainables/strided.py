@@ -110,8 +110,8 @@ class StridedConvolution(torch.autograd.Function):
         by_images = None
         if ctx.needs_input_grad[0]:
             by_images = transpose_of_convolution(gradient, weight, ctx.padding, images.shape[2:])
-        by_weight, by_bias = _by_weight(gradient, images, weight, ctx.padding, ctx.needs_input_grad[2])
-        return by_images, by_weight, by_bias, None
+        by_weight = _by_weight(gradient, images, weight, ctx.padding)
+        return by_images, by_weight, _by_bias(gradient) if ctx.needs_input_grad[2] else None, None
 
 
 class TransposedConvolution(torch.autograd.Function):
@@ -132,19 +132,18 @@ class TransposedConvolution(torch.autograd.Function):
         images, weight = ctx.saved_tensors
         gradient = channels_last(gradients[0])
         by_images = _convolve(gradient, weight, None, ctx.padding) if ctx.needs_input_grad[0] else None
-        by_weight, _ = _by_weight(images, gradient, weight, ctx.padding, False)
+        by_weight = _by_weight(images, gradient, weight, ctx.padding)
         return by_images, by_weight, _by_bias(gradient) if ctx.needs_input_grad[2] else None, None, None
 
 
-def _by_weight(
-    gradient: Tensor, images: Tensor, weight: Tensor, padding: Sequence[int], bias: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The gradients of a convolution of ``images`` by its weight and, if wanted, its bias."""
+def _by_weight(gradient: Tensor, images: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
+    """The gradient of a convolution of ``images`` by its weight."""
+    by_weight: Tensor
     _, by_weight, _ = torch.ops.aten.convolution_backward(
         gradient, images, weight, [len(weight)], [STRIDE, STRIDE], padding, [1, 1], False, [0, 0], 1,
         [False, True, False],
     )  # fmt: skip
-    return by_weight, _by_bias(gradient) if bias else None
+    return by_weight
 
 
 def _by_bias(gradient: Tensor) -> Tensor:
