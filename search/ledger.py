@@ -90,9 +90,9 @@ class Ledger:
     _noted: dict[int, tuple[TrialStatus, int]] = field(default_factory=dict, init=False, repr=False)
     _counts: Counter[TrialStatus] = field(default_factory=Counter, init=False, repr=False)
     _best: TrialRecord | None = field(default=None, init=False, repr=False)
+    _fold_epochs: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._fold_epochs = self.spent_before
         for trial in self.trials.values():
             self.note(trial)
 
@@ -126,7 +126,7 @@ class Ledger:
     @property
     def fold_epochs(self) -> int:
         """Epochs of single folds trained by all trials so far."""
-        return self._fold_epochs
+        return self.spent_before + self._fold_epochs
 
     def ranking(self) -> list[TrialRecord]:
         """The completed trials that compete, the best first; a tie goes to the earlier one."""

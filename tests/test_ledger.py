@@ -68,6 +68,15 @@ def test_the_sums_follow_what_changes_in_a_trial() -> None:
         assert race.count(state) == sum(each.status is state for each in race.trials.values())
 
 
+def test_what_was_spent_before_counts_whenever_it_is_told() -> None:
+    full = ledger(record(0, TrialStatus.COMPLETED, 0.3))
+    spent = full.fold_epochs
+    full.spent_before = 30  # an extension tells it once the sweep has begun
+    assert full.fold_epochs == spent + 30
+    full.note(record(1, TrialStatus.COMPLETED, 0.2))
+    assert full.fold_epochs == 2 * spent + 30
+
+
 def test_a_comparisons_repeat_does_not_compete() -> None:
     race = ledger(record(0, COMPLETED, 0.2), record(1, COMPLETED, 0.3), record(2, COMPLETED, 0.1))
     parts = [Part("sgd", Phase.DEFAULT), Part("sgd", Phase.SEARCH), Part("sgd", Phase.REPEAT, 1)]
