@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.dropout import dropout_mask, keep_mask
+from trainables.dropout import KEEP_ALL, draw, dropout_mask
 from trainables.layout import channels_last
 from trainables.normalized import NormalizedBatch, RectifiedDropout
 from trainables.strided import KERNEL, NARROW, STRIDE, StridedConvolution, TransposedConvolution
@@ -107,19 +107,17 @@ class BatchNorm2d(nn.BatchNorm2d):
         return self.training and self.affine and _here(input) and input.numel() > input.shape[1]
 
     def normalize(
-        self, images: Tensor, *, rectify: bool = False, dropout: float = 0.0, ours: bool = False,
-        left_out: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self, images: Tensor, *, rectify: bool = False, dropout: float = 0.0, left_out: Tensor | None = None
+    ) -> Tensor:
         """What this layer, then ReLU if it is to ``rectify``, and dropout at this rate make of a training batch.
 
         Args:
-            ours: the images are nobody else's, and may be written over.
             left_out: a bias that the images are still to be given. It is subtracted again with their mean.
         """
-        mask, factor = keep_mask(images, dropout) if dropout else (None, 1.0)
+        drawn = draw(dropout) if dropout else KEEP_ALL
         output: Tensor
         output, mean, variance = NormalizedBatch.apply(
-            images, self.weight, self.bias, left_out, self.eps, rectify, mask, factor, ours
+            images, self.weight, self.bias, left_out, self.eps, rectify, drawn
         )
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -132,7 +130,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class Dropout(nn.Dropout):
-    """`torch.nn.Dropout`, with a cheaper mask on a CPU: see `keep_mask`."""
+    """`torch.nn.Dropout`, with a cheaper mask on a CPU: see `trainables.dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape with the batch first → the same."""
@@ -189,9 +187,9 @@ def _together(group: Sequence[nn.Module], images: Tensor) -> Tensor:
     elif conv is not None:
         images = conv(images)
     if norm is not None and norm.is_fast(images):
-        return norm.normalize(images, rectify=len(rest) > 1, dropout=rate, ours=ours, left_out=left_out)
+        return norm.normalize(images, rectify=len(rest) > 1, dropout=rate, left_out=left_out)
     if norm is None and rate and _here(images):
-        rectified: Tensor = RectifiedDropout.apply(images, *keep_mask(images, rate), ours)
+        rectified: Tensor = RectifiedDropout.apply(images, draw(rate), ours)
         return rectified
     return _apart(rest, images)
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainables.layout import channel_sums, channels_last, for_every_pixel, images_of, pixel_rows
+from trainables.dropout import Draw
+from trainables.kernels import normalize, normalize_gradient, rectify
+from trainables.layout import channels_last, images_of, pixel_rows
 
 __all__ = ["NormalizedBatch", "RectifiedDropout"]
 
@@ -22,66 +24,51 @@ class NormalizedBatch(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, left_out: Tensor | None, eps: float, rectify: bool,
-        mask: Tensor | None, factor: float, ours: bool,
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, left_out: Tensor | None, eps: float, rectified: bool,
+        drawn: Draw,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """``mask`` (B, H·W·C) of zeros and ones, given with ``rectify`` alone; ``factor`` is what remains times.
-        ``left_out`` (C,) is added to the mean alone. Images that are ``ours`` are written over.
+        """``drawn`` drops something with ``rectified`` alone. ``left_out`` (C,) is added to the mean alone.
 
         Returns: the result; the mean and the (biased) variance of each channel, (C,) in double precision.
         """
-        rows, channels = pixel_rows(images.detach()), images.shape[1]
-        pixels = rows.shape[1] // channels
-        mean = channel_sums(rows, channels).div_(rows.shape[0] * pixels)
-        every_mean = for_every_pixel(mean.to(rows.dtype), pixels)
-        rows = rows.sub_(every_mean) if ours else rows - every_mean
-        variance = channel_sums(rows * rows, channels).div_(rows.shape[0] * pixels)
-        inverse = (variance + eps).rsqrt_()
-        slope, constant = for_every_pixel(torch.stack((weight * inverse, bias)).mul_(factor).to(rows.dtype), pixels)
-        result = torch.addcmul(constant, rows, slope)
-        if rectify:
-            result.clamp_min_(0.0)
-        if mask is not None:
-            result.mul_(mask)
-        ctx.save_for_backward(rows, inverse, weight, result if rectify else None)
-        ctx.factor, ctx.shape = factor, images.shape
-        if left_out is not None:
-            mean += left_out
-        ctx.mark_non_differentiable(mean, variance)
-        return images_of(result, images.shape), mean, variance
+        rows = pixel_rows(images.detach())
+        result = torch.empty_like(rows)
+        mean, variance = torch.empty(len(weight), dtype=torch.float64), torch.empty(len(weight), dtype=torch.float64)
+        normalize(
+            rows.numpy(), weight.detach().numpy(), bias.detach().numpy(), eps, rectified, *drawn, result.numpy(),
+            mean.numpy(), variance.numpy(),
+        )  # fmt: skip
+        ctx.save_for_backward(rows, weight, result if rectified else None, mean, variance)
+        ctx.eps, ctx.factor, ctx.shape = eps, drawn.factor, images.shape
+        told = mean if left_out is None else mean + left_out
+        ctx.mark_non_differentiable(told, variance)
+        return images_of(result, images.shape), told, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        rows, inverse, weight, result = ctx.saved_tensors
-        channels = weight.shape[0]
-        gradient = pixel_rows(gradients[0])
-        if result is not None:  # zero where it was rectified or dropped
-            gradient = torch.ops.aten.threshold_backward(gradient, result, 0.0)
-        pixels = rows.shape[1] // channels
-        sums = torch.stack((channel_sums(gradient, channels), channel_sums(gradient * rows, channels)))
-        sums.mul_(ctx.factor)
-        by_weight = sums[1] * inverse
-        scale = weight * inverse
-        means = torch.stack((sums[0], by_weight * inverse)).mul_(scale / (-rows.shape[0] * pixels))
-        slopes = for_every_pixel(torch.cat((means, scale[None] * ctx.factor)).to(rows.dtype), pixels)
-        by_rows = torch.addcmul(slopes[0], rows, slopes[1]).addcmul_(gradient, slopes[2])
-        by_parameters = by_weight.to(rows.dtype), sums[0].to(rows.dtype)
+        rows, weight, result, mean, variance = ctx.saved_tensors
+        gradient, by_rows = pixel_rows(gradients[0]), torch.empty_like(rows)
+        by_weight, by_bias = torch.empty_like(weight), torch.empty_like(weight)
+        normalize_gradient(
+            gradient.numpy(), rows.numpy(), weight.detach().numpy(), ctx.eps, ctx.factor, mean.numpy(),
+            variance.numpy(), result is not None, (rows if result is None else result).numpy(), by_rows.numpy(),
+            by_weight.numpy(), by_bias.numpy(),
+        )  # fmt: skip
         by_left_out = torch.zeros_like(weight) if ctx.needs_input_grad[3] else None
-        return images_of(by_rows, ctx.shape), *by_parameters, by_left_out, None, None, None, None, None
+        return images_of(by_rows, ctx.shape), by_weight, by_bias, by_left_out, None, None, None
 
 
 class RectifiedDropout(torch.autograd.Function):
-    """Images (B, C, H, W) rectified, and times a mask (B, H·W·C) of zeros and ones, and a factor. Images that are
-    ``ours`` are written over."""
+    """Images (B, C, H, W) rectified and dropped out. Images that are ``ours`` are written over."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, mask: Tensor, factor: float, ours: bool) -> Tensor:
-        images = channels_last(images)
-        result = images.detach().clamp_min_(0.0) if ours else images.clamp_min(0.0)
-        pixel_rows(result).mul_(mask.mul_(factor))
+    def forward(ctx: Any, images: Tensor, drawn: Draw, ours: bool) -> Tensor:
+        images = channels_last(images.detach())
+        result = images if ours else torch.empty_like(images)
+        rectify(pixel_rows(images).numpy(), *drawn, pixel_rows(result).numpy())
         ctx.save_for_backward(result)
-        ctx.factor = factor
+        ctx.factor = drawn.factor
         return result
 
     @staticmethod
@@ -89,4 +76,4 @@ class RectifiedDropout(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (result,) = ctx.saved_tensors
         gradient = channels_last(gradients[0])
-        return torch.ops.aten.threshold_backward(gradient, result, 0.0).mul_(ctx.factor), None, None, None
+        return torch.ops.aten.threshold_backward(gradient, result, 0.0).mul_(ctx.factor), None, None

@@ -1,4 +1,4 @@
-"""Convolutions of kernel 3×3 and stride 2 on a CPU, and their transpose, in torch's own operations.
+"""Convolutions of kernel 3×3 and stride 2 on a CPU, and their transpose, as matrix products.
 
 oneDNN, which torch calls, is slow at the transpose of a strided convolution, slowest where its result has few channels.
 """
@@ -10,80 +10,57 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trainables.kernels import sum_taps
 from trainables.layout import LAYOUT, channel_sums, channels_last, pixel_rows
 
 __all__ = ["KERNEL", "NARROW", "STRIDE", "StridedConvolution", "TransposedConvolution"]
 
 KERNEL, STRIDE = 3, 2
 NARROW = 16  # channels of the larger image up to which this transpose beats oneDNN's
-_RUN = 4  # channels up to which copying two taps at once is slower than each apart
 
 
-def transpose_of_convolution(images: Tensor, weight: Tensor, padding: Sequence[int], size: Sequence[int]) -> Tensor:
+def transpose_of_convolution(
+    images: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], size: Sequence[int]
+) -> Tensor:
     """The transpose of a 3×3 convolution of stride 2: (B, S, h, w) and its weight (S, L, 3, 3) → (B, L, H, W).
 
-    One matrix product gives what every pixel adds to the 3×3 around its place in the result, seen as blocks of 2×2. Of
-    the three taps along a side two fall into the pixel's own block, the third into the block before or after.
+    One matrix product gives what every pixel adds to the 3×3 around its place in the result; then each pixel of the
+    result adds up what falls on it.
     """
-    batch, channels, *small = images.shape
-    blocks = [(side + 1) // 2 for side in size]
-    pixels, narrow = images.permute(0, 2, 3, 1).reshape(-1, channels), weight.shape[1]
-    if narrow < _RUN:  # a plane for each tap
+    (batch, channels, *small), narrow = images.shape, weight.shape[1]
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    if narrow == 1:  # a plane for each tap
         taps = weight.permute(2, 3, 1, 0).reshape(-1, channels) @ pixels.t()
-    else:  # a row for each pixel, from which two neighbouring taps are taken at once
+    else:  # a row for each pixel
         taps = pixels @ weight.permute(0, 2, 3, 1).reshape(channels, -1)
-    result = images.new_empty(batch, blocks[0], 2, blocks[1], 2, narrow)
-    result[:, small[0] :].zero_()
-    result[:, :, :, small[1] :].zero_()
-    for own, shape, to, place, out_of, start in _falls(batch, *small, *blocks, *padding, narrow):
-        there, here = result.as_strided(shape, to, place), taps.as_strided(shape, out_of, start)
-        there.copy_(here) if own else there.add_(here)
-    result = result.view(batch, 2 * blocks[0], 2 * blocks[1], narrow)[:, : size[0], : size[1]]
-    return result.permute(0, 3, 1, 2).contiguous(memory_format=LAYOUT)
+    stride, counts, places = _falls(batch if narrow == 1 else 1, *small, *size, *padding, narrow)
+    result = images.new_empty(batch, *size, narrow)
+    bias = images.new_zeros(narrow) if bias is None else bias.detach()
+    sum_taps(taps.detach().view(-1).numpy(), stride, counts, places, bias.numpy(), result.view(batch, -1).numpy())
+    return result.permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=256)
 def _falls(
-    batch: int, height: int, width: int, block_rows: int, block_columns: int, row_padding: int, column_padding: int,
-    narrow: int,
-) -> Sequence[tuple[bool, Sequence[int], Sequence[int], int, Sequence[int], int]]:  # fmt: skip
-    """Which parts of the taps fall where in the result: whether into the pixel's own block, which they are the first
-    to do; shape, strides and offset there, strides and offset here.
-
-    Slices with five parts each take Python longer than many a batch its copies, so they are taken once, of nothing.
-    """
-    result = torch.empty(batch, block_rows, 2, block_columns, 2, narrow, device="meta")
-    if narrow < _RUN:
-        taps = torch.empty(KERNEL, KERNEL, narrow, batch, height, width, device="meta").permute(3, 4, 0, 5, 1, 2)
-    else:
-        taps = torch.empty(batch, height, width, KERNEL, KERNEL, narrow, device="meta").permute(0, 1, 3, 2, 4, 5)
-    rows = _side(row_padding, height, block_rows, apart=narrow < _RUN)
-    columns = _side(column_padding, width, block_columns, apart=narrow < _RUN)
-    falls = []
-    for (own_row, tap_row, pixel_row, block_row, row), (own, tap, pixel, block, column) in product(rows, columns):
-        there = result[:, block_row, row, block, column]
-        here = taps[:, pixel_row, tap_row, pixel, tap]
-        starts = int(there.storage_offset()), int(here.storage_offset())
-        falls.append((own_row and own, there.shape, there.stride(), starts[0], here.stride(), starts[1]))
-    return sorted(falls, key=lambda fall: not fall[0])
-
-
-def _side(padding: int, pixels: int, blocks: int, *, apart: bool) -> list[tuple[bool, slice, slice, slice, slice]]:
-    """Where the taps along one side fall, ``apart`` or two at once: whether into a pixel's own block, the taps, of
-    which pixels, in which blocks, where in them."""
-    first_own, other = padding, 0 if padding else 2
-    groups = [(tap, 1) for tap in range(KERNEL)] if apart else [(first_own, 2), (other, 1)]
-    sides = []
-    for tap, count in groups:
-        shift, phase = divmod(tap - padding, STRIDE)
-        first, last = max(0, -shift), min(pixels, blocks - shift)
-        places = slice(first, last), slice(first + shift, last + shift)
-        sides.append((tap != other, slice(tap, tap + count), *places, slice(phase, phase + count)))
-    return sides
+    batch: int, height: int, width: int, rows: int, columns: int, row_padding: int, column_padding: int, narrow: int
+) -> tuple[int, NDArray[np.int64], NDArray[np.uint64]]:
+    """Where the taps lie that fall on each pixel of the result, for `sum_taps`; ``batch`` matters to planes alone."""
+    counts, places = np.zeros(rows * columns, np.int64), np.zeros((rows * columns, 4), np.uint64)
+    of_pixel, of_tap = (1, batch * height * width) if narrow == 1 else (KERNEL**2 * narrow, narrow)
+    for to, (row, column) in enumerate(product(range(rows), range(columns))):
+        for tap, (down, right) in enumerate(product(range(KERNEL), repeat=2)):
+            y, odd_row = divmod(row + row_padding - down, STRIDE)
+            x, odd_column = divmod(column + column_padding - right, STRIDE)
+            if not odd_row and not odd_column and 0 <= y < height and 0 <= x < width:
+                places[to, counts[to]] = (y * width + x) * of_pixel + tap * of_tap
+                counts[to] += 1
+    return height * width * of_pixel, counts, places
 
 
 def _convolve(images: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
@@ -109,7 +86,7 @@ class StridedConvolution(torch.autograd.Function):
         gradient = channels_last(gradients[0])
         by_images = None
         if ctx.needs_input_grad[0]:
-            by_images = transpose_of_convolution(gradient, weight, ctx.padding, images.shape[2:])
+            by_images = transpose_of_convolution(gradient, weight, None, ctx.padding, images.shape[2:])
         by_weight = _by_weight(gradient, images, weight, ctx.padding)
         return by_images, by_weight, _by_bias(gradient) if ctx.needs_input_grad[2] else None, None
 
@@ -123,8 +100,7 @@ class TransposedConvolution(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.padding = padding
-        result = transpose_of_convolution(images, weight, padding, size)
-        return result if bias is None else result.add_(bias[:, None, None])
+        return transpose_of_convolution(images, weight, bias, padding, size)
 
     @staticmethod
     @once_differentiable
