@@ -110,6 +110,7 @@ class Replay:
             seconds=self._seconds(configuration, point),
             finished=broken or position == len(self._points) - 1,
             rungs=rungs[:-1] if broken else rungs,
+            heading=sum(rung.cost < point.cost for rung in self._ladder),
         )
 
 

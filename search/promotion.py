@@ -27,10 +27,23 @@ class PromotionScheduler(LadderScheduler):
         super().__init__(key, race, budget)
         self._beyond: int | None = None
         self._stranded: list[int] = []
+        self._failed_at: dict[int, int] = {}  # the rung at which a trial waited when its worker died
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        number = trial.config["trial"]
+        waits_at = self._race.runners[number].waits_at
+        if waits_at is not None:
+            self._failed_at[number] = waits_at
+        super().on_trial_error(tune_controller, trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
         number = trial.config["trial"]
+        failed_at = self._failed_at.pop(number, None)
+        if failed_at is not None and trial.status == Trial.PENDING:  # tried again, but it may not pass
+            self._race.wait(number, failed_at)
+            tune_controller._set_trial_status(trial, Trial.PAUSED)
+            return
         waits_at = self._race.runners[number].waits_at
         if waits_at is None or trial.status != Trial.PENDING:
             return

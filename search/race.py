@@ -210,6 +210,13 @@ class Race:
             self.end(trial)
         return runner.waits_at is not None
 
+    def wait(self, trial: int, rung: int) -> None:
+        """A trial waits at a rung that it has reached before: it has failed while it did."""
+        runner = self.runners[trial]
+        self._leave(runner)
+        insort(runner.bracket.waiting[rung], (runner.score(rung), trial))
+        runner.waits_at, runner.gone = rung, False
+
     def promote(self, trial: int) -> None:
         """A waiting trial goes on to its next rung."""
         assert self.runners[trial].waits_at is not None, trial

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,38 +217,51 @@ class StoppingLadder(LadderScheduler):
 
     def __init__(self, key: str, race: Race, budget: Budget | None = None) -> None:
         super().__init__(key, race, budget)
-        reduction_factor = race.rule.reduction_factor
-        # ASHA's milestones are powers of η: time is told to it as the power of the rung that a trial has reached
-        top = reduction_factor ** (len(race.ladder) - 1) * (1 + 1e-9)
-        self._asha = ASHAScheduler(
-            time_attr=_RUNG_TIME, max_t=top, grace_period=1, reduction_factor=reduction_factor, metric="val_loss",
-            mode="min", brackets=len(race.brackets),
-        )  # fmt: skip
-
-    def _timed(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        reached = len(result[REPORT].rungs)
-        return {**result, _RUNG_TIME: self._race.rule.reduction_factor ** (reached - 1) if reached else 0}
+        self._asha = StoppingRule(race)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
-        self._asha.on_trial_add(tune_controller, trial)
+        self._asha.enter(trial)
         if trial.last_result and REPORT in trial.last_result:
-            self._replay(tune_controller, trial, trial.last_result[REPORT])
-
-    def _replay(self, tune_controller: Any, trial: Trial, report: EpochReport) -> None:
-        """The rungs that a restored trial has passed."""
-        for reached, losses in enumerate(report.rungs, 1):
-            past = {REPORT: replace(report, rungs=report.rungs[:reached]), "val_loss": sum(losses) / len(losses)}
-            self._asha.on_trial_result(tune_controller, trial, self._timed(past))
+            for rung, losses in enumerate(trial.last_result[REPORT].rungs):  # that a restored trial has passed
+                self._asha.goes_on(trial, rung, sum(losses) / len(losses))
 
     def _decide(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        return str(self._asha.on_trial_result(tune_controller, trial, self._timed(result)))
+        rung = len(result[REPORT].rungs) - 1
+        on = rung < 0 or self._asha.goes_on(trial, rung, result.get("val_loss"))
+        return str(TrialScheduler.CONTINUE if on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> None:
         super().on_trial_complete(tune_controller, trial, result)
         if REPORT in result:
-            self._asha.on_trial_complete(tune_controller, trial, self._timed(result))
+            self._asha.complete(trial, len(result[REPORT].rungs) - 1, result.get("val_loss"))
 
-    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        super().on_trial_remove(tune_controller, trial)
-        self._asha.on_trial_remove(tune_controller, trial)
+
+class StoppingRule:
+    """Ray's ASHAScheduler, told rungs where it expects a time."""
+
+    def __init__(self, race: Race) -> None:
+        self._factor = race.rule.reduction_factor
+        # ASHA's milestones are powers of η: time is told to it as the power of the rung that a trial has reached
+        self._asha = ASHAScheduler(
+            time_attr=_RUNG_TIME, max_t=self._factor ** (len(race.ladder) - 1) * (1 + 1e-9), grace_period=1,
+            reduction_factor=self._factor, metric="val_loss", mode="min",
+        )  # fmt: skip
+
+    def enter(self, trial: Trial) -> None:
+        """A trial starts."""
+        self._asha.on_trial_add(None, trial)
+
+    def goes_on(self, trial: Trial, rung: int, val_loss: float | None) -> bool:
+        """Whether a trial that has reached this rung with this loss is among the best 1/η there."""
+        return bool(self._asha.on_trial_result(None, trial, self._told(rung, val_loss)) == TrialScheduler.CONTINUE)
+
+    def complete(self, trial: Trial, rung: int, val_loss: float | None) -> None:
+        """A trial has ended, and this is the last rung that it has reached."""
+        self._asha.on_trial_complete(None, trial, self._told(rung, val_loss))
+
+    def _told(self, rung: int, val_loss: float | None) -> dict[str, Any]:
+        return {
+            _RUNG_TIME: self._factor**rung if rung >= 0 else 0,
+            **({} if val_loss is None else {"val_loss": val_loss}),
+        }

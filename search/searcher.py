@@ -67,6 +67,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
             may be trained again: the winner of this sweep is one that it has trained itself.
         objectives: keys of a result, all minimised, ``val_loss`` first. With several, Optuna takes no intermediate
             values.
+        in_order: results count when the scheduler says so (`hear`, `conclude`), and not as they arrive.
     """
 
     def __init__(
@@ -81,13 +82,14 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         study_name: str = STUDY_NAME,
         warm: Sequence[FrozenTrial] = (),
         objectives: Sequence[str] = (METRIC,),
+        in_order: bool = False,
     ) -> None:
         assert objectives[0] == METRIC
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.gate: Gate | None = None
         self._told_exhausted = False
         self._foldrace_space, self._start_with, self._trials = space, tuple(map(dict, start_with)), trials
-        self._objectives = tuple(objectives)
+        self._objectives, self._in_order = tuple(objectives), in_order
         self._samplers = Samplers(sampler, seed, space, trials=trials, first=len(self._start_with))
         points = all_points(space)
         self._most = math.inf if points is None else len(points)
@@ -215,12 +217,16 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Notes the intermediate value at the fold-epochs spent."""
-        if trial_id in self._numbers:
+        if trial_id in self._numbers and not self._in_order:
             self._report(self._numbers[trial_id], result)
 
     def _report(self, number: int, result: Mapping[str, Any]) -> None:
-        value, step = result.get(METRIC), result.get("fold_epochs")
-        if value is None or not math.isfinite(value):
+        if METRIC in result:
+            self.hear(number, result[METRIC], result["fold_epochs"])
+
+    def hear(self, number: int, value: float, step: int) -> None:
+        """Notes the loss of a trial that has trained so many fold-epochs."""
+        if not math.isfinite(value):
             return
         self._heard.add(number)
         stored = self._storage.get_trial(self._trial_id(number))
@@ -235,7 +241,13 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
             result: the last one, if it is the one that ends the trial; None for a trial that is ended while it waits.
         """
         number = self._numbers.get(trial_id)
-        if number is None or number in self._ended:
+        ended_as_it_waits = result is None and not error
+        if number is not None and (ended_as_it_waits or not self._in_order):
+            self.conclude(number, result, error)
+
+    def conclude(self, number: int, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """A trial has ended, with this result or while it waited; a second call for the same one changes nothing."""
+        if number in self._ended:
             return
         self._ended.add(number)
         if result is not None:

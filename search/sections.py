@@ -247,6 +247,11 @@ class SearchSpec(Section):
         BeforeValidator(_point_list, json_schema_input_type=list[dict[Name, Bare]]),
     ] = Field(default=(), description="points to try first; what a point leaves out is drawn")
     max_concurrent_trials: Count | None = Field(default=None, description="null: as many as the resources allow")
+    deterministic: bool = Field(
+        default=False,
+        description="results are taken in an order that follows from max_concurrent_trials alone: the same trials and "
+        "the same winner on any number of workers, whatever is interrupted, at the cost of some waiting",
+    )
 
 
 class SchedulerSpec(Section):

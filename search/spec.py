@@ -112,9 +112,27 @@ class SweepSpec(Section):
             rule = f"must be at most the number of epochs, {self.epochs}"
             raise broken(rule, at=("scheduler", "grace_epochs"), value=grace)
         check_kind(self)
+        for error in self._order_errors():
+            raise error
         for error in self._ladder_errors():
             raise error
         return self
+
+    def _order_errors(self) -> Iterator[PydanticCustomError]:
+        """What a sweep that does not depend on time cannot have."""
+        search, place = self.search, ("search", "deterministic")
+        if not search.deterministic:
+            return
+        if self.comparison is not None:
+            yield broken("is not for a comparison", "leave it out", at=place, value=True)
+        if search.max_concurrent_trials is None:
+            rule = "needs search.max_concurrent_trials: the results depend on how many trials train side by side"
+            yield broken(rule, "max_concurrent_trials: 4", at=place, value=True)
+        if search.time_budget is not None:
+            rule = "cannot be with search.time_budget, which ends a sweep by the clock"
+            yield broken(rule, "search.fold_epochs", at=place, value=True)
+        if "seconds" in search.objectives:
+            yield broken("cannot be with the objective seconds, which a clock measures", at=place, value=True)
 
     def _ladder_errors(self) -> Iterator[PydanticCustomError]:
         """What is wrong with the ladder, the brackets or the budget, for these folds and epochs."""

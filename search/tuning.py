@@ -21,6 +21,7 @@ from search.budget import Budget
 from search.comparison_search import make_comparison_search
 from search.interrupt import Interrupt
 from search.journal import open_journal
+from search.ordered import OrderedFifo, OrderedPromotion, OrderedStopping
 from search.prepare import Prepared, count_gpus
 from search.promotion import PromotionScheduler
 from search.race import Race, Rule
@@ -44,6 +45,7 @@ _CHECKPOINTS = 3
 _PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 
 _SCHEDULERS = {"promotion": PromotionScheduler, "stopping": StoppingLadder, "fifo": FifoLadder}
+_IN_ORDER = {"promotion": OrderedPromotion, "stopping": OrderedStopping, "fifo": OrderedFifo}
 
 
 def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
@@ -51,7 +53,10 @@ def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
     wanted, search = spec.scheduler, spec.search
     rule = Rule(reduction_factor=wanted.reduction_factor, brackets=wanted.brackets)
     race = Race(spec.ladder, rule, trials=search.trials)
-    return _SCHEDULERS[wanted.kind](key, race, Budget(search.fold_epochs, search.time_budget, search.target))
+    budget = Budget(search.fold_epochs, search.time_budget, search.target)
+    if search.deterministic:
+        return _IN_ORDER[wanted.kind](key, race, budget, slots=search.max_concurrent_trials or 1)
+    return _SCHEDULERS[wanted.kind](key, race, budget)
 
 
 def ready_cpus(spec: SweepSpec) -> float | None:
@@ -90,6 +95,7 @@ def run_trials(
     """Runs all trials of a sweep; returns the checkpoint folders of those that have one, by trial number."""
     spec = prepared.spec
     scheduler = make_scheduler(spec, folder.name)
+    live = Live(slots=_remembered(lambda: _slots(spec)), elapsed=lambda: session.ledger.elapsed)
     if prepared.arms:
         search: dict[str, Any] = {
             "search_alg": make_comparison_search(prepared),
@@ -100,8 +106,9 @@ def run_trials(
     else:
         drawn = _search(prepared, folder)
         drawn.gate = scheduler  # which ends the search, and counts the trials that run side by side
+        if isinstance(scheduler, OrderedPromotion):
+            scheduler.listener = drawn
         search = {"search_alg": drawn, "scheduler": scheduler, "num_samples": -1}
-    live = Live(slots=_remembered(lambda: _slots(spec)), elapsed=lambda: session.ledger.elapsed)
     with scheduler.acting_on(live):
         return _fit(prepared, folder.tune, search, work, session, interrupt)
 
@@ -179,6 +186,7 @@ def _search(prepared: Prepared, folder: SweepFolder) -> FoldSearch:
         storage=open_journal(folder.optuna),
         warm=prepared.warm_start.trials if prepared.warm_start else (),
         objectives=search.objectives,
+        in_order=search.deterministic,
     )
 
 

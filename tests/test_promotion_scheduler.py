@@ -85,7 +85,6 @@ def test_a_failed_trial_frees_its_worker_for_the_next_claim() -> None:
     assert sweep.arrivals[0] == 2
 
 
-@pytest.mark.xfail(strict=True, reason="a trial that fails in its pause and is retried no longer waits")
 def test_a_trial_that_fails_while_it_pauses_still_has_to_be_promoted() -> None:
     losses = np.array([[[13.0, 13.0]], [[9.0, 9.0]]])
     plan = Plan((Rung(1, 1), Rung(1, 2)), PLAIN, losses, failures=frozenset({(0, -1)}), retries=True, saves=True)

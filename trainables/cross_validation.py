@@ -44,6 +44,8 @@ class EpochReport:
         finished: the ladder is climbed, every fold has stopped early, or one has diverged.
         trained: a report for each epoch of each fold since the last aligned point, in the order of training.
         rungs: for each rung that the trial has reached, the lowest first, the objective of each of its folds there.
+        heading: the index of the rung that the last epoch was trained on the way to. A finished trial may have ended
+            before it, and stands at every rung above as where it ended.
     """
 
     epoch: int
@@ -53,6 +55,7 @@ class EpochReport:
     finished: bool
     trained: tuple[FoldReport, ...] = ()
     rungs: tuple[tuple[float, ...], ...] = ()
+    heading: int = 0
 
     @property
     def diverged(self) -> str | None:
@@ -103,7 +106,7 @@ class CrossValidation:
         self._ladder = tuple(ladder) or (Rung(len(splits), epochs),)
         self._points = aligned_points(self._ladder)
         assert self._points[-1].folds <= len(splits) and self._points[-1].epochs <= epochs
-        self._position = 0
+        self._position, self._heading = 0, 0
         self._runs: list[FoldRun] = []
         self._trained: list[FoldReport] = []
         self._rungs: list[tuple[float, ...]] = []
@@ -132,7 +135,7 @@ class CrossValidation:
         Points between two rungs at which there is nothing to train, since every fold has stopped early, are passed by.
         """
         assert not self.finished
-        self._trained = []
+        self._trained, self._heading = [], len(self._rungs)
         while not self._trained and not self.finished:
             point = self._points[self._position]
             while len(self._runs) < point.folds:
@@ -185,6 +188,7 @@ class CrossValidation:
             finished=self.finished,
             trained=tuple(self._trained),
             rungs=tuple(self._rungs),
+            heading=self._heading,
         )
 
     def reconstruct(self, fold: int, count: int) -> tuple[Tensor, Tensor] | None:
@@ -202,13 +206,14 @@ class CrossValidation:
         """All that `load_state_dict` needs to go on bit for bit."""
         return {
             "position": self._position,
+            "heading": self._heading,
             "rungs": [list(losses) for losses in self._rungs],
             "folds": [run.state_dict() for run in self._runs],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where `state_dict` was called on an object with the same arguments."""
-        self._position = state["position"]
+        self._position, self._heading = state["position"], state.get("heading", 0)
         self._rungs = [tuple(losses) for losses in state.get("rungs", ())]
         self._runs = [self._make(fold) for fold in range(len(state["folds"]))]
         for run, saved in zip(self._runs, state["folds"], strict=True):

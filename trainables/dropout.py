@@ -50,6 +50,7 @@ def dropout_mask(images: Tensor, rate: float, generator: torch.Generator | None 
     if has_torch_function_unary(images):
         drawn: Tensor = handle_torch_function(dropout_mask, (images,), images, rate)
         return drawn
-    mask = torch.ones(len(images), images[0].numel(), dtype=images.dtype)
+    exact = images.dtype if images.dtype in (torch.float32, torch.float64) else torch.float32
+    mask = torch.ones(len(images), images[0].numel(), dtype=exact)
     drop(mask.numpy(), *draw(rate, generator))
-    return mask.view(len(images), *images.shape[2:], -1).movedim(-1, 1)
+    return mask.to(images.dtype).view(len(images), *images.shape[2:], -1).movedim(-1, 1)

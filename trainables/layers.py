@@ -88,7 +88,7 @@ def _here(images: Tensor) -> bool:
     # an exported network is of torch's operations alone
     if torch.compiler.is_compiling() or _torch_kernels.get() or torch.is_autocast_enabled(images.device.type):
         return False
-    return images.device.type == "cpu" and images.dim() == 4
+    return images.device.type == "cpu" and images.dim() == 4 and images.dtype in (torch.float32, torch.float64)
 
 
 def _pair(value: Any) -> tuple[int, int]:
