@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import shlex
@@ -66,23 +68,24 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Run a sweep: every configuration cross-validated, the hopeless given up early, all of it recorded."""
+    from search import store
     from search.prepare import prepare
+    from search.ray_session import ray_session
     from search.spec import load_spec
-    from search.store import check_root
 
-    check_root(directory)
+    store.check_root(directory)
     overrides = [*(override or []), *([f"tracking.uri={json.dumps(tracking_uri)}"] if tracking_uri else [])]
     loaded = load_spec(spec, overrides)
     prepared = prepare(loaded, data_dir, local=address is None, notify=_say)
-
-    from search.sweep import run_sweep
-
     _say(
         f"{loaded.trials_text} of {prepared.task.reference} on {prepared.dataset.name} "
         f"({len(prepared.dataset):,} images), {prepared.folds.folds} folds × {loaded.epochs} epochs"
     )
-    view = _view_of(prepared)
-    outcome = run_sweep(prepared, directory, make_view=view, address=address)
+    store.import_store_meanwhile(store.tracking_uri(directory, loaded.tracking.uri))  # Ray's start is mostly waiting
+    with ray_session(address, loaded):  # whose workers start while the rest is imported
+        from search.sweep import run_sweep
+
+        outcome = run_sweep(prepared, directory, make_view=_view_of(prepared), address=address)
     _conclude(*outcome, prepared, directory, data_dir, then_refit=then_refit, as_json=as_json)
 
 
@@ -97,6 +100,7 @@ def resume(
 ) -> None:
     """Go on with a sweep that was interrupted."""
     from search.prepare import prepare
+    from search.ray_session import ray_session
     from search.spec import load_spec
     from search.store import find_sweep
 
@@ -109,10 +113,11 @@ def resume(
     folder.read_state()
     prepared = prepare(load_spec(folder.spec), data_dir, local=address is None, notify=_say)
 
-    from search.sweep import resume_sweep
-
     _say(f"{folder.name}: going on")
-    outcome = resume_sweep(prepared, folder, make_view=_view_of(prepared), address=address)
+    with ray_session(address, prepared.spec):
+        from search.sweep import resume_sweep
+
+        outcome = resume_sweep(prepared, folder, make_view=_view_of(prepared), address=address)
     _conclude(*outcome, prepared, directory, data_dir, then_refit=then_refit, as_json=as_json)
 
 
@@ -405,6 +410,7 @@ def _print(line: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
+    atexit.register(gc.freeze)  # a last search for garbage among all that is imported takes seconds
     return _guarded(lambda: app(args=arguments, prog_name="foldrace", standalone_mode=False))
 
 

@@ -8,8 +8,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from trainables.errors import InputError, StateError
+
+if TYPE_CHECKING:
+    from search.spec import SweepSpec
 
 __all__ = ["check_resources", "largest_node", "ray_session", "trial_slots"]
 
@@ -32,18 +36,27 @@ _READY_WORKERS = {
 }
 
 
+_open = False
+
+
 @contextmanager
-def ray_session(address: str | None, cpus: float | None = None) -> Iterator[None]:
+def ray_session(address: str | None, spec: SweepSpec | None = None) -> Iterator[None]:
     """Connects to ``address``, or starts a quiet Ray of our own without a dashboard and shuts it down at the end.
 
+    Within another session, there is that one.
+
     Args:
-        cpus: how many CPUs trials can use at most, all together. A Ray of our own then offers no more than that, and
-            starts a worker process for each CPU at once, which imports what trials need while the sweep is still being
-            prepared. None: workers start when they are asked for.
+        spec: of the sweep that will run. A Ray of our own then offers no more CPUs than its trials can use, and starts
+            a worker process for each at once, which imports what trials need while the sweep is still being prepared.
+            None: workers start when they are asked for.
 
     Raises:
         StateError: the address does not answer.
     """
+    global _open
+    if _open:
+        yield
+        return
     if address is not None:
         _check_address(address)
     for name, value in _QUIET.items():
@@ -55,6 +68,7 @@ def ray_session(address: str | None, cpus: float | None = None) -> Iterator[None
         if address is not None:
             ray.init(address=address, **common)
         else:
+            cpus = None if spec is None else _usable_cpus(spec)
             with _ready_workers(cpus is not None):
                 # "local": never a cluster that happens to run here, or that RAY_ADDRESS names
                 ray.init(address="local", include_dashboard=False, num_cpus=_offered(cpus), **common)
@@ -62,10 +76,25 @@ def ray_session(address: str | None, cpus: float | None = None) -> Iterator[None
         where = address or "this machine"
         raise StateError(f"Ray on {where} does not start or answer: {error}") from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    _open = True
     try:
         yield
     finally:
+        _open = False
         ray.shutdown()
+
+
+def _usable_cpus(spec: SweepSpec) -> float | None:
+    """How many CPUs the trials of a sweep can use on this machine, all together; None where a trial takes several,
+    since Ray would start a worker for each of them."""
+    cpu, gpu, trials = spec.resources.cpu, spec.resources.gpu, spec.planned_trials
+    if cpu > 1:
+        return None
+    if gpu:
+        from search.prepare import count_gpus  # which asks this module
+
+        trials = min(trials, int(count_gpus() / gpu + 1e-9))
+    return cpu * min(trials, spec.search.max_concurrent_trials or trials)
 
 
 def _offered(cpus: float | None) -> int | None:

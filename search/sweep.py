@@ -30,12 +30,11 @@ from search.store import (
     check_tracking,
     connect,
     create_sweep_folder,
-    import_store_meanwhile,
     tracking_uri,
 )
 from search.sweep_recording import SpooledRecording, deliver_rest, recording
 from search.tune_callback import Session
-from search.tuning import ready_cpus, run_trials
+from search.tuning import run_trials
 from search.warm_start import with_warm_start
 from trainables.errors import InputError, StateError, first_line
 from trainables.fold_run import EarlyStopping
@@ -153,8 +152,7 @@ def drive(
     with ExitStack() as stack:
         view = stack.enter_context(make_view())
         interrupt = stack.enter_context(graceful_interrupt(view.say))
-        import_store_meanwhile(tracking_uri(Path(), spec.tracking.uri))  # Ray's start is mostly waiting
-        stack.enter_context(ray_session(address, ready_cpus(spec) if address is None else None))
+        stack.enter_context(ray_session(address, spec))
         check_resources(spec.resources.cpu, spec.resources.gpu, largest_node())
         folder, state = begin()
         stack.enter_context(folder.locked())

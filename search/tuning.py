@@ -22,7 +22,7 @@ from search.comparison_search import make_comparison_search
 from search.interrupt import Interrupt
 from search.journal import open_journal
 from search.ordered import OrderedFifo, OrderedPromotion, OrderedStopping
-from search.prepare import Prepared, count_gpus
+from search.prepare import Prepared
 from search.promotion import PromotionScheduler
 from search.race import Race, Rule
 from search.ray_session import trial_slots
@@ -33,7 +33,7 @@ from search.store import SweepFolder
 from search.tune_callback import Session, SweepCallback
 from trainables.ray_trainable import FoldTrainable, Work
 
-__all__ = ["make_scheduler", "ready_cpus", "run_given_trials", "run_trials"]
+__all__ = ["make_scheduler", "run_given_trials", "run_trials"]
 
 # A trial's newest. With every so many of them Tune writes the whole experiment down at once, so that it never names one
 # that is gone; with one to keep that was at every pause, and the longer the more trials there were.
@@ -57,17 +57,6 @@ def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
     if search.deterministic:
         return _IN_ORDER[wanted.kind](key, race, budget, slots=search.max_concurrent_trials or 1)
     return _SCHEDULERS[wanted.kind](key, race, budget)
-
-
-def ready_cpus(spec: SweepSpec) -> float | None:
-    """For `ray_session`: how many CPUs the trials of a sweep can use on this machine, all together; None where a trial
-    takes several, since Ray would start a worker for each of them."""
-    cpu, gpu, trials = spec.resources.cpu, spec.resources.gpu, spec.planned_trials
-    if cpu > 1:
-        return None
-    if gpu:
-        trials = min(trials, int(count_gpus() / gpu + 1e-9))
-    return cpu * min(trials, spec.search.max_concurrent_trials or trials)
 
 
 def _slots(spec: SweepSpec) -> int:

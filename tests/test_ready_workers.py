@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from search.ray_session import _usable_cpus
 from search.spec import load_spec
-from search.tuning import ready_cpus
 from tests.integration.sweeps import QUICK
 
 
@@ -20,7 +20,7 @@ from tests.integration.sweeps import QUICK
     ],
 )
 def test_a_ray_of_our_own_offers_what_the_trials_can_use(overrides: list[str], cpus: float | None) -> None:
-    assert ready_cpus(load_spec(QUICK, overrides)) == cpus
+    assert _usable_cpus(load_spec(QUICK, overrides)) == cpus
 
 
 _PROBES = """
@@ -28,12 +28,13 @@ import os, sys
 from pathlib import Path
 import ray
 from search.ray_session import ray_session
+from search.spec import load_spec
 
 class Probe:
     def look(self):
         return os.getpid(), {"ray.tune", "search.warm_worker"} <= sys.modules.keys()
 
-with ray_session(None, 2):
+with ray_session(None, load_spec(Path("search/specs/quick.yaml"), ["search.max_concurrent_trials=2"])):
     from ray.tune.execution.class_cache import _ActorClassCache
     count = int(ray.cluster_resources()["CPU"])
     actor = _ActorClassCache().get(Probe)  # as Tune makes a trial's
