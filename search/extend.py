@@ -87,6 +87,8 @@ def prepare_extension(
         raise StateError(f"{folder.name}: its winner has been tested; to choose again would be to choose by the test")
     spec = _longer(old, epochs)
     prepared = prepare(spec, data_dir, local=local, notify=notify)
+    state.check_spec(old.to_yaml(), folder.name)
+    state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     survivors = _begun(folder, epochs, top)
     if survivors is None:
@@ -183,6 +185,7 @@ def extend_sweep(
 def _keep_file(folder: SweepFolder, text: str, uri: str, run_id: str) -> None:
     """The sweep's file is the longer one from now on, here and in the record; its time tells the sweep's age still."""
     times = folder.spec.stat()
+    folder.write_state(replace(folder.read_state(), spec=text))
     folder.spec.write_text(text)
     os.utime(folder.spec, ns=(times.st_atime_ns, times.st_mtime_ns))
     if waiting_records(folder.path):  # the store is away

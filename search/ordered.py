@@ -237,13 +237,13 @@ class OrderedStopping(OrderedPromotion):
 
     def __init__(self, key: str, race: Race, budget: Budget | None = None, *, slots: int) -> None:
         super().__init__(key, race, budget, slots=slots)
-        self._asha = StoppingRule(race)
+        self._stopping = StoppingRule(race)
 
     def _entered(self, number: int) -> None:
-        self._asha.enter(self._trials[number])
+        self._stopping.enter(self._trials[number])
 
     def _judge(self, number: int, rung: int) -> None:
-        if self._asha.goes_on(self._trials[number], rung, self._race.runners[number].score(rung)):
+        if self._stopping.goes_on(self._trials[number], rung, self._race.runners[number].score(rung)):
             self._goes_on(number)
         else:
             self._race.end(number)

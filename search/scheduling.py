@@ -217,24 +217,24 @@ class StoppingLadder(LadderScheduler):
 
     def __init__(self, key: str, race: Race, budget: Budget | None = None) -> None:
         super().__init__(key, race, budget)
-        self._asha = StoppingRule(race)
+        self._rule = StoppingRule(race)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
-        self._asha.enter(trial)
+        self._rule.enter(trial)
         if trial.last_result and REPORT in trial.last_result:
             for rung, losses in enumerate(trial.last_result[REPORT].rungs):  # that a restored trial has passed
-                self._asha.goes_on(trial, rung, sum(losses) / len(losses))
+                self._rule.goes_on(trial, rung, sum(losses) / len(losses))
 
     def _decide(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         rung = len(result[REPORT].rungs) - 1
-        on = rung < 0 or self._asha.goes_on(trial, rung, result.get("val_loss"))
+        on = rung < 0 or self._rule.goes_on(trial, rung, result.get("val_loss"))
         return str(TrialScheduler.CONTINUE if on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> None:
         super().on_trial_complete(tune_controller, trial, result)
         if REPORT in result:
-            self._asha.complete(trial, len(result[REPORT].rungs) - 1, result.get("val_loss"))
+            self._rule.complete(trial, len(result[REPORT].rungs) - 1, result.get("val_loss"))
 
 
 class StoppingRule:
@@ -243,22 +243,22 @@ class StoppingRule:
     def __init__(self, race: Race) -> None:
         self._factor = race.rule.reduction_factor
         # ASHA's milestones are powers of η: time is told to it as the power of the rung that a trial has reached
-        self._asha = ASHAScheduler(
+        self.asha = ASHAScheduler(
             time_attr=_RUNG_TIME, max_t=self._factor ** (len(race.ladder) - 1) * (1 + 1e-9), grace_period=1,
             reduction_factor=self._factor, metric="val_loss", mode="min",
         )  # fmt: skip
 
     def enter(self, trial: Trial) -> None:
         """A trial starts."""
-        self._asha.on_trial_add(None, trial)
+        self.asha.on_trial_add(None, trial)
 
     def goes_on(self, trial: Trial, rung: int, val_loss: float | None) -> bool:
         """Whether a trial that has reached this rung with this loss is among the best 1/η there."""
-        return bool(self._asha.on_trial_result(None, trial, self._told(rung, val_loss)) == TrialScheduler.CONTINUE)
+        return bool(self.asha.on_trial_result(None, trial, self._told(rung, val_loss)) == TrialScheduler.CONTINUE)
 
     def complete(self, trial: Trial, rung: int, val_loss: float | None) -> None:
         """A trial has ended, and this is the last rung that it has reached."""
-        self._asha.on_trial_complete(None, trial, self._told(rung, val_loss))
+        self.asha.on_trial_complete(None, trial, self._told(rung, val_loss))
 
     def _told(self, rung: int, val_loss: float | None) -> dict[str, Any]:
         return {

@@ -10,11 +10,13 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from trainables.errors import InputError, StateError, nearest
 
@@ -49,6 +51,8 @@ class SweepState:
         key: the sweep's, unique among all sweeps; its runs are looked up by it.
         seconds: spent so far, all sessions together.
         dataset_digest: of the data that it runs on.
+        spec: the sweep's file as it was when the sweep began, every default written out.
+        task_digest: of the user's file that the task comes from; none for a task that is built in.
     """
 
     key: str
@@ -56,11 +60,42 @@ class SweepState:
     experiment_id: str
     seconds: float = 0.0
     dataset_digest: str = ""
+    spec: str = ""
+    task_digest: str = ""
+
+    def check_spec(self, spec: str, sweep: str) -> None:
+        """Refuses another file than the sweep began with (written out as that one). Raises: StateError."""
+        before, now = (_flat(yaml.safe_load(text) or {}) for text in (self.spec or spec, spec))
+        changed = [
+            f"{name} was {before.get(name, 'not there')} and is {now.get(name, 'not there')}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name, _NOT_THERE) != now.get(name, _NOT_THERE)
+        ]
+        if changed:
+            what = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise StateError(f"{sweep}: its sweep.yaml was changed since it began: {what}. Change it back")
+
+    def check_task(self, reference: str, digest: str, sweep: str) -> None:
+        """Refuses a task whose file has changed. Raises: StateError."""
+        if self.spec and digest != self.task_digest:
+            raise StateError(f"{reference}: its file has changed since {sweep} began; change it back, or begin anew")
 
     def check_data(self, name: str, digest: str, sweep: str) -> None:
         """Refuses other data than the sweep ran on. Raises: StateError."""
         if digest != self.dataset_digest:
             raise StateError(f"{name}: not the data that {sweep} ran on (its digest differs)")
+
+
+_NOT_THERE = object()
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """``{"search.trials": 20, …}``: what is below each name, down to what is no mapping."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        place = f"{above}{name}"
+        flat |= _flat(value, f"{place}.") if isinstance(value, dict) and value else {place: value}
+    return flat
 
 
 @dataclass(frozen=True)

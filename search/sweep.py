@@ -104,8 +104,10 @@ def run_sweep(
         experiment = _experiment(spec.tracking.experiment or spec.name, root, uri)
         folder = create_sweep_folder(root, spec.name)
         folder.spec.write_text(spec.to_yaml())
-        digest = prepared.dataset.digest
-        state = SweepState(uuid.uuid4().hex, uri, experiment, dataset_digest=digest)
+        state = SweepState(
+            uuid.uuid4().hex, uri, experiment, dataset_digest=prepared.dataset.digest, spec=spec.to_yaml(),
+            task_digest=prepared.task.digest,
+        )  # fmt: skip
         folder.write_state(state)
         return folder, state
 
@@ -124,9 +126,12 @@ def resume_sweep(
     Trials that had not ended go on from their last checkpoint, or from their beginning if they had none: their numbers
     are those that they would have had.
 
-    Raises: as `run_sweep`; StateError too if the data has changed or another process runs the sweep.
+    Raises: as `run_sweep`; StateError too if the sweep's file, the task's or the data has changed, or if another
+    process runs the sweep.
     """
     state = folder.read_state()
+    state.check_spec(prepared.spec.to_yaml(), folder.name)
+    state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     check_tracking(state.tracking_uri)
     return drive(prepared, lambda: (folder, state), make_view, address)

@@ -8,6 +8,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,29 @@ def _remembered(ask: Callable[[], int], seconds: float = 1.0) -> Callable[[], in
     return answer
 
 
+def _elapsed(folder: SweepFolder, session: Session, every: float = 10.0) -> Callable[[], float]:
+    """The seconds spent on the sweep; when it is asked, they are kept now and then, so that a time budget goes on after
+    a process that was killed."""
+    kept = session.ledger.elapsed
+
+    def elapsed() -> float:
+        nonlocal kept
+        now = session.ledger.elapsed
+        if now - kept >= every:
+            folder.write_state(replace(folder.read_state(), seconds=now))
+            kept = now
+        return now
+
+    return elapsed
+
+
 def run_trials(
     prepared: Prepared, folder: SweepFolder, work: Work, session: Session, interrupt: Interrupt
 ) -> dict[int, Path]:
     """Runs all trials of a sweep; returns the checkpoint folders of those that have one, by trial number."""
     spec = prepared.spec
     scheduler = make_scheduler(spec, folder.name)
-    live = Live(slots=_remembered(lambda: _slots(spec)), elapsed=lambda: session.ledger.elapsed)
+    live = Live(slots=_remembered(lambda: _slots(spec)), elapsed=_elapsed(folder, session))
     if prepared.arms:
         search: dict[str, Any] = {
             "search_alg": make_comparison_search(prepared),

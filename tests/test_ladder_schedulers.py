@@ -73,7 +73,7 @@ def test_every_rung_of_a_ladder_is_one_of_ashas(epochs: int, folds: int, factor:
     sweep = FakeTune(plan, plan.scheduler(StoppingLadder)).run()
     assert sweep.arrivals == [0, 1, 2], "equal losses stop nobody"
     assert isinstance(sweep.scheduler, StoppingLadder)
-    assert [len(recorded) for _, recorded in sweep.scheduler._asha._brackets[0]._rungs] == [3] * len(ladder)
+    assert [len(recorded) for _, recorded in sweep.scheduler._rule.asha._brackets[0]._rungs] == [3] * len(ladder)
 
 
 def test_asha_compares_on_any_ladder_that_rises() -> None:
@@ -95,8 +95,8 @@ def test_a_stopped_trial_is_not_started_again_by_a_restored_scheduler() -> None:
         for trial in reversed(both.trials):
             again.on_trial_add(None, trial)
         assert sorted(again._running()) == [0, 2]
-        rungs = [dict(recorded) for _, recorded in again._asha._brackets[0]._rungs]
-        assert rungs == [dict(recorded) for _, recorded in both.ours._asha._brackets[0]._rungs]
+        rungs = [dict(recorded) for _, recorded in again._rule.asha._brackets[0]._rungs]
+        assert rungs == [dict(recorded) for _, recorded in both.ours._rule.asha._brackets[0]._rungs]
         assert again.choose_trial_to_run(None) is None
 
 

@@ -188,3 +188,12 @@ def test_a_task_travels_to_a_worker_that_does_not_have_its_file(file, tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert worker.stdout == "Mine 4 (2,)\n", worker.stderr
+
+
+def test_the_digest_is_that_of_the_users_file(file):
+    digests = []
+    for comment in ("", "", "# changed\n"):
+        file.write_text(SOURCE + comment)
+        digests.append(load_task(f"{file}:Mine").digest)
+    assert digests[0] == digests[1] != digests[2] and digests[0]
+    assert load_task("autoencoder").digest == ""

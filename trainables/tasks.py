@@ -99,6 +99,15 @@ class LoadedTask:
         return terms
 
     @cached_property
+    def digest(self) -> str:
+        """Of the file that the task comes from; empty for a built-in one, whose version is Foldrace's."""
+        module = sys.modules.get(type(self.implementation).__module__)
+        file = getattr(module, "__file__", None)
+        if self.reference in BUILT_IN_TASKS or file is None:
+            return ""
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+    @cached_property
     def _takes_epoch(self) -> bool:
         try:
             return "epoch" in inspect.signature(self.implementation.losses).parameters
