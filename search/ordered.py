@@ -14,6 +14,7 @@ from search.promotion import PromotionScheduler
 from search.race import Race
 from search.scheduling import REPORT, LadderScheduler, StoppingRule
 from trainables.cross_validation import EpochReport
+from trainables.ray_trainable import RAISED
 
 
 class Listener(Protocol):
@@ -171,7 +172,7 @@ class OrderedPromotion(PromotionScheduler):
         self._trials[number] = trial
         result = trial.last_result or {}
         self._hear(number, result)
-        if trial.status == Trial.ERROR:
+        if trial.status == Trial.ERROR or RAISED in result:
             self._failed.add(number)
         if trial.status == Trial.PENDING and REPORT in result and self._stands(result[REPORT]):
             # or else Tune, which tries it again or restores an experiment, would start it
@@ -195,6 +196,8 @@ class OrderedPromotion(PromotionScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Any) -> None:
         self._hear(trial.config["trial"], result)
+        if RAISED in result:
+            self._failed.add(trial.config["trial"])
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """A paused trial has been ended."""

@@ -20,6 +20,7 @@ from search.points import Key, all_points, point_key, unseen_point
 from search.samplers import Merits, Samplers
 from search.space import SearchSpace
 from trainables.parameters import Value
+from trainables.ray_trainable import RAISED
 
 __all__ = ["METRIC", "FoldSearch", "Gate"]
 
@@ -250,6 +251,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         if number in self._ended:
             return
         self._ended.add(number)
+        error = error or RAISED in (result or {})
         if result is not None:
             self._report(number, result)  # Tune sends the result that ends a trial here only
         state, values = self._ending(number, result or {}, error)

@@ -313,6 +313,15 @@ class ResourcesSpec(Section):
     )
 
 
+class LimitsSpec(Section):
+    """What a sweep puts up with."""
+
+    max_failures: Annotated[int, Number(low=0, high=1000)] = Field(
+        default=3,
+        description="how often a trial whose worker died goes on from its last checkpoint; what a task raises is final",
+    )
+
+
 class TrainingSpec(Section):
     """How a trial's folds are computed; what they learn is not changed by it, but for rounding."""
 

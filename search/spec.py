@@ -20,6 +20,7 @@ from search.sections import (
     DatasetSpec,
     EarlyStoppingSpec,
     FoldsSpec,
+    LimitsSpec,
     Line,
     NamedDataset,
     ResourcesSpec,
@@ -42,6 +43,7 @@ __all__ = [
     "DatasetSpec",
     "EarlyStoppingSpec",
     "FoldsSpec",
+    "LimitsSpec",
     "ResourcesSpec",
     "SchedulerSpec",
     "SearchSpec",
@@ -94,6 +96,7 @@ class SweepSpec(Section):
     search: SearchSpec = Field(default=SearchSpec(), description="how trials are drawn")
     scheduler: SchedulerSpec = Field(default=SchedulerSpec(), description="which trials go on")
     resources: ResourcesSpec = Field(default=ResourcesSpec(), description="what one trial occupies")
+    limits: LimitsSpec = Field(default=LimitsSpec(), description="what a sweep puts up with")
     training: TrainingSpec = Field(default=TrainingSpec(), description="how a trial's folds are computed")
     tracking: TrackingSpec = Field(default=TrackingSpec(), description="where results are recorded")
 

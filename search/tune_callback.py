@@ -18,6 +18,7 @@ from search.plan import Part
 from search.progress import View
 from search.recording import Outcome, Recording, now_ms
 from trainables.cross_validation import EpochReport
+from trainables.ray_trainable import RAISED
 from trainables.tasks import LoadedTask
 
 __all__ = ["Session", "SweepCallback"]
@@ -45,8 +46,10 @@ class Session:
 _SESSIONS: dict[str, Session] = {}
 
 
-def _ending(report: EpochReport | None) -> tuple[TrialStatus, str]:
-    """How a trial that Tune has ended without an error did end, and why."""
+def _ending(report: EpochReport | None, raised: tuple[str, str] | None = None) -> tuple[TrialStatus, str]:
+    """How a trial that Tune has ended without an error did end, and why; ``raised`` is what its task has raised."""
+    if raised is not None:
+        return TrialStatus.FAILED, textwrap.shorten(raised[0], _REASON)
     if report is not None and report.diverged:
         return TrialStatus.FAILED, f"diverged: {report.diverged}"
     if report is not None and report.finished:
@@ -120,7 +123,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
                 elif trial.status == Trial.ERROR:
                     record.status, record.reason = TrialStatus.FAILED, "failed before the interruption"
                 else:
-                    record.status, record.reason = _ending(report)
+                    record.status, record.reason = _ending(report, (trial.last_result or {}).get(RAISED))
                 self._session.ledger.note(record)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -155,11 +158,16 @@ class SweepCallback(Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         record = self._record(trial)
-        report: EpochReport = result["report"]
-        record.report, record.parameters = report, result.get("parameters")
-        self._session.ledger.note(record)
+        record.parameters = result.get("parameters", record.parameters)
         for earlier, at in result.pop("earlier", ()):
+            record.report = earlier
             self._session.recorder.reported(record.number, earlier, None, at, parameters=record.parameters)
+        if RAISED in result:
+            self._session.ledger.note(record)
+            return
+        report: EpochReport = result["report"]
+        record.report = report
+        self._session.ledger.note(record)
         self._session.recorder.reported(
             record.number, report, result.pop("picture", None), result["reported_ms"], parameters=record.parameters
         )
@@ -168,7 +176,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
         previous = self._session.ledger.best
-        self._end(record, *_ending(record.report))
+        raised = trial.last_result.get(RAISED)
+        self._end(record, *_ending(record.report, raised), raised[1] if raised else "")
         if self._session.ledger.best is not previous:
             self._session.recorder.incumbent(
                 record.number, record.val_loss, record.standard_error, self._session.ledger.fold_epochs, now_ms()
@@ -178,7 +187,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
         record = self._record(trial)
         detail = _error_text(trial)
         lines = [line for line in detail.splitlines() if line.strip()]
-        reason = textwrap.shorten(lines[-1], _REASON) if lines else "the worker died"
+        reason = textwrap.shorten(lines[-1], _REASON) if lines else "its worker died"
         self._end(record, TrialStatus.FAILED, reason, detail)
 
     def _end(self, record: TrialRecord, status: TrialStatus, reason: str = "", detail: str = "") -> None:

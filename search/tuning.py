@@ -148,7 +148,7 @@ def _fit(
     if tune.Tuner.can_restore(str(experiment)):
         tuner = tune.Tuner.restore(str(experiment), trainable=trainable, resume_unfinished=True)
     else:
-        tuner = _new_tuner(experiment, trainable, callback, search)
+        tuner = _new_tuner(experiment, trainable, callback, search, prepared.spec.limits.max_failures)
     with callback.acting_on(session):
         os.environ[_PENDING] = "1000" if isinstance(search["search_alg"], FoldSearch) else "1"
         interrupt.tuning = True
@@ -159,7 +159,9 @@ def _fit(
     return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
 
 
-def _new_tuner(experiment: Path, trainable: Any, callback: SweepCallback, search: Mapping[str, Any]) -> tune.Tuner:
+def _new_tuner(
+    experiment: Path, trainable: Any, callback: SweepCallback, search: Mapping[str, Any], max_failures: int
+) -> tune.Tuner:
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -174,7 +176,7 @@ def _new_tuner(experiment: Path, trainable: Any, callback: SweepCallback, search
             name=experiment.name,
             storage_path=str(experiment.parent),
             callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=0),
+            failure_config=tune.FailureConfig(max_failures=max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=_CHECKPOINTS),
             verbose=0,
         ),

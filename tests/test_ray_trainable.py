@@ -15,7 +15,7 @@ from small_tasks import SMALL, TASK, Scripted
 
 from trainables.folds import FoldPlan
 from trainables.ladder import Rung
-from trainables.ray_trainable import CHECKPOINT_FILE, FoldTrainable, Work, load_checkpoint_file, strip_png
+from trainables.ray_trainable import CHECKPOINT_FILE, RAISED, FoldTrainable, Work, load_checkpoint_file, strip_png
 from trainables.tasks import LoadedTask
 
 CONFIG = {"trial": 7, "params": {**SMALL, "lr": 0.01}}
@@ -49,6 +49,32 @@ def numbers(result):
 
 def run(trainable, steps=3):
     return [numbers(trainable.step()) for _ in range(steps)]
+
+
+class Raising(type(TASK.implementation)):
+    """Raises in the third training batch of all."""
+
+    batches = 0
+
+    def losses(self, model, images, params):
+        if model.training:
+            type(self).batches += 1
+            if type(self).batches > 3:
+                raise ValueError("no more\nof this")
+        return super().losses(model, images, params)
+
+
+def test_what_a_task_raises_ends_the_trial_and_is_no_failure_of_the_worker(start):
+    task = LoadedTask("raising", Raising(), TASK.parameters, TASK.objective)
+    trainable = start(task=task, config={**CONFIG, "params": {**CONFIG["params"], "batch_size": 60}})
+    assert trainable.step()["epoch"] == 1
+    result = trainable.step()
+    assert result["done"] and not result["finished"] and "val_loss" not in result
+    reason, detail = result[RAISED]
+    assert reason == "ValueError: no more" and "in losses" in detail and detail.endswith("of this\n")
+    assert result["report"].epoch == 1 and result["earlier"] == ()
+    assert trainable.reset_config({**CONFIG, "trial": 8}) and trainable.step()[RAISED][0] == reason
+    pickle.dumps(result)
 
 
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")

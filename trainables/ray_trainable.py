@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
+import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,9 @@ from trainables.process import Precision, prepare_process
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask
 
-__all__ = ["CHECKPOINT_FILE", "FoldTrainable", "Work", "load_checkpoint_file"]
+__all__ = ["CHECKPOINT_FILE", "RAISED", "FoldTrainable", "Work", "load_checkpoint_file"]
+
+RAISED = "raised"
 
 CHECKPOINT_FILE = "trial.pt"
 _CHECKPOINT_SECONDS = 15.0
@@ -106,7 +109,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     not worth the way to the driver and back. Its result holds ``val_loss`` (mean over folds; left out if the trial
     diverged, so that nothing compares it), ``epoch``, ``fold_epochs``, ``finished``, ``parameters`` (trainable
     weights), ``seconds`` (of training), the last `EpochReport` under ``report``, and under ``earlier`` those before it
-    in this step, each with the time at which it was made.
+    in this step, each with the time at which it was made. If the task raises something, the trial ends with a result
+    that holds under ``raised`` what it was, in a line, and where, beside the last report before.
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
@@ -120,6 +124,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._trial_config = config
         self._cv = self._work.cross_validation(config["params"], self._images, config.get("repeat", 0))
+        self._reached: EpochReport | None = None
         if "checkpoint" in config:  # a trial of a sweep that has ended, which is trained on
             self.load_checkpoint(config["checkpoint"])
         self._saved_at = time.monotonic()
@@ -129,12 +134,23 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        started, earlier = time.monotonic(), []
+        self._earlier: list[tuple[EpochReport, int]] = []
+        try:
+            return self._train()
+        except torch.AcceleratorError:  # after which this process can do nothing more on its GPU
+            raise
+        except Exception as error:  # the task's own: a trial that was tried again would only raise it again
+            known = {} if self._reached is None else {"report": self._reached}
+            told = {"trial": self._trial_config["trial"], "reported_ms": _now_ms(), "earlier": tuple(self._earlier)}
+            return {**told, **known, RAISED: _told(error), "finished": False, DONE: True}
+
+    def _train(self) -> dict[str, Any]:
+        started, earlier = time.monotonic(), self._earlier
         # a checkpoint may be newer than what Tune remembers of the trial: then it is finished, and only reports again
-        report = self._cv.report() if self._cv.finished else self._cv.advance()
+        report = self._reached = self._cv.report() if self._cv.finished else self._cv.advance()
         while not self._returns(report, time.monotonic() - started):
             earlier.append((report, _now_ms()))
-            report = self._cv.advance()
+            report = self._reached = self._cv.advance()
         result: dict[str, Any] = {
             "trial": self._trial_config["trial"],
             "epoch": report.epoch,
@@ -173,6 +189,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint: Any) -> None:
         state = load_checkpoint_file(Path(checkpoint) / CHECKPOINT_FILE)
         self._cv.load_state_dict(state["cross_validation"])
+        self._reached = self._cv.report()
 
     def _picture(self) -> str | None:
         try:
@@ -180,6 +197,11 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             return None if pair is None else base64.b64encode(strip_png(*pair)).decode()
         except Exception:  # a task of the user's may do anything; a trial does not fail over a picture
             return None
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    lines = traceback.format_exception(error)
+    return lines[-1].strip().splitlines()[0], "".join(lines)
 
 
 def _now_ms() -> int:
