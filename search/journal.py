@@ -28,6 +28,7 @@ class _Journal(JournalFileBackend):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._log_number_offset = {0: 0}  # where its lines begin; the file may be another now
         _mend(Path(self._file_path))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

@@ -80,7 +80,6 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         start_with: Sequence[Mapping[str, Value]] = (),
         trials: int | None = None,
         storage: optuna.storages.BaseStorage | None = None,
-        study_name: str = STUDY_NAME,
         warm: Sequence[FrozenTrial] = (),
         objectives: Sequence[str] = (METRIC,),
         in_order: bool = False,
@@ -106,9 +105,9 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
             mode=["min"] * len(objectives) if several else "min",
             sampler=self._samplers.make(0),
             storage=storage or optuna.storages.InMemoryStorage(),
-            study_name=study_name,
+            study_name=STUDY_NAME,
         )
-        self._study_id: int = self._storage.get_study_id_from_name(study_name)
+        self._study_id: int = self._storage.get_study_id_from_name(STUDY_NAME)
         known = {trial.user_attrs.get(_WARM) for trial in self._stored_trials()}
         for trial in warm:
             if trial.user_attrs[_WARM] not in known:
@@ -128,12 +127,15 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
     def _take_up(self) -> None:
         """Reads from the storage which Optuna trial has which number, and ends those of an asking that was cut off."""
         self._optuna_numbers: dict[int, int] = {}
+        self._ended = set()
         self._discarded: Counter[int] = Counter()
         trials = self._stored_trials()
         self._merits = Merits(trials)
         for trial in trials:
             if _NUMBER in trial.user_attrs:
                 self._optuna_numbers[trial.user_attrs[_NUMBER]] = trial.number
+                if trial.state.is_finished():
+                    self._ended.add(trial.user_attrs[_NUMBER])
             elif trial.state is TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
             if _WANTED in trial.user_attrs:
@@ -280,4 +282,14 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         """Takes up where `save` was called; the gate stays the one that is there. What the storage has learned since
         is kept."""
         self.__dict__.update(cloudpickle.loads(Path(checkpoint_path).read_bytes()))
+        self._ot_study = optuna.create_study(  # made again where a damaged storage has lost even that
+            storage=self._storage, study_name=STUDY_NAME, directions=["minimize"] * len(self._objectives),
+            load_if_exists=True,
+        )  # fmt: skip
+        self._study_id = self._storage.get_study_id_from_name(STUDY_NAME)
         self._take_up()
+        for number, params in enumerate(self._configs):
+            if number not in self._optuna_numbers:  # the storage was damaged: it has lost what had been drawn
+                self._seen.pop(point_key(params), None)
+                self._ask(number, params)
+            self._seen.setdefault(point_key(params), number)

@@ -316,7 +316,7 @@ class ResourcesSpec(Section):
 class LimitsSpec(Section):
     """What a sweep puts up with."""
 
-    max_failures: Annotated[int, Number(low=0, high=1000)] = Field(
+    max_failures: Annotated[int, Number(low=0, high=1000, whole=True)] = Field(
         default=3,
         description="how often a trial whose worker died goes on from its last checkpoint; what a task raises is final",
     )

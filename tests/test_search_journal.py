@@ -127,3 +127,26 @@ def test_the_journal_is_a_study_that_optuna_opens(tmp_path: Path) -> None:
     study = optuna.load_study(study_name="foldrace", storage=storage)
     assert [t.params for t in study.trials] == [t.params for t in search.study.trials]
     assert study.best_trial.user_attrs["trial"] == search.study.best_trial.user_attrs["trial"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5, 40])
+def test_a_damaged_journal_gets_back_what_had_been_drawn(kept: int, tmp_path: Path) -> None:
+    """As after a power cut, when the saved state is on the disk and the journal's last lines are not."""
+    sweep = Sweep(tmp_path / "sweep", sampler="random")
+    search = sweep.process()
+    sweep.run(search, 0, 6)
+    search.save(str(sweep.state))
+    lines = sweep.journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 41
+    sweep.journal.write_bytes(b"".join(lines[:kept]) + b'{"half a')
+    again = sweep.process()
+    sweep.run(again, 6, COUNT)
+    straight = Sweep(tmp_path / "straight", sampler="random")
+    straight.run(straight.process(), 0, COUNT)
+    assert sweep.suggestions == straight.suggestions
+    known = {number: params for number, _, _, params, _ in summary(again)}
+    assert known.keys() == sweep.suggestions.keys()
+    assert all(known[number].items() <= one["params"].items() for number, one in sweep.suggestions.items())
+    assert {state for number, state, *_ in summary(again) if number >= 6} <= {
+        TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
+    }  # fmt: skip
