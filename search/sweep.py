@@ -171,7 +171,7 @@ def drive(
         outcome = Outcome.FAILED
         try:
             work = make_work(prepared)
-            session = Session(ledger, spooled, view, prepared.task)
+            session = Session(ledger, spooled, view, prepared.task, spooled.settle)
             if run is None:
                 checkpoints = run_trials(prepared, folder, work, session, interrupt)
             else:

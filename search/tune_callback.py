@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,8 @@ class Session:
     recorder: Recording
     view: View
     task: LoadedTask
+    settle: Callable[[], None] = lambda: None
+    """Returns when what has been recorded would survive a power cut."""
     running: dict[int, Trial] = field(default_factory=dict)
     begun: set[int] = field(default_factory=set)
     """The trials whose runs have been made, or opened again, since this process took the sweep up."""
@@ -173,10 +175,13 @@ class SweepCallback(Callback):  # type: ignore[misc]
         )
         self._session.view.update(self._session.ledger)
 
+    def on_checkpoint(self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Any, **info: Any) -> None:
+        self._session.settle()  # Tune's state may name this checkpoint from now on
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
         previous = self._session.ledger.best
-        raised = trial.last_result.get(RAISED)
+        raised = (trial.last_result or {}).get(RAISED)
         self._end(record, *_ending(record.report, raised), raised[1] if raised else "")
         if self._session.ledger.best is not previous:
             self._session.recorder.incumbent(

@@ -27,6 +27,7 @@ from search.prepare import Prepared
 from search.promotion import PromotionScheduler
 from search.race import Race, Rule
 from search.ray_session import trial_slots
+from search.restoring import find_restorable
 from search.scheduling import FifoLadder, LadderScheduler, Live, StoppingLadder
 from search.searcher import METRIC, FoldSearch
 from search.spec import SweepSpec
@@ -145,7 +146,7 @@ def _fit(
     trainable = tune.with_resources(
         tune.with_parameters(FoldTrainable, work=work), {"cpu": resources.cpu, "gpu": resources.gpu}
     )
-    if tune.Tuner.can_restore(str(experiment)):
+    if find_restorable(experiment, session.view.say):
         tuner = tune.Tuner.restore(str(experiment), trainable=trainable, resume_unfinished=True)
     else:
         tuner = _new_tuner(experiment, trainable, callback, search, prepared.spec.limits.max_failures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 import pickle
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from small_tasks import SMALL, TASK, Scripted
 
+from trainables.errors import StateError
 from trainables.folds import FoldPlan
 from trainables.ladder import Rung
 from trainables.ray_trainable import CHECKPOINT_FILE, RAISED, FoldTrainable, Work, load_checkpoint_file, strip_png
@@ -126,11 +128,30 @@ def test_a_checkpoint_of_tensors_and_plain_values_goes_on_bit_for_bit(start, tmp
     first.save_checkpoint(str(tmp_path))
     state = load_checkpoint_file(tmp_path / CHECKPOINT_FILE)
     assert state["trial"] == 7
-    assert [f.name for f in tmp_path.iterdir()] == [CHECKPOINT_FILE]
+    assert {f.name for f in tmp_path.iterdir()} == {CHECKPOINT_FILE, "trial.sha256"}
     assert len(torch.load(tmp_path / CHECKPOINT_FILE, weights_only=True)["cross_validation"]["folds"]) == 3
     second = start()
     second.load_checkpoint(str(tmp_path))
     assert run(second, 2) == expected[1:]
+
+
+@pytest.mark.parametrize("whole", [0, 1, 2])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, start, tmp_path, capsys):
+    expected, trainable = run(start()), start()
+    folders = [tmp_path / f"checkpoint_00000{place}" for place in range(2)]
+    for folder in folders:
+        folder.mkdir()
+        trainable.step()
+        trainable.save_checkpoint(str(folder))
+    for folder in folders[whole:]:
+        file = folder / CHECKPOINT_FILE
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1  # a torn file is shorter; this is harder to notice
+        file.write_bytes(content)
+    second = start()
+    second.load_checkpoint(str(folders[-1]))
+    assert run(second, 3 - whole) == expected[whole:]
+    assert capsys.readouterr().err.count("this checkpoint is damaged") == 2 - whole
 
 
 class Harmful:
@@ -147,8 +168,11 @@ def test_a_checkpoint_with_a_pickled_object_is_refused(start, tmp_path, monkeypa
     trainable.save_checkpoint(str(tmp_path))
     path = tmp_path / CHECKPOINT_FILE
     torch.save({**load_checkpoint_file(path), "more": Harmful()}, path)
-    with pytest.raises(pickle.UnpicklingError, match=r"weights_only|Weights only"):
-        start().load_checkpoint(str(tmp_path))
+    with pytest.raises(StateError, match=r"its digest differs"):
+        load_checkpoint_file(path)
+    path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())  # as who may write one
+    with pytest.raises(StateError, match=r"weights_only|Weights only"):
+        load_checkpoint_file(path)
     assert not (tmp_path / "harm.txt").exists()
 
 

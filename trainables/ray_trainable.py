@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import pickle
+import sys
 import time
 import traceback
 import warnings
@@ -19,6 +22,7 @@ from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from trainables.cross_validation import CrossValidation, EpochReport, Fused
+from trainables.errors import StateError, first_line
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
 from trainables.ladder import Rung
@@ -184,12 +188,24 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         known = self._trial_config
         state: dict[str, Any] = {name: known[name] for name in ("trial", "params", "repeat") if name in known}
         state["cross_validation"] = self._cv.state_dict()
-        torch.save(state, Path(checkpoint_dir) / CHECKPOINT_FILE)
+        path = Path(checkpoint_dir) / CHECKPOINT_FILE
+        torch.save(state, path)
+        _digest_of(path).write_text(_sha256(path))  # last, so that half a checkpoint is known
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        state = load_checkpoint_file(Path(checkpoint) / CHECKPOINT_FILE)
-        self._cv.load_state_dict(state["cross_validation"])
-        self._reached = self._cv.report()
+        """Takes up the trial there, or at the one before if that is damaged; without one it begins anew. Its numbers
+        are the same, wherever it takes up."""
+        given = Path(checkpoint)
+        before = (path for path in given.parent.glob("checkpoint_*") if path.name < given.name)
+        for folder in [given, *sorted(before, reverse=True)]:
+            try:
+                state = load_checkpoint_file(folder / CHECKPOINT_FILE)
+            except StateError as error:
+                print(error, file=sys.stderr)
+                continue
+            self._cv.load_state_dict(state["cross_validation"])
+            self._reached = self._cv.report()
+            return
 
     def _picture(self) -> str | None:
         try:
@@ -208,9 +224,27 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _digest_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load_checkpoint_file(path: Path) -> dict[str, Any]:
-    """A trial's checkpoint, on the CPU. Tensors and plain containers only: a pickle of anything else is refused."""
-    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    """A trial's checkpoint, on the CPU. Tensors and plain containers only: a pickle of anything else is refused.
+
+    Raises:
+        StateError: it is damaged, or not there.
+    """
+    try:
+        if _digest_of(path).read_text() != _sha256(path):
+            raise ValueError("its digest differs")
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise StateError(f"{path}: this checkpoint is damaged and cannot be used: {first_line(error)}") from error
     return state
 
 
