@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -216,6 +217,31 @@ def refit(
     refitted = _refit(sweep_name, directory, data_dir, console, epochs=epochs, bound_samples=bound_samples)
     if as_json:
         print(json.dumps(refitted), flush=True)
+
+
+@app.command()
+def replay(
+    sweep_name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name.")],
+    trial: Annotated[int, typer.Argument(min=0, help="A trial's number.")],
+    directory: Directory = RUNS,
+    data_dir: DataDirectory = DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recorded trial again and compare every number with the record, to the last bit."""
+    from search.replay import replay_trial
+
+    found = replay_trial(sweep_name, trial, directory, data_dir, notify=_say)
+    if as_json:
+        print(json.dumps({"identical": found.identical, **asdict(found)}), flush=True)
+    elif found.identical:
+        out.print(f"{found.sweep}, trial {trial}: identical, {found.compared} numbers")
+    else:
+        count = f"{len(found.differences)} of {found.compared} numbers differ; the first:"
+        out.print(f"{found.sweep}, trial {trial}: {count}", *map(str, found.differences[:3]), sep="\n")
+        for name, (before, here) in found.versions.items():
+            out.print(f"{name}: {before} when it was recorded, {here} here")
+    if not found.identical:
+        raise typer.Exit(1)
 
 
 @app.command()
