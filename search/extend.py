@@ -73,6 +73,7 @@ def prepare_extension(
         StateError: no such sweep, one that has not ended or has been refitted, no survivor, or no checkpoint.
     """
     folder = find_sweep(root, name)
+    folder.check_private()
     earlier, state = folder.read_result(), folder.read_state()
     old = load_spec(folder.spec)
     if old.comparison is not None:

@@ -23,6 +23,8 @@ from trainables.errors import InputError, StateError, nearest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before anything imports MLflow
+
 __all__ = [
     "SweepFolder",
     "SweepState",
@@ -144,6 +146,16 @@ class SweepFolder:
         """The winner's models, a folder a fold."""
         return self.path / "winner"
 
+    def check_private(self) -> None:
+        """Refuses a folder that another user can write to: going on with a sweep loads pickles from it, and who writes
+        a pickle runs what he likes. Raises: StateError."""
+        there = self.path.stat()
+        if there.st_uid != os.getuid():
+            remedy = f"`chown {os.getuid()} {self.path}`, if you trust what is in it"
+            raise StateError(f"{self.name}: {self.path} belongs to another user (uid {there.st_uid}); {remedy}")
+        if there.st_mode & 0o022:
+            raise StateError(f"{self.name}: others can write to {self.path}, so it is not trusted; `chmod go-w` it")
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Within this block no other process drives this sweep. Raises: StateError if one does."""
@@ -258,7 +270,7 @@ def create_sweep_folder(root: Path, name: str) -> SweepFolder:
     while True:
         folder = SweepFolder(root.resolve(), name if number == 1 else f"{name}-{number}")
         try:
-            folder.path.mkdir()
+            folder.path.mkdir(mode=0o700)  # it holds pickles
         except FileExistsError:
             number += 1
         else:

@@ -129,6 +129,7 @@ def resume_sweep(
     Raises: as `run_sweep`; StateError too if the sweep's file, the task's or the data has changed, or if another
     process runs the sweep.
     """
+    folder.check_private()
     state = folder.read_state()
     state.check_spec(prepared.spec.to_yaml(), folder.name)
     state.check_task(prepared.task.reference, prepared.task.digest, folder.name)

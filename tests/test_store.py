@@ -116,3 +116,22 @@ def test_a_server_that_does_not_answer_is_said(tmp_path: Path) -> None:
     check_tracking(f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(StateError, match=r"tracking.uri: http://127.0.0.1:9: the MLflow server does not answer"):
         check_tracking("http://127.0.0.1:9")
+
+
+def test_a_new_folder_is_its_users_alone_and_one_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    folder = create_sweep_folder(tmp_path, "ae")
+    assert folder.path.stat().st_mode & 0o077 == 0
+    folder.check_private()
+    folder.path.chmod(0o755)
+    folder.check_private()
+    for mode in (0o775, 0o757):
+        folder.path.chmod(mode)
+        with pytest.raises(StateError, match=r"ae: others can write to .*ae, so it is not trusted; `chmod go-w` it"):
+            folder.check_private()
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = create_sweep_folder(tmp_path, "ae")
+    monkeypatch.setattr("os.getuid", lambda: folder.path.stat().st_uid + 1)
+    with pytest.raises(StateError, match=r"ae: .*ae belongs to another user"):
+        folder.check_private()
