@@ -184,6 +184,15 @@ class VirtualTune:
             self._scheduler.on_trial_add(self, trial)
             self._pending.append(trial)
 
+    @property
+    def search_alg(self) -> VirtualTune:
+        """Tune's searcher, of which schedulers ask whether it `is_finished`."""
+        return self
+
+    def is_finished(self) -> bool:
+        """Whether nothing will ever run again."""
+        return self._drawn_all
+
     # TuneController._maybe_add_actors
 
     def _start(self) -> None:

@@ -58,6 +58,7 @@ class OrderedPromotion(PromotionScheduler):
         self._said: dict[int, Mapping[str, Any]] = {}  # of each trial, its last result
         self._failed: set[int] = set()
         self._stopped: set[int] = set()
+        self._none_left = False
 
     # the virtual clock
 
@@ -83,7 +84,10 @@ class OrderedPromotion(PromotionScheduler):
             if self._race.exhausted or not self._affords_new():
                 return False
             if number not in self._trials:
-                return True
+                if not self._none_left:
+                    return True
+                self._race.exhausted = True
+                continue
             self._race.enter(number)
             self._entered(number)
             self._hold_slot(number)
@@ -151,6 +155,9 @@ class OrderedPromotion(PromotionScheduler):
     def open(self) -> bool:
         return self._advance()
 
+    def exhausted(self) -> None:
+        self._none_left = True  # the race is told when all that are there have entered, on a clock that began anew
+
     def over(self) -> bool:
         return not self._advance() and LadderScheduler.over(self)
 
@@ -207,6 +214,7 @@ class OrderedPromotion(PromotionScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The paused trial whose slot ends first, if a worker is free; those that have been given up are ended."""
+        self._note_end_of_search(tune_controller)
         over = self.over()
         for trial in list(self._trials.values()) if over else [self._trials[number] for number in self._stopped]:
             if trial.status == Trial.PAUSED:

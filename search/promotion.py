@@ -67,6 +67,7 @@ class PromotionScheduler(LadderScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The promoted trial that has no worker yet; else the paused one with the best claim, if a worker is free."""
+        self._note_end_of_search(tune_controller)
         running = self._running()
         for trial in running.values():
             if trial.status == Trial.PENDING and trial.last_result and REPORT in trial.last_result:

@@ -99,6 +99,11 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
         """There are no more new configurations."""
         self._race.exhausted = True
 
+    def _note_end_of_search(self, tune_controller: Any) -> None:
+        """A search that has ended says nothing any more. One that is taken up may have ended before its trials had."""
+        if tune_controller.search_alg.is_finished():
+            self.exhausted()
+
     def _claim(self) -> int | None:
         """The paused trial that should run next, if one should."""
         return None

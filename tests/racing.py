@@ -187,6 +187,14 @@ class FakeTune:
             trial, kind = self.busy.pop(event)
             self._train(trial) if kind == "train" else self._saved(trial)
 
+    @property
+    def search_alg(self) -> FakeTune:
+        """Tune's searcher, of which schedulers ask whether it `is_finished`."""
+        return self
+
+    def is_finished(self) -> bool:
+        return self.ended
+
     def _draw(self) -> None:
         while not self.ended and not self.pending:
             if self.scheduler.over():
@@ -374,8 +382,8 @@ def budgets(cost: int) -> Iterator[Budget]:
 
 def restarted(sweep: FakeTune, scheduler: LadderScheduler, order: Sequence[int]) -> FakeTune:
     """The sweep as Tune restores it: unfinished trials become PENDING, at their last checkpoint, and all are added
-    again in whatever order."""
-    again = replace(sweep, scheduler=scheduler, pending=[], busy=[], ended=False, trials=[])
+    again in whatever order; a searcher that has ended stays so."""
+    again = replace(sweep, scheduler=scheduler, pending=[], busy=[], trials=[])
     with scheduler.acting_on(again.live):
         for trial in sorted(map(copy.copy, sweep.trials), key=lambda trial: order[trial.number % len(order)]):
             trial.position = trial.checkpoint

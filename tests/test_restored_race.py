@@ -113,6 +113,19 @@ def test_however_many_workers_and_interruptions_a_sweep_ends_soundly(
         assert (sweep.race.leader is not None) == bool(plan.good)
 
 
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(plans(diverging=(0.0,)), ORDERS)
+def test_a_sweep_whose_search_had_ended_ends_when_it_is_taken_up(plan: Plan, order: list[int]) -> None:
+    """Tune does not write down that paused trials were ended."""
+    whole = begin(plan)
+    for trial in whole.trials:
+        if not trial.last_result["report"].finished:
+            trial.set_status(Trial.PAUSED)
+    again = restarted(whole, plan.scheduler(), order).run(check_sweep)
+    assert standing(again) == standing(whole)
+    assert all(trial.status == Trial.TERMINATED for trial in again.trials)
+
+
 def test_a_diverged_trial_keeps_its_places_at_the_rungs_below() -> None:
     losses = np.array([[[8.0, np.nan, np.nan]], [[9.0, 9.0, 9.0]], [[9.5, 9.5, 9.5]]])
     plan = Plan((Rung(1, 1), Rung(1, 2), Rung(1, 3)), Rule(first_wave=0.0), losses)
