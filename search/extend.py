@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from search.durable import write_text
 from search.interrupt import Interrupt
 from search.ledger import Ledger, TrialStatus
 from search.prepare import Prepared, prepare
@@ -166,7 +167,7 @@ def extend_sweep(
 
     def run(work: Work, session: Session, interrupt: Interrupt) -> dict[int, Path]:
         told = [{**asdict(one), "params": dict(one.params), "checkpoint": str(one.checkpoint)} for one in survivors]
-        _list_of(folder, prepared.spec.epochs).write_text(json.dumps(told))
+        write_text(_list_of(folder, prepared.spec.epochs), json.dumps(told))
         session.ledger.total = len(configs)
         session.ledger.spent_before = int(extension.earlier["fold_epochs"]) - before
         return run_given_trials(prepared, experiment, configs, work, session, interrupt)
@@ -187,7 +188,7 @@ def _keep_file(folder: SweepFolder, text: str, uri: str, run_id: str) -> None:
     """The sweep's file is the longer one from now on, here and in the record; its time tells the sweep's age still."""
     times = folder.spec.stat()
     folder.write_state(replace(folder.read_state(), spec=text))
-    folder.spec.write_text(text)
+    write_text(folder.spec, text)
     os.utime(folder.spec, ns=(times.st_atime_ns, times.st_mtime_ns))
     if waiting_records(folder.path):  # the store is away
         keep_for_later(folder, Files((), folder.spec.name, "", now_ms()))

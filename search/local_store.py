@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
+
+from search.durable import sync_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +37,7 @@ def write_ahead(client: MlflowClient) -> Iterator[Callable[[], None]]:
         return
     event.listen(Pool, "checkout", _do_not_wait_for_the_disk)
     try:
-        yield lambda: _fsync(path.with_name(f"{path.name}-wal"))
+        yield lambda: sync_file(path.with_name(f"{path.name}-wal"))
     finally:
         event.remove(Pool, "checkout", _do_not_wait_for_the_disk)
         engine = getattr(client._tracking_client.store, "engine", None)
@@ -73,14 +74,3 @@ def _is_local(path: Path) -> bool:
     folders = {str(folder) for folder in path.resolve().parents}
     holding = [(len(place), kind) for _, place, kind, *_ in mounts if place in folders]
     return not holding or max(holding)[1] not in _REMOTE
-
-
-def _fsync(path: Path) -> None:
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:  # nothing has been committed since the log was last written back
-        return
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -163,6 +163,9 @@ class Recording(ABC):
     @abstractmethod
     def _take(self, event: Event) -> None: ...
 
+    def sync(self) -> None:  # noqa: B027 (nothing is to be done where events are written at once)
+        """Makes all that it has been told safe from a power failure, here or where it was written."""
+
     def started(self, trial: int, params: Mapping[str, Value], tags: Mapping[str, object] | None = None) -> None:
         """A trial begins, or goes on after an interruption.
 

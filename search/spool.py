@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from search.durable import sync_file
 from search.recording import Event, Reported, from_json, to_json
 
 __all__ = ["SPOOL", "Batch", "Spool", "Waiting", "waiting_in", "waiting_records"]
@@ -152,9 +153,9 @@ class Spool:
         with self._lock:
             unsynced, self._unsynced = self._unsynced, set()
         for number in unsynced:
-            _fsync(_segment(self.folder, number))
+            sync_file(_segment(self.folder, number))
         if unsynced:
-            _fsync(self.folder)
+            sync_file(self.folder)
 
     def take(self, most: int) -> Batch:
         """The next events, at most so many, which are safe on disk; they stay until they are `delivered`."""
@@ -238,14 +239,3 @@ def _cut_torn_line(path: Path) -> None:
             keep = start
         if keep < end:
             file.truncate(keep)
-
-
-def _fsync(path: Path) -> None:
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:  # a segment that has been delivered, and removed, since
-        return
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from search.durable import write_text
 from trainables.errors import InputError, StateError, nearest
 
 if TYPE_CHECKING:
@@ -168,9 +169,7 @@ class SweepFolder:
 
     def write_state(self, state: SweepState) -> None:
         """Replaces the sweep's state, whole or not at all."""
-        staged = self.path / "state.json.part"
-        staged.write_text(json.dumps(asdict(state)))
-        staged.replace(self.path / "state.json")
+        write_text(self.path / "state.json", json.dumps(asdict(state)))
 
     def read_state(self) -> SweepState:
         """The sweep's state. Raises: StateError if it was never written or cannot be read."""

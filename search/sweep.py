@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from search.artifacts import log_fold_models
 from search.comparison_result import log_reconstructions
+from search.durable import sync_all, write_text
 from search.environment import describe_environment
 from search.interrupt import Interrupt, graceful_interrupt
 from search.ledger import Ledger
@@ -103,7 +104,7 @@ def run_sweep(
             raise InputError("--dir", str(root), f"cannot be made: {error.strerror}") from error
         experiment = _experiment(spec.tracking.experiment or spec.name, root, uri)
         folder = create_sweep_folder(root, spec.name)
-        folder.spec.write_text(spec.to_yaml())
+        write_text(folder.spec, spec.to_yaml())
         state = SweepState(
             uuid.uuid4().hex, uri, experiment, dataset_digest=prepared.dataset.digest, spec=spec.to_yaml(),
             task_digest=prepared.task.digest,
@@ -172,7 +173,7 @@ def drive(
         outcome = Outcome.FAILED
         try:
             work = make_work(prepared)
-            session = Session(ledger, spooled, view, prepared.task, spooled.settle)
+            session = Session(ledger, spooled, view, prepared.task)
             if run is None:
                 checkpoints = run_trials(prepared, folder, work, session, interrupt)
             else:
@@ -192,7 +193,8 @@ def drive(
             spooled.close(outcome, closing_tags(result), note(result))
             folder.write_state(replace(state, seconds=ledger.elapsed))
         if not interrupt.asked and (run is None or result.best is not None):  # a result that is there is not lost
-            folder.result.write_text(json.dumps(result.to_json(), indent=2))
+            sync_all(folder.winner)  # a sweep that has a result is whole
+            write_text(folder.result, json.dumps(result.to_json(), indent=2))
         return result, ledger
 
 

@@ -36,8 +36,7 @@ class SpooledRecording(Recording):
     def _take(self, event: Event) -> None:
         self._spool.append(event)
 
-    def settle(self) -> None:
-        """Returns when what has been recorded would survive a power cut."""
+    def sync(self) -> None:
         self._spool.sync()
 
     def fold_run(self, trial: int, fold: int) -> tuple[int, ...]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Checkpoint
 from ray.tune.experiment import Trial
 
 from search.ledger import Ledger, TrialRecord, TrialStatus
 from search.plan import Part
 from search.progress import View
 from search.recording import Outcome, Recording, now_ms
+from search.snapshots import Snapshots
 from trainables.cross_validation import EpochReport
 from trainables.ray_trainable import RAISED
 from trainables.tasks import LoadedTask
@@ -38,9 +39,8 @@ class Session:
     recorder: Recording
     view: View
     task: LoadedTask
-    settle: Callable[[], None] = lambda: None
-    """Returns when what has been recorded would survive a power cut."""
     running: dict[int, Trial] = field(default_factory=dict)
+    snapshots: Snapshots | None = None
     begun: set[int] = field(default_factory=set)
     """The trials whose runs have been made, or opened again, since this process took the sweep up."""
 
@@ -112,6 +112,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._take_over(trials)  # a restored experiment with nothing left to do has no step
+        self._keep_state(trials)
 
     def _take_over(self, trials: list[Trial]) -> None:
         """The trials of a restored experiment that had ended before."""
@@ -137,6 +138,17 @@ class SweepCallback(Callback):  # type: ignore[misc]
                 self._session.view.update(self._session.ledger, changed=record)
             if trial.status != Trial.RUNNING:
                 del self._session.running[number]
+        self._keep_state(trials)
+
+    def _keep_state(self, trials: list[Trial]) -> None:
+        if self._session.snapshots is not None:
+            self._session.snapshots.keep_newest(trials)
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Checkpoint, **info: Any
+    ) -> None:
+        if self._session.snapshots is not None:
+            self._session.snapshots.checkpointed(Path(checkpoint.path))
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
@@ -174,9 +186,6 @@ class SweepCallback(Callback):  # type: ignore[misc]
             record.number, report, result.pop("picture", None), result["reported_ms"], parameters=record.parameters
         )
         self._session.view.update(self._session.ledger)
-
-    def on_checkpoint(self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Any, **info: Any) -> None:
-        self._session.settle()  # Tune's state may name this checkpoint from now on
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)

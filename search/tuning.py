@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 
 from search.budget import Budget
 from search.comparison_search import make_comparison_search
+from search.durable import sync_file
 from search.interrupt import Interrupt
 from search.journal import open_journal
 from search.ordered import OrderedFifo, OrderedPromotion, OrderedStopping
@@ -27,9 +28,9 @@ from search.prepare import Prepared
 from search.promotion import PromotionScheduler
 from search.race import Race, Rule
 from search.ray_session import trial_slots
-from search.restoring import find_restorable
 from search.scheduling import FifoLadder, LadderScheduler, Live, StoppingLadder
 from search.searcher import METRIC, FoldSearch
+from search.snapshots import Snapshots, go_back_to_snapshot
 from search.spec import SweepSpec
 from search.store import SweepFolder
 from search.tune_callback import Session, SweepCallback
@@ -146,11 +147,18 @@ def _fit(
     trainable = tune.with_resources(
         tune.with_parameters(FoldTrainable, work=work), {"cpu": resources.cpu, "gpu": resources.gpu}
     )
-    if find_restorable(experiment, session.view.say):
+    go_back_to_snapshot(experiment)
+    if tune.Tuner.can_restore(str(experiment)):
         tuner = tune.Tuner.restore(str(experiment), trainable=trainable, resume_unfinished=True)
     else:
         tuner = _new_tuner(experiment, trainable, callback, search, prepared.spec.limits.max_failures)
-    with callback.acting_on(session):
+    journal = SweepFolder(experiment.parents[1], experiment.parent.name).optuna
+
+    def settle() -> None:
+        session.recorder.sync()
+        sync_file(journal)
+
+    with callback.acting_on(replace(session, snapshots=Snapshots(experiment, settle))):
         os.environ[_PENDING] = "1000" if isinstance(search["search_alg"], FoldSearch) else "1"
         interrupt.tuning = True
         try:

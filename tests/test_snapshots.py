@@ -1,0 +1,116 @@
+"""What a sweep goes on from is whole and of one moment, wherever it was cut off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from search import durable
+from search.durable import write_text, write_whole
+from search.snapshots import Snapshots, go_back_to_snapshot
+
+STATES = ("experiment_state-{}.json", "search_gen_state-{}.json", "searcher-state-{}.pkl")
+
+
+@dataclass
+class Experiment:
+    """Tune's folder of an experiment, and the one where it writes its state first."""
+
+    folder: Path
+    staged: Path
+    told: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        self.staged.mkdir()
+        (self.folder / "tuner.pkl").write_text("tuner")
+        self.snapshots = Snapshots(self.folder, lambda: self.told.append("settled"))
+
+    def save(self, session: str, content: str) -> None:
+        for name in STATES:
+            (self.staged / name.format(session)).write_text(content)
+
+    def keep(self) -> None:
+        trial: Any = SimpleNamespace(storage=SimpleNamespace(experiment_driver_staging_path=str(self.staged)))
+        self.snapshots.keep_newest([trial])
+
+    def found(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in self.folder.iterdir() if path.suffix in (".json", ".pkl")}
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return Experiment(tmp_path / "tune", tmp_path / "staged")
+
+
+def state(session: str, content: str) -> dict[str, str]:
+    return {"tuner.pkl": "tuner", **{name.format(session): content for name in STATES}}
+
+
+def test_the_newest_state_takes_the_place_of_what_was_cut_short_or_belongs_to_another_time(
+    experiment: Experiment,
+) -> None:
+    experiment.save("1", "old")
+    experiment.keep()
+    experiment.save("2", "new")
+    experiment.keep()
+    for name, content in {**state("1", "old"), **state("2", "newer than")}.items():
+        (experiment.folder / name).write_text(content)
+    (experiment.folder / STATES[0].format("2")).write_text('{"cut')
+    (experiment.folder / "tuner.pkl").write_text("")
+    go_back_to_snapshot(experiment.folder)
+    assert experiment.found() == state("2", "new")
+    go_back_to_snapshot(experiment.folder)
+    assert experiment.found() == state("2", "new")
+
+
+def test_a_clock_that_was_put_back_changes_nothing(experiment: Experiment) -> None:
+    experiment.save("2", "old")
+    experiment.keep()
+    experiment.save("1", "new")
+    experiment.keep()
+    go_back_to_snapshot(experiment.folder)
+    assert experiment.found() == state("1", "new")
+
+
+def test_what_a_snapshot_speaks_of_is_safe_before_it_is(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, place = experiment.told, durable.Path.replace
+    monkeypatch.setattr("search.snapshots.sync_all", lambda folder: told.append(folder.name))
+    monkeypatch.setattr(durable.Path, "replace", lambda part, to: (told.append(f"-> {to.name}"), place(part, to))[1])
+    checkpoint = experiment.folder / "trial-0000" / "checkpoint_000000"
+    checkpoint.mkdir(parents=True)
+    experiment.snapshots.checkpointed(checkpoint)
+    experiment.save("1", "")
+    experiment.keep()
+    assert told == ["settled", "checkpoint_000000", "-> state.zip"]
+    experiment.keep()
+    assert len(told) == 3, "nothing is new"
+
+
+def test_an_experiment_that_had_hardly_begun_begins_anew(experiment: Experiment) -> None:
+    go_back_to_snapshot(experiment.folder)
+    assert not experiment.folder.exists()
+    go_back_to_snapshot(experiment.folder)
+
+
+def test_an_experiment_without_snapshots_but_with_checkpoints_is_left_as_it_is(experiment: Experiment) -> None:
+    (experiment.folder / "trial-0000" / "checkpoint_000000").mkdir(parents=True)
+    go_back_to_snapshot(experiment.folder)
+    assert experiment.found() == {"tuner.pkl": "tuner"}
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_text(path, "first")
+    with pytest.raises(RuntimeError), write_whole(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("result.json", "first")]
+    write_text(path, "second")
+    assert path.read_text() == "second"
