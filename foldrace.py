@@ -103,11 +103,14 @@ def resume(
     from search.prepare import prepare
     from search.ray_session import ray_session
     from search.spec import load_spec
+    from search.spool import waiting_records
     from search.store import find_sweep
 
     folder = find_sweep(directory, sweep_name)
     if folder.result.is_file():
         _say(f"{folder.name} has ended; there is nothing to resume.")
+        if waiting_records(folder.path):  # it was cut off before all of its record had arrived
+            _deliver(folder.name, directory)
         if as_json:
             print(json.dumps(folder.read_result()), flush=True)
         return
@@ -247,18 +250,22 @@ def replay(
 @app.command()
 def sync(sweep_name: Sweep = None, directory: Directory = RUNS) -> None:
     """Deliver to MLflow what a sweep has kept on disk because its tracking server was away."""
+    name, delivered = _deliver(sweep_name, directory)
+    waited = f"{delivered:,} records delivered." if delivered else "nothing waits; MLflow has the whole record."
+    _print(f"{name}: {waited}")
+
+
+def _deliver(sweep_name: str | None, directory: Path) -> tuple[str, int]:
+    """Brings what waits of a sweep to MLflow; returns the sweep's name and how many records that were."""
     from analysis.overview import log_overview
     from search.store import connect
     from search.sweep_recording import sync_sweep
 
     folder, delivered = sync_sweep(sweep_name, directory, _say)
-    if not delivered:
-        _print(f"{folder.name}: nothing waits; MLflow has the whole record.")
-        return
-    if folder.result.is_file():
+    if delivered and folder.result.is_file():
         result = folder.read_result()
         log_overview(connect(result["tracking_uri"]), result["run_id"], folder.path)
-    _print(f"{folder.name}: {delivered:,} records delivered.")
+    return folder.name, delivered
 
 
 @app.command()

@@ -23,6 +23,7 @@ from search.comparison_search import make_comparison_search
 from search.durable import sync_file
 from search.interrupt import Interrupt
 from search.journal import open_journal
+from search.mended_tune import mend_tune
 from search.ordered import OrderedFifo, OrderedPromotion, OrderedStopping
 from search.prepare import Prepared
 from search.promotion import PromotionScheduler
@@ -147,6 +148,7 @@ def _fit(
     trainable = tune.with_resources(
         tune.with_parameters(FoldTrainable, work=work), {"cpu": resources.cpu, "gpu": resources.gpu}
     )
+    mend_tune()
     go_back_to_snapshot(experiment)
     if tune.Tuner.can_restore(str(experiment)):
         tuner = tune.Tuner.restore(str(experiment), trainable=trainable, resume_unfinished=True)

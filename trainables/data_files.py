@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,7 +49,9 @@ def read_npz(name: str) -> Parts:
                 raise DataError("dataset", name, "is no .npz file, or not all of one", "write it with numpy.savez")
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as file:
-                values = {key: file[key] for key in part_keys(name, file.files).values()}
+                keys = part_keys(name, file.files).values()
+                _check_size(name, sum(file.zip.getinfo(_member(file.zip, key)).file_size for key in keys))
+                values = {key: file[key] for key in keys}
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds of errors over a damaged file
@@ -55,6 +59,19 @@ def read_npz(name: str) -> Parts:
         hint = "arrays of Python objects are not read" if "allow_pickle" in str(error) else "is it complete?"
         raise DataError("dataset", name, rule, hint) from error
     return parts_from(name, values, str(path))
+
+
+def _member(archive: zipfile.ZipFile, key: str) -> str:
+    """The name in the archive of what numpy calls ``key``."""
+    return key if key in archive.namelist() else f"{key}.npy"
+
+
+def _check_size(name: str, size: int) -> None:
+    """Refuses what cannot be held in memory, before it is read. Raises: DataError."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        rule = f"takes {size / 1e9:,.1f} GB in memory, more than the {memory / 1e9:,.1f} GB of this machine"
+        raise DataError("dataset", name, rule)
 
 
 def read_folder(name: str, size: tuple[int, int] | None) -> Parts:
@@ -159,6 +176,7 @@ def _decode(paths: list[Path], mode: str, size: tuple[int, int] | None) -> Image
         return planes if size is None else resize(np.ascontiguousarray(planes), size)
 
     first = _with_image(paths[0], pixels)
+    _check_size(str(paths[0].parent), len(paths) * first.nbytes)
     images = np.empty((len(paths), *first.shape[1:]), dtype=np.uint8)
     for path, target in zip(paths, images, strict=True):
         decoded = _with_image(path, pixels)[0]
@@ -174,8 +192,10 @@ def _with_image(path: Path, use: Callable[[Image.Image], _Result]) -> _Result:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            return use(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return use(image)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         rule = f"cannot be read as an image: {type(error).__name__}: {error}"
         raise DataError("dataset", str(path), rule, "mend it or remove it") from error

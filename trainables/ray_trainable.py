@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import pickle
 import sys
 import time
 import traceback
@@ -127,11 +126,15 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._trial_config = config
-        self._cv = self._work.cross_validation(config["params"], self._images, config.get("repeat", 0))
+        self._cv = self._new_cross_validation()
         self._reached: EpochReport | None = None
         if "checkpoint" in config:  # a trial of a sweep that has ended, which is trained on
             self.load_checkpoint(config["checkpoint"])
         self._saved_at = time.monotonic()
+
+    def _new_cross_validation(self) -> CrossValidation:
+        config = self._trial_config
+        return self._work.cross_validation(config["params"], self._images, config.get("repeat", 0))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
@@ -200,12 +203,15 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         for folder in [given, *sorted(before, reverse=True)]:
             try:
                 state = load_checkpoint_file(folder / CHECKPOINT_FILE)
+                self._cv.load_state_dict(state["cross_validation"])
             except StateError as error:
                 print(error, file=sys.stderr)
-                continue
-            self._cv.load_state_dict(state["cross_validation"])
-            self._reached = self._cv.report()
-            return
+            except Exception as error:  # whole, but no state of this trial: it may have been taken up in part
+                print(f"{folder / CHECKPOINT_FILE}: does not fit this trial: {error!r}", file=sys.stderr)
+                self._cv = self._new_cross_validation()
+            else:
+                self._reached = self._cv.report()
+                return
 
     def _picture(self) -> str | None:
         try:
@@ -243,7 +249,9 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
         if _digest_of(path).read_text() != _sha256(path):
             raise ValueError("its digest differs")
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        if not isinstance(state, dict):
+            raise ValueError("it holds no trial")
+    except Exception as error:  # torch, zipfile and pickle raise a dozen kinds of errors over a damaged file
         raise StateError(f"{path}: this checkpoint is damaged and cannot be used: {first_line(error)}") from error
     return state
 

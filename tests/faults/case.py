@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from search.spool import waiting_records
 from tests.faults.kinds import Fault, Kind, Rhythm, draw_fault, inject
 from tests.faults.power import Disk
 from tests.faults.record import Left, read_left
@@ -154,7 +155,8 @@ def run_case(case: Case, reference: Reference, *, keep: bool = False) -> Outcome
 
 
 def _ended(stage: Stage) -> bool:
-    return stage.sweep is not None and (stage.sweep / "result.json").exists()
+    """Whether there is nothing more to do: it has a result, and all of its record has arrived."""
+    return stage.sweep is not None and (stage.sweep / "result.json").exists() and not waiting_records(stage.sweep)
 
 
 def _run_session(
