@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import json
 import os
@@ -189,9 +190,10 @@ def _conclude(
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         if as_json:
             print(json.dumps(result.to_json() | ({"refit": refitted} if refitted else {})), flush=True)
-    if result.interrupted:
+    failed = result.trials["failed"]
+    if result.interrupted and not (failed and prepared.spec.limits.fail_fast):
         raise typer.Exit(INTERRUPTED)
-    if result.trials["failed"]:
+    if failed:
         raise typer.Exit(FAILED_TRIALS)
 
 
@@ -459,11 +461,25 @@ def _guarded(command: Callable[[], Any]) -> int:
         return INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)  # typer's usage errors show themselves; their class is not public
+        if show is None and (full := _full_disk(error)) is not None:
+            where = f" ({full.filename})" if full.filename else ""
+            err.print("[bold red]Error:[/]", end=" ")
+            _say(f"the disk is full{where}; what was checkpointed is kept: free some of it, then `foldrace resume`")
+            return WRONG_INPUT
         if show is None:
             raise
         show()
         return WRONG_INPUT
     return status if isinstance(status, int) else 0
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """What says that a disk is full, among an error and those that led to it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 if __name__ == "__main__":

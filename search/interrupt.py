@@ -12,11 +12,16 @@ __all__ = ["Interrupt", "graceful_interrupt"]
 
 
 class Interrupt:
-    """Whether the user has asked the sweep to stop."""
+    """Whether the sweep has been asked to stop."""
 
     def __init__(self) -> None:
         self.asked = False
         self.tuning = False
+
+    def stop(self) -> None:
+        """Lets the Tune experiment that runs end after saving its state."""
+        self.asked = True
+        os.kill(os.getpid(), signal.SIGUSR1)  # the signal by which Tune is asked to save and stop
 
 
 @contextmanager
@@ -32,7 +37,7 @@ def graceful_interrupt(notify: Callable[[str], None]) -> Iterator[Interrupt]:
         if again or not state.tuning or not callable(signal.getsignal(signal.SIGUSR1)):
             raise KeyboardInterrupt
         notify("Stopping: what is done is kept. Press Ctrl-C again to stop at once.")
-        os.kill(os.getpid(), signal.SIGUSR1)  # the signal by which Tune is asked to save and stop
+        state.stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

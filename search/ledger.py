@@ -41,6 +41,8 @@ class TrialRecord:
     part: Part | None = None
     parameters: int | None = None
     """Trainable weights of its model."""
+    remark: str = ""
+    """What else there is to say of it."""
 
     @property
     def name(self) -> str:

@@ -155,6 +155,7 @@ class Recorder(Recording):
             changes.add(event)
         self._runs.write(changes.by_place)
         self._runs.reached.update(changes.reached)
+        self._runs.incumbents |= changes.incumbents
 
 
 class _Changes:
@@ -164,6 +165,7 @@ class _Changes:
         self._runs, self._folder = runs, folder
         self.by_place: dict[Place, Change] = {}
         self.reached: dict[int, int] = {}
+        self.incumbents: set[tuple[int, float]] = set()
         self._changed: dict[int | str, set[Place]] = {}  # by trial
 
     def _of(self, place: Place, at: int) -> Change:
@@ -191,8 +193,7 @@ class _Changes:
             case Finished():
                 self._finished(event)
             case Incumbent():
-                metrics = {"val_loss": event.val_loss, "val_loss_se": event.standard_error, "best_trial": event.trial}
-                self._of((), event.at).metrics.extend(_metrics(metrics, event.fold_epochs, event.at))
+                self._incumbent(event)
             case Files():
                 self._of(event.place, event.at).folders.append((self._folder / event.path, event.into))
             case Closed():
@@ -231,11 +232,21 @@ class _Changes:
             name = f"reconstructions/epoch-{report.epoch:03d}.png"
             own.files.append((name, base64.b64decode(event.picture)))
 
+    def _incumbent(self, event: Incumbent) -> None:
+        found = (event.trial, event.val_loss)
+        if found in self._runs.incumbents | self.incumbents:  # a trial that has ended a second time, after a kill
+            return
+        self.incumbents.add(found)
+        metrics = {"val_loss": event.val_loss, "val_loss_se": event.standard_error, "best_trial": event.trial}
+        self._of((), event.at).metrics.extend(_metrics(metrics, event.fold_epochs, event.at))
+
     def _finished(self, event: Finished) -> None:
         own = self._of((event.trial,), event.at)
         if event.reason:
             tag = "foldrace.failure" if event.outcome is Outcome.FAILED else "foldrace.pruned_at"
             own.tags[tag] = event.reason[:_TAG_LIMIT]
+        if event.remark:
+            own.tags["foldrace.remark"] = event.remark[:_TAG_LIMIT]
         if event.detail:
             own.files.append(("error.txt", event.detail.encode(errors="replace")))
         for fold in event.folds:

@@ -60,7 +60,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial ends, and its folds with it."""
+    """A trial ends, and its folds with it; ``remark`` is what else there is to say of it."""
 
     trial: int
     outcome: Outcome
@@ -68,6 +68,7 @@ class Finished:
     reason: str
     detail: str
     at: int
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,15 +191,17 @@ class Recording(ABC):
         self._take(Reported(trial, report, picture, timestamp, parameters))
 
     def finished(
-        self, trial: int, outcome: Outcome, folds: Iterable[FoldReport] = (), reason: str = "", detail: str = ""
-    ) -> None:
+        self, trial: int, outcome: Outcome, folds: Iterable[FoldReport] = (), reason: str = "", detail: str = "",
+        remark: str = "",
+    ) -> None:  # fmt: skip
         """A trial ends, and its folds with it.
 
         Args:
             reason: why it failed or where it was given up, in one line.
             detail: a traceback, kept as an artifact.
+            remark: what else there is to say of it, in one line.
         """
-        self._take(Finished(trial, outcome, tuple(folds), reason, detail, now_ms()))
+        self._take(Finished(trial, outcome, tuple(folds), reason, detail, now_ms(), remark))
 
     def incumbent(self, trial: int, val_loss: float, standard_error: float, fold_epochs: int, timestamp: int) -> None:
         """A new best fully evaluated trial, at the fold-epochs that the sweep has spent."""

@@ -55,6 +55,7 @@ class Runs:
 
     Attributes:
         reached: of each trial, the fold-epochs at its last report in the store.
+        incumbents: (trial, loss) of every best trial that the sweep's run has had.
         written: counts runs that a `write` has been through with: a sign of life.
     """
 
@@ -66,6 +67,7 @@ class Runs:
         self._complete = False  # whether all runs of the sweep that are in the store are known here
         self._doubtful: set[Place] = set()  # runs that may have been made by a call that failed
         self.reached: dict[int, int] = {}
+        self.incumbents: set[tuple[int, float]] = set()
         self.written = 0
 
     # --- what is there ------------------------------------------------------------------------------------------------
@@ -80,7 +82,16 @@ class Runs:
             if len(place) == 1 and isinstance(place[0], int):
                 self.reached[place[0]] = int(run.data.metrics.get("fold_epochs", 0))
                 self.tag_trial(place[0], _given_tags(run))
+            if not place and "best_trial" in run.data.metrics:
+                self.incumbents = self._incumbents_of(run.info.run_id)
         self._complete = True
+
+    def _incumbents_of(self, run: str) -> set[tuple[int, float]]:
+        losses, trials = (
+            {point.timestamp: point.value for point in self.client.get_metric_history(run, name)}
+            for name in ("val_loss", "best_trial")
+        )
+        return {(int(trial), losses[at]) for at, trial in trials.items() if at in losses}
 
     def search(self, condition: str) -> Iterator[Run]:
         """This sweep's runs of which ``condition`` holds too."""

@@ -39,6 +39,9 @@ Count = Annotated[int, Number(low=1, whole=True)]
 _Seed = Annotated[int, Number(low=0, high=2**32 - 1, whole=True)]
 Line = Annotated[str, Text()]
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?", re.ASCII)
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]?b)", re.ASCII | re.IGNORECASE)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_LEAST_MEMORY = 64 * 10**6
 OBJECTIVES = ("val_loss", "parameters", "seconds")
 _FoldKind = Literal["kfold", "stratified", "group", "repeated", "holdout"]
 _ONE_KIND = {"repeats": "repeated", "fraction": "holdout"}
@@ -56,6 +59,45 @@ def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e9:
         raise broken(rule, hint)
     return float(value)
+
+
+_Duration = Annotated[
+    float,
+    PlainValidator(_seconds),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0},
+                {"type": "string", "pattern": r"^(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"},
+            ]
+        }
+    ),
+]
+
+
+def _bytes(value: object) -> int:
+    """``4GB``, ``512MB``, or a number of bytes."""
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip()) if len(value) < 50 else None
+        value = round(float(match["number"]) * _UNITS[match["unit"].upper()]) if match else None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not _LEAST_MEMORY <= value <= 2**60:  # type: ignore[operator]
+        raise broken("must be a size of at least 64MB", "512MB, 4GB, 1.5GB, or a number of bytes")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+_Bytes = Annotated[
+    int,
+    PlainValidator(_bytes),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": _LEAST_MEMORY},
+                {"type": "string", "pattern": r"^\d+(\.\d+)?\s*([kKmMgGtT]?[bB])$"},
+            ]
+        }
+    ),
+]
 
 
 def _height_width(value: object) -> tuple[int, int]:
@@ -215,21 +257,7 @@ class SearchSpec(Section):
     )
     trials: Count = Field(default=20, description="how many points are tried; in a comparison, for each arm")
     seed: _Seed = Field(default=0, description="of the sampler and of every trial's training")
-    time_budget: (
-        Annotated[
-            float,
-            PlainValidator(_seconds),
-            WithJsonSchema(
-                {
-                    "anyOf": [
-                        {"type": "number", "exclusiveMinimum": 0},
-                        {"type": "string", "pattern": r"^(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"},
-                    ]
-                }
-            ),
-        ]
-        | None
-    ) = Field(
+    time_budget: _Duration | None = Field(
         default=None,
         description="90s, 30m, 1h30m or seconds, after which nothing goes on once there is a winner",
     )
@@ -319,6 +347,15 @@ class LimitsSpec(Section):
     max_failures: Annotated[int, Number(low=0, high=1000, whole=True)] = Field(
         default=3,
         description="how often a trial whose worker died goes on from its last checkpoint; what a task raises is final",
+    )
+    fail_fast: bool = Field(
+        default=False, description="the first trial that fails stops the sweep, which can be resumed then"
+    )
+    trial_timeout: _Duration | None = Field(
+        default=None, description="90s, 30m, 1h30m or seconds of training, after which a trial has failed"
+    )
+    memory: _Bytes | None = Field(
+        default=None, description="4GB, 512MB or bytes that a trial may hold beyond what its worker process began with"
     )
 
 

@@ -12,7 +12,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from search.durable import sync_all, write_whole
 
@@ -34,12 +34,20 @@ class _Staged(Protocol):
 class _StoredTrial(Protocol):
     """Of Tune's Trial."""
 
+    config: dict[str, Any]
+
     @property
     def storage(self) -> _Staged: ...
 
+    @property
+    def last_result(self) -> dict[str, Any] | None: ...
+
+    def is_finished(self) -> bool: ...
+
 
 class Snapshots:
-    """Keeps each state of an experiment once Tune has written it.
+    """Keeps each state of an experiment once Tune has written it, and removes the checkpoints of trials that it knows
+    to have been given up or to have failed.
 
     Args:
         experiment: Tune's folder of it, on this machine.
@@ -50,6 +58,8 @@ class Snapshots:
         self._experiment, self._settle = experiment, settle
         self._kept = 0
         self._checkpoints: list[Path] = []
+        self._ended: set[int] = set()
+        self._cleared: set[int] = set()
 
     def checkpointed(self, folder: Path) -> None:
         """A trial has a new checkpoint, which the next snapshot may name."""
@@ -75,6 +85,20 @@ class Snapshots:
             for path in [self._experiment / _TUNER, *states]:
                 file.write(path, path.name)
         self._kept = written
+        self.clear(trials)
+
+    def clear(self, trials: Sequence[_StoredTrial]) -> None:
+        """Removes the checkpoints of those that had ended at the last call: a snapshot has been written since, so that
+        nobody who goes on from it asks for them."""
+        for number in self._ended - self._cleared:
+            for folder in self._experiment.glob(f"trial-{number:04d}/checkpoint_*"):
+                shutil.rmtree(folder, ignore_errors=True)
+        self._cleared |= self._ended
+        self._ended = {
+            trial.config["trial"]
+            for trial in trials
+            if trial.is_finished() and not (trial.last_result or {}).get("finished")
+        }
 
 
 def _newest(folder: Path, pattern: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -129,7 +130,8 @@ class Spool:
             assert self._file is not None
             if (written := os.write(self._file, line)) != len(line):
                 os.ftruncate(self._file, self._written)
-                raise OSError(f"{self.folder}: the disk took {written} of an event's {len(line)} bytes")
+                told = f"the disk took {written} of an event's {len(line)} bytes"
+                raise OSError(errno.ENOSPC, told, str(self.folder))
             self._unsynced.add(self._last)
             self._written += len(line)
             self.waiting, self._bytes = self.waiting + 1, self._bytes + len(line)

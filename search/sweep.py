@@ -40,6 +40,7 @@ from search.warm_start import with_warm_start
 from trainables.errors import InputError, StateError, first_line
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
+from trainables.guard import Limits
 from trainables.process import Precision
 from trainables.ray_trainable import Work
 from trainables.seeds import derive_seed
@@ -65,6 +66,7 @@ def make_work(prepared: Prepared) -> Work:
         positions=prepared.dataset.positions,
         picture_epochs=frozenset(rung.epochs for rung in spec.ladder[:-1]),
         ladder=spec.ladder,
+        limits=Limits(spec.limits.trial_timeout, spec.limits.memory),
         repeat_splits=tuple(_repeat_splits(prepared)),
     )
 

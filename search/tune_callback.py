@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from search.progress import View
 from search.recording import Outcome, Recording, now_ms
 from search.snapshots import Snapshots
 from trainables.cross_validation import EpochReport
-from trainables.ray_trainable import RAISED
+from trainables.ray_trainable import DROPPED, RAISED
 from trainables.tasks import LoadedTask
 
 __all__ = ["Session", "SweepCallback"]
@@ -41,6 +41,7 @@ class Session:
     task: LoadedTask
     running: dict[int, Trial] = field(default_factory=dict)
     snapshots: Snapshots | None = None
+    on_failure: Callable[[TrialRecord], None] | None = None
     begun: set[int] = field(default_factory=set)
     """The trials whose runs have been made, or opened again, since this process took the sweep up."""
 
@@ -113,6 +114,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._take_over(trials)  # a restored experiment with nothing left to do has no step
         self._keep_state(trials)
+        if self._session.snapshots is not None:
+            self._session.snapshots.clear(trials)  # Tune has written its last state before this
 
     def _take_over(self, trials: list[Trial]) -> None:
         """The trials of a restored experiment that had ended before."""
@@ -173,6 +176,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
     ) -> None:
         record = self._record(trial)
         record.parameters = result.get("parameters", record.parameters)
+        if DROPPED in result:
+            record.remark = f"printed too much: {result[DROPPED]:,} characters were dropped"
         for earlier, at in result.pop("earlier", ()):
             record.report = earlier
             self._session.recorder.reported(record.number, earlier, None, at, parameters=record.parameters)
@@ -209,6 +214,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
         record.status, record.reason = status, reason
         self._session.ledger.note(record)
         folds = record.report.folds if record.report else ()
-        self._session.recorder.finished(record.number, _OUTCOMES[status], folds, reason, detail)
+        self._session.recorder.finished(record.number, _OUTCOMES[status], folds, reason, detail, record.remark)
         # a trial that was paused has been shown already, and at the end there are many of them
         self._session.view.update(self._session.ledger, changed=None if waited else record)
+        if status is TrialStatus.FAILED and self._session.on_failure is not None:
+            self._session.on_failure(record)

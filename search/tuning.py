@@ -23,6 +23,7 @@ from search.comparison_search import make_comparison_search
 from search.durable import sync_file
 from search.interrupt import Interrupt
 from search.journal import open_journal
+from search.ledger import TrialRecord
 from search.mended_tune import mend_tune
 from search.ordered import OrderedFifo, OrderedPromotion, OrderedStopping
 from search.prepare import Prepared
@@ -160,7 +161,13 @@ def _fit(
         session.recorder.sync()
         sync_file(journal)
 
-    with callback.acting_on(replace(session, snapshots=Snapshots(experiment, settle))):
+    def stop(record: TrialRecord) -> None:
+        if not interrupt.asked:
+            session.view.say(f"Stopping at the first failure (limits.fail_fast): {record.name} has failed.")
+            interrupt.stop()
+
+    on_failure = stop if prepared.spec.limits.fail_fast else None
+    with callback.acting_on(replace(session, snapshots=Snapshots(experiment, settle), on_failure=on_failure)):
         os.environ[_PENDING] = "1000" if isinstance(search["search_alg"], FoldSearch) else "1"
         interrupt.tuning = True
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -321,3 +322,28 @@ def test_help(place: Place, arguments: list[str]) -> None:
     status, out, err = place.ask(*arguments)
     assert (status, err) == (0, "")
     assert "Usage" in out
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_that_says_how_to_go_on(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        try:
+            raise OSError(number, "No space left on device", "/runs/ae/spool")
+        except OSError:
+            raise RuntimeError("what lies above tells it in its own words")  # noqa: B904
+
+    monkeypatch.setattr("search.spec.json_schema", full)
+    assert foldrace.main(["schema"]) == 2
+    said = capsys.readouterr().err
+    assert "the disk is full (/runs/ae/spool)" in said and "foldrace resume" in said and "Traceback" not in said
+
+
+def test_another_error_of_the_system_is_not_taken_for_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("search.spec.json_schema", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        foldrace.main(["schema"])

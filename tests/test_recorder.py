@@ -194,6 +194,18 @@ def test_a_trial_that_repeats_epochs_after_an_interruption_adds_none_of_them(
     assert points(client, found["trial 0000 fold 0"], "val_loss") == [(1, 0.3), (2, 0.3), (3, 0.3)]
 
 
+def test_a_best_trial_is_one_point_however_often_it_ends(client: MlflowClient, experiment: str) -> None:
+    key = uuid.uuid4().hex
+    for begun in (1000, 5000):  # a kill between two sessions: the second begins from an older snapshot
+        recorder = Recorder(client, experiment, "ae", key)
+        recorder.incumbent(0, 0.5, 0.1, 9, begun)
+        recorder.incumbent(4, 0.4, 0.1, 18, begun + 1)
+    recorder.incumbent(4, 0.3, 0.1, 27, 9000)
+    found = runs(client, experiment)["ae"]
+    assert points(client, found, "best_trial") == [(9, 0), (18, 4), (27, 4)]
+    assert points(client, found, "val_loss") == [(9, 0.5), (18, 0.4), (27, 0.3)]
+
+
 def test_another_key_is_another_sweep(client: MlflowClient, experiment: str) -> None:
     ids = {Recorder(client, experiment, "ae", key).trial_run(0) for key in ("one", "two")}
     assert len(ids) == 2

@@ -35,8 +35,18 @@ class Experiment:
             (self.staged / name.format(session)).write_text(content)
 
     def keep(self) -> None:
-        trial: Any = SimpleNamespace(storage=SimpleNamespace(experiment_driver_staging_path=str(self.staged)))
-        self.snapshots.keep_newest([trial])
+        self.snapshots.keep_newest([self.trial(0, ended=False)])
+
+    def trial(self, number: int, *, ended: bool, finished: bool = False) -> Any:
+        """A trial with a checkpoint."""
+        (self.folder / f"trial-{number:04d}" / "checkpoint_000000").mkdir(parents=True, exist_ok=True)
+        storage = SimpleNamespace(experiment_driver_staging_path=str(self.staged))
+        config, result = {"trial": number}, {"finished": finished}
+        return SimpleNamespace(storage=storage, config=config, last_result=result, is_finished=lambda: ended)
+
+    def checkpoints(self) -> list[int]:
+        """The trials that have one."""
+        return sorted(int(path.parent.name[-4:]) for path in self.folder.glob("trial-*/checkpoint_*"))
 
     def found(self) -> dict[str, str]:
         return {path.name: path.read_text() for path in self.folder.iterdir() if path.suffix in (".json", ".pkl")}
@@ -114,3 +124,19 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("result.json", "first")]
     write_text(path, "second")
     assert path.read_text() == "second"
+
+
+def test_the_checkpoints_of_a_trial_that_was_given_up_go_once_no_snapshot_asks_for_them(experiment: Experiment) -> None:
+    trials = [
+        experiment.trial(0, ended=True, finished=True),
+        experiment.trial(1, ended=True),
+        experiment.trial(2, ended=False),
+    ]
+    experiment.save("1", "old")
+    experiment.snapshots.keep_newest(trials)
+    assert experiment.checkpoints() == [0, 1, 2]  # the snapshot may be from before its end
+    experiment.snapshots.keep_newest(trials)
+    assert experiment.checkpoints() == [0, 1, 2]
+    experiment.save("1", "new")
+    experiment.snapshots.keep_newest(trials)
+    assert experiment.checkpoints() == [0, 2]

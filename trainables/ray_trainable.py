@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import sys
 import time
 import traceback
@@ -24,15 +25,25 @@ from trainables.cross_validation import CrossValidation, EpochReport, Fused
 from trainables.errors import StateError, first_line
 from trainables.fold_run import EarlyStopping
 from trainables.folds import Split
+from trainables.guard import (
+    Limits,
+    Printed,
+    TrialTimeout,
+    guarded,
+    is_out_of_memory,
+    limit_memory,
+    private_memory,
+)
 from trainables.ladder import Rung
 from trainables.parameters import Value
 from trainables.process import Precision, prepare_process
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask
 
-__all__ = ["CHECKPOINT_FILE", "RAISED", "FoldTrainable", "Work", "load_checkpoint_file"]
+__all__ = ["CHECKPOINT_FILE", "DROPPED", "RAISED", "FoldTrainable", "Work", "load_checkpoint_file"]
 
 RAISED = "raised"
+DROPPED = "dropped"
 
 CHECKPOINT_FILE = "trial.pt"
 _CHECKPOINT_SECONDS = 15.0
@@ -52,6 +63,7 @@ class Work:
         repeat_splits: for each repeat, from 1, its own splits.
         ladder: the rungs that a trial climbs; all folds side by side if there are none.
         fused: whether folds at the same epoch are trained as one batched program, see `CrossValidation`.
+        limits: what a trial may use.
         report_seconds: a trial reports at every rung, and between two of them at the first aligned epoch after so long.
     """
 
@@ -71,6 +83,7 @@ class Work:
     ladder: tuple[Rung, ...] = ()
     fused: Fused = "auto"
     precision: Precision = Precision.FLOAT32
+    limits: Limits = field(default_factory=Limits)
     report_seconds: float = 1.0
 
     def cross_validation(
@@ -113,7 +126,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     diverged, so that nothing compares it), ``epoch``, ``fold_epochs``, ``finished``, ``parameters`` (trainable
     weights), ``seconds`` (of training), the last `EpochReport` under ``report``, and under ``earlier`` those before it
     in this step, each with the time at which it was made. If the task raises something, the trial ends with a result
-    that holds under ``raised`` what it was, in a line, and where, beside the last report before.
+    that holds under ``raised`` what it was, in a line, and where, beside the last report before. So does one whose time
+    or memory is over. ``dropped`` counts the characters that it has printed beyond its limit.
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
@@ -122,12 +136,14 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         prepare_process(work.threads, work.precision)
         device = torch.device("cuda" if work.gpu else "cpu")
         self._images = shared_tensor(work.images).to(device)
+        self._held = 0 if work.limits.memory is None else limit_memory(work.limits.memory)
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._trial_config = config
         self._cv = self._new_cross_validation()
         self._reached: EpochReport | None = None
+        self._printed = Printed(self._work.limits.printed)
         if "checkpoint" in config:  # a trial of a sweep that has ended, which is trained on
             self.load_checkpoint(config["checkpoint"])
         self._saved_at = time.monotonic()
@@ -137,19 +153,28 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         return self._work.cross_validation(config["params"], self._images, config.get("repeat", 0))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        memory = self._work.limits.memory
+        if memory is not None and self._held and private_memory() - self._held > memory / 2:
+            # an earlier trial has not given its memory back, so the next one gets another process
+            os._exit(1)
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         self._earlier: list[tuple[EpochReport, int]] = []
+        spent = 0.0 if self._reached is None else self._reached.seconds
         try:
-            return self._train()
+            with guarded(self._work.limits, spent, self._printed):
+                result = self._train()
         except torch.AcceleratorError:  # after which this process can do nothing more on its GPU
             raise
-        except Exception as error:  # the task's own: a trial that was tried again would only raise it again
+        except (Exception, SystemExit, TrialTimeout) as error:  # the task's own, as it would be again
             known = {} if self._reached is None else {"report": self._reached}
             told = {"trial": self._trial_config["trial"], "reported_ms": _now_ms(), "earlier": tuple(self._earlier)}
-            return {**told, **known, RAISED: _told(error), "finished": False, DONE: True}
+            result = {**told, **known, RAISED: _told(error), "finished": False, DONE: True}
+        if self._printed.dropped:
+            result[DROPPED] = self._printed.dropped
+        return result
 
     def _train(self) -> dict[str, Any]:
         started, earlier = time.monotonic(), self._earlier
@@ -221,9 +246,15 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             return None
 
 
-def _told(error: Exception) -> tuple[str, str]:
+def _told(error: BaseException) -> tuple[str, str]:
+    """What was raised, in a line, and where."""
     lines = traceback.format_exception(error)
-    return lines[-1].strip().splitlines()[0], "".join(lines)
+    line = lines[-1].strip().splitlines()[0]
+    if isinstance(error, TrialTimeout):
+        line = str(error)
+    elif is_out_of_memory(error):
+        line = f"out of memory: {line}"
+    return line, "".join(lines)
 
 
 def _now_ms() -> int:

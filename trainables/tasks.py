@@ -93,9 +93,15 @@ class LoadedTask:
     def losses(
         self, model: torch.nn.Module, images: torch.Tensor, params: Params, epoch: float | None = None
     ) -> Mapping[str, torch.Tensor]:
-        """The task's terms of a batch. See `Task.losses`."""
+        """The task's terms of a batch. See `Task.losses`. Raises: ValueError if one is not of one value a sample."""
         moment = {"epoch": epoch} if self._takes_epoch else {}
         terms: Mapping[str, torch.Tensor] = self.implementation.losses(model, images, params, **moment)
+        for name, values in terms.items():
+            if values.shape[:1] != images.shape[:1]:
+                shape, count = tuple(values.shape), len(images)
+                raise ValueError(
+                    f"losses() must give one value a sample: {name!r} has shape {shape} for {count} samples"
+                )
         return terms
 
     @cached_property
