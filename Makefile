@@ -33,6 +33,8 @@ bench: install
 	$(BIN)/python -m analysis.benchmarks.overhead runs/bench
 	$(BIN)/python -m analysis.benchmarks.scaling runs/bench
 	$(BIN)/python -m analysis.benchmarks.sharing runs/bench
+	$(BIN)/python -m analysis.benchmarks.outage runs/bench
+	$(BIN)/python -m analysis.benchmarks.determinism runs/bench
 	$(BIN)/python -m analysis.benchmarks.study runs/bench
 
 test: install

@@ -22,6 +22,8 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ROTATION_MAX_BYTES": "16000000",  # of each of its logs, a worker's output among them
+    "RAY_ROTATION_BACKUP_COUNT": "2",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a diverged trial reports no val_loss, so that nothing compares it
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own, which asks Tune to stop by SIGUSR1

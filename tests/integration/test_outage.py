@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
-import sqlite3
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
 
 import pytest
 from sweeps import QUICK, SMALL_DIGITS, environment, sweep_arguments
+
+from analysis.benchmarks.tracking_server import TrackingServer
 
 pytestmark = pytest.mark.slow
 
@@ -31,54 +26,9 @@ GROUP BY r.name, m.key, m.step
 """
 
 
-class Server:
-    """A real MLflow server with one worker, and its store."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self._process = root, None
-        with closing(socket.socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        """Returns once it answers."""
-        at = ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
-        places = ["--backend-store-uri", f"sqlite:///{self.root}/server.db"]
-        places += ["--artifacts-destination", str(self.root / "art")]
-        command = [sys.executable, "-m", "mlflow", "server", *at, *places]
-        options = environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.root / "server.log").open("a") as log:
-            self._process = subprocess.Popen(
-                command, env=options, cwd=self.root, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + DEADLINE
-        while not self._answers():
-            assert time.monotonic() < deadline and self._process.poll() is None, (self.root / "server.log").read_text()
-            time.sleep(0.1)
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                return True
-        except (OSError, urllib.error.URLError):
-            return False
-
-    def kill(self) -> None:
-        """As a power failure would, with its workers."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def query(self, text: str) -> list[tuple[object, ...]]:
-        with closing(sqlite3.connect(self.root / "server.db")) as base:
-            return list(base.execute(text))
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
+def server(tmp_path: Path) -> Iterator[TrackingServer]:
+    server = TrackingServer(tmp_path, environment())
     server.start()
     try:
         yield server
@@ -87,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def running_sweep(server: Server) -> Iterator[subprocess.Popen[str]]:
+def running_sweep(server: TrackingServer) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "foldrace", *sweep_arguments(QUICK, server.root / "sweeps", SWEEP)]
     process = subprocess.Popen(
         [*command, "--tracking-uri", server.uri], cwd=server.root, env=environment(), text=True,
@@ -114,7 +64,7 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(f"no {pattern!r} in:\n" + "".join(lines))
 
 
-def assert_whole(server: Server, result: Mapping[str, object]) -> None:
+def assert_whole(server: TrackingServer, result: Mapping[str, object]) -> None:
     """Ten trials of three folds and four epochs, every point once, every run ended, the winner's models there."""
     assert result["trials"] == {"completed": 10, "pruned": 0, "failed": 0}
     levels = server.query("SELECT value, COUNT(*) FROM tags WHERE key = 'foldrace.level' GROUP BY value")
@@ -131,7 +81,7 @@ def assert_whole(server: Server, result: Mapping[str, object]) -> None:
     assert len(list((server.root / "art").glob("**/checkpoint/state_dict.pt"))) == 3
 
 
-def test_killed_and_restarted_in_the_middle_of_a_sweep(server: Server) -> None:
+def test_killed_and_restarted_in_the_middle_of_a_sweep(server: TrackingServer) -> None:
     with running_sweep(server) as process:
         read_until(process, r"trial \d+ completed")
         server.kill()
@@ -144,7 +94,7 @@ def test_killed_and_restarted_in_the_middle_of_a_sweep(server: Server) -> None:
     assert not (server.root / "sweeps" / "quick" / "spool").exists()
 
 
-def test_killed_for_good_the_sweep_ends_well_and_sync_completes_the_record_later(server: Server) -> None:
+def test_killed_for_good_the_sweep_ends_well_and_sync_completes_the_record_later(server: TrackingServer) -> None:
     with running_sweep(server) as process:
         read_until(process, r"trial \d+ completed")
         server.kill()
