@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from search.durable import sync_all, write_whole
 
@@ -34,15 +34,8 @@ class _Staged(Protocol):
 class _StoredTrial(Protocol):
     """Of Tune's Trial."""
 
-    config: dict[str, Any]
-
     @property
     def storage(self) -> _Staged: ...
-
-    @property
-    def last_result(self) -> dict[str, Any] | None: ...
-
-    def is_finished(self) -> bool: ...
 
 
 class Snapshots:
@@ -58,15 +51,22 @@ class Snapshots:
         self._experiment, self._settle = experiment, settle
         self._kept = 0
         self._checkpoints: list[Path] = []
-        self._ended: set[int] = set()
+        self._given_up: set[int] = set()
         self._cleared: set[int] = set()
 
     def checkpointed(self, folder: Path) -> None:
         """A trial has a new checkpoint, which the next snapshot may name."""
         self._checkpoints.append(folder)
 
-    def keep_newest(self, trials: Sequence[_StoredTrial]) -> None:
-        """Keeps Tune's state if it is a new one; to be called while Tune writes none. Raises: OSError."""
+    def keep_newest(self, trials: Sequence[_StoredTrial], given_up: Iterable[int] = ()) -> None:
+        """Keeps Tune's state if it is a new one; to be called while Tune writes none.
+
+        Args:
+            given_up: the trials, by number, whose checkpoints nobody will ask for again.
+
+        Raises:
+            OSError: the state cannot be kept.
+        """
         if not trials:
             return
         staged = Path(trials[0].storage.experiment_driver_staging_path)
@@ -85,20 +85,16 @@ class Snapshots:
             for path in [self._experiment / _TUNER, *states]:
                 file.write(path, path.name)
         self._kept = written
-        self.clear(trials)
+        self.clear(given_up)
 
-    def clear(self, trials: Sequence[_StoredTrial]) -> None:
-        """Removes the checkpoints of those that had ended at the last call: a snapshot has been written since, so that
-        nobody who goes on from it asks for them."""
-        for number in self._ended - self._cleared:
+    def clear(self, given_up: Iterable[int]) -> None:
+        """Removes the checkpoints of those that were given up before the last call: Tune has written a state since that
+        says so, and nobody who goes on from it asks for them."""
+        for number in self._given_up - self._cleared:
             for folder in self._experiment.glob(f"trial-{number:04d}/checkpoint_*"):
                 shutil.rmtree(folder, ignore_errors=True)
-        self._cleared |= self._ended
-        self._ended = {
-            trial.config["trial"]
-            for trial in trials
-            if trial.is_finished() and not (trial.last_result or {}).get("finished")
-        }
+        self._cleared |= self._given_up
+        self._given_up = set(given_up)
 
 
 def _newest(folder: Path, pattern: str) -> Path | None:

@@ -115,7 +115,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
         self._take_over(trials)  # a restored experiment with nothing left to do has no step
         self._keep_state(trials)
         if self._session.snapshots is not None:
-            self._session.snapshots.clear(trials)  # Tune has written its last state before this
+            self._session.snapshots.clear(self._given_up())  # Tune has written its last state before this
 
     def _take_over(self, trials: list[Trial]) -> None:
         """The trials of a restored experiment that had ended before."""
@@ -145,7 +145,13 @@ class SweepCallback(Callback):  # type: ignore[misc]
 
     def _keep_state(self, trials: list[Trial]) -> None:
         if self._session.snapshots is not None:
-            self._session.snapshots.keep_newest(trials)
+            self._session.snapshots.keep_newest(trials, self._given_up())
+
+    def _given_up(self) -> Iterator[int]:
+        """The trials that have ended short of the end. An interrupted one has not, though Tune has stopped it."""
+        for number, record in self._session.ledger.trials.items():
+            if record.status in (TrialStatus.PRUNED, TrialStatus.FAILED):
+                yield number
 
     def on_checkpoint(
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Checkpoint, **info: Any

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -35,14 +36,11 @@ class Experiment:
             (self.staged / name.format(session)).write_text(content)
 
     def keep(self) -> None:
-        self.snapshots.keep_newest([self.trial(0, ended=False)])
+        self.keep_beside(())
 
-    def trial(self, number: int, *, ended: bool, finished: bool = False) -> Any:
-        """A trial with a checkpoint."""
-        (self.folder / f"trial-{number:04d}" / "checkpoint_000000").mkdir(parents=True, exist_ok=True)
+    def keep_beside(self, given_up: Iterable[int]) -> None:
         storage = SimpleNamespace(experiment_driver_staging_path=str(self.staged))
-        config, result = {"trial": number}, {"finished": finished}
-        return SimpleNamespace(storage=storage, config=config, last_result=result, is_finished=lambda: ended)
+        self.snapshots.keep_newest([cast(Any, SimpleNamespace(storage=storage))], given_up)
 
     def checkpoints(self) -> list[int]:
         """The trials that have one."""
@@ -127,16 +125,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_checkpoints_of_a_trial_that_was_given_up_go_once_no_snapshot_asks_for_them(experiment: Experiment) -> None:
-    trials = [
-        experiment.trial(0, ended=True, finished=True),
-        experiment.trial(1, ended=True),
-        experiment.trial(2, ended=False),
-    ]
+    for number in range(3):
+        (experiment.folder / f"trial-{number:04d}" / "checkpoint_000000").mkdir(parents=True)
     experiment.save("1", "old")
-    experiment.snapshots.keep_newest(trials)
+    experiment.keep_beside([1])
     assert experiment.checkpoints() == [0, 1, 2]  # the snapshot may be from before its end
-    experiment.snapshots.keep_newest(trials)
+    experiment.keep_beside([1])
     assert experiment.checkpoints() == [0, 1, 2]
     experiment.save("1", "new")
-    experiment.snapshots.keep_newest(trials)
+    experiment.keep_beside([1, 2])
     assert experiment.checkpoints() == [0, 2]
+    experiment.snapshots.clear([1, 2])
+    assert experiment.checkpoints() == [0]
