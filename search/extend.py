@@ -21,7 +21,7 @@ from search.result import SweepResult
 from search.spec import SweepSpec, load_spec, parse_spec
 from search.spool import waiting_records
 from search.store import SweepFolder, check_tracking, connect, find_sweep
-from search.sweep import drive
+from search.sweep import drive, found_again
 from search.sweep_recording import keep_for_later
 from search.tune_callback import Session
 from search.tuning import run_given_trials
@@ -178,7 +178,9 @@ def extend_sweep(
         counts["completed"], counts["failed"] = counts["completed"] - failed, counts["failed"] + failed
         return replace(result, trials=counts)
 
-    outcome = drive(prepared, lambda: (folder, state), make_view, address, run=run, conclude=conclude)
+    outcome = drive(
+        prepared, lambda: found_again(folder, state, address), make_view, address, run=run, conclude=conclude
+    )
     if not outcome[0].interrupted and outcome[0].best is not None:
         _keep_file(folder, prepared.spec.to_yaml(), state.tracking_uri, outcome[0].run_id)
     return outcome

@@ -41,8 +41,8 @@ class TrialRecord:
     part: Part | None = None
     parameters: int | None = None
     """Trainable weights of its model."""
-    remark: str = ""
-    """What else there is to say of it."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """What else there is to say of it: where it ran last, that it printed too much."""
 
     @property
     def name(self) -> str:

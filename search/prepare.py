@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from search.arms import Arm, build_arms, differing
-from search.ray_session import check_resources
+from search.capacity import check_resources
 from search.space import SearchSpace
 from search.spec import SweepSpec
 from search.task_checks import check_objective, try_task

@@ -6,16 +6,16 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from trainables.errors import InputError, StateError
+from trainables.errors import StateError
 
 if TYPE_CHECKING:
     from search.spec import SweepSpec
 
-__all__ = ["check_resources", "largest_node", "ray_session", "trial_slots"]
+__all__ = ["ray_session"]
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -140,30 +140,3 @@ def _check_address(address: str) -> None:
         raise StateError(
             f"--address {address}: nothing answers there ({error}); is the cluster up, and the tunnel to it open?"
         ) from error
-
-
-def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> None:
-    """Refuses a trial that no machine at hand could run. Raises: InputError."""
-    for name, asked, key in (("gpu", gpu, "GPU"), ("cpu", cpu, "CPU")):
-        there = available.get(key, 0.0)
-        if asked > there:
-            hint = f"set resources.{name}: 0" if name == "gpu" and not there else f"at most {there:g}"
-            raise InputError(
-                f"resources.{name}", asked, f"a trial asks for more {key}s than there are ({there:g})", hint
-            )
-
-
-def largest_node() -> dict[str, float]:
-    """The most CPUs and the most GPUs that one machine of the cluster has: a trial does not span machines."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return {key: max(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
-
-
-def trial_slots(cpu: float, gpu: float) -> int:
-    """How many trials that ask for so much can run side by side on what Ray has now."""
-    import ray
-
-    there, asked = ray.cluster_resources(), {"CPU": cpu, "GPU": gpu}
-    return max(1, min(int(there.get(key, 0) / amount + 1e-9) for key, amount in asked.items() if amount))

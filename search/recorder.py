@@ -245,8 +245,7 @@ class _Changes:
         if event.reason:
             tag = "foldrace.failure" if event.outcome is Outcome.FAILED else "foldrace.pruned_at"
             own.tags[tag] = event.reason[:_TAG_LIMIT]
-        if event.remark:
-            own.tags["foldrace.remark"] = event.remark[:_TAG_LIMIT]
+        own.tags |= {f"foldrace.{name}": value[:_TAG_LIMIT] for name, value in event.tags.items()}
         if event.detail:
             own.files.append(("error.txt", event.detail.encode(errors="replace")))
         for fold in event.folds:

@@ -6,7 +6,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial ends, and its folds with it; ``remark`` is what else there is to say of it."""
+    """A trial ends, and its folds with it; ``tags`` is what else there is to say of it."""
 
     trial: int
     outcome: Outcome
@@ -68,7 +68,7 @@ class Finished:
     reason: str
     detail: str
     at: int
-    remark: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,16 +192,16 @@ class Recording(ABC):
 
     def finished(
         self, trial: int, outcome: Outcome, folds: Iterable[FoldReport] = (), reason: str = "", detail: str = "",
-        remark: str = "",
+        tags: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         """A trial ends, and its folds with it.
 
         Args:
             reason: why it failed or where it was given up, in one line.
             detail: a traceback, kept as an artifact.
-            remark: what else there is to say of it, in one line.
+            tags: what else there is to say of it.
         """
-        self._take(Finished(trial, outcome, tuple(folds), reason, detail, now_ms(), remark))
+        self._take(Finished(trial, outcome, tuple(folds), reason, detail, now_ms(), tags or {}))
 
     def incumbent(self, trial: int, val_loss: float, standard_error: float, fold_epochs: int, timestamp: int) -> None:
         """A new best fully evaluated trial, at the fold-epochs that the sweep has spent."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from search.artifacts import log_fold_models
+from search.capacity import check_resources, check_shared, largest_node, requested
 from search.comparison_result import log_reconstructions
 from search.durable import sync_all, write_text
 from search.environment import describe_environment
@@ -20,7 +21,7 @@ from search.interrupt import Interrupt, graceful_interrupt
 from search.ledger import Ledger
 from search.prepare import Prepared
 from search.progress import View
-from search.ray_session import check_resources, largest_node, ray_session
+from search.ray_session import ray_session
 from search.recorder import Outcome, Recorder
 from search.result import SweepResult, closing_tags, make_result, note
 from search.store import (
@@ -45,7 +46,7 @@ from trainables.process import Precision
 from trainables.ray_trainable import Work
 from trainables.seeds import derive_seed
 
-__all__ = ["drive", "make_work", "resume_sweep", "run_sweep"]
+__all__ = ["drive", "found_again", "make_work", "resume_sweep", "run_sweep"]
 
 
 def make_work(prepared: Prepared) -> Work:
@@ -104,6 +105,8 @@ def run_sweep(
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError("--dir", str(root), f"cannot be made: {error.strerror}") from error
+        if address is not None:
+            check_shared(root)
         experiment = _experiment(spec.tracking.experiment or spec.name, root, uri)
         folder = create_sweep_folder(root, spec.name)
         write_text(folder.spec, spec.to_yaml())
@@ -138,7 +141,14 @@ def resume_sweep(
     state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     check_tracking(state.tracking_uri)
-    return drive(prepared, lambda: (folder, state), make_view, address)
+    return drive(prepared, lambda: found_again(folder, state, address), make_view, address)
+
+
+def found_again(folder: SweepFolder, state: SweepState, address: str | None) -> tuple[SweepFolder, SweepState]:
+    """The folder and the state of a sweep that goes on. Raises: InputError if not all of a cluster sees the folder."""
+    if address is not None:
+        check_shared(folder.path)
+    return folder, state
 
 
 def drive(
@@ -164,6 +174,9 @@ def drive(
         stack.enter_context(ray_session(address, spec))
         check_resources(spec.resources.cpu, spec.resources.gpu, largest_node())
         folder, state = begin()
+        if address is not None:
+            asked = spec.resources.cpu, spec.resources.gpu, spec.search.max_concurrent_trials
+            stack.enter_context(requested(*asked))
         stack.enter_context(folder.locked())
         view.say(f"{folder.name}: in {folder.path}")
         if prepared.warm_start is not None:

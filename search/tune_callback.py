@@ -19,7 +19,7 @@ from search.progress import View
 from search.recording import Outcome, Recording, now_ms
 from search.snapshots import Snapshots
 from trainables.cross_validation import EpochReport
-from trainables.ray_trainable import DROPPED, RAISED
+from trainables.ray_trainable import DROPPED, GPUS, RAISED
 from trainables.tasks import LoadedTask
 
 __all__ = ["Session", "SweepCallback"]
@@ -183,7 +183,11 @@ class SweepCallback(Callback):  # type: ignore[misc]
         record = self._record(trial)
         record.parameters = result.get("parameters", record.parameters)
         if DROPPED in result:
-            record.remark = f"printed too much: {result[DROPPED]:,} characters were dropped"
+            record.tags["remark"] = f"printed too much: {result[DROPPED]:,} characters were dropped"
+        if "hostname" in result:  # Tune's own
+            record.tags["node"] = str(result["hostname"])
+        if result.get(GPUS):
+            record.tags["gpus"] = result[GPUS]
         for earlier, at in result.pop("earlier", ()):
             record.report = earlier
             self._session.recorder.reported(record.number, earlier, None, at, parameters=record.parameters)
@@ -220,7 +224,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
         record.status, record.reason = status, reason
         self._session.ledger.note(record)
         folds = record.report.folds if record.report else ()
-        self._session.recorder.finished(record.number, _OUTCOMES[status], folds, reason, detail, record.remark)
+        self._session.recorder.finished(record.number, _OUTCOMES[status], folds, reason, detail, record.tags)
         # a trial that was paused has been shown already, and at the end there are many of them
         self._session.view.update(self._session.ledger, changed=None if waited else record)
         if status is TrialStatus.FAILED and self._session.on_failure is not None:

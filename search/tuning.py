@@ -19,6 +19,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.budget import Budget
+from search.capacity import trial_slots
 from search.comparison_search import make_comparison_search
 from search.durable import sync_file
 from search.interrupt import Interrupt
@@ -29,7 +30,6 @@ from search.ordered import OrderedFifo, OrderedPromotion, OrderedStopping
 from search.prepare import Prepared
 from search.promotion import PromotionScheduler
 from search.race import Race, Rule
-from search.ray_session import trial_slots
 from search.scheduling import FifoLadder, LadderScheduler, Live, StoppingLadder
 from search.searcher import METRIC, FoldSearch
 from search.snapshots import Snapshots, go_back_to_snapshot

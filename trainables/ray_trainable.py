@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from numpy.typing import NDArray
 from ray import tune
@@ -40,13 +41,17 @@ from trainables.process import Precision, prepare_process
 from trainables.seeds import derive_seed
 from trainables.tasks import LoadedTask
 
-__all__ = ["CHECKPOINT_FILE", "DROPPED", "RAISED", "FoldTrainable", "Work", "load_checkpoint_file"]
+__all__ = ["CHECKPOINT_FILE", "DROPPED", "GPUS", "RAISED", "FoldTrainable", "Work", "load_checkpoint_file"]
 
 RAISED = "raised"
 DROPPED = "dropped"
+GPUS = "gpus"
 
 CHECKPOINT_FILE = "trial.pt"
 _CHECKPOINT_SECONDS = 15.0
+_ON_CPU = "FOLDRACE_TRAIN_ON_CPU"
+"""Set on a worker, trials train on its CPU whatever GPUs they are given: to try a cluster out, or where Ray is told of
+GPUs that are not there."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +132,16 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     weights), ``seconds`` (of training), the last `EpochReport` under ``report``, and under ``earlier`` those before it
     in this step, each with the time at which it was made. If the task raises something, the trial ends with a result
     that holds under ``raised`` what it was, in a line, and where, beside the last report before. So does one whose time
-    or memory is over. ``dropped`` counts the characters that it has printed beyond its limit.
+    or memory is over. ``dropped`` counts the characters that it has printed beyond its limit, ``gpus`` names those that
+    Ray has given it.
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
         assert work is not None
         self._work = work
         prepare_process(work.threads, work.precision)
-        device = torch.device("cuda" if work.gpu else "cpu")
+        self._gpus = ",".join(map(str, ray.get_gpu_ids())) if work.gpu else ""
+        device = torch.device("cuda" if work.gpu and _ON_CPU not in os.environ else "cpu")
         self._images = shared_tensor(work.images).to(device)
         self._held = 0 if work.limits.memory is None else limit_memory(work.limits.memory)
         self._begin(config)
@@ -172,6 +179,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             known = {} if self._reached is None else {"report": self._reached}
             told = {"trial": self._trial_config["trial"], "reported_ms": _now_ms(), "earlier": tuple(self._earlier)}
             result = {**told, **known, RAISED: _told(error), "finished": False, DONE: True}
+        if self._gpus:
+            result[GPUS] = self._gpus
         if self._printed.dropped:
             result[DROPPED] = self._printed.dropped
         return result

@@ -1,0 +1,28 @@
+"""Trials that ask for GPUs, on a cluster of two machines that Ray is told have some: each lands on one of its own."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+from sweeps import QUICK, SMALL_DIGITS, run_here
+
+
+def test_trials_are_spread_over_machines_and_their_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FOLDRACE_TRAIN_ON_CPU", "1")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=2, num_gpus=2)
+        overrides = [SMALL_DIGITS, "epochs=2", "search.trials=4", "search.sampler=random", "scheduler={kind: fifo}"]
+        overrides += ["resources={cpu: 1, gpu: 1}"]
+        swept = run_here(QUICK, tmp_path, overrides, cluster.address)
+    finally:
+        cluster.shutdown()
+    assert swept.status == 0, swept.err
+    tags = [run.data.tags for run in swept.record.trials.values()]
+    assert Counter(tag["foldrace.gpus"] for tag in tags) == {"0": 2, "1": 2}
+    assert {tag["foldrace.node"] for tag in tags} == {os.uname().nodename}
