@@ -215,6 +215,7 @@ def connect(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # it shows what it also raises, with a traceback
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
