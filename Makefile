@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= search/specs/ae.yaml
 
-.PHONY: install sweep study bench bench-search test test-slow test-faults fuzz check format clean
+.PHONY: install sweep study bench bench-search test test-slow test-cluster test-faults fuzz check format clean
 
 install: $(STAMP)
 
@@ -43,6 +43,11 @@ test: install
 # What takes minutes: a whole study in small, comparisons, resuming, the reports in a browser (needs Chromium).
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# `ray up` on three machines and a laptop that are namespaces of this one: needs root, openssh-server, rsync, iproute2 and
+# PostgreSQL, and says so, loudly, where it lacks one.
+test-cluster: install
+	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 # Kills workers, drivers and Ray, cuts the power, fills the disk: 60 sweeps hurt at random, each compared with one that
 # was left alone. The better part of an hour on two cores; the seed is printed, and SEED=N repeats it.

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.commands import add_commands
 from trainables.errors import FoldraceError, InputError
 
 if TYPE_CHECKING:
@@ -441,6 +442,9 @@ def _say(line: str) -> None:
 
 def _print(line: str) -> None:
     out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+add_commands(app, _say)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_environment", "git_revision"]
+__all__ = ["describe_environment", "git_revision", "versions"]
 
 _PACKAGES = (
     "foldrace", "ray", "torch", "torchvision", "optuna", "scikit-learn", "mlflow", "numpy", "pydantic",
@@ -33,6 +33,12 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on, those that are there."""
+    found = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,8 @@ __all__ = ["Host", "Lan", "lan", "missing"]
 ROOT = Path(__file__).parents[2]
 _PRIVATE = ("tmp", "run", "root", "home", "var/tmp")
 _NETWORK = "10.77.0"
-_TOOLS = ("ip", "unshare", "nsenter", "sshd", "ssh", "ssh-keygen", "rsync")
+_TOOLS = ("ip", "unshare", "nsenter", "sshd", "ssh", "ssh-keygen", "rsync", "initdb")
+_POSTGRES = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
 _SSHD = """\
 Port 22
 ListenAddress {address}
@@ -51,14 +52,14 @@ def missing() -> list[str]:
     lacks = [f"the command {tool}" for tool in _TOOLS if _which(tool) is None]
     if os.geteuid() != 0:
         return [*lacks, "the rights of root"]
-    for command in (["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "true"],):
-        if not lacks and subprocess.run(command, capture_output=True).returncode:
-            lacks.append("the right to make namespaces")
+    separate = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "true"]
+    if not lacks and subprocess.run(separate, capture_output=True).returncode:
+        lacks.append("the right to make namespaces")
     return lacks
 
 
 def _which(tool: str) -> str | None:
-    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    return shutil.which(tool, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *_POSTGRES]))
 
 
 def _run(*command: str) -> None:
@@ -105,11 +106,16 @@ class Host:
         shutil.copy(self.lan.folder / "host_key", self.files / "run/ssh_host_key")
         (self.files / "run/ssh_host_key").chmod(0o600)
         (self.files / "run/sshd_config").write_text(_SSHD.format(address=self.address))
-        path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"])
-        lines = [f"export PATH={path}", f"export PYTHONPATH={ROOT}", "export RAY_USAGE_STATS_ENABLED=0"]
-        lines += ["export MLFLOW_DISABLE_TELEMETRY=true"]
+        path = os.pathsep.join(
+            [str(Path(sys.executable).parent), "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", *_POSTGRES]
+        )
+        self.set(PATH=path, PYTHONPATH=str(ROOT), RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
+
+    def set(self, **variables: str) -> None:
+        """For all that will be started on it."""
         for name in (".bashrc", ".profile"):
-            (self.files / "root" / name).write_text("\n".join(lines) + "\n")
+            with (self.files / "root" / name).open("a") as file:
+                file.writelines(f"export {variable}={shlex.quote(value)}\n" for variable, value in variables.items())
 
     def start(self) -> None:
         """Switches it on; returns once it answers."""
@@ -208,7 +214,8 @@ class Lan:
         self.switch = f"{self.prefix}lan"
         self.common = self.folder / "common"
         self.common.mkdir()
-        self.shared = {Path(sys.prefix), Path(sys.base_prefix), ROOT, self.common}
+        needed = {Path(sys.prefix), Path(sys.base_prefix), ROOT, self.common, *(Path(entry) for entry in sys.path)}
+        self.shared = {path for path in needed if path.is_dir() and not any(other in path.parents for other in needed)}
         self.hosts: list[Host] = []
         for name in ("key", "host_key"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.folder / name))
@@ -245,8 +252,3 @@ def lan() -> Iterator[Lan]:
         yield made
     finally:
         made.remove()
-
-
-def names(hosts: Sequence[Host]) -> str:
-    """For messages."""
-    return ", ".join(host.name for host in hosts)

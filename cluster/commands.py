@@ -1,0 +1,144 @@
+"""The commands that reach a cluster from a laptop."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cluster.jobs import Job
+
+__all__ = ["add_commands"]
+
+Say = Callable[[str], None]
+
+_ADDRESS = "http://127.0.0.1:8265"
+_ENDED_BADLY = 1
+Address = Annotated[str, typer.Option(help="Ray's dashboard, at the end of a tunnel.", envvar="FOLDRACE_CLUSTER")]
+JobName = Annotated[
+    str | None, typer.Argument(metavar="SWEEP", help="A sweep's or a job's name; the newest if left out.")
+]
+Directory = Annotated[
+    str, typer.Option("--dir", help="Of all sweeps there, on shared storage.", envvar="FOLDRACE_CLUSTER_DIR")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of standard output.")]
+
+
+def add_commands(app: typer.Typer, say: Say) -> None:
+    """Adds ``submit``, ``attach``, ``logs``, ``stop`` and ``list``; ``say`` shows a line to people."""
+
+    @app.command()
+    def submit(
+        spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="The sweep file (YAML).")] = None,
+        override: Annotated[
+            list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value. Repeatable.")
+        ] = None,
+        address: Address = _ADDRESS,
+        directory: Directory = "/shared/foldrace",
+        data_dir: Annotated[str | None, typer.Option(help="Of fetched data sets there.")] = None,
+        tracking_uri: Annotated[
+            str | None, typer.Option(help="The MLflow server, as the head sees it.", envvar="FOLDRACE_CLUSTER_TRACKING")
+        ] = "http://127.0.0.1:5000",
+        then_refit: Annotated[bool, typer.Option("--refit", help="Afterwards refit the winner.")] = False,
+        resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with a sweep there instead.")] = None,
+        detach: Annotated[bool, typer.Option("--detach", help="Do not follow it.")] = False,
+        allow_skew: Annotated[
+            bool, typer.Option("--allow-version-skew", help="Other versions there are only noted.")
+        ] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Run a sweep on a cluster: check it here, ship its code, follow it. Ctrl-C detaches."""
+        from cluster import submit as there
+        from cluster.jobs import connect
+        from search.spec import load_spec
+        from trainables.errors import InputError
+
+        if (spec is None) == (resume is None):
+            raise InputError("submit", None, "takes either a sweep file or --resume SWEEP")
+        if spec is not None:
+            load_spec(spec, override or [])  # what is wrong with it is said before anybody is asked
+        client = connect(address)
+        there.check_versions(client, strict=not allow_skew, say=say)
+        place = there.Place(directory, data_dir, tracking_uri)
+        options = ["--refit"] if then_refit else []
+        if spec is not None:
+            job = there.submit(client, spec, override or [], place, options=options, say=say)
+        else:
+            job = there.resume(client, str(resume), place, options=options, say=say)
+        say(f"{job.sweep}: submitted as {job.id}")
+        if not detach:
+            job = there.follow(client, job, again=f"foldrace attach {job.id}", say=say)
+        _conclude(job, as_json=as_json, say=say)
+
+    @app.command()
+    def attach(name: JobName = None, address: Address = _ADDRESS, as_json: AsJson = False) -> None:
+        """Follow a sweep on a cluster again, from its beginning. Ctrl-C detaches."""
+        from cluster.jobs import connect, find_job
+        from cluster.submit import follow
+
+        client = connect(address)
+        job = find_job(client, name)
+        _conclude(follow(client, job, again=f"foldrace attach {job.id}", say=say), as_json=as_json, say=say)
+
+    @app.command()
+    def logs(name: JobName = None, address: Address = _ADDRESS) -> None:
+        """What a sweep on a cluster has said so far."""
+        from cluster.jobs import connect, find_job
+
+        client = connect(address)
+        sys.stdout.write(client.get_job_logs(find_job(client, name).id))
+        sys.stdout.flush()
+
+    @app.command()
+    def stop(name: JobName = None, address: Address = _ADDRESS) -> None:
+        """Stop a sweep on a cluster; what is done is kept, and `foldrace submit --resume SWEEP` goes on."""
+        from cluster.jobs import connect, find_job
+        from cluster.submit import stop as stop_job
+
+        client = connect(address)
+        job = stop_job(client, find_job(client, name), say)
+        say(f"{job.sweep}: stopped; foldrace submit --resume {job.sweep} goes on")
+
+    @app.command("list")
+    def list_jobs(address: Address = _ADDRESS, as_json: AsJson = False) -> None:
+        """The sweeps that were submitted to a cluster."""
+        from rich.console import Console
+        from rich.table import Table
+
+        from cluster.jobs import connect, jobs_of
+
+        jobs = jobs_of(connect(address))
+        if as_json:
+            print(json.dumps([vars(job) for job in jobs]), flush=True)
+            return
+        table = Table("sweep", "job", "status", "since", header_style="bold")
+        for job in jobs:
+            since = "" if job.began is None else f"{datetime.fromtimestamp(job.began / 1000):%Y-%m-%d %H:%M}"
+            table.add_row(job.sweep, job.id, _status(job), since)
+        Console().print(table)
+
+
+def _status(job: Job) -> str:
+    ways = {0: "done", 2: "refused", 3: "done, with failed trials", 130: "stopped"}
+    if job.exit_status is not None and job.status in ("SUCCEEDED", "FAILED"):
+        return ways.get(job.exit_status, f"failed ({job.exit_status})")
+    return job.status.lower()
+
+
+def _conclude(job: Job, *, as_json: bool, say: Say) -> None:
+    """The end of a job that was followed; the exit status is that of the sweep."""
+    from cluster.jobs import ENDED
+
+    if as_json:
+        print(json.dumps(vars(job)), flush=True)
+    if job.status not in ENDED:
+        return
+    say(f"{job.sweep}: {_status(job)}")
+    if job.status != "SUCCEEDED":
+        raise typer.Exit(job.exit_status or _ENDED_BADLY)

@@ -1,0 +1,79 @@
+"""What travels from a laptop to a cluster: the folder of a sweep file, without what git ignores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pathspec
+
+from trainables.errors import InputError
+
+__all__ = ["LIMIT", "files_of", "pack"]
+
+LIMIT = 100 * 10**6
+"""Bytes that may travel."""
+
+_NEVER = (
+    ".git/",
+    "__pycache__/",
+    "*.pyc",
+    ".venv/",
+    "venv/",
+    ".mypy_cache/",
+    ".pytest_cache/",
+    ".ruff_cache/",
+    "mlruns/",
+)
+_SHOWN = 5
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files below a folder that travel, in order: none that a .gitignore there, or git's usual sense, leaves out.
+
+    Raises:
+        InputError: a link that leads out of the folder; its target would not be there.
+    """
+    root = folder.resolve()
+    return sorted(_walk(root, root, [(root, pathspec.GitIgnoreSpec.from_lines(_NEVER))]))
+
+
+def _walk(root: Path, folder: Path, rules: list[tuple[Path, pathspec.GitIgnoreSpec]]) -> Iterator[Path]:
+    ignore = folder / ".gitignore"
+    if ignore.is_file():
+        lines = ignore.read_text(encoding="utf-8", errors="replace").splitlines()
+        rules = [*rules, (folder, pathspec.GitIgnoreSpec.from_lines(lines))]
+    for path in sorted(folder.iterdir()):
+        directory = path.is_dir() and not path.is_symlink()
+        if any(rule.match_file(f"{path.relative_to(place).as_posix()}{'/' * directory}") for place, rule in rules):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            rule = f"is a link that leads out of {root}"
+            raise InputError("code", str(path), rule, "copy the file there, or name it in .gitignore")
+        if directory:
+            yield from _walk(root, path, rules)
+        elif path.is_file():
+            yield path
+
+
+def pack(folder: Path, into: Path, *, limit: int = LIMIT) -> list[Path]:
+    """Copies what travels; returns the files, relative to both folders.
+
+    Raises:
+        InputError: they take more than ``limit`` bytes; the largest are named.
+    """
+    root = folder.resolve()
+    files = files_of(root)
+    sizes = {path: path.stat().st_size for path in files}
+    if (total := sum(sizes.values())) > limit:
+        largest = sorted(sizes, key=lambda path: -sizes[path])[:_SHOWN]
+        named = ", ".join(f"{path.relative_to(root)} ({sizes[path] / 1e6:,.1f} MB)" for path in largest)
+        rule = f"holds {total / 1e6:,.0f} MB, and at most {limit / 1e6:,.0f} MB travel; the largest: {named}"
+        raise InputError("code", str(root), rule, "name in .gitignore what a sweep does not need")
+    for path in files:
+        target = into / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        target.chmod(path.stat().st_mode & 0o777)
+    return [path.relative_to(root) for path in files]

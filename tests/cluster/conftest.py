@@ -1,0 +1,118 @@
+"""A cluster of three machines brought up by `ray up`, and laptops."""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.lan import ROOT, Host, Lan, lan, missing
+
+WORKERS = ("one", "two")
+_STORE = "postgresql+psycopg2://foldrace@127.0.0.1:5432/mlflow"
+_POSTGRES = """
+set -e
+install -d -o postgres -g postgres /home/pg
+as="setpriv --reuid=postgres --regid=postgres --clear-groups"
+$as initdb -D /home/pg/data -A trust -U foldrace > /home/pg.log
+own="-c listen_addresses=127.0.0.1 -c unix_socket_directories=/tmp"
+$as pg_ctl -D /home/pg/data -l /home/pg/log -w -o "$own" start > /dev/null
+createdb -h 127.0.0.1 -U foldrace mlflow
+"""
+
+
+@dataclass
+class Up:
+    """The cluster.
+
+    Attributes:
+        runs: the shared folder of sweeps.
+        yaml: the file that it was brought up by, on the shared disk.
+    """
+
+    net: Lan
+    head: Host
+    workers: dict[str, Host]
+    laptop: Host
+    outside: Host
+
+    @property
+    def runs(self) -> Path:
+        return self.net.common / "runs"
+
+    @property
+    def yaml(self) -> Path:
+        return self.net.common / "onprem.yaml"
+
+    def tunnel(self, laptop: Host) -> None:
+        """From a laptop's loopback to the head's: the dashboard and MLflow."""
+        ends = "-L 8265:127.0.0.1:8265 -L 5000:127.0.0.1:5000"
+        laptop.spawn(f"exec ssh -o BatchMode=yes -o ExitOnForwardFailure=yes -N {ends} {self.head.address}")
+        until = time.monotonic() + 30
+        while laptop.run("curl -s -o /dev/null http://127.0.0.1:5000/health", check=False).returncode:
+            assert time.monotonic() < until, "the tunnel does not open"
+            time.sleep(0.1)
+
+    def query(self, text: str) -> list[list[str]]:
+        """What SQL finds in MLflow's PostgreSQL."""
+        done = self.head.run(f'psql -h 127.0.0.1 -U foldrace -d mlflow -At -F "|" -c "{text}"')
+        return [line.split("|") for line in done.stdout.splitlines()]
+
+    def wait_for(self, gpus: int) -> None:
+        """Returns once the cluster has so many."""
+        until = time.monotonic() + 120
+        while True:
+            told = self.head.run("ray status", check=False).stdout
+            if (found := re.search(r"/([\d.]+) GPU", told)) and float(found[1]) == gpus:
+                return
+            assert time.monotonic() < until, told
+            time.sleep(0.5)
+
+
+def _cluster_file(up: Up) -> str:
+    """cluster/onprem.yaml with its marked lines changed, without the installation, and with GPUs that are not there."""
+    text = (ROOT / "cluster/onprem.yaml").read_text()
+    addresses = ", ".join(host.address for host in up.workers.values())
+    install = 'python -m pip install --quiet --constraint ~/foldrace/constraints.txt "$HOME/foldrace[cluster]"'
+    changes = {
+        "HEAD_ADDRESS": up.head.address, "WORKER_ADDRESS": addresses, "SSH_USER": "root",
+        "min_workers: 1": f"min_workers: {len(up.workers)}", "max_workers: 1": f"max_workers: {len(up.workers)}",
+        "ray start --address=$RAY_HEAD_IP:6379": "ray start --address=$RAY_HEAD_IP:6379 --num-cpus=2 --num-gpus=2",
+        install: "echo installed",
+        "  ~/foldrace: .\n": f"  ~/foldrace/cluster: {ROOT}/cluster\n",
+        "rsync_filter: [.gitignore]\n": "",
+    }  # fmt: skip
+    for before, after in changes.items():
+        assert before in text, before
+        text = text.replace(before, after)
+    return text
+
+
+@pytest.fixture(scope="session")
+def up() -> Iterator[Up]:
+    if lacks := missing():
+        message = f"NO CLUSTER TESTS: this machine lacks {', '.join(lacks)}"
+        warnings.warn(message, stacklevel=1)
+        pytest.skip(message)
+    with lan() as net:
+        head, *workers = [net.add(name) for name in ("head", *WORKERS)]
+        up = Up(
+            net, head, dict(zip(WORKERS, workers, strict=True)), net.add("laptop", serves=False), net.add("outside")
+        )
+        head.run(_POSTGRES)
+        head.set(FOLDRACE_MLFLOW_STORE=_STORE)
+        for host in up.workers.values():
+            host.set(FOLDRACE_TRAIN_ON_CPU="1")
+        up.yaml.write_text(_cluster_file(up))
+        up.laptop.run("ray get-auth-token --generate")
+        up.laptop.run(f"ray up -y --no-config-cache {up.yaml}", timeout=300, RAY_UP_enable_autoscaler_v2="0")
+        for host in (head, *up.workers.values()):
+            host.set(RAY_AUTH_MODE="token")
+        up.wait_for(gpus=4)
+        up.tunnel(up.laptop)
+        yield up

@@ -1,0 +1,255 @@
+"""Sweeps on a cluster of three machines that `ray up` has brought up, from laptops that reach it by SSH alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.cluster.conftest import Up
+from tests.cluster.lan import Host
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+SPEC = """
+name: {name}
+task: autoencoder
+dataset: {{name: digits, limit: 900, seed: 0, size: [12, 12]}}
+folds: {{splits: 3, seed: 0}}
+epochs: {epochs}
+space: {{lr: {{log: [1.0e-3, 1.0e-2]}}, batch_size: 32, latent_dim: 8}}
+search: {{sampler: random, trials: 8, seed: 0, max_concurrent_trials: 4}}
+scheduler: {{kind: fifo}}
+resources: {{cpu: 1, gpu: 1}}
+"""
+NUMBERS = """
+select r.name, m.key, m.step, m.value from metrics m
+join runs r on r.run_uuid = m.run_uuid join tags t on t.run_uuid = r.run_uuid and t.key = 'foldrace.sweep_key'
+where r.name like 'trial %' and m.key <> 'train_seconds'
+and t.value = (select value from tags where key = 'foldrace.sweep_key' and run_uuid =
+(select run_uuid from runs where name = '{name}')) order by 1, 2, 3, 4
+"""
+RUNS = """
+select t.value, r.status, count(*) from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'foldrace.level'
+group by 1, 2 order by 1, 2
+"""
+PLACES = """
+select n.value, g.value from tags n join tags g on g.run_uuid = n.run_uuid and g.key = 'foldrace.gpus'
+where n.key = 'foldrace.node'
+"""
+
+
+def submit(up: Up, laptop: Host, name: str, *options: str, epochs: int = 6, check: bool = True) -> Any:
+    folder = up.net.common / name
+    folder.mkdir(exist_ok=True)
+    (folder / "sweep.yaml").write_text(SPEC.format(name=name, epochs=epochs))
+    arguments = " ".join(["--dir", str(up.runs), *options])
+    return laptop.run(f"python -m foldrace submit {folder}/sweep.yaml {arguments}", timeout=300, check=check)
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def result(up: Up, name: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((up.runs / name / "result.json").read_text())
+    return told
+
+
+@pytest.fixture(scope="module")
+def undisturbed(up: Up) -> list[list[str]]:
+    """The numbers of every trial and fold of a sweep that nothing happens to."""
+    done = submit(up, up.laptop, "calm")
+    assert "calm: done" in done.stderr and done.returncode == 0
+    return up.query(flat(NUMBERS.format(name="calm")))
+
+
+def test_a_sweep_uses_all_machines_and_all_their_gpus_and_its_record_is_whole(
+    up: Up, undisturbed: list[list[str]]
+) -> None:
+    assert up.query(flat(RUNS)) == [["fold", "FINISHED", "24"], ["sweep", "FINISHED", "1"], ["trial", "FINISHED", "8"]]
+    assert {tuple(place) for place in up.query(flat(PLACES))} == {(n, g) for n in ("one", "two") for g in "01"}
+    keys = [tuple(row[:3]) for row in undisturbed]
+    assert len(keys) == len(set(keys)) > 8 * 3 * 6 * 3
+    assert result(up, "calm")["trials"] == {"completed": 8, "pruned": 0, "failed": 0}
+
+
+def test_the_jobs_are_listed_and_their_logs_are_there(up: Up, undisturbed: list[list[str]]) -> None:
+    [job] = [
+        job for job in json.loads(up.laptop.run("python -m foldrace list --json").stdout) if job["sweep"] == "calm"
+    ]
+    assert (job["status"], job["exit_status"]) == ("SUCCEEDED", 0)
+    logs = up.laptop.run("python -m foldrace logs calm").stdout
+    assert logs.count(" completed ") >= 8 and "Best configurations by cross-validation" in logs
+
+
+def test_a_sweep_with_failed_trials_does_not_end_as_a_success(up: Up) -> None:
+    done = submit(up, up.laptop, "failing", "--set space.lr=1.0e+6", "--set search.trials=1", epochs=2, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "failing: done, with failed trials" in done.stderr
+    [job] = [
+        job for job in json.loads(up.laptop.run("python -m foldrace list --json").stdout) if job["sweep"] == "failing"
+    ]
+    assert job["status"] == "FAILED"
+
+
+# --- a machine and a laptop that die --------------------------------------------------------------------------------
+
+
+def follow_until(laptop: Host, command: str, pattern: str, seconds: float = 120) -> Iterator[str]:
+    """Runs a command until a line of it matches; yields what it said up to there, and then lives on with the caller."""
+    process = laptop.spawn(command)
+    assert process.stdout is not None
+    said, until = "", time.monotonic() + seconds
+    for line in process.stdout:
+        said += line
+        if re.search(pattern, line):
+            break
+        assert time.monotonic() < until, said
+    else:
+        raise AssertionError(f"it ended before {pattern!r}:\n{said}")
+    yield said
+    process.kill()
+    process.wait()
+
+
+def test_a_machine_that_dies_changes_no_number(up: Up, undisturbed: list[list[str]]) -> None:
+    submit(up, up.laptop, "hurt", "--detach")
+    [_] = zip(follow_until(up.laptop, "python -m foldrace attach hurt", " completed "), [None], strict=False)
+    up.workers["two"].kill()
+    done = up.laptop.run("python -m foldrace attach hurt", timeout=300)
+    assert "hurt: done" in done.stderr
+    assert result(up, "hurt")["trials"] == {"completed": 8, "pruned": 0, "failed": 0}
+    assert up.query(flat(NUMBERS.format(name="hurt"))) == undisturbed
+    assert result(up, "hurt")["best"] == result(up, "calm")["best"]
+    assert not [row for row in up.query(flat(RUNS)) if row[1] == "RUNNING"]
+
+
+def test_a_laptop_that_dies_leaves_the_sweep_and_another_attaches(up: Up) -> None:
+    laptop = up.net.add("second", serves=False)
+    (laptop.files / "root/.ray").mkdir()
+    token = (up.laptop.files / "root/.ray/auth_token").read_text()
+    (laptop.files / "root/.ray/auth_token").write_text(token)
+    up.tunnel(laptop)
+    folder = up.net.common / "long"
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(SPEC.format(name="long", epochs=12))
+    command = f"python -m foldrace submit {folder}/sweep.yaml --dir {up.runs}"
+    [_] = zip(follow_until(laptop, command, "long: in "), [None], strict=False)
+    laptop.kill()
+    state = json.loads(up.laptop.run("python -m foldrace list --json").stdout)[0]
+    assert (state["sweep"], state["status"]) == ("long", "RUNNING")
+    [said] = [
+        said
+        for said, _ in zip(follow_until(up.laptop, "python -m foldrace attach long", "fold-epochs"), [0], strict=False)
+    ]
+    assert "long: in " in said  # from its beginning
+    stopped = up.laptop.run("python -m foldrace stop long", timeout=200)
+    assert "foldrace submit --resume long goes on" in stopped.stderr
+    assert not (up.runs / "long/result.json").exists()
+    resumed = up.laptop.run(f"python -m foldrace submit --resume long --dir {up.runs}", timeout=300)
+    assert "long: done" in resumed.stderr
+    assert result(up, "long")["trials"] == {"completed": 8, "pruned": 0, "failed": 0}
+
+
+# --- what a laptop is told ------------------------------------------------------------------------------------------
+
+
+def refusal(laptop: Host, options: str = "", **environment: str) -> str:
+    """What submitting says, which it does within ten seconds."""
+    began = time.monotonic()
+    done = laptop.run(f"unset RAY_AUTH_MODE; python -m foldrace list {options}", check=False, **environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert time.monotonic() - began < 10
+    return done.stderr
+
+
+def test_a_token_that_is_wrong_or_missing_is_said_with_the_remedy(up: Up) -> None:
+    said = refusal(up.laptop, RAY_AUTH_TOKEN_PATH="/nowhere")
+    assert "asks for a token, and there is none" in said and "copy it from where `ray up` was run" in said
+    said = refusal(up.laptop, RAY_AUTH_TOKEN="0" * 64)
+    assert "does not know the token" in said and "copy the cluster's" in said
+
+
+def test_no_tunnel_no_server_and_another_server_are_said_with_the_remedy(up: Up) -> None:
+    said = refusal(up.laptop, "--address http://127.0.0.1:8266")
+    assert "nothing answers there" in said and "ray dashboard" in said
+    assert "nothing answers there" in refusal(up.laptop, "--address http://10.77.0.200:8265")
+    assert "no Ray dashboard" in refusal(up.laptop, "--address http://127.0.0.1:5000")
+    assert "must be the address of Ray's dashboard" in refusal(up.laptop, "--address 127.0.0.1:8265")
+
+
+def test_other_versions_are_said_before_anything_is_submitted(up: Up) -> None:
+    before = up.laptop.run("python -m foldrace list --json").stdout
+    fake = up.net.common / "fake"
+    (fake / "ray-2.59.0.dist-info").mkdir(parents=True)
+    (fake / "ray-2.59.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.59.0\n")
+    folder = up.net.common / "calm"
+    command = f"PYTHONPATH={fake}:$PYTHONPATH python -m foldrace submit {folder}/sweep.yaml --dir {up.runs}"
+    done = up.laptop.run(command, check=False)
+    assert done.returncode == 2
+    assert "ray is 2.59.0 here and 2.60.0 on the cluster; make them the same" in done.stderr
+    assert up.laptop.run("python -m foldrace list --json").stdout == before
+
+
+# --- who may reach what ---------------------------------------------------------------------------------------------
+
+SCAN = """
+import socket, sys
+open_ones = []
+for port in range(1, 65536):
+    with socket.socket() as one:
+        one.settimeout(0.5)
+        if one.connect_ex((sys.argv[1], port)) == 0:
+            open_ones.append(port)
+print(*open_ones)
+"""
+
+
+def test_from_outside_only_ssh_and_what_rays_machines_need_answers(up: Up) -> None:
+    scan = up.net.common / "scan.py"
+    scan.write_text(SCAN)
+    found = up.outside.run(f"python {scan} {up.head.address}", timeout=300).stdout.split()
+    owners = {}
+    for line in up.head.run("ss -ltnpH").stdout.splitlines():
+        address, process = line.split()[3], re.search(r'\(\("([^"]+)"', line)
+        owners[address.rpartition(":")[2]] = process[1] if process else "?"
+    assert {"22", "6379"} <= set(found)
+    assert not {"8265", "5000", "5432"} & set(found)
+    foreign = {port: owners.get(port) for port in found if owners.get(port) not in ("sshd", "gcs_server", "raylet")}
+    assert all(owner in ("python", "ray::DashboardA", "ray::RuntimeEnv") for owner in foreign.values()), foreign
+
+
+def test_the_dashboard_asks_for_the_token(up: Up) -> None:
+    code = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8265"
+    for path in ("/api/jobs/", "/api/cluster_status", "/nodes?view=summary", "/logical/actors"):
+        assert up.laptop.run(f"{code}{path}").stdout == "401", path
+
+
+def test_the_token_is_in_no_log_no_process_list_and_no_record(up: Up, undisturbed: list[list[str]]) -> None:
+    token = (up.laptop.files / "root/.ray/auth_token").read_text().strip()
+    assert len(token) > 20
+    for host in (up.head, up.workers["one"], up.laptop):
+        found = host.run(f"grep -rlF {token} /tmp/ray /root/mlflow 2>/dev/null", check=False).stdout.split()
+        assert found == [], found
+        commands = [" ".join(process.cmdline()) for process in host.processes() if psutil.pid_exists(process.pid)]
+        assert not [command for command in commands if token in command]
+    for table, column in (("tags", "value"), ("params", "value"), ("metrics", "key")):
+        assert up.query(f"select count(*) from {table} where {column} like '%{token}%'") == [["0"]]
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_ray_down_ends_ray_on_the_head(up: Up) -> None:
+    up.laptop.run(f"ray down -y {up.yaml}", timeout=200)
+    until = time.monotonic() + 120
+    names = {"gcs_server", "raylet"}
+    while names & {process.name() for process in up.head.processes()}:
+        assert time.monotonic() < until
+        time.sleep(0.5)
