@@ -31,7 +31,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on the las
 
 
 def add_commands(app: typer.Typer, say: Say) -> None:
-    """Adds ``submit``, ``attach``, ``logs``, ``stop`` and ``list``; ``say`` shows a line to people."""
+    """Adds ``submit``, ``attach``, ``logs``, ``stop``, ``list`` and ``cluster check``; ``say`` shows people a line."""
+    add_checks(app, say)
 
     @app.command()
     def submit(
@@ -122,6 +123,37 @@ def add_commands(app: typer.Typer, say: Say) -> None:
             since = "" if job.began is None else f"{datetime.fromtimestamp(job.began / 1000):%Y-%m-%d %H:%M}"
             table.add_row(job.sweep, job.id, _status(job), since)
         Console().print(table)
+
+
+def add_checks(app: typer.Typer, say: Say) -> None:
+    """Adds ``cluster check``."""
+    cluster = typer.Typer(no_args_is_help=True, help="Files that clusters are made by.")
+    app.add_typer(cluster, name="cluster")
+
+    @cluster.callback()
+    def about() -> None:
+        """Files that clusters are made by."""
+
+    @cluster.command()
+    def check(
+        files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="For `ray up`, KubeRay or Docker.")],
+        ready: Annotated[
+            bool, typer.Option("--ready", help="Lines that are still to be filled in are wrong too.")
+        ] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Say what is wrong with a cluster's file, without a cloud: typos, open doors, what is not pinned."""
+        from cluster.check import check_file
+
+        found = [finding for path in files for finding in check_file(path)]
+        wrong = [finding for finding in found if ready or not finding.open]
+        for finding in found:
+            say(str(finding) if finding in wrong else f"{finding} (before `ray up`)")
+        if as_json:
+            print(json.dumps([vars(finding) for finding in found]), flush=True)
+        if wrong:
+            raise typer.Exit(2)
+        say(f"{len(files)} files: nothing is wrong" if len(files) > 1 else f"{files[0]}: nothing is wrong")
 
 
 def _status(job: Job) -> str:

@@ -9,16 +9,13 @@ from pathlib import Path
 from cluster.submit import keep_code
 
 
-def main(arguments: list[str]) -> int:
-    """Returns the exit status of ``foldrace``, so that a sweep with failed trials does not end as a success."""
-    import foldrace
-
+def main(arguments: list[str]) -> None:
+    """Becomes ``foldrace sweep``, in the folder of the code that has travelled, on storage that outlives the job."""
     directory, digest, spec, *options = arguments
-    code = keep_code(Path.cwd(), Path(directory), digest)
-    os.chdir(code)
-    sys.path.insert(0, str(code))
-    return foldrace.main(["sweep", spec, "--address", "auto", *options])
+    os.chdir(keep_code(Path.cwd(), Path(directory), digest))
+    command = [sys.executable, "-m", "foldrace", "sweep", spec, "--address", "auto", *options]
+    os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -15,7 +15,7 @@ FORBIDDEN = {
     "trainables": {"search", "analysis", "cluster", "foldrace"},
     "search": {"analysis", "cluster", "foldrace"},
     "analysis": {"cluster", "foldrace"},
-    "cluster": {"trainables", "search", "analysis", "foldrace"},
+    "cluster": {"analysis", "foldrace"},
 }
 
 
