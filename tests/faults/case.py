@@ -185,8 +185,9 @@ def _run_session(
     expected = status == 0 or hurt
     if not expected:
         outcome.amiss.append(f"{command[0]} ended with {status}: {session.errors[-1500:]}")
-    if "Traceback" in session.errors:
-        outcome.amiss.append(f"{command[0]} shows a traceback: {session.errors[-1500:]}")
+    before, found, after = session.errors.partition("Traceback")
+    if found:
+        outcome.amiss.append(f"{command[0]} shows a traceback: {before[-300:]}{found}{after[:2000]}")
 
 
 def _examine(stage: Stage, outcome: Outcome, reference: Reference) -> None:
