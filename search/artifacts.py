@@ -71,6 +71,8 @@ def log_fold_models(
     state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)
     cv = work.cross_validation(record.params, shared_tensor(work.images))
     cv.load_state_dict(state["cross_validation"])
+    while record.report is not None and cv.report().fold_epochs < record.report.fold_epochs:
+        cv.advance()  # a kill came between the trial's last report and its checkpoint; the numbers are the same again
     for run, split in zip(cv.runs, work.splits, strict=False):
         run.model.load_state_dict(run.weights())
         about = {"fold": run.fold, "epoch": run.report().best_epoch, "metrics": dict(run.report().metrics)}

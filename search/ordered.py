@@ -189,13 +189,17 @@ class OrderedPromotion(PromotionScheduler):
                 trial.set_status(Trial.PAUSED)
 
     def _stands(self, report: EpochReport) -> bool:
-        """Whether this was reported at a rung."""
-        return report.heading == len(report.rungs) - 1
+        """Whether this was reported at a rung, and there is more to train."""
+        return report.heading == len(report.rungs) - 1 and not report.finished
+
+    def _has_finished(self, trial: Trial) -> bool:
+        known = self._said.get(trial.config["trial"], {})
+        return REPORT in known and bool(known[REPORT].finished)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number, report = trial.config["trial"], result[REPORT]
         self._hear(number, result)
-        if not self._stands(report):
+        if not self._stands(report) or self._has_finished(trial):
             return str(TrialScheduler.CONTINUE)
         self._advance()
         on_its_way = number in self._heading and self._heading[number] >= len(report.rungs)
@@ -205,6 +209,7 @@ class OrderedPromotion(PromotionScheduler):
         self._hear(trial.config["trial"], result)
         if RAISED in result:
             self._failed.add(trial.config["trial"])
+        self._advance()  # nobody asks again after the last one of a search that has ended
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """A paused trial has been ended."""
@@ -220,6 +225,9 @@ class OrderedPromotion(PromotionScheduler):
             if trial.status == Trial.PAUSED:
                 tune_controller.stop_trial(trial)
                 self._stopped.discard(trial.config["trial"])
+        for trial in self._trials.values():
+            if trial.status == Trial.PENDING and self._has_finished(trial):
+                return trial  # once more: it was cut off before its last checkpoint was written
         at_work = sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in self._running().values())
         for _, _, number in sorted(self._busy):
             trial = self._trials[number]

@@ -131,6 +131,11 @@ def test_a_sweep_that_is_cut_off_again_and_again_goes_on_as_if_it_had_not_been(
     part.run(check)
     assert part.scheduler.listener.told == (log.told if goes_on else [])
     assert ends(part) == ends(sweep)
+    assert all(trial.status == Trial.TERMINATED for trial in part.trials)
+    finished = [trial for trial in part.trials if trial.last_result and trial.last_result["report"].finished]
+    assert all(
+        trial.position == sweep.trials[trial.number].position for trial in finished
+    )  # its checkpoint was written
 
 
 def forget(trial: Any, sweep: FakeTune, position: int) -> None:
@@ -151,6 +156,9 @@ def restored(part: FakeTune, kind: type[OrderedPromotion], slots: int, rng: rand
             trial.set_status(Trial.PENDING)
             if rng.random() < 0.3:
                 forget(trial, part, rng.randint(0, trial.checkpoint))
+        elif trial.status == Trial.TERMINATED and rng.random() < 0.3:  # its end, and its last checkpoint, are lost
+            trial.set_status(Trial.PENDING)
+            trial.checkpoint = rng.randint(0, trial.position - 1)
         again.add(trial)
     return again
 
