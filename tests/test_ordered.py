@@ -159,6 +159,8 @@ def restored(part: FakeTune, kind: type[OrderedPromotion], slots: int, rng: rand
         elif trial.status == Trial.TERMINATED and rng.random() < 0.3:  # its end, and its last checkpoint, are lost
             trial.set_status(Trial.PENDING)
             trial.checkpoint = rng.randint(0, trial.position - 1)
+        elif trial.status == Trial.RUNNING:  # again, after such a loss
+            trial.set_status(Trial.PENDING)
         again.add(trial)
     return again
 
