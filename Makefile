@@ -37,8 +37,9 @@ bench: install
 	$(BIN)/python -m analysis.benchmarks.determinism runs/bench
 	$(BIN)/python -m analysis.benchmarks.study runs/bench
 
+# In two processes, of which one has the tests of whole sweeps.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 # What takes minutes: a whole study in small, comparisons, resuming, the reports in a browser (needs Chromium).
 test-slow: install

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,22 @@ import yaml
 
 from trainables.errors import InputError
 
-__all__ = ["Document", "Finding", "check_file", "pinned"]
+__all__ = ["PLACEHOLDER", "Document", "Finding", "check_file", "items", "listens_outside", "mapping", "pinned"]
 
+PLACEHOLDER = re.compile(r"\b(?:YOUR_[A-Z_]+|(?:HEAD|WORKER)_ADDRESS|SSH_USER)\b")
 _CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
-_PLACEHOLDER = re.compile(r"\b(?:YOUR_[A-Z_]+|(?:HEAD|WORKER)_ADDRESS|SSH_USER)\b")
+_MOST_VALUES, _DEEPEST = 20_000, 60
+_LOOPBACK = r"(?!['\"]?(?:127\.0\.0\.1|localhost|::1)\b)"
+_LISTENERS = (
+    (re.compile(rf"--dashboard-host[ =]{_LOOPBACK}"), "the dashboard is to listen on 127.0.0.1; SSH leads there"),
+    (re.compile(rf"\bmlflow (?:server|ui)\b.*\s(?:--host|-h)[ =]{_LOOPBACK}", re.DOTALL),
+     "MLflow is to listen on 127.0.0.1; SSH leads there"),
+)  # fmt: skip
 _SECRETS = (
     (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "an AWS access key"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"), "a private key"),
     (re.compile(r"://[^/\s:@]+:[^/\s:@$]+@"), "a password in an address"),
+    (re.compile(r"\b\w*(?:PASSWORD|PASSWD|SECRET|SECRET_(?:ACCESS_)?KEY|_TOKEN)=['\"]?(?!YOUR_)[^\s'\"$]"), "a secret"),
     (re.compile(r"(?i)\b(?:token|password|secret)\w*\s*[=:]\s*['\"]?[0-9a-zA-Z+/]{24,}"), "a token or a password"),
 )
 
@@ -50,22 +59,37 @@ class Finding:
 class Document:
     """One YAML document of a file, and where its values stand."""
 
-    def __init__(self, path: Path, node: yaml.Node) -> None:
-        self.path, self._lines = path, dict[tuple[Any, ...], int]()
+    def __init__(self, path: Path, node: yaml.Node, loader: yaml.SafeLoader) -> None:
+        self.path, self._lines, self._loader = path, dict[tuple[Any, ...], int](), loader
+        self.twice: list[Finding] = []
         self.values: Any = self._read(node, ())
-        self.line = node.start_mark.line + 1
 
     def _read(self, node: yaml.Node, place: tuple[Any, ...]) -> Any:
+        if len(self._lines) > _MOST_VALUES or len(place) > _DEEPEST:
+            raise yaml.YAMLError("it refers to itself, or unfolds to more than anybody reads")
         self._lines[place] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
-            found = {}
-            for key, value in node.value:
-                found[key.value] = self._read(value, (*place, key.value))
-                self._lines[*place, key.value] = key.start_mark.line + 1
-            return found
+            return self._read_mapping(node, place)
         if isinstance(node, yaml.SequenceNode):
             return [self._read(value, (*place, i)) for i, value in enumerate(node.value)]
-        return yaml.safe_load(yaml.serialize(node))
+        return self._loader.construct_object(node)
+
+    def _read_mapping(self, node: yaml.MappingNode, place: tuple[Any, ...]) -> dict[str, Any]:
+        own: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key.start_mark)
+            if key.value in own:
+                field = ".".join(str(part) for part in (*place, key.value))
+                rule = "stands here twice, and only the last one counts"
+                self.twice.append(Finding(str(self.path), key.start_mark.line + 1, field, rule))
+            own.add(key.value)
+        self._loader.flatten_mapping(node)  # what `<<` brings in
+        found = {}
+        for key, value in node.value:
+            found[key.value] = self._read(value, (*place, key.value))
+            self._lines[*place, key.value] = key.start_mark.line + 1
+        return found
 
     def finding(self, place: tuple[Any, ...], rule: str) -> Finding:
         """Something amiss at a place, or at what holds it."""
@@ -90,8 +114,25 @@ def _walk(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...],
             yield from _walk(below, (*place, i))
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A value that should be a mapping; what is none is told by a schema, and read as an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def items(value: Any) -> list[Any]:
+    """A value that should be a list, in the same way."""
+    return value if isinstance(value, list) else []
+
+
+def listens_outside(command: str) -> Iterator[str]:
+    """What a command lets listen on more than the loopback."""
+    yield from (rule for pattern, rule in _LISTENERS if pattern.search(command))
+
+
 def pinned(package: str) -> str:
-    """The version of a package in constraints.txt."""
+    """The version of a package in constraints.txt, or the installed one where that file is not at hand."""
+    if not _CONSTRAINTS.is_file():
+        return metadata.version(package)
     found = re.search(rf"^{re.escape(package)}==(\S+)$", _CONSTRAINTS.read_text(), re.MULTILINE)
     if found is None:
         raise InputError("constraints.txt", package, "is not pinned there")
@@ -113,16 +154,11 @@ def check_file(path: Path) -> list[Finding]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("FILE", str(path), f"cannot be read: {error}") from error
     found = [*_check_text(path, text)]
-    if path.name.startswith("Dockerfile"):
+    if "dockerfile" in path.name.lower():
         return _in_order([*found, *check_dockerfile(path, text)])
-    try:
-        documents = [
-            Document(path, node) for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None
-        ]
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise InputError("FILE", str(path), f"is no YAML: {where}{getattr(error, 'problem', error)}") from error
+    documents = _documents(path, text)
+    if not documents:
+        raise InputError("FILE", str(path), "is empty")
     for document in documents:
         check = _kind(document, check_cluster, check_manifest)
         if check is None:
@@ -130,8 +166,24 @@ def check_file(path: Path) -> list[Finding]:
                 "is neither a file for `ray up` (cluster_name, provider) nor a Kubernetes manifest (apiVersion, kind)"
             )
             raise InputError("FILE", str(path), rule)
-        found += check(document)
+        found += [*document.twice, *check(document)]
     return _in_order(found)
+
+
+def _documents(path: Path, text: str) -> list[Document]:
+    try:
+        loader = yaml.SafeLoader(text)
+        found = []
+        while loader.check_node():
+            node = loader.get_node()
+            if node is not None and not (isinstance(node, yaml.ScalarNode) and node.value == ""):
+                found.append(Document(path, node, loader))
+        return found
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        why = getattr(error, "problem", None) or (error if str(error) else "it refers to itself")
+        raise InputError("FILE", str(path), f"is no YAML: {where}{why}") from error
 
 
 def _kind(
@@ -159,5 +211,5 @@ def _check_text(path: Path, text: str) -> Iterator[Finding]:
                 )
                 yield Finding(str(path), number, "", rule)
         code = line.partition(" #")[0]
-        if not line.lstrip().startswith("#") and (found := _PLACEHOLDER.search(code)):
+        if not line.lstrip().startswith("#") and (found := PLACEHOLDER.search(code)):
             yield Finding(str(path), number, "", f"{found[0]} has still to be filled in", open=True)

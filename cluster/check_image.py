@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.check import Finding, pinned
+from cluster.check import Finding, listens_outside, pinned
 
 __all__ = ["check_dockerfile", "image_faults", "install_faults"]
 
@@ -33,23 +33,69 @@ def image_faults(image: str) -> Iterator[str]:
 
 def install_faults(command: str) -> Iterator[str]:
     """What is wrong with a shell command that installs."""
-    if re.search(r"\bpip3? install\b", command) and not re.search(r"(?:--constraint|-c|--requirement|-r)[ =]", command):
-        yield "installs what is newest that day; add --constraint constraints.txt"
+    for part in re.split(r"&&|\|\||[;\n]", command):
+        found = re.search(r"\bpip3? install\b(.*)", part)
+        if not found:
+            continue
+        if not re.search(r"\s(?:--constraints?|-c|--requirements?|-r)(?:[ =]|$)", found[1]):
+            yield "installs what is newest that day; add --constraint constraints.txt"
+        named = re.search(r"\bray(?:\[[^\]]*\])?==([\w.]+)", found[1])
+        if named and named[1] != pinned("ray"):
+            yield f"installs Ray {named[1]}, and constraints.txt pins {pinned('ray')}"
 
 
 def check_dockerfile(path: Path, text: str) -> list[Finding]:
     """What is wrong with a Dockerfile."""
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        word, _, rest = line.strip().partition(" ")
+    values: dict[str, str] = {}
+    stages: set[str] = set()
+    for number, word, rest in _instructions(text):
         faults: list[str] = []
-        if word.upper() == "FROM":
-            faults = [*image_faults(rest.split()[0])]
-        elif word.upper() == "RUN":
+        if word == "ARG" and "=" in rest:
+            name, _, value = rest.partition("=")
+            values[name.strip()] = value.strip().strip("'\"")
+        elif word == "FROM":
+            faults = [*_base_faults(rest, values, stages)]
+        elif word == "RUN":
             faults = [*install_faults(rest)]
-        elif word.upper() == "ENV" and re.search(r"RAY_AUTH_MODE=(?!token\b)", rest):
+        elif word == "ENV" and re.search(r"\bRAY_AUTH_MODE[= ]['\"]?(?!token\b)", rest):
             faults = ["switches the token off; RAY_AUTH_MODE=token"]
-        elif word.upper() == "EXPOSE":
+        elif word in ("COPY", "ADD") and re.search(r"\bauth_token\b", rest):
+            faults = ["puts the token into an image that others pull; mount it where it runs"]
+        elif word == "EXPOSE":
             faults = ["nothing is to be reached but through a tunnel; leave it out"]
-        found += [Finding(str(path), number, word.upper(), fault) for fault in faults]
+        elif word in ("CMD", "ENTRYPOINT"):
+            faults = [*listens_outside(" ".join(re.sub(r"[\[\]\"',]+", " ", rest).split()))]
+        found += [Finding(str(path), number, word, fault) for fault in faults]
     return found
+
+
+def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
+    """(line, word, rest) of each instruction; a backslash goes on in the next line, comments between are nothing."""
+    began, whole = 0, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("#") or not (whole or line.strip()):
+            continue
+        began = began or number
+        whole += line.strip().removesuffix("\\") + " "
+        if line.rstrip().endswith("\\"):
+            continue
+        word, _, rest = whole.strip().partition(" ")
+        yield began, word.upper(), rest.strip()
+        began, whole = 0, ""
+    if whole.strip():
+        word, _, rest = whole.strip().partition(" ")
+        yield began, word.upper(), rest.strip()
+
+
+def _base_faults(rest: str, values: dict[str, str], stages: set[str]) -> Iterator[str]:
+    """Of a FROM; remembers the stage that it names."""
+    words = [word for word in rest.split() if not word.startswith("--")]
+    if not words:
+        yield "names no image"
+        return
+    image = re.sub(r"\$\{?(\w+)\}?", lambda found: values.get(found[1], found[0]), words[0])
+    if image not in stages and image != "scratch" and "$" not in image:
+        yield from image_faults(image)
+    if len(words) == 3 and words[1].upper() == "AS":
+        stages.add(words[2])

@@ -6,6 +6,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that tests start inherit it
 
+from typing import Any
+
 import pytest
 
 
@@ -16,3 +18,15 @@ def digits():
     from sklearn.datasets import load_digits
 
     return torch.from_numpy((load_digits().images[:300, None] * 15.9375).astype("uint8"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n 2`` one process has all the tests of ``integration``, which share sweeps; the rest go where there is room."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "integration" if nodeid.startswith("tests/integration/") else nodeid.partition("[")[0]
+
+    return Together(config, log)

@@ -10,7 +10,6 @@ import yaml
 
 import foldrace
 from cluster.check import check_file
-from trainables.errors import InputError
 
 pytest.importorskip("jsonschema")
 pytest.importorskip("botocore")
@@ -32,6 +31,11 @@ def test_ray_itself_accepts_what_is_shipped(name: str) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(yaml.safe_load((CLUSTER / name).read_text())))
+
+
+def rule_for(port: int, who: str) -> str:
+    rule = f"{{FromPort: {port}, ToPort: {port}, IpProtocol: tcp, IpRanges: [{{CidrIp: {who}}}]}}"
+    return f"{{GroupName: foldrace, IpPermissions: [{rule}]}}"
 
 
 PLANTED = [
@@ -103,14 +107,20 @@ PLANTED = [
     ),
     (
         "cluster.yaml",
-        "YOUR_ADDRESS/32",
-        "0.0.0.0/0",
+        "{GroupName: foldrace}",
+        rule_for(22, "0.0.0.0/0"),
         None,
     ),
     (
         "cluster.yaml",
-        "FromPort: 22",
-        "FromPort: 0",
+        "{GroupName: foldrace}",
+        rule_for(8265, "0.0.0.0/0"),
+        "opens the machines to everybody; only SSH (22) may be reached",
+    ),
+    (
+        "cluster.yaml",
+        "{GroupName: foldrace}",
+        rule_for(5000, "203.0.113.7/32"),
         "nothing but SSH (22) is to be reached from outside",
     ),
     (
@@ -175,8 +185,8 @@ PLANTED = [
     ),
     (
         "gcp.yaml",
-        "resources: {CPU: 0} ",
-        "resources: {CPU: 4} ",
+        "resources: {CPU: 0, GPU: 0}",
+        "resources: {CPU: 4, GPU: 0}",
         "head.resources.CPU: must be 0",
     ),
     (
@@ -251,6 +261,72 @@ PLANTED = [
         "RAY_AUTH_MODE=disabled",
         "ENV: switches the token off",
     ),
+    (
+        "cluster.yaml",
+        "resources: {CPU: 0, GPU: 0}",
+        "resources: {CPU: 0, GPU: 1}",
+        "head.resources.GPU: 1: the head trains nothing",
+    ),
+    (
+        "cluster.yaml",
+        "InstanceType: m7i.xlarge",
+        "InstanceType: g5.xlarge",
+        "g5.xlarge: has GPUs, which the head would pay for",
+    ),
+    (
+        "gcp.yaml",
+        "region: us-central1 ",
+        "region: us-west1 ",
+        "'us-central1-a': is not in the region 'us-west1'",
+    ),
+    (
+        "cluster.yaml",
+        "    - --env RAY_AUTH_MODE=token\n",
+        "",
+        "RAY_AUTH_MODE=token is set nowhere for the worker in the container",
+    ),
+    (
+        "onprem.yaml",
+        "python -m pip install --quiet --constraint ~/foldrace/constraints.txt",
+        "python -c 'import ray' && pip install",
+        "setup_commands[1]: installs what is newest that day",
+    ),
+    (
+        "onprem.yaml",
+        "max_workers: 1 ",
+        "max_workers: 1\nmax_workers: 1 ",
+        "max_workers: stands here twice, and only the last one counts",
+    ),
+    (
+        "kuberay.yaml",
+        'rayStartParams: {num-cpus: "0"}',
+        "rayStartParams: {num-cpus: 0}",
+        "rayStartParams.num-cpus: 0: must be a string; put it in quotes",
+    ),
+    (
+        "kuberay.yaml",
+        "shutdownAfterJobFinishes: false",
+        "shutdownAfterJobFinishes: true",
+        "must be false with a clusterSelector",
+    ),
+    (
+        "kuberay.yaml",
+        "submissionMode: HTTPMode",
+        "submissionMode: HttpMode",
+        "'HttpMode': one of: HTTPMode, ",
+    ),
+    (
+        "kuberay.yaml",
+        "name: FOLDRACE_MLFLOW_ARTIFACTS, value: /shared/artifacts",
+        "name: AWS_SECRET_ACCESS_KEY, value: abc",
+        "AWS_SECRET_ACCESS_KEY in plain text",
+    ),
+    (
+        "Dockerfile",
+        "COPY --chown=ray cluster cluster",
+        "COPY auth_token /home/ray/.ray/auth_token",
+        "COPY: puts the token into an image",
+    ),
 ]
 
 
@@ -282,15 +358,3 @@ def test_the_command_line_names_the_line_and_ends_with_2(tmp_path: Path, capsys:
     assert foldrace.main(["cluster", "check", "--json", str(broken)]) == 2
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"provider.head_pi"} <= {finding["field"] for finding in told}
-
-
-@pytest.mark.parametrize(
-    ("text", "told"), [("a: [", "is no YAML: line"), ("a: 1", "is neither a file for `ray up`"), ("- 1", "is neither")]
-)
-def test_what_is_no_cluster_file_is_refused(text: str, told: str, tmp_path: Path) -> None:
-    path = tmp_path / "x.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=told):
-        check_file(path)
-    with pytest.raises(InputError, match="cannot be read"):
-        check_file(tmp_path / "nowhere.yaml")

@@ -48,5 +48,6 @@ with ray_session(None, load_spec(Path("search/specs/quick.yaml"), ["search.max_c
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_trials_get_the_workers_that_were_started_beforehand() -> None:
     subprocess.run([sys.executable, "-c", _PROBES], check=True, timeout=120)

@@ -21,6 +21,8 @@ from search.promotion import PromotionScheduler
 from search.race import Race, Rule
 from trainables.ladder import Rung
 
+pytestmark = pytest.mark.slow
+
 TRIALS, EPOCHS, FOLDS = 12, 4, 3
 LADDER = (Rung(1, 1), Rung(1, 3), Rung(1, 4), Rung(3, 4))
 SWEEP = [
@@ -113,7 +115,6 @@ def test_optunas_study_in_the_sweeps_folder_tells_every_trial_as_it_was(race: Sw
             assert (trial.state.name, run.info.status) == ("PRUNED", "KILLED")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "least", "most"), [("fold_epochs=30", 12, 30), ("target=0.5", 12, 60), ("time_budget=0.1s", 12, 40)]
 )
@@ -128,7 +129,6 @@ def test_a_budget_ends_a_race_with_a_winner_that_has_all_folds(
     assert {run.info.status for run in swept.record.runs} <= {"FINISHED", "KILLED"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("when", [r"trial \d+ completed"])
 def test_a_race_that_was_interrupted_ends_as_if_it_had_not_been(race: Swept, when: str, tmp_path: Path) -> None:
     before, _ = interrupt(tmp_path, [*SWEEP, "scheduler={kind: promotion}"], when)
