@@ -22,7 +22,7 @@ def digits():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2`` one process has all the tests of ``integration``, which share sweeps; the rest go where there is room."""
+    """With ``-n 2`` one process has all the tests of ``integration``, which share sweeps; the rest go to either."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):

@@ -21,8 +21,6 @@ from search.promotion import PromotionScheduler
 from search.race import Race, Rule
 from trainables.ladder import Rung
 
-pytestmark = pytest.mark.slow
-
 TRIALS, EPOCHS, FOLDS = 12, 4, 3
 LADDER = (Rung(1, 1), Rung(1, 3), Rung(1, 4), Rung(3, 4))
 SWEEP = [
@@ -60,6 +58,7 @@ def costs(swept: Swept) -> dict[int, int]:
     return {number: max(swept.record.history(run, "epoch")) for number, run in swept.record.trials.items()}
 
 
+@pytest.mark.slow
 def test_a_race_on_ray_goes_as_the_simulator_predicts(race: Swept, curves: Curves) -> None:
     assert race.status == 0, race.err
     scheduler = PromotionScheduler("predicted", Race(LADDER, Rule(), trials=TRIALS))
@@ -74,6 +73,7 @@ def test_a_race_on_ray_goes_as_the_simulator_predicts(race: Swept, curves: Curve
     assert race.result["best"]["trial"] == best.configuration
 
 
+@pytest.mark.slow
 def test_a_race_changes_no_number_of_any_fold(full: Swept, race: Swept) -> None:
     assert race.record.params == full.record.params
 
@@ -115,6 +115,7 @@ def test_optunas_study_in_the_sweeps_folder_tells_every_trial_as_it_was(race: Sw
             assert (trial.state.name, run.info.status) == ("PRUNED", "KILLED")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "least", "most"), [("fold_epochs=30", 12, 30), ("target=0.5", 12, 60), ("time_budget=0.1s", 12, 40)]
 )
@@ -129,6 +130,7 @@ def test_a_budget_ends_a_race_with_a_winner_that_has_all_folds(
     assert {run.info.status for run in swept.record.runs} <= {"FINISHED", "KILLED"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [r"trial \d+ completed"])
 def test_a_race_that_was_interrupted_ends_as_if_it_had_not_been(race: Swept, when: str, tmp_path: Path) -> None:
     before, _ = interrupt(tmp_path, [*SWEEP, "scheduler={kind: promotion}"], when)
