@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.commands import add_commands
+from cluster.commands import add_commands, job_of
 from trainables.errors import FoldraceError, InputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ Address = Annotated[str | None, typer.Option(help="A Ray cluster; none starts a 
 Server = Annotated[str | None, typer.Option("--tracking-uri", help="An MLflow server to find the sweep on.")]
 
 RUNS, DATA = Path("runs"), Path("data")
+CLUSTER_MLFLOW = "http://127.0.0.1:5000"  # where `foldrace tunnel` brings it
 
 
 @app.command()
@@ -306,13 +308,25 @@ def study(
 
 
 @app.command()
-def status(sweep_name: Sweep = None, directory: Directory = RUNS, as_json: AsJson = False) -> None:
+def status(
+    sweep_name: Sweep = None,
+    directory: Directory = RUNS,
+    tracking_uri: Server = None,
+    address: Annotated[
+        str | None, typer.Option(help="A cluster's dashboard: the sweep's job, and its record in the MLflow there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show a sweep as MLflow has it: its trials by state, and the best of them."""
     from analysis.status import read_status
 
-    found = read_status(directory, sweep_name)
+    line, job = job_of(address, sweep_name) if address else ("", None)
+    if line and not as_json:
+        _print(line)
+    uri = tracking_uri or (CLUSTER_MLFLOW if address else None)
+    found = read_status(directory, sweep_name, uri)
     if as_json:
-        print(json.dumps(found.to_json()), flush=True)
+        print(json.dumps(found.to_json() | ({"job": job} if job else {})), flush=True)
     else:
         _print(found.summary())
         for line in found.failures():
@@ -450,7 +464,13 @@ add_commands(app, _say)
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     atexit.register(gc.freeze)  # a last search for garbage among all that is imported takes seconds
-    return _guarded(lambda: app(args=arguments, prog_name="foldrace", standalone_mode=False))
+    try:
+        return _guarded(lambda: app(args=arguments, prog_name="foldrace", standalone_mode=False))
+    finally:
+        if arguments is None:
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # what is left is Python's own end, which would show tracebacks
 
 
 def _guarded(command: Callable[[], Any]) -> int:

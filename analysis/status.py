@@ -87,10 +87,10 @@ class Status:
         return state | {"trials": self.counts, "best": best, "seconds": round(self.seconds, 1)}
 
 
-def read_status(root: Path, name: str | None) -> Status:
-    """The state of a sweep, or of the latest: of those in ``root``, else of those on the tracking server that
-    MLFLOW_TRACKING_URI names. Raises: StateError if there is none."""
-    client, run, _ = locate_sweep(root, name)
+def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
+    """The state of a sweep, or of the latest: of those on the tracking server ``uri``; without it of those in ``root``,
+    else of those on the server that MLFLOW_TRACKING_URI names. Raises: StateError if there is none."""
+    client, run, _ = locate_sweep(root, name, uri)
     tags = run.data.tags
     spec = parse_spec(_spec(client, run.info.run_id), base=root)
     finished = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}

@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from cluster.jobs import Job
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "job_of"]
 
 Say = Callable[[str], None]
 
@@ -31,8 +31,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on the las
 
 
 def add_commands(app: typer.Typer, say: Say) -> None:
-    """Adds ``submit``, ``attach``, ``logs``, ``stop``, ``list`` and ``cluster check``; ``say`` shows people a line."""
+    """Adds all of them to ``app``; ``say`` shows people a line."""
     add_checks(app, say)
+
+    @app.command()
+    def tunnel(
+        file: Annotated[Path, typer.Argument(metavar="CLUSTER", help="The file that `ray up` was given.")],
+        port: Annotated[int, typer.Option(min=1, max=65535, help="Here, of Ray's dashboard.")] = 8265,
+        mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Here, of MLflow.")] = 5000,
+    ) -> None:
+        """Bring a cluster's dashboard and MLflow to this machine, by SSH, until Ctrl-C."""
+        from cluster.tunnel import open_tunnel
+
+        say(f"Ray at http://127.0.0.1:{port}, MLflow at http://127.0.0.1:{mlflow_port}; Ctrl-C closes the tunnel")
+        open_tunnel(file, {port: 8265, mlflow_port: 5000})
 
     @app.command()
     def submit(
@@ -123,6 +135,14 @@ def add_commands(app: typer.Typer, say: Say) -> None:
             since = "" if job.began is None else f"{datetime.fromtimestamp(job.began / 1000):%Y-%m-%d %H:%M}"
             table.add_row(job.sweep, job.id, _status(job), since)
         Console().print(table)
+
+
+def job_of(address: str, sweep: str | None) -> tuple[str, dict[str, object]]:
+    """The newest job of a sweep on a cluster, or of any: a line for people, and all of it. Raises: StateError."""
+    from cluster.jobs import connect, find_job
+
+    job = find_job(connect(address), sweep)
+    return f"{job.sweep}: job {job.id}: {_status(job)}", vars(job)
 
 
 def add_checks(app: typer.Typer, say: Say) -> None:

@@ -21,7 +21,7 @@ __all__ = ["ENDED", "PREFIX", "Job", "connect", "find_job", "jobs_of"]
 PREFIX = "foldrace-"
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 _PATIENCE = 5.0
-_TUNNEL = "open the tunnel first: `ray dashboard cluster/YOURS.yaml`"
+_TUNNEL = "open the tunnel first: `foldrace tunnel CLUSTER.yaml`, or `ray dashboard CLUSTER.yaml`"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from cluster.jobs import Job, connect, find_job
 from cluster.package import files_of, pack
 from cluster.submit import check_versions, keep_code
+from cluster.tunnel import open_tunnel
 from search.environment import versions
 from trainables.errors import InputError, StateError
 
@@ -233,3 +235,16 @@ def test_a_job_is_found_by_its_sweep_or_its_id_the_newest_first() -> None:
     assert found[0] == Job("foldrace-a-2", "a", "RUNNING", "", 3, None, None)
     with pytest.raises(StateError, match="c: no such job on this cluster; it knows: a, b"):
         find_job(cluster, "c")
+
+
+def test_a_tunnel_needs_a_clusters_file_and_free_ports(tmp_path: Path) -> None:
+    spec = tmp_path / "sweep.yaml"
+    spec.write_text("name: x\n")
+    with pytest.raises(InputError, match="must be a file for `ray up`"):
+        open_tunnel(spec, {8265: 8265})
+    with pytest.raises(InputError, match="cannot be read"):
+        open_tunnel(tmp_path / "nowhere.yaml", {8265: 8265})
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StateError, match=f"127.0.0.1:{port}: something listens there"):
+            open_tunnel(Path(__file__).parents[1] / "cluster/onprem.yaml", {port: 8265})

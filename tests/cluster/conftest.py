@@ -51,8 +51,7 @@ class Up:
 
     def tunnel(self, laptop: Host) -> None:
         """From a laptop's loopback to the head's: the dashboard and MLflow."""
-        ends = "-L 8265:127.0.0.1:8265 -L 5000:127.0.0.1:5000"
-        laptop.spawn(f"exec ssh -o BatchMode=yes -o ExitOnForwardFailure=yes -N {ends} {self.head.address}")
+        laptop.spawn(f"exec python -m foldrace tunnel {self.yaml}")
         until = time.monotonic() + 30
         while laptop.run("curl -s -o /dev/null http://127.0.0.1:5000/health", check=False).returncode:
             assert time.monotonic() < until, "the tunnel does not open"

@@ -88,6 +88,18 @@ def test_the_jobs_are_listed_and_their_logs_are_there(up: Up, undisturbed: list[
     assert logs.count(" completed ") >= 8 and "Best configurations by cross-validation" in logs
 
 
+def test_its_state_is_shown_on_the_laptop(up: Up, undisturbed: list[list[str]]) -> None:
+    shown = up.laptop.run("python -m foldrace status calm --address http://127.0.0.1:8265 --json").stdout
+    told = json.loads(shown.splitlines()[-1])
+    assert (told["state"], told["trials"]["completed"], told["job"]["status"]) == ("finished", 8, "SUCCEEDED")
+
+
+def test_its_report_is_drawn_on_the_laptop(up: Up, undisturbed: list[list[str]]) -> None:
+    folder = up.net.common / "report"
+    up.laptop.run(f"python -m foldrace report calm --tracking-uri http://127.0.0.1:5000 -o {folder} --dir /nowhere")
+    assert list(folder.glob("*.html"))
+
+
 def test_a_sweep_with_failed_trials_does_not_end_as_a_success(up: Up) -> None:
     done = submit(up, up.laptop, "failing", "--set space.lr=1.0e+6", "--set search.trials=1", epochs=2, check=False)
     assert done.returncode == 3, done.stderr
@@ -178,7 +190,7 @@ def test_a_token_that_is_wrong_or_missing_is_said_with_the_remedy(up: Up) -> Non
 
 def test_no_tunnel_no_server_and_another_server_are_said_with_the_remedy(up: Up) -> None:
     said = refusal(up.laptop, "--address http://127.0.0.1:8266")
-    assert "nothing answers there" in said and "ray dashboard" in said
+    assert "nothing answers there" in said and "foldrace tunnel" in said
     assert "nothing answers there" in refusal(up.laptop, "--address http://10.77.0.200:8265")
     assert "no Ray dashboard" in refusal(up.laptop, "--address http://127.0.0.1:5000")
     assert "must be the address of Ray's dashboard" in refusal(up.laptop, "--address 127.0.0.1:8265")
