@@ -468,9 +468,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _guarded(lambda: app(args=arguments, prog_name="foldrace", standalone_mode=False))
     finally:
         if arguments is None:
-            signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            )  # what is left is Python's own end, which would show tracebacks
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own end would show tracebacks
 
 
 def _guarded(command: Callable[[], Any]) -> int:
