@@ -43,7 +43,7 @@ test: install
 
 # What takes minutes: a whole study in small, comparisons, resuming, the reports in a browser (needs Chromium).
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 # `ray up` on three machines and a laptop that are namespaces of this one: needs root, openssh-server, rsync, iproute2 and
 # PostgreSQL, and says so, loudly, where it lacks one.

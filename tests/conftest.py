@@ -22,11 +22,17 @@ def digits():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2`` one process has all the tests of ``integration``, which share sweeps; the rest go to either."""
+    """With ``-n 2`` one process has the default tests of ``integration``, which share sweeps; slow ones go file by
+    file; all others go to either process."""
     from xdist.scheduler import LoadScopeScheduling
+
+    slow = config.getoption("markexpr") == "slow"
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "integration" if nodeid.startswith("tests/integration/") else nodeid.partition("[")[0]
+            path = nodeid.partition("::")[0]
+            if path.startswith("tests/integration/"):
+                return path if slow else "integration"
+            return nodeid.partition("[")[0]
 
     return Together(config, log)
