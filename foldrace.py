@@ -478,7 +478,9 @@ def _guarded(command: Callable[[], Any]) -> int:
         err.print("[bold red]Error:[/]", end=" ")
         _say(str(error))
         return WRONG_INPUT
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # which typer takes for the end of what somebody types
+            raise error.__cause__ from None
         _say("Interrupted.")
         return INTERRUPTED
     except Exception as error:

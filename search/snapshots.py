@@ -16,7 +16,7 @@ from typing import Protocol
 
 from search.durable import sync_all, write_whole
 
-__all__ = ["Snapshots", "go_back_to_snapshot"]
+__all__ = ["Snapshots", "go_back_to_snapshot", "has_snapshot"]
 
 _FILE = "state.zip"
 _TUNER = "tuner.pkl"
@@ -43,12 +43,13 @@ class Snapshots:
     to have been given up or to have failed.
 
     Args:
-        experiment: Tune's folder of it, on this machine.
+        experiment: Tune's folder of it, on this machine; the Tuner has been made, and does not run yet.
         settle: makes safe on disk what else must not be older than a snapshot.
     """
 
     def __init__(self, experiment: Path, settle: Callable[[], None] = lambda: None) -> None:
         self._experiment, self._settle = experiment, settle
+        self._tuner = (experiment / _TUNER).read_bytes()  # later Tune may be copying something over it
         self._kept = 0
         self._checkpoints: list[Path] = []
         self._given_up: set[int] = set()
@@ -82,7 +83,8 @@ class Snapshots:
             write_whole(self._experiment / _FILE) as part,
             zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
         ):
-            for path in [self._experiment / _TUNER, *states]:
+            file.writestr(_TUNER, self._tuner)
+            for path in states:
                 file.write(path, path.name)
         self._kept = written
         self.clear(given_up)
@@ -105,13 +107,18 @@ def _written(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
+def has_snapshot(experiment: Path) -> bool:
+    """Whether an experiment has got so far that a state of it was kept."""
+    return (experiment / _FILE).is_file()
+
+
 def go_back_to_snapshot(experiment: Path) -> None:
     """Puts the newest snapshot in the place of whatever state Tune has left in the folder of an experiment.
 
     If there is none and no trial has a checkpoint, the experiment had hardly begun, and its folder is removed.
     """
     snapshot = experiment / _FILE
-    if not snapshot.is_file():
+    if not has_snapshot(experiment):
         if not any(experiment.glob("trial-*/checkpoint_*")):
             shutil.rmtree(experiment, ignore_errors=True)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +33,11 @@ from search.promotion import PromotionScheduler
 from search.race import Race, Rule
 from search.scheduling import FifoLadder, LadderScheduler, Live, StoppingLadder
 from search.searcher import METRIC, FoldSearch
-from search.snapshots import Snapshots, go_back_to_snapshot
+from search.snapshots import Snapshots, go_back_to_snapshot, has_snapshot
 from search.spec import SweepSpec
 from search.store import SweepFolder
 from search.tune_callback import Session, SweepCallback
+from trainables.errors import StateError, first_line
 from trainables.ray_trainable import FoldTrainable, Work
 
 __all__ = ["make_scheduler", "run_given_trials", "run_trials"]
@@ -151,9 +153,8 @@ def _fit(
     )
     mend_tune()
     go_back_to_snapshot(experiment)
-    if tune.Tuner.can_restore(str(experiment)):
-        tuner = tune.Tuner.restore(str(experiment), trainable=trainable, resume_unfinished=True)
-    else:
+    tuner = _restored_tuner(experiment, trainable)
+    if tuner is None:
         tuner = _new_tuner(experiment, trainable, callback, search, prepared.spec.limits.max_failures)
     journal = SweepFolder(experiment.parents[1], experiment.parent.name).optuna
 
@@ -175,6 +176,20 @@ def _fit(
         finally:
             interrupt.tuning = False
     return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
+
+
+def _restored_tuner(experiment: Path, trainable: Any) -> tune.Tuner | None:
+    """Tune's experiment in this folder; None if there is none, or one that was cut off before its first snapshot and
+    cannot be read. Raises: StateError, if another cannot be read."""
+    if not tune.Tuner.can_restore(str(experiment)):
+        return None
+    try:
+        return tune.Tuner.restore(str(experiment), trainable=trainable, resume_unfinished=True)
+    except Exception as error:  # whatever unpickling half a file comes to
+        if has_snapshot(experiment):
+            raise StateError(f"{experiment}: Tune's state cannot be read: {first_line(error)}") from error
+        shutil.rmtree(experiment)
+        return None
 
 
 def _new_tuner(

@@ -137,3 +137,11 @@ def test_the_checkpoints_of_a_trial_that_was_given_up_go_once_no_snapshot_asks_f
     assert experiment.checkpoints() == [0, 2]
     experiment.snapshots.clear([1, 2])
     assert experiment.checkpoints() == [0]
+
+
+def test_the_tuner_is_kept_whole_while_tune_copies_its_own_over_it(experiment: Experiment) -> None:
+    experiment.save("1", "one")
+    (experiment.folder / "tuner.pkl").write_text("")
+    experiment.keep()
+    go_back_to_snapshot(experiment.folder)
+    assert experiment.found() == state("1", "one")
