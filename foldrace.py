@@ -115,8 +115,10 @@ def resume(
         _say(f"{folder.name} has ended; there is nothing to resume.")
         if waiting_records(folder.path):  # it was cut off before all of its record had arrived
             _deliver(folder.name, directory)
+        console = err if as_json else out
+        refitted = _refit(folder.name, directory, data_dir, console) if then_refit else None
         if as_json:
-            print(json.dumps(folder.read_result()), flush=True)
+            print(json.dumps(folder.read_result() | ({"refit": refitted} if refitted else {})), flush=True)
         return
     folder.read_state()
     prepared = prepare(load_spec(folder.spec), data_dir, local=address is None, notify=_say)
@@ -320,11 +322,10 @@ def status(
     """Show a sweep as MLflow has it: its trials by state, and the best of them."""
     from analysis.status import read_status
 
-    line, job = job_of(address, sweep_name) if address else ("", None)
+    line, job, name = job_of(address, sweep_name) if address else ("", None, sweep_name)
     if line and not as_json:
         _print(line)
-    uri = tracking_uri or (CLUSTER_MLFLOW if address else None)
-    found = read_status(directory, sweep_name, uri)
+    found = read_status(directory, name, tracking_uri or (CLUSTER_MLFLOW if address else None))
     if as_json:
         print(json.dumps(found.to_json() | ({"job": job} if job else {})), flush=True)
     else:

@@ -37,7 +37,9 @@ def install_faults(command: str) -> Iterator[str]:
         found = re.search(r"\bpip3? install\b(.*)", part)
         if not found:
             continue
-        if not re.search(r"\s(?:--constraints?|-c|--requirements?|-r)(?:[ =]|$)", found[1]):
+        packages = [word.strip("'\"") for word in found[1].split() if not word.startswith("-")]
+        exact = bool(packages) and all(re.search(r"==[\w.]+$|\.whl$|@ ", word) for word in packages)
+        if not exact and not re.search(r"\s(?:--constraints?|-c|--requirements?|-r)(?:[ =]|$)", found[1]):
             yield "installs what is newest that day; add --constraint constraints.txt"
         named = re.search(r"\bray(?:\[[^\]]*\])?==([\w.]+)", found[1])
         if named and named[1] != pinned("ray"):

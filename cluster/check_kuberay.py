@@ -100,6 +100,8 @@ def _check_job(document: Document, place: Place, spec: Mapping[str, Any]) -> Ite
 
 def _check_open(document: Document) -> Iterator[Finding]:
     """What can be reached from outside, or from more than the pod."""
+    if document.values["kind"] == "NetworkPolicy":
+        yield from _check_policy(document, mapping(document.values.get("spec")))
     if document.values["kind"] == "Ingress":
         yield document.finding(("kind",), "Ingress: opens it to the outside; use `kubectl port-forward`")
     for place, value in document.walk():
@@ -108,11 +110,23 @@ def _check_open(document: Document) -> Iterator[Finding]:
             yield document.finding(place, f"{value}: opens it to the outside; ClusterIP, and `kubectl port-forward`")
         elif last == "enableIngress" and value:
             yield document.finding(place, "opens the dashboard to the outside; leave it out")
+        elif last == "dashboard-host" and value not in ("127.0.0.1", "localhost"):
+            yield document.finding(place, "the dashboard is to listen on 127.0.0.1; `kubectl port-forward` leads there")
         elif last in ("hostNetwork", "hostPort") and value:
             yield document.finding(place, "listens on the machine's own address; leave it out")
         elif last in ("command", "args") and isinstance(value, list):
             for rule in listens_outside(" ".join(map(str, value))):
                 yield document.finding(place, rule)
+
+
+def _check_policy(document: Document, spec: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether a NetworkPolicy keeps anybody out."""
+    if "Ingress" not in items(spec.get("policyTypes")):
+        yield document.finding(("spec", "policyTypes"), "must have Ingress, or everybody may come in")
+    for i, rule in enumerate(items(spec.get("ingress"))):
+        who = items(mapping(rule).get("from"))
+        if not who or any(not one or mapping(one).get("ipBlock") for one in who):
+            yield document.finding(("spec", "ingress", i), "lets everybody in, or addresses; name pods (podSelector)")
 
 
 def _check_pins(document: Document) -> Iterator[Finding]:

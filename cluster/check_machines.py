@@ -46,6 +46,8 @@ _GCP = {
     "serviceAccounts": {"email", "scopes"},
     "metadata": {"items", "kind", "fingerprint"},
 }  # fmt: skip
+_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
+_MARKETS, _MODELS = ("spot", "capacity-block"), ("SPOT", "STANDARD", "RESERVATION_BOUND", "FLEX_START")
 _WITH_GPUS = {"aws": r"(?:g\d|gr\d|p\d|trn|inf)", "gcp": r"(?:a2|a3|a4|g2|g4)-"}
 
 
@@ -61,6 +63,8 @@ def check_machines(document: Document, kind: str) -> Iterator[Finding]:
     for name, node in node_types(document):
         place = ("available_node_types", name, "node_config")
         given = mapping(node.get("node_config"))
+        yield from _check_resources(document, (*place[:-1], "resources"), mapping(node.get("resources")))
+        yield from _check_words(document, place, given)
         if kind == "aws":
             yield from _check_aws(document, place, given)
         elif kind == "gcp":
@@ -83,6 +87,34 @@ def node_types(document: Document) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, node in mapping(document.values.get("available_node_types")).items():
         if isinstance(node, Mapping):
             yield name, node
+
+
+def _check_resources(document: Document, place: tuple[Any, ...], given: Mapping[str, Any]) -> Iterator[Finding]:
+    """Names that are nearly those which trials ask for."""
+    for key in given:
+        if key not in _RESOURCES and (
+            key.rstrip("sS").upper() in _RESOURCES or key.lower() in map(str.lower, _RESOURCES)
+        ):
+            yield document.finding((*place, key), f"no trial asks for it; {nearest(key, _RESOURCES)}")
+
+
+def _check_words(document: Document, place: tuple[Any, ...], given: Mapping[str, Any]) -> Iterator[Finding]:
+    """Values of which there are few, and which neither Ray nor botocore looks at; doors that a machine opens itself."""
+    for key in ("SecurityGroupIds", "SecurityGroups"):
+        if given.get(key):
+            rule = (
+                "opens what that group opens, which is not seen here; leave it out: Ray makes one that opens SSH alone"
+            )
+            yield document.finding((*place, key), rule)
+    market = mapping(given.get("InstanceMarketOptions")).get("MarketType")
+    if market is not None and market not in _MARKETS:
+        where = (*place, "InstanceMarketOptions", "MarketType")
+        yield document.finding(where, f"{market!r}: {nearest(market, _MARKETS)}")
+    for i, one in enumerate(items(given.get("scheduling"))):
+        model = mapping(one).get("provisioningModel")
+        if model is not None and model not in _MODELS:
+            where = (*place, "scheduling", i, "provisioningModel")
+            yield document.finding(where, f"{model!r}: {nearest(model, _MODELS)}")
 
 
 def _check_zones(document: Document, provider: Mapping[str, Any]) -> Iterator[Finding]:

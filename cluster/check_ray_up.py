@@ -67,8 +67,11 @@ def _check_counts(document: Document, kind: str) -> Iterator[Finding]:
                 yield document.finding(where, f"{few}: more than the {many} of max_workers")
     if kind == "local":
         least, there = values.get("min_workers", 0), values["provider"].get("worker_ips")
-        if isinstance(there, list) and isinstance(most, int) and most > len(there):
-            yield document.finding(("max_workers",), f"{most}: more than there are worker_ips ({len(there)})")
+        if isinstance(there, list) and isinstance(most, int) and most != len(there):
+            many = "more than" if most > len(there) else "fewer than"
+            yield document.finding(("max_workers",), f"{most}: {many} there are worker_ips ({len(there)})")
+        if isinstance(there, list) and values["provider"].get("head_ip") in there:
+            yield document.finding(("provider", "worker_ips"), "has the head in it, which trains nothing")
     if isinstance(most, int) and isinstance(least, int) and least > most:
         yield document.finding(("max_workers",), f"{most}: fewer than the {least} of min_workers together")
     if "idle_timeout_minutes" not in values:
@@ -93,6 +96,8 @@ def _check_ingress(document: Document, kind: str) -> Iterator[Finding]:
                 else:
                     rest = "nothing but SSH (22) is to be reached from outside; the rest through it"
                     yield document.finding(where, rest)
+        if given.get("PrefixListIds") and ports != (22, 22):
+            yield document.finding((*group, i, "PrefixListIds"), "nothing but SSH (22) is to be reached from outside")
 
 
 def _check_listeners(document: Document, kind: str) -> Iterator[Finding]:
@@ -102,6 +107,9 @@ def _check_listeners(document: Document, kind: str) -> Iterator[Finding]:
             yield document.finding(place, rule)
         if not re.search(r"\bray start\b.*--head\b", command, re.DOTALL):
             continue
+        if "--autoscaling-config" not in command:
+            rule = "say --autoscaling-config=~/ray_bootstrap_config.yaml, or no machine is ever added"
+            yield document.finding(place, rule)
         if "--dashboard-host" not in command:
             yield document.finding(place, "say --dashboard-host=127.0.0.1; it is not the default everywhere")
         if kind == "local" and not re.search(r"--num-cpus[ =]0\b", command):

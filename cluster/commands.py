@@ -43,8 +43,8 @@ def add_commands(app: typer.Typer, say: Say) -> None:
         """Bring a cluster's dashboard and MLflow to this machine, by SSH, until Ctrl-C."""
         from cluster.tunnel import open_tunnel
 
-        say(f"Ray at http://127.0.0.1:{port}, MLflow at http://127.0.0.1:{mlflow_port}; Ctrl-C closes the tunnel")
-        open_tunnel(file, {port: 8265, mlflow_port: 5000})
+        where = f"Ray at http://127.0.0.1:{port}, MLflow at http://127.0.0.1:{mlflow_port}; Ctrl-C closes the tunnel"
+        open_tunnel(file, {port: 8265, mlflow_port: 5000}, lambda: say(where))
 
     @app.command()
     def submit(
@@ -68,12 +68,14 @@ def add_commands(app: typer.Typer, say: Say) -> None:
     ) -> None:
         """Run a sweep on a cluster: check it here, ship its code, follow it. Ctrl-C detaches."""
         from cluster import submit as there
-        from cluster.jobs import connect
+        from cluster.connection import connect
         from search.spec import load_spec
         from trainables.errors import InputError
 
         if (spec is None) == (resume is None):
             raise InputError("submit", None, "takes either a sweep file or --resume SWEEP")
+        if resume is not None and override:
+            raise InputError("--set", override[0], "cannot be given with --resume: a sweep goes on as it began")
         if spec is not None:
             load_spec(spec, override or [])  # what is wrong with it is said before anybody is asked
         client = connect(address)
@@ -92,7 +94,8 @@ def add_commands(app: typer.Typer, say: Say) -> None:
     @app.command()
     def attach(name: JobName = None, address: Address = _ADDRESS, as_json: AsJson = False) -> None:
         """Follow a sweep on a cluster again, from its beginning. Ctrl-C detaches."""
-        from cluster.jobs import connect, find_job
+        from cluster.connection import connect
+        from cluster.jobs import find_job
         from cluster.submit import follow
 
         client = connect(address)
@@ -102,21 +105,27 @@ def add_commands(app: typer.Typer, say: Say) -> None:
     @app.command()
     def logs(name: JobName = None, address: Address = _ADDRESS) -> None:
         """What a sweep on a cluster has said so far."""
-        from cluster.jobs import connect, find_job
+        from cluster.connection import connect
+        from cluster.jobs import find_job
 
         client = connect(address)
         sys.stdout.write(client.get_job_logs(find_job(client, name).id))
         sys.stdout.flush()
 
     @app.command()
-    def stop(name: JobName = None, address: Address = _ADDRESS) -> None:
+    def stop(
+        name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's or a job's name.")],
+        address: Address = _ADDRESS,
+    ) -> None:
         """Stop a sweep on a cluster; what is done is kept, and `foldrace submit --resume SWEEP` goes on."""
-        from cluster.jobs import connect, find_job
+        from cluster.connection import connect
+        from cluster.jobs import find_job, folder_of
         from cluster.submit import stop as stop_job
 
         client = connect(address)
         job = stop_job(client, find_job(client, name), say)
-        say(f"{job.sweep}: stopped; foldrace submit --resume {job.sweep} goes on")
+        sweep = folder_of(client, job)
+        say(f"{sweep}: stopped; foldrace submit --resume {sweep} goes on, with the same --dir")
 
     @app.command("list")
     def list_jobs(address: Address = _ADDRESS, as_json: AsJson = False) -> None:
@@ -124,7 +133,8 @@ def add_commands(app: typer.Typer, say: Say) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        from cluster.jobs import connect, jobs_of
+        from cluster.connection import connect
+        from cluster.jobs import jobs_of
 
         jobs = jobs_of(connect(address))
         if as_json:
@@ -137,12 +147,15 @@ def add_commands(app: typer.Typer, say: Say) -> None:
         Console().print(table)
 
 
-def job_of(address: str, sweep: str | None) -> tuple[str, dict[str, object]]:
-    """The newest job of a sweep on a cluster, or of any: a line for people, and all of it. Raises: StateError."""
-    from cluster.jobs import connect, find_job
+def job_of(address: str, name: str | None) -> tuple[str, dict[str, object], str]:
+    """The newest job of a sweep on a cluster, or of any: a line for people, all of it, and what the sweep is called
+    there. Raises: StateError."""
+    from cluster.connection import connect
+    from cluster.jobs import find_job, folder_of
 
-    job = find_job(connect(address), sweep)
-    return f"{job.sweep}: job {job.id}: {_status(job)}", vars(job)
+    client = connect(address)
+    job = find_job(client, name)
+    return f"{job.sweep}: job {job.id}: {_status(job)}", vars(job), folder_of(client, job)
 
 
 def add_checks(app: typer.Typer, say: Say) -> None:

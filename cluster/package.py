@@ -27,34 +27,60 @@ _NEVER = (
     "mlruns/",
 )
 _SHOWN = 5
+Rule = tuple[Path, pathspec.GitIgnoreSpec]
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files below a folder that travel, in order: none that a .gitignore there, or git's usual sense, leaves out.
+    """The files below a folder that travel, in order: none that a .gitignore there or above it, up to the repository's
+    root, or git's usual sense, leaves out.
 
     Raises:
-        InputError: a link that leads out of the folder; its target would not be there.
+        InputError: a link that leads out of the folder, or to another folder; its target would not be there.
     """
     root = folder.resolve()
-    return sorted(_walk(root, root, [(root, pathspec.GitIgnoreSpec.from_lines(_NEVER))]))
+    return sorted(_walk(root, root, [*_rules_above(root), (root, pathspec.GitIgnoreSpec.from_lines(_NEVER))]))
 
 
-def _walk(root: Path, folder: Path, rules: list[tuple[Path, pathspec.GitIgnoreSpec]]) -> Iterator[Path]:
+def _rules_above(root: Path) -> list[Rule]:
+    """Those of the folders between a repository's root and a folder in it; none where there is no repository."""
+    within: list[Path] = []
+    for folder in root.parents if not (root / ".git").exists() else ():
+        within.append(folder)
+        if (folder / ".git").exists():
+            return [rule for above in reversed(within) for rule in _rules_of(above)]
+    return []
+
+
+def _rules_of(folder: Path) -> list[Rule]:
     ignore = folder / ".gitignore"
-    if ignore.is_file():
-        lines = ignore.read_text(encoding="utf-8", errors="replace").splitlines()
-        rules = [*rules, (folder, pathspec.GitIgnoreSpec.from_lines(lines))]
+    if not ignore.is_file():
+        return []
+    lines = ignore.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [(folder, pathspec.GitIgnoreSpec.from_lines(lines))]
+
+
+def _walk(root: Path, folder: Path, rules: list[Rule]) -> Iterator[Path]:
+    rules = [*rules, *_rules_of(folder)]
     for path in sorted(folder.iterdir()):
         directory = path.is_dir() and not path.is_symlink()
-        if any(rule.match_file(f"{path.relative_to(place).as_posix()}{'/' * directory}") for place, rule in rules):
+        if _is_ignored(path, directory, rules):
             continue
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
-            rule = f"is a link that leads out of {root}"
+        if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root)):
+            rule = "is a link to a folder" if path.is_dir() else f"is a link that leads out of {root}"
             raise InputError("code", str(path), rule, "copy the file there, or name it in .gitignore")
         if directory:
             yield from _walk(root, path, rules)
         elif path.is_file():
             yield path
+
+
+def _is_ignored(path: Path, directory: bool, rules: list[Rule]) -> bool:
+    """The last rule that says something of a path decides."""
+    ignored = False
+    for place, rule in rules:
+        said = rule.check_file(f"{path.relative_to(place).as_posix()}{'/' * directory}").include
+        ignored = ignored if said is None else said
+    return ignored
 
 
 def pack(folder: Path, into: Path, *, limit: int = LIMIT) -> list[Path]:

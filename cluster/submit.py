@@ -21,7 +21,7 @@ from cluster.package import pack
 from search.environment import versions
 from search.prepare import prepare
 from search.spec import load_spec
-from trainables.errors import InputError, StateError
+from trainables.errors import FoldraceError, InputError, StateError, first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -144,9 +144,14 @@ def _check_travels(field: str, reference: str, folder: Path) -> None:
     """Refuses a file or a folder outside the one that travels. Raises: InputError."""
     where = reference.rpartition(":")[0] if reference.rpartition(":")[0].endswith(".py") else reference
     path = Path(where).expanduser()
-    if ("/" in where or path.suffix == ".npz") and not (folder / path).resolve().is_relative_to(folder):
+    if "/" not in where and path.suffix != ".npz":
+        return
+    if not (folder / path).resolve().is_relative_to(folder):
         rule = f"lies outside {folder}, which is what travels"
         raise InputError(field, reference, rule, "move it there, or use what is on the cluster through a function")
+    if path.is_absolute():
+        rule = "is not at this place on the cluster"
+        raise InputError(field, reference, rule, f"./{path.resolve().relative_to(folder)}")
 
 
 def _digest(root: Path, files: Sequence[Path]) -> str:
@@ -164,12 +169,17 @@ def follow(client: JobSubmissionClient, job: Job, *, again: str, say: Say) -> Jo
 
     Raises:
         KeyboardInterrupt: after having said so.
+        StateError: the connection is lost.
     """
     try:
         asyncio.run(_tail(client, job.id))
     except KeyboardInterrupt:
         say(f"Detached; the sweep goes on. Again: {again}")
         raise
+    except FoldraceError:
+        raise
+    except Exception as error:  # aiohttp's own, Ray's: the tunnel is gone, or the head
+        raise StateError(f"the connection is lost ({first_line(error)}); the sweep goes on. Again: {again}") from error
     until = time.monotonic() + _PATIENCE
     while (found := find_job(client, job.id)).status not in ENDED and time.monotonic() < until:
         time.sleep(0.2)

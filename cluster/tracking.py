@@ -8,12 +8,14 @@ does through a tunnel. What it is told comes from the environment:
 ``FOLDRACE_MLFLOW_ARTIFACTS``
     where artifacts are kept: ``s3://…``, ``gs://…`` or a folder; ``~/mlflow/artifacts`` by default.
 ``FOLDRACE_MLFLOW_APP``
-    ``basic-auth`` asks for a user and a password (see MLflow's documentation); none by default.
+    ``basic-auth`` asks for a user and a password. MLflow makes ``admin`` with ``MLFLOW_AUTH_ADMIN_PASSWORD``.
+    Sweeps find theirs in ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``. None by default.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -44,16 +46,29 @@ def _answers() -> bool:
         return False
 
 
+def _key(home: Path) -> str:
+    """What basic-auth signs its forms with: made once, for this user alone."""
+    path = home / "flask.key"
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text()
+
+
 def start(home: Path) -> int:
     """Starts it, if it does not run yet; returns once it answers: 0, or 1 if it does not."""
     if _answers():
         return 0
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    environment = os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": os.environ.get("FOLDRACE_MLFLOW_STORE", f"sqlite:///{home}/mlflow.db"),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
+    environment = (
+        {"MLFLOW_FLASK_SERVER_SECRET_KEY": _key(home)}
+        | os.environ
+        | {
+            "MLFLOW_BACKEND_STORE_URI": os.environ.get("FOLDRACE_MLFLOW_STORE", f"sqlite:///{home}/mlflow.db"),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+    )
     with (home / "server.log").open("ab") as log:
         process = subprocess.Popen(
             command(home), env=environment, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

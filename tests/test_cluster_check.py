@@ -327,6 +327,48 @@ PLANTED = [
         "COPY auth_token /home/ray/.ray/auth_token",
         "COPY: puts the token into an image",
     ),
+    (
+        "onprem.yaml",
+        " --autoscaling-config=~/ray_bootstrap_config.yaml",
+        "",
+        "or no machine is ever added",
+    ),
+    (
+        "onprem.yaml",
+        "max_workers: 1",
+        "max_workers: 0",
+        "max_workers: 0: fewer than there are worker_ips (1)",
+    ),
+    (
+        "cluster.yaml",
+        "resources: {CPU: 4, GPU: 1}",
+        "resources: {CPU: 4, GPUS: 1}",
+        "resources.GPUS: no trial asks for it; one of: CPU, GPU",
+    ),
+    (
+        "cluster.yaml",
+        "MarketType: spot",
+        "MarketType: spott",
+        "MarketType: 'spott': did you mean 'spot'?",
+    ),
+    (
+        "cluster.yaml",
+        "      InstanceType: g5.xlarge",
+        "      SecurityGroupIds: [sg-1]\n      InstanceType: g5.xlarge",
+        "SecurityGroupIds: opens what that group opens",
+    ),
+    (
+        "kuberay.yaml",
+        "    - from: [{podSelector: {matchLabels: {ray.io/cluster: foldrace}}}]",
+        "    - {}",
+        "spec.ingress[0]: lets everybody in",
+    ),
+    (
+        "kuberay.yaml",
+        'rayStartParams: {num-cpus: "0"}',
+        'rayStartParams: {num-cpus: "0", dashboard-host: 0.0.0.0}',
+        "the dashboard is to listen on 127.0.0.1",
+    ),
 ]
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from cluster.jobs import Job, connect, find_job
+from cluster.connection import connect
+from cluster.jobs import Job, find_job
 from cluster.package import files_of, pack
 from cluster.submit import check_versions, keep_code
-from cluster.tunnel import open_tunnel
+from cluster.tunnel import open_tunnel, ssh_command
 from search.environment import versions
 from trainables.errors import InputError, StateError
 
@@ -41,7 +42,8 @@ def test_what_git_ignores_stays_here_as_git_means_it(tmp_path: Path) -> None:
     write(tmp_path, ".git/config", "pkg/__pycache__/a.pyc", ".venv/bin/python", "sub/deep/data/x.npy", "data/y.npy")
     write(tmp_path, ".gitignore", text="/runs/\n*.log\n/data\n")
     write(tmp_path, "sub/.gitignore", text="!keep.log\ndeep/data/\n")
-    assert names(tmp_path) == [".gitignore", "keep/runs.txt", "my models.py", "sub/.gitignore", "sweep.yaml"]
+    kept = [".gitignore", "keep/runs.txt", "my models.py", "sub/.gitignore", "sub/keep.log", "sweep.yaml"]
+    assert names(tmp_path) == kept
 
 
 def test_files_arrive_as_they_are_and_an_inner_link_as_a_file(tmp_path: Path) -> None:
@@ -53,6 +55,20 @@ def test_files_arrive_as_they_are_and_an_inner_link_as_a_file(tmp_path: Path) ->
     assert pack(here, there) == [Path("again.yaml"), Path("sweep.yaml"), Path("tools/run.sh")]
     assert (there / "again.yaml").read_text() == "content" and not (there / "again.yaml").is_symlink()
     assert (there / "tools/run.sh").stat().st_mode & 0o777 == 0o755
+
+
+def test_what_is_ignored_further_up_in_the_repository_stays_here_too(tmp_path: Path) -> None:
+    write(tmp_path, ".git/config", "sweeps/sweep.yaml", "sweeps/.env", "sweeps/keep.env")
+    write(tmp_path, ".gitignore", text=".env\n*.env\n")
+    write(tmp_path, "sweeps/.gitignore", text="!keep.env\n")
+    assert names(tmp_path / "sweeps") == [".gitignore", "keep.env", "sweep.yaml"]
+
+
+def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "real/model.py", "sweep.yaml")
+    (tmp_path / "alias").symlink_to("real")
+    with pytest.raises(InputError, match="is a link to a folder"):
+        files_of(tmp_path)
 
 
 def test_a_link_that_leads_out_is_refused_unless_it_is_ignored(tmp_path: Path) -> None:
@@ -92,13 +108,27 @@ def test_code_is_kept_once_and_under_its_digest(tmp_path: Path) -> None:
 
 
 @contextmanager
-def server(status: int, body: str, token: str | None = None) -> Iterator[str]:
+def heard() -> Iterator[tuple[str, list[str]]]:
+    """Somebody who should hear nothing: an address, and the requests that came."""
+    came: list[str] = []
+    with server(200, "[]", asked=came) as address:
+        yield address, came
+
+
+@contextmanager
+def server(
+    status: int, body: str, token: str | None = None, location: str = "", asked: list[str] | None = None
+) -> Iterator[str]:
     """Something that answers on this machine; with a token, only to those who have it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if asked is not None:
+                asked.append(str(self.headers))
             known = token is None or self.headers.get("Authorization") == f"Bearer {token}"
             self.send_response(status if known else 401)
+            if location:
+                self.send_header("Location", location)
             self.end_headers()
             self.wfile.write(body.encode() if known else b"Unauthorized")
 
@@ -150,7 +180,30 @@ def test_a_missing_and_a_wrong_token_are_said_with_the_remedy(tmp_path: Path) ->
         assert "wrong" not in refused(address)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://head:10001", "ftp://x", "", "http://"])
+def test_nobody_else_is_shown_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    with heard() as (other, headers):
+        monkeypatch.setenv("http_proxy", other)
+        with server(200, "<html>") as address:
+            assert "no Ray dashboard" in refused(address)
+        with server(302, "", location=other) as address:
+            assert "answers with 302, so it is no Ray dashboard" in refused(address)
+        assert headers == []
+        for wrong in (b"one\ntwo", b"\xff\xfe"):
+            (tmp_path / "token").write_bytes(wrong)
+            assert "holds no token" in refused(other) and "two" not in refused(other)
+        assert headers == []
+
+
+def test_something_else_that_listens_is_said_to_be_that() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=lambda: listener.accept()[0].sendall(b"SSH-2.0-x\r\n"), daemon=True).start()
+        assert "no web server" in refused(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:abc", "http://[foo", "127.0.0.1:8265", "ray://head:10001", "ftp://x", "", "http://"]
+)
 def test_an_address_of_another_kind_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="must be the address of Ray's dashboard"):
         connect(address)
@@ -237,14 +290,28 @@ def test_a_job_is_found_by_its_sweep_or_its_id_the_newest_first() -> None:
         find_job(cluster, "c")
 
 
+def nothing() -> None:
+    raise AssertionError("no tunnel can be open")
+
+
 def test_a_tunnel_needs_a_clusters_file_and_free_ports(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[1] / "cluster"
     spec = tmp_path / "sweep.yaml"
     spec.write_text("name: x\n")
     with pytest.raises(InputError, match="must be a file for `ray up`"):
-        open_tunnel(spec, {8265: 8265})
+        open_tunnel(spec, {8265: 8265}, nothing)
+    with pytest.raises(InputError, match="kubectl port-forward service/foldrace-head-svc 8265:8265"):
+        open_tunnel(shipped / "kuberay.yaml", {8265: 8265}, nothing)
     with pytest.raises(InputError, match="cannot be read"):
-        open_tunnel(tmp_path / "nowhere.yaml", {8265: 8265})
+        open_tunnel(tmp_path / "nowhere.yaml", {8265: 8265}, nothing)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StateError, match=f"127.0.0.1:{port}: something listens there"):
-            open_tunnel(Path(__file__).parents[1] / "cluster/onprem.yaml", {port: 8265})
+            open_tunnel(shipped / "onprem.yaml", {port: 8265}, nothing)
+
+
+def test_a_tunnel_is_ssh_alone_to_loopback_alone() -> None:
+    command = ssh_command("10.0.0.1", {"ssh_user": "me", "ssh_private_key": "/keys/id"}, {8266: 8265})
+    assert command[:2] == ["ssh", "-N"] and command[-1] == "me@10.0.0.1"
+    assert command[-3:-1] == ["-L", "127.0.0.1:8266:127.0.0.1:8265"]
+    assert command[command.index("-i") :][:2] == ["-i", "/keys/id"]
