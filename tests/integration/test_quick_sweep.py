@@ -209,6 +209,16 @@ def test_the_champion_has_a_signature_and_no_pickle(refitted: dict[str, Any], tm
     assert not [path for path in files if path.read_bytes()[:1] == b"\x80"]  # how a pickle begins
 
 
+def test_resuming_a_sweep_that_has_ended_refits_it_if_asked(
+    quick: Swept, refitted: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--dir", str(quick.root), "--data-dir", str(quick.root / "data")]
+    assert foldrace.main(["resume", "quick", "--refit", "--json", *places]) == 0
+    shown = capsys.readouterr()
+    assert "quick has ended; there is nothing to resume." in shown.err
+    assert json.loads(shown.out.splitlines()[-1])["refit"]["test"] == refitted["test"]
+
+
 def test_a_second_refit_returns_the_first_and_leaves_the_test_set_alone(
     quick: Swept, refitted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
