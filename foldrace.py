@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.commands import add_commands, job_of
+from search.interrupt import repeat_swallowed_interrupts
 from trainables.errors import FoldraceError, InputError
 
 if TYPE_CHECKING:
@@ -465,6 +466,8 @@ add_commands(app, _say)
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     atexit.register(gc.freeze)  # a last search for garbage among all that is imported takes seconds
+    if arguments is None:
+        repeat_swallowed_interrupts()
     try:
         return _guarded(lambda: app(args=arguments, prog_name="foldrace", standalone_mode=False))
     finally:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupt", "graceful_interrupt"]
+__all__ = ["Interrupt", "graceful_interrupt", "repeat_swallowed_interrupts"]
+
+_MOMENT = 0.05
 
 
 class Interrupt:
@@ -45,3 +50,17 @@ def graceful_interrupt(notify: Callable[[str], None]) -> Iterator[Interrupt]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def repeat_swallowed_interrupts() -> None:
+    """From now on, a KeyboardInterrupt that Python cannot raise, as it came amid an object's end or a weak reference's
+    callback, comes again a moment later, and shows no traceback."""
+    before = sys.unraisablehook
+
+    def show(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            threading.Timer(_MOMENT, _thread.interrupt_main).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = show

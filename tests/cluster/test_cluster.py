@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -227,14 +228,25 @@ def test_from_outside_only_ssh_and_what_rays_machines_need_answers(up: Up) -> No
     scan = up.net.common / "scan.py"
     scan.write_text(SCAN)
     found = up.outside.run(f"python {scan} {up.head.address}", timeout=300).stdout.split()
-    owners = {}
-    for line in up.head.run("ss -ltnpH").stdout.splitlines():
-        address, process = line.split()[3], re.search(r'\(\("([^"]+)"', line)
-        owners[address.rpartition(":")[2]] = process[1] if process else "?"
     assert {"22", "6379"} <= set(found)
     assert not {"8265", "5000", "5432"} & set(found)
-    foreign = {port: owners.get(port) for port in found if owners.get(port) not in ("sshd", "gcs_server", "raylet")}
-    assert all(owner in ("python", "ray::DashboardA", "ray::RuntimeEnv") for owner in foreign.values()), foreign
+    for host in (up.head, up.workers["one"]):
+        foreign = {port: owner for port, owner in listeners(host).items() if not RAYS.search(owner)}
+        assert set(foreign) <= {"22"}, foreign
+    assert set(found) <= set(listeners(up.head))
+
+
+RAYS = re.compile(r"/ray/core/src/ray/|/ray/dashboard/agent|/ray/_private/|^ray::")
+
+
+def listeners(host: Host) -> dict[str, str]:
+    """Of each port that listens on more than the loopback, the command of the process that does."""
+    found = {}
+    for line in host.run("ss -ltnpH").stdout.splitlines():
+        address, process = line.split()[3], re.search(r"pid=(\d+)", line)
+        if not address.startswith(("127.", "[::1]")) and process:
+            found[address.rpartition(":")[2]] = host.run(f"tr '\\0' ' ' < /proc/{process[1]}/cmdline").stdout
+    return found
 
 
 def test_the_dashboard_asks_for_the_token(up: Up) -> None:
@@ -258,10 +270,20 @@ def test_the_token_is_in_no_log_no_process_list_and_no_record(up: Up, undisturbe
 # --- the end --------------------------------------------------------------------------------------------------------
 
 
-def test_ray_down_ends_ray_on_the_head(up: Up) -> None:
+def test_ray_down_leaves_nothing_of_ray_and_mlflow_ends_when_it_is_told_to(up: Up) -> None:
     up.laptop.run(f"ray down -y {up.yaml}", timeout=200)
+    up.head.run("python -m cluster.tracking stop")
     until = time.monotonic() + 120
-    names = {"gcs_server", "raylet"}
-    while names & {process.name() for process in up.head.processes()}:
-        assert time.monotonic() < until
+    while left := [line for host in (up.head, up.workers["one"]) for line in rays_and_mlflows(host)]:
+        assert time.monotonic() < until, left
         time.sleep(0.5)
+
+
+def rays_and_mlflows(host: Host) -> list[str]:
+    found = []
+    for process in host.processes():
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if RAYS.search(command) or "mlflow" in command:
+                found.append(command[:120])
+    return found
