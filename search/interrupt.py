@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -59,7 +58,7 @@ def repeat_swallowed_interrupts() -> None:
 
     def show(unraisable: sys.UnraisableHookArgs) -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            threading.Timer(_MOMENT, _thread.interrupt_main).start()
+            threading.Timer(_MOMENT, os.kill, (os.getpid(), signal.SIGINT)).start()
         else:
             before(unraisable)
 
