@@ -287,5 +287,5 @@ def commands(host: Host) -> list[str]:
     found = []
     for process in host.processes():
         with contextlib.suppress(psutil.Error):
-            found.append(" ".join(process.cmdline())[:200])
+            found.append(" ".join(process.cmdline()))
     return found
