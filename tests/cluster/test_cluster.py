@@ -232,8 +232,20 @@ def test_from_outside_only_ssh_and_what_rays_machines_need_answers(up: Up) -> No
     assert not {"8265", "5000", "5432"} & set(found)
     for host in (up.head, up.workers["one"]):
         foreign = {port: owner for port, owner in listeners(host).items() if not RAYS.search(owner)}
-        assert set(foreign) <= {"22"}, foreign
+        assert set(foreign) <= {"22", RAY_CLIENT}, foreign
     assert set(found) <= set(listeners(up.head))
+
+
+def test_rays_client_server_asks_strangers_for_the_token(up: Up) -> None:
+    code = f"import ray; ray.init('ray://{up.head.address}:{RAY_CLIENT}'); print('in')"
+    token = (up.laptop.files / "root/.ray/auth_token").read_text().strip()
+    for given, said in (({}, []), ({"RAY_AUTH_TOKEN": "0" * 64}, []), ({"RAY_AUTH_TOKEN": token}, ["in"])):
+        mode = {"RAY_AUTH_MODE": "token"} if given else {}
+        done = up.outside.run(f'python -c "{code}"', check=False, timeout=120, **given, **mode)
+        assert done.stdout.split() == said, done.stderr[-2000:]
+
+
+RAY_CLIENT = "10001"  # which `ray start` opens, and cannot be told not to
 
 
 RAYS = re.compile(r"/ray/core/src/ray/|/ray/dashboard/agent|/ray/_private/|^ray::")
