@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.commands import add_commands, job_of
+from cluster.commands import MLFLOW, add_commands, job_of
 from search.interrupt import repeat_swallowed_interrupts
 from trainables.errors import FoldraceError, InputError
 
@@ -52,7 +52,6 @@ Address = Annotated[str | None, typer.Option(help="A Ray cluster; none starts a 
 Server = Annotated[str | None, typer.Option("--tracking-uri", help="An MLflow server to find the sweep on.")]
 
 RUNS, DATA = Path("runs"), Path("data")
-CLUSTER_MLFLOW = "http://127.0.0.1:5000"  # where `foldrace tunnel` brings it
 
 
 @app.command()
@@ -326,7 +325,7 @@ def status(
     line, job, name = job_of(address, sweep_name) if address else ("", None, sweep_name)
     if line and not as_json:
         _print(line)
-    found = read_status(directory, name, tracking_uri or (CLUSTER_MLFLOW if address else None))
+    found = read_status(directory, name, tracking_uri or (MLFLOW if address else None))
     if as_json:
         print(json.dumps(found.to_json() | ({"job": job} if job else {})), flush=True)
     else:

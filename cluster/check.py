@@ -7,7 +7,7 @@ not pinned; that is looked at here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,9 +15,15 @@ from typing import Any
 
 import yaml
 
-from trainables.errors import InputError
+from trainables.errors import InputError, nearest
 
-__all__ = ["PLACEHOLDER", "Document", "Finding", "check_file", "items", "listens_outside", "mapping", "pinned"]
+__all__ = [
+    "LONGEST", "PLACEHOLDER", "Document", "Finding", "check_file", "items", "listens_outside", "mapping", "pinned",
+    "unknown_keys",
+]  # fmt: skip
+
+LONGEST = 200
+"""Characters that are shown of what somebody else's validation says."""
 
 PLACEHOLDER = re.compile(r"\b(?:YOUR_[A-Z_]+|(?:HEAD|WORKER)_ADDRESS|SSH_USER)\b")
 _CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
@@ -122,6 +128,16 @@ def mapping(value: Any) -> Mapping[str, Any]:
 def items(value: Any) -> list[Any]:
     """A value that should be a list, in the same way."""
     return value if isinstance(value, list) else []
+
+
+def unknown_keys(
+    document: Document, place: tuple[Any, ...], given: Iterable[str], known: Iterable[str]
+) -> Iterator[Finding]:
+    """Those that nobody reads, each with the nearest that is read."""
+    known = set(known)
+    for key in given:
+        if key not in known:
+            yield document.finding((*place, key), f"no such key; {nearest(key, known)}")
 
 
 def listens_outside(command: str) -> Iterator[str]:

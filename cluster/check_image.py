@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.check import Finding, listens_outside, pinned
+from cluster.check import Document, Finding, listens_outside, pinned
 
-__all__ = ["check_dockerfile", "image_faults", "install_faults"]
+__all__ = ["check_dockerfile", "check_images", "image_faults", "install_faults"]
 
+_IMAGES = ("image", "worker_image", "head_image")
 _MOVING = ("latest", "nightly", "main", "master")
 
 
@@ -29,6 +30,14 @@ def image_faults(image: str) -> Iterator[str]:
     found = re.search(mark, tag)
     if found and found[1] != pinned("ray"):
         yield f"{image}: has Ray {found[1]}, and constraints.txt pins {pinned('ray')}"
+
+
+def check_images(document: Document) -> Iterator[Finding]:
+    """What is wrong with the images that a YAML document names."""
+    for place, value in document.walk():
+        if place and place[-1] in _IMAGES and isinstance(value, str):
+            for fault in image_faults(value):
+                yield document.finding(place, fault)
 
 
 def install_faults(command: str) -> Iterator[str]:
@@ -75,7 +84,7 @@ def check_dockerfile(path: Path, text: str) -> list[Finding]:
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
     """(line, word, rest) of each instruction; a backslash goes on in the next line, comments between are nothing."""
     began, whole = 0, ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate([*text.splitlines(), ""], 1):  # an empty line ends what is open
         if line.lstrip().startswith("#") or not (whole or line.strip()):
             continue
         began = began or number
@@ -85,9 +94,6 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
         word, _, rest = whole.strip().partition(" ")
         yield began, word.upper(), rest.strip()
         began, whole = 0, ""
-    if whole.strip():
-        word, _, rest = whole.strip().partition(" ")
-        yield began, word.upper(), rest.strip()
 
 
 def _base_faults(rest: str, values: dict[str, str], stages: set[str]) -> Iterator[str]:

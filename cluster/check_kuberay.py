@@ -6,16 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.check import Document, Finding, items, listens_outside, mapping, pinned
-from cluster.check_image import image_faults, install_faults
+from cluster.check import LONGEST, Document, Finding, items, listens_outside, mapping, pinned, unknown_keys
+from cluster.check_image import check_images, install_faults
 from cluster.check_kuberay_schema import SCHEMAS
-from cluster.check_machines import unknown_keys
 from trainables.errors import nearest
 
 __all__ = ["check_manifest"]
 
 _SECRET = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN$|ACCESS_KEY")
-_LONGEST = 200
 Place = tuple[Any, ...]
 
 
@@ -47,7 +45,7 @@ def _check_schema(document: Document, schema: Mapping[str, Any]) -> Iterator[Fin
         elif error.validator == "type" and error.validator_value == "string":
             yield document.finding(place, f"{error.instance!r}: must be a string; put it in quotes")
         else:
-            yield document.finding(place, error.message[:_LONGEST])
+            yield document.finding(place, error.message[:LONGEST])
 
 
 def _check_cluster(document: Document, place: Place, spec: Mapping[str, Any]) -> Iterator[Finding]:
@@ -130,11 +128,9 @@ def _check_policy(document: Document, spec: Mapping[str, Any]) -> Iterator[Findi
 
 
 def _check_pins(document: Document) -> Iterator[Finding]:
+    yield from check_images(document)
     for place, value in document.walk():
-        if place and place[-1] == "image" and isinstance(value, str):
-            for fault in image_faults(value):
-                yield document.finding(place, fault)
-        elif place and place[-1] in ("command", "args") and isinstance(value, list):
+        if place and place[-1] in ("command", "args") and isinstance(value, list):
             for fault in install_faults(" ".join(map(str, value))):
                 yield document.finding(place, fault)
 

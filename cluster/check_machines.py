@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.check import PLACEHOLDER, Document, Finding, items, mapping
+from cluster.check import PLACEHOLDER, Document, Finding, items, mapping, unknown_keys
 from trainables.errors import nearest
 
-__all__ = ["PROVIDERS", "check_machines", "node_types", "unknown_keys"]
+__all__ = ["PROVIDERS", "check_machines", "node_types"]
 
 # What Ray's own providers read, and no more: a key that is not here changes nothing, or is refused by the cloud.
 PROVIDERS = {
@@ -70,16 +70,6 @@ def check_machines(document: Document, kind: str) -> Iterator[Finding]:
         elif kind == "gcp":
             yield from _check_gcp(document, place, given)
     yield from _check_head(document, kind)
-
-
-def unknown_keys(
-    document: Document, place: tuple[Any, ...], given: Iterable[str], known: Iterable[str]
-) -> Iterator[Finding]:
-    """Those that nobody reads, each with the nearest that is read."""
-    known = set(known)
-    for key in given:
-        if key not in known:
-            yield document.finding((*place, key), f"no such key; {nearest(key, known)}")
 
 
 def node_types(document: Document) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.check import Document, Finding, items, listens_outside, mapping
-from cluster.check_image import image_faults, install_faults
-from cluster.check_machines import PROVIDERS, check_machines, node_types, unknown_keys
+from cluster.check import LONGEST, Document, Finding, items, listens_outside, mapping, unknown_keys
+from cluster.check_image import check_images, install_faults
+from cluster.check_machines import PROVIDERS, check_machines, node_types
 from trainables.errors import nearest
 
 __all__ = ["check_cluster"]
@@ -19,7 +19,6 @@ _COMMANDS = (
     "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
     "head_start_ray_commands", "worker_start_ray_commands",
 )  # fmt: skip
-_LONGEST = 200
 
 
 def check_cluster(document: Document) -> list[Finding]:
@@ -49,10 +48,10 @@ def _check_schema(document: Document, kind: str) -> Iterator[Finding]:
             known = error.schema.get("properties", {})
             yield from unknown_keys(document, tuple(error.absolute_path), unknown[:1], known)
         else:
-            yield document.finding(tuple(error.absolute_path), error.message[:_LONGEST])
+            yield document.finding(tuple(error.absolute_path), error.message[:LONGEST])
     except Exception as error:  # Ray raises what comes to hand
         why = str(error) or type(error).__name__
-        yield document.finding((), f"Ray refuses it: {why[:_LONGEST]}")
+        yield document.finding((), f"Ray refuses it: {why[:LONGEST]}")
 
 
 def _check_counts(document: Document, kind: str) -> Iterator[Finding]:
@@ -85,18 +84,17 @@ def _check_ingress(document: Document, kind: str) -> Iterator[Finding]:
     rules = mapping(document.values["provider"].get("security_group")).get("IpPermissions")
     for i, rule in enumerate(items(rules)):
         given = mapping(rule)
-        ports = (given.get("FromPort"), given.get("ToPort"))
+        if (given.get("FromPort"), given.get("ToPort")) == (22, 22):
+            continue
         for name, address, world in (("IpRanges", "CidrIp", "0.0.0.0/0"), ("Ipv6Ranges", "CidrIpv6", "::/0")):
             for j, one in enumerate(items(given.get(name))):
                 where = (*group, i, name, j)
-                if ports == (22, 22):
-                    continue
                 if mapping(one).get(address) == world:
                     yield document.finding(where, "opens the machines to everybody; only SSH (22) may be reached")
                 else:
                     rest = "nothing but SSH (22) is to be reached from outside; the rest through it"
                     yield document.finding(where, rest)
-        if given.get("PrefixListIds") and ports != (22, 22):
+        if given.get("PrefixListIds"):
             yield document.finding((*group, i, "PrefixListIds"), "nothing but SSH (22) is to be reached from outside")
 
 
@@ -165,10 +163,7 @@ def _switches_on(document: Document, role: str) -> Iterator[bool]:
 
 
 def _check_pins(document: Document, kind: str) -> Iterator[Finding]:
-    for place, value in document.walk():
-        if place and place[-1] in ("image", "worker_image", "head_image") and isinstance(value, str):
-            for fault in image_faults(value):
-                yield document.finding(place, fault)
+    yield from check_images(document)
     for place, command in _commands(document):
         for fault in install_faults(command):
             yield document.finding(place, fault)

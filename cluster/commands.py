@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
     from cluster.jobs import Job
 
-__all__ = ["add_commands", "job_of"]
+__all__ = ["MLFLOW", "add_commands", "job_of"]
 
 Say = Callable[[str], None]
 
-_ADDRESS = "http://127.0.0.1:8265"
+_DASHBOARD_PORT, _MLFLOW_PORT = 8265, 5000
+_ADDRESS = f"http://127.0.0.1:{_DASHBOARD_PORT}"
+MLFLOW = f"http://127.0.0.1:{_MLFLOW_PORT}"
+"""Of a cluster, on its head, and here where `foldrace tunnel` brings it."""
 _ENDED_BADLY = 1
 Address = Annotated[str, typer.Option(help="Ray's dashboard, at the end of a tunnel.", envvar="FOLDRACE_CLUSTER")]
 JobName = Annotated[
@@ -37,14 +42,14 @@ def add_commands(app: typer.Typer, say: Say) -> None:
     @app.command()
     def tunnel(
         file: Annotated[Path, typer.Argument(metavar="CLUSTER", help="The file that `ray up` was given.")],
-        port: Annotated[int, typer.Option(min=1, max=65535, help="Here, of Ray's dashboard.")] = 8265,
-        mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Here, of MLflow.")] = 5000,
+        port: Annotated[int, typer.Option(min=1, max=65535, help="Here, of Ray's dashboard.")] = _DASHBOARD_PORT,
+        mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Here, of MLflow.")] = _MLFLOW_PORT,
     ) -> None:
         """Bring a cluster's dashboard and MLflow to this machine, by SSH, until Ctrl-C."""
         from cluster.tunnel import open_tunnel
 
         where = f"Ray at http://127.0.0.1:{port}, MLflow at http://127.0.0.1:{mlflow_port}; Ctrl-C closes the tunnel"
-        open_tunnel(file, {port: 8265, mlflow_port: 5000}, lambda: say(where))
+        open_tunnel(file, {port: _DASHBOARD_PORT, mlflow_port: _MLFLOW_PORT}, lambda: say(where))
 
     @app.command()
     def submit(
@@ -57,7 +62,7 @@ def add_commands(app: typer.Typer, say: Say) -> None:
         data_dir: Annotated[str | None, typer.Option(help="Of fetched data sets there.")] = None,
         tracking_uri: Annotated[
             str | None, typer.Option(help="The MLflow server, as the head sees it.", envvar="FOLDRACE_CLUSTER_TRACKING")
-        ] = "http://127.0.0.1:5000",
+        ] = MLFLOW,
         then_refit: Annotated[bool, typer.Option("--refit", help="Afterwards refit the winner.")] = False,
         resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with a sweep there instead.")] = None,
         detach: Annotated[bool, typer.Option("--detach", help="Do not follow it.")] = False,
@@ -94,22 +99,16 @@ def add_commands(app: typer.Typer, say: Say) -> None:
     @app.command()
     def attach(name: JobName = None, address: Address = _ADDRESS, as_json: AsJson = False) -> None:
         """Follow a sweep on a cluster again, from its beginning. Ctrl-C detaches."""
-        from cluster.connection import connect
-        from cluster.jobs import find_job
         from cluster.submit import follow
 
-        client = connect(address)
-        job = find_job(client, name)
+        client, job = _find(address, name)
         _conclude(follow(client, job, again=f"foldrace attach {job.id}", say=say), as_json=as_json, say=say)
 
     @app.command()
     def logs(name: JobName = None, address: Address = _ADDRESS) -> None:
         """What a sweep on a cluster has said so far."""
-        from cluster.connection import connect
-        from cluster.jobs import find_job
-
-        client = connect(address)
-        sys.stdout.write(client.get_job_logs(find_job(client, name).id))
+        client, job = _find(address, name)
+        sys.stdout.write(client.get_job_logs(job.id))
         sys.stdout.flush()
 
     @app.command()
@@ -118,12 +117,11 @@ def add_commands(app: typer.Typer, say: Say) -> None:
         address: Address = _ADDRESS,
     ) -> None:
         """Stop a sweep on a cluster; what is done is kept, and `foldrace submit --resume SWEEP` goes on."""
-        from cluster.connection import connect
-        from cluster.jobs import find_job, folder_of
+        from cluster.jobs import folder_of
         from cluster.submit import stop as stop_job
 
-        client = connect(address)
-        job = stop_job(client, find_job(client, name), say)
+        client, job = _find(address, name)
+        job = stop_job(client, job, say)
         sweep = folder_of(client, job)
         say(f"{sweep}: stopped; foldrace submit --resume {sweep} goes on, with the same --dir")
 
@@ -150,12 +148,19 @@ def add_commands(app: typer.Typer, say: Say) -> None:
 def job_of(address: str, name: str | None) -> tuple[str, dict[str, object], str]:
     """The newest job of a sweep on a cluster, or of any: a line for people, all of it, and what the sweep is called
     there. Raises: StateError."""
+    from cluster.jobs import folder_of
+
+    client, job = _find(address, name)
+    return f"{job.sweep}: job {job.id}: {_status(job)}", vars(job), folder_of(client, job)
+
+
+def _find(address: str, name: str | None) -> tuple[JobSubmissionClient, Job]:
+    """A client of a cluster, and a job there. Raises: StateError."""
     from cluster.connection import connect
-    from cluster.jobs import find_job, folder_of
+    from cluster.jobs import find_job
 
     client = connect(address)
-    job = find_job(client, name)
-    return f"{job.sweep}: job {job.id}: {_status(job)}", vars(job), folder_of(client, job)
+    return client, find_job(client, name)
 
 
 def add_checks(app: typer.Typer, say: Say) -> None:

@@ -18,7 +18,7 @@ from trainables.errors import FoldraceError, InputError, StateError, first_line
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-__all__ = ["connect", "lost"]
+__all__ = ["connect"]
 
 _PATIENCE = 5.0
 _SENDING = 300.0  # seconds, for a package of 100 MB
@@ -56,7 +56,7 @@ def connect(address: str) -> JobSubmissionClient:
             try:
                 return super()._do_request(method, endpoint, timeout=(_PATIENCE, wait), **given)
             except (OSError, http.client.HTTPException) as error:  # requests' errors are OSErrors
-                raise lost(address, error) from error
+                raise _lost(address, error) from error
 
         def _raise_error(self, answer: Any) -> NoReturn:
             said = " ".join(str(answer.text).split())[:200]
@@ -73,7 +73,7 @@ def connect(address: str) -> JobSubmissionClient:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def lost(address: str, error: BaseException) -> StateError:
+def _lost(address: str, error: BaseException) -> StateError:
     """What is said when a connection that was there breaks off."""
     why = first_line(error)[:200]
     return StateError(f"{address}: the connection is lost ({why}); what runs on the cluster goes on. {_TUNNEL}")

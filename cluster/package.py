@@ -43,12 +43,9 @@ def files_of(folder: Path) -> list[Path]:
 
 def _rules_above(root: Path) -> list[Rule]:
     """Those of the folders between a repository's root and a folder in it; none where there is no repository."""
-    within: list[Path] = []
-    for folder in root.parents if not (root / ".git").exists() else ():
-        within.append(folder)
-        if (folder / ".git").exists():
-            return [rule for above in reversed(within) for rule in _rules_of(above)]
-    return []
+    folders = [root, *root.parents]
+    top = next((i for i, folder in enumerate(folders) if (folder / ".git").exists()), 0)
+    return [rule for folder in reversed(folders[1 : top + 1]) for rule in _rules_of(folder)]
 
 
 def _rules_of(folder: Path) -> list[Rule]:
