@@ -58,6 +58,7 @@ class OrderedPromotion(PromotionScheduler):
         self._said: dict[int, Mapping[str, Any]] = {}  # of each trial, its last result
         self._failed: set[int] = set()
         self._stopped: set[int] = set()
+        self._unsaved: set[int] = set()  # those that had finished, and were added again without their last checkpoint
         self._none_left = False
 
     # the virtual clock
@@ -81,8 +82,13 @@ class OrderedPromotion(PromotionScheduler):
                 self._goes_on(number)
                 continue
             number = len(self._race.runners)
-            if self._race.exhausted or not self._affords_new():
+            if self._race.exhausted:
                 return False
+            if not self._affords_new():
+                if self._busy:
+                    return False  # what is pledged to those may lapse
+                self._race.exhausted = True
+                continue
             if number not in self._trials:
                 if not self._none_left:
                     return True
@@ -181,6 +187,8 @@ class OrderedPromotion(PromotionScheduler):
         self._hear(number, result)
         if trial.status == Trial.ERROR or RAISED in result:
             self._failed.add(number)
+        if trial.status == Trial.PENDING and self._has_finished(trial):
+            self._unsaved.add(number)
         if trial.status == Trial.PENDING and REPORT in result and self._stands(result[REPORT]):
             # or else Tune, which tries it again or restores an experiment, would start it
             if again:
@@ -225,9 +233,9 @@ class OrderedPromotion(PromotionScheduler):
             if trial.status == Trial.PAUSED:
                 tune_controller.stop_trial(trial)
                 self._stopped.discard(trial.config["trial"])
-        for trial in self._trials.values():
-            if trial.status == Trial.PENDING and self._has_finished(trial):
-                return trial  # once more: it was cut off before its last checkpoint was written
+        for number in self._unsaved:
+            if self._trials[number].status == Trial.PENDING:
+                return self._trials[number]
         at_work = sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in self._running().values())
         for _, _, number in sorted(self._busy):
             trial = self._trials[number]

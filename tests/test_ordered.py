@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from racing import FakeTune, Plan, check_race, make_report, make_result, plans
 from ray.tune.experiment import Trial
@@ -114,6 +114,14 @@ def test_failures_that_are_tried_again_change_nothing(
     assert ends(other) == ends(sweep)
 
 
+SPENT = (
+    Plan(  # none are drawn any more, and one that waits gets its last chance; cut off at its end, and again soon after
+        (Rung(1, 1), Rung(1, 2)), Rule(1.5, first_wave=None), np.array([[[15.0, 13.5]], [[8.0, 9.0]]]), budget=Budget(4)
+    )
+)
+
+
+@example((SPENT, OrderedPromotion, 1), 1, (0,), [6, 1], 9)
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(cases(), st.integers(1, 4), PICKS, st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(0, 99))
 def test_a_sweep_that_is_cut_off_again_and_again_goes_on_as_if_it_had_not_been(
