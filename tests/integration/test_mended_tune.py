@@ -1,4 +1,4 @@
-"""A worker that dies while it is kept for the next trial costs no trial."""
+"""A worker that dies while it is kept for the next trial costs no trial; and no statistics of metrics are kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import psutil
 import ray
 import ray.cloudpickle
 from ray import tune
+from ray.tune.experiment import Trial
 
 from search.mended_tune import mend_tune
 
@@ -65,3 +66,13 @@ def test_a_trial_that_is_given_a_dead_worker_is_tried_again(cluster: Any, tmp_pa
     assert callback.killed and not results.errors
     assert [result.metrics["value"] for result in results] == [0, 1, 2]
     assert callback.killed not in [result.metrics["worker"] for result in results][1:]
+
+
+def test_of_a_trials_metrics_the_last_are_kept_and_no_statistics() -> None:
+    mend_tune()
+    trial = Trial("none", stub=True)
+    for step in (1, 2):
+        trial.update_last_result({"value": float(step), "training_iteration": step})
+        assert f'"value": {step}.0' in trial.get_json_state()[1]  # what a snapshot holds is not that of the step before
+    assert trial.last_result["value"] == 2.0
+    assert not trial.metric_analysis and not trial.metric_n_steps
