@@ -203,9 +203,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--raw", type=Path, required=True, help="the folder that torchvision's files lie in")
     for name, value in (
-        ("trials", 6),
+        ("trials", 10),
         ("folds", 3),
-        ("epochs", 3),
+        ("epochs", 5),
         ("batch-size", 256),
         ("latent-dim", 16),
         ("seed", 0),

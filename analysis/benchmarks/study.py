@@ -1,10 +1,11 @@
 """The reference study at equal counts, a sweep against the notebook: ``python -m analysis.benchmarks.study OUT``.
 
-Both sides search the learning rate alone, train the same fold-epochs on all of FashionMNIST, refit the best on
-everything and test it, each as a process of its own that is timed from its start to its end; they take turns. The
-notebook (`analysis.benchmarks.notebook`) uses all cores for one fold after the other; the sweep
-(``foldrace sweep --refit``) trains one-CPU trials side by side, records all of it in MLflow, and gives no trial up.
-Beside them runs the same sweep with the default race, which trains fewer fold-epochs.
+The counts are those of ``foldrace study``'s autoencoder: ten trials, three folds, five epochs. Both sides search the
+learning rate alone, train the same fold-epochs on all of FashionMNIST, refit the best on everything and test it, each
+as a process of its own that is timed from its start to its end; they take turns. The notebook
+(`analysis.benchmarks.notebook`) uses all cores for one fold after the other; the sweep (``foldrace sweep --refit``)
+trains one-CPU trials side by side, records all of it in MLflow, and gives no trial up. Beside them runs the same sweep
+with the default race, which trains fewer fold-epochs.
 """
 
 from __future__ import annotations
@@ -166,9 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.benchmarks.study", description="Times the study.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--dataset", default="fashion-mnist", help="of 28×28 grey images")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
