@@ -27,7 +27,7 @@ bench-search: install
 	$(BIN)/python -m analysis.search_benchmark runs/bench-search
 
 # The training step, what a trial costs beside it, how sweeps grow, the shared data, the study against a notebook's way:
-# each side by side with its rival. Two hours on two cores, which it wants for itself; each line runs alone as well.
+# each side by side with its rival. Three hours on two cores, which it wants for itself; each line runs alone as well.
 bench: install
 	$(BIN)/python -m analysis.benchmarks.step runs/bench
 	$(BIN)/python -m analysis.benchmarks.overhead runs/bench

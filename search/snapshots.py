@@ -8,7 +8,9 @@ one file that takes the place of the one before, and only after all that it spea
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,6 +24,9 @@ _FILE = "state.zip"
 _TUNER = "tuner.pkl"
 _STATES = ("experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl")
 """What Tune writes of the trials, of its side of the searcher, and of the searcher; names end in a session's time."""
+
+_PAUSE = 0.5
+"""Seconds between two looks at a folder that has an entry for every trial: Tune writes its state every ten or so."""
 
 
 class _Staged(Protocol):
@@ -51,6 +56,7 @@ class Snapshots:
         self._experiment, self._settle = experiment, settle
         self._tuner = (experiment / _TUNER).read_bytes()  # later Tune may be copying something over it
         self._kept = 0
+        self._looked = -math.inf
         self._checkpoints: list[Path] = []
         self._given_up: set[int] = set()
         self._cleared: set[int] = set()
@@ -58,6 +64,11 @@ class Snapshots:
     def checkpointed(self, folder: Path) -> None:
         """A trial has a new checkpoint, which the next snapshot may name."""
         self._checkpoints.append(folder)
+
+    def keep_newest_soon(self, trials: Sequence[_StoredTrial], given_up: Iterable[int] = ()) -> None:
+        """`keep_newest`, unless it has looked a moment ago; for every step of a sweep."""
+        if time.monotonic() >= self._looked + _PAUSE:
+            self.keep_newest(trials, given_up)
 
     def keep_newest(self, trials: Sequence[_StoredTrial], given_up: Iterable[int] = ()) -> None:
         """Keeps Tune's state if it is a new one; to be called while Tune writes none.
@@ -70,6 +81,7 @@ class Snapshots:
         """
         if not trials:
             return
+        self._looked = time.monotonic()
         staged = Path(trials[0].storage.experiment_driver_staging_path)
         states = [path for pattern in _STATES if (path := _newest(staged, pattern)) is not None]
         written = max(map(_written, states), default=0)

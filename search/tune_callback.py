@@ -113,8 +113,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._take_over(trials)  # a restored experiment with nothing left to do has no step
-        self._keep_state(trials)
         if self._session.snapshots is not None:
+            self._session.snapshots.keep_newest(trials, self._given_up())
             self._session.snapshots.clear(self._given_up())  # Tune has written its last state before this
 
     def _take_over(self, trials: list[Trial]) -> None:
@@ -141,11 +141,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
                 self._session.view.update(self._session.ledger, changed=record)
             if trial.status != Trial.RUNNING:
                 del self._session.running[number]
-        self._keep_state(trials)
-
-    def _keep_state(self, trials: list[Trial]) -> None:
         if self._session.snapshots is not None:
-            self._session.snapshots.keep_newest(trials, self._given_up())
+            self._session.snapshots.keep_newest_soon(trials, self._given_up())
 
     def _given_up(self) -> Iterator[int]:
         """The trials that have ended short of the end. An interrupted one has not, though Tune has stopped it."""

@@ -35,12 +35,13 @@ class Experiment:
         for name in STATES:
             (self.staged / name.format(session)).write_text(content)
 
-    def keep(self) -> None:
-        self.keep_beside(())
+    def keep(self, *, soon: bool = False) -> None:
+        self.keep_beside((), soon=soon)
 
-    def keep_beside(self, given_up: Iterable[int]) -> None:
+    def keep_beside(self, given_up: Iterable[int], *, soon: bool = False) -> None:
         storage = SimpleNamespace(experiment_driver_staging_path=str(self.staged))
-        self.snapshots.keep_newest([cast(Any, SimpleNamespace(storage=storage))], given_up)
+        keep = self.snapshots.keep_newest_soon if soon else self.snapshots.keep_newest
+        keep([cast(Any, SimpleNamespace(storage=storage))], given_up)
 
     def checkpoints(self) -> list[int]:
         """The trials that have one."""
@@ -83,6 +84,22 @@ def test_a_clock_that_was_put_back_changes_nothing(experiment: Experiment) -> No
     experiment.keep()
     go_back_to_snapshot(experiment.folder)
     assert experiment.found() == state("1", "new")
+
+
+def test_at_every_step_it_looks_but_now_and_then_and_at_the_end_in_any_case(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("search.snapshots.time.monotonic", lambda: now)
+    for content, moment, kept in (("a", 0.0, "a"), ("b", 0.3, "a"), ("b", 0.6, "b"), ("c", 0.7, "b")):
+        now = 100.0 + moment
+        experiment.save("1", content)
+        experiment.keep(soon=True)
+        go_back_to_snapshot(experiment.folder)
+        assert experiment.found() == state("1", kept)
+    experiment.keep()
+    go_back_to_snapshot(experiment.folder)
+    assert experiment.found() == state("1", "c")
 
 
 def test_what_a_snapshot_speaks_of_is_safe_before_it_is(
