@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 __all__ = ["STUDY_NAME", "open_journal"]
 
@@ -50,6 +52,31 @@ def _mend(path: Path) -> None:
             file.truncate(whole.rfind(b"\n") + 1)
 
 
+class _OneWriter(JournalStorage):
+    """Optuna's journal, in which nobody else lets trials wait: Optuna looks for one at every suggestion, and would look
+    through all trials."""
+
+    def __init__(self, backend: _Journal) -> None:
+        self._may_wait = True
+        super().__init__(backend)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"_may_wait": True})
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        self._may_wait = self._may_wait or template_trial is not None
+        return super().create_new_trial(study_id, template_trial)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if states != (TrialState.WAITING,):
+            return super().get_all_trials(study_id, deepcopy, states)
+        waiting = super().get_all_trials(study_id, deepcopy, states) if self._may_wait else []
+        self._may_wait = bool(waiting)
+        return waiting
+
+
 def open_journal(path: Path) -> BaseStorage:
     """The storage in the file at ``path``, made if it is not there. One process at a time may write to it."""
-    return JournalStorage(_Journal(str(path)))
+    return _OneWriter(_Journal(str(path)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_left, insort
-from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 
@@ -110,7 +110,8 @@ class _SeesWaiting(BaseSampler):
 
     def _seen(self, study: Study) -> Study:
         if self._view is None:
-            self._view = cast("Study", _StudyView(study, self._merits))
+            merits = Merits(study.get_trials(deepcopy=False)) if self._merits is None else self._merits
+            self._view = cast("Study", _StudyView(study, merits.telling()))
         return self._view
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -137,14 +138,10 @@ class _SeesWaiting(BaseSampler):
 
 
 class _StudyView:
-    """A study as it was when first looked at, in which running trials with intermediate values are pruned ones; else
-    the study itself. The trial that is being asked for is in it, without its parameters."""
+    """A study in which there is nothing but the trials that a sampler is to see; else the study itself."""
 
-    def __init__(self, study: Study, merits: Merits | None) -> None:
-        self._study = study
-        trials = study.get_trials(deepcopy=False)
-        passed_over = (Merits(trials) if merits is None else merits).passed_over()
-        self._trials = [_as_pruned(trial) for number, trial in enumerate(trials) if number not in passed_over]
+    def __init__(self, study: Study, trials: list[FrozenTrial]) -> None:
+        self._study, self._trials = study, trials
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -161,33 +158,42 @@ class _StudyView:
 
 
 class Merits:
-    """Which trials of a study have reported, and how good each is, noted as they do: to look at thousands of trials at
-    every suggestion takes longer than to draw it."""
+    """The trials of a study that a sampler learns from, and how good each is, noted as they change: to look at
+    thousands of trials at every suggestion takes longer than to draw it."""
 
     def __init__(self, trials: Iterable[FrozenTrial] = ()) -> None:
-        self._of: dict[int, tuple[bool, int, float]] = {}
+        self._trials: dict[int, FrozenTrial] = {}
+        self._running: set[int] = set()  # without a report
+        self._reported: list[int] = []
         self._ranked: list[tuple[tuple[bool, int, float], int]] = []
         for trial in trials:
             self.note(trial)
 
     def note(self, trial: FrozenTrial) -> None:
-        """Takes a trial as it stands now."""
-        if not trial.intermediate_values and trial.state is not TrialState.COMPLETE:
+        """Takes a trial as it stands now; one that is running and has reported counts as pruned."""
+        number, before = trial.number, self._trials.pop(trial.number, None)
+        if before is None or number in self._running:
+            self._running.discard(number)
+        else:
+            del self._ranked[bisect_left(self._ranked, (_merit(before), number))]
+            del self._reported[bisect_left(self._reported, number)]
+        if trial.intermediate_values or trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            insort(self._reported, number)
+            insort(self._ranked, (_merit(trial), number))
+        elif trial.state is TrialState.RUNNING:
+            self._running.add(number)
+        else:
             return
-        merit, before = _merit(trial), self._of.get(trial.number)
-        if before is not None:
-            del self._ranked[bisect_left(self._ranked, (before, trial.number))]
-        insort(self._ranked, (merit, trial.number))
-        self._of[trial.number] = merit
+        self._trials[number] = _as_pruned(trial)
 
-    def passed_over(self) -> Set[int]:
-        """The numbers of those that TPE is not shown, where more than `_MOST` have reported: all but the best of those
-        that got furthest, and the newest. What it needs for a suggestion grows with what it sees, and beyond so many
-        it is the nearest to the best, which the newest are, that tell it more."""
-        if len(self._of) <= _MOST:
-            return frozenset()
-        best = [number for _, number in self._ranked[:_BEST]]
-        return self._of.keys() - {*best, *sorted(self._of)[_BEST - _MOST :]}
+    def telling(self) -> list[FrozenTrial]:
+        """The trials that TPE is shown, by number. Where more than `_MOST` have reported, these are the best of those
+        that got furthest, the newest, and those that run. What it needs for a suggestion grows with what it sees, and
+        beyond so many it is the nearest to the best, which the newest are, that tell it more."""
+        shown = self._reported
+        if len(shown) > _MOST:
+            shown = [*(number for _, number in self._ranked[:_BEST]), *shown[_BEST - _MOST :]]
+        return [self._trials[number] for number in sorted({*shown, *self._running})]
 
 
 def _merit(trial: FrozenTrial) -> tuple[bool, int, float]:
@@ -195,6 +201,8 @@ def _merit(trial: FrozenTrial) -> tuple[bool, int, float]:
     if trial.state is TrialState.COMPLETE:
         return False, 0, trial.values[0]
     values = trial.intermediate_values
+    if not values:  # with several objectives
+        return True, 1, 0.0
     step = max(values)
     return True, -step, values[step]
 

@@ -129,9 +129,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         self._optuna_numbers: dict[int, int] = {}
         self._ended = set()
         self._discarded: Counter[int] = Counter()
-        trials = self._stored_trials()
-        self._merits = Merits(trials)
-        for trial in trials:
+        for trial in self._stored_trials():
             if _NUMBER in trial.user_attrs:
                 self._optuna_numbers[trial.user_attrs[_NUMBER]] = trial.number
                 if trial.state.is_finished():
@@ -140,6 +138,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
                 self.study.tell(trial.number, state=TrialState.FAIL)
             if _WANTED in trial.user_attrs:
                 self._discarded[trial.user_attrs[_WANTED]] += 1
+        self._merits = Merits(self._stored_trials())
 
     # --- suggestions ----------------------------------------------------------------------------------------------
 
@@ -203,6 +202,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         if earlier is None:  # noted last: a trial with a number has all its parameters, whatever happens
             trial.set_user_attr(_NUMBER, number)
             self._optuna_numbers[number] = trial.number
+            self._merits.note(self._storage.get_trial(trial._trial_id))
             return params
         trial.set_user_attr(_DUPLICATE_OF, earlier)
         trial.set_user_attr(_WANTED, number)

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from test_searcher import result, run_trials, score
 
 from search.journal import open_journal
-from search.samplers import Merits
+from search.samplers import Merits, Samplers
 from search.searcher import FoldSearch
 from search.space import SearchSpace
 from search.spec import parse_spec
@@ -155,7 +155,7 @@ def test_tpe_learns_from_a_trial_that_waits_as_from_one_that_was_given_up() -> N
     assert np.mean(losses[25:]) < np.mean(losses[:10])
 
 
-def test_merits_noted_one_by_one_pass_over_what_is_neither_among_the_best_nor_among_the_newest(
+def test_merits_noted_one_by_one_show_the_best_the_newest_and_those_that_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("search.samplers._MOST", 12)
@@ -181,6 +181,33 @@ def test_merits_noted_one_by_one_pass_over_what_is_neither_among_the_best_nor_am
         step = max(one.intermediate_values)
         return True, -step, one.intermediate_values[step]
 
-    kept = {one.number for one in (*sorted(heard, key=place)[:5], *heard[-7:])}
-    assert merits.passed_over() == {one.number for one in heard} - kept == Merits(study.trials).passed_over()
-    assert len(heard) > 12 and not Merits(heard[:12]).passed_over()
+    best_and_newest = {one.number for one in (*sorted(heard, key=place)[:5], *heard[-7:])}
+    running = {one.number for one in study.trials if one not in heard and one.state is TrialState.RUNNING}
+    assert len(heard) > 12 and len(Merits(heard[:12]).telling()) == 12 and running
+    for shown in (merits.telling(), Merits(study.trials).telling()):
+        assert [one.number for one in shown] == sorted(best_and_newest | running)
+        assert {one.number for one in shown if one.state is TrialState.RUNNING} == running
+
+
+def test_what_is_noted_of_trials_gives_the_suggestions_that_all_of_the_study_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run() -> list[Any]:
+        """Four trials at a time; some fail, with a report or without, some wait, some complete."""
+        search, suggestions = make_search("tpe", seed=4, trials=60), []
+        for number in range(60):
+            suggestions.append(search.suggest(str(number)))
+            if number >= 4:
+                name, value = str(number - 4), score(suggestions[number - 4]["params"])
+                if number % 6:
+                    search.on_trial_result(name, result(value + 0.2, 1))
+                if number % 3 == 0:
+                    search.on_trial_complete(name, error=True)
+                elif number % 3 == 1:
+                    search.on_trial_complete(name, result(value, 2, finished=True))
+        return suggestions
+
+    noted = run()
+    make = Samplers.make
+    monkeypatch.setattr(Samplers, "make", lambda self, *which: make(self, *which[:3]))
+    assert run() == noted

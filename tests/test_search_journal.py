@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,20 @@ def test_wherever_in_the_journal_the_process_was_killed_the_same_trials_follow(s
         assert summary(search) == summary(expected), kept
         assert all(trial.state.is_finished() for trial in search.study.trials), kept
         shutil.rmtree(tmp_path / "cut")
+
+
+def test_a_trial_that_waits_is_found_by_its_process_and_by_those_that_read_the_journal_anew(tmp_path: Path) -> None:
+    path, waiting = tmp_path / "optuna.log", (TrialState.WAITING,)
+    study = optuna.create_study(storage=open_journal(path), study_name="foldrace")
+    before = pickle.dumps(study)
+    assert not study.get_trials(states=waiting)
+    empty = pickle.dumps(study)
+    study.enqueue_trial({"lr": 0.1})
+    for one in (study, *map(pickle.loads, (before, empty, pickle.dumps(study)))):
+        assert [trial.number for trial in one.get_trials(states=waiting)] == [0]
+    assert study.ask().suggest_float("lr", 0.01, 1.0) == 0.1
+    assert not study.get_trials(states=waiting)
+    assert study.ask().number == 1
 
 
 def test_the_journal_is_a_study_that_optuna_opens(tmp_path: Path) -> None:
