@@ -20,6 +20,12 @@ def digits():
     return torch.from_numpy((load_digits().images[:300, None] * 15.9375).astype("uint8"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow files that take minutes first, so that no process waits for another's last one."""
+    longest = ("test_faults.py", "test_outage.py", "test_promotion.py", "test_resume.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With ``-n 2`` one process has the default tests of ``integration``, which share sweeps; slow ones go file by
@@ -27,6 +33,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     slow = config.getoption("markexpr") == "slow"
+    if slow:
+        config.option.loadscopereorder = False  # by number of tests, which says nothing of their time
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
