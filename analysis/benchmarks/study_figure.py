@@ -40,7 +40,7 @@ def draw_study(runs: Sequence[Run], path: Path) -> None:
                 textcoords="offset points", va="center", color=INK,
             )  # fmt: skip
             errors.plot([run.test_mse for run in own], [place] * len(own), "o", color=colour, markersize=4.5)
-        times.set(title="Seconds from start to tested model", xlim=(0, 1.35 * max(run.seconds for run in runs)))
+        times.set(title="Seconds from start to tested model", xlim=(0, 1.6 * max(run.seconds for run in runs)))
         times.set_yticks(range(len(sides)), sides)
         times.invert_yaxis()
         errors.set(title="Test MSE of the refit")
