@@ -28,6 +28,7 @@ class Status:
 
     Attributes:
         state: of the sweep: running, finished, interrupted or failed.
+        abandoned: it was driven from its folder here, and the process is gone without a word.
         trials: a row a trial, see `analysis.tables.trials_table`.
     """
 
@@ -38,6 +39,7 @@ class Status:
     varying: tuple[str, ...]
     seconds: float
     trials: pd.DataFrame
+    abandoned: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -52,7 +54,9 @@ class Status:
     def summary(self) -> str:
         """One line: state, counts, time."""
         counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "none yet"
-        return f"{self.sweep}: {self.state}; {len(self.trials)}/{self.planned} trials: {counts}; {clock(self.seconds)}"
+        how = f" (its process has ended; `foldrace resume {self.sweep}` goes on)" if self.abandoned else ""
+        begun = f"{len(self.trials)} of {self.planned} trials: {counts}"
+        return f"{self.sweep}: {self.state}{how}; {begun}; {clock(self.seconds)} since it began"
 
     def failures(self, count: int = 3) -> list[str]:
         """A line for each failed trial, the first ones only."""
@@ -90,19 +94,22 @@ class Status:
 def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
     """The state of a sweep, or of the latest: of those on the tracking server ``uri``; without it of those in ``root``,
     else of those on the server that MLFLOW_TRACKING_URI names. Raises: StateError if there is none."""
-    client, run, _ = locate_sweep(root, name, uri)
+    client, run, folder = locate_sweep(root, name, uri)
     tags = run.data.tags
     spec = parse_spec(_spec(client, run.info.run_id), base=root)
     finished = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
-    end = run.info.end_time or time.time() * 1000
+    running = run.info.status == "RUNNING"
+    abandoned = running and folder is not None and folder.abandoned
+    end = None if running else run.info.end_time  # one that was resumed still has the end of its first session
     return Status(
         sweep=tags["foldrace.sweep"],
-        state=finished[run.info.status],
+        state="interrupted" if abandoned else finished[run.info.status],
         run_id=run.info.run_id,
         planned=spec.planned_trials,
         varying=spec.varying,
-        seconds=(end - run.info.start_time) / 1000,
+        seconds=((end or time.time() * 1000) - run.info.start_time) / 1000,
         trials=trials_table(client, run),
+        abandoned=abandoned,
     )
 
 

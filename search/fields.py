@@ -84,7 +84,8 @@ class Number(_Kind):
 
     def check(self, value: object) -> Any:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
-            raise broken(self.rule, "without quotes" if isinstance(value, str) else "", value=value)
+            quoted = isinstance(value, str) and re.fullmatch(r"\s*[-+]?[\d.]+(?:[eE][-+]?\d+)?\s*", value)
+            raise broken(self.rule, "without quotes" if quoted else "", value=value)
         if isinstance(value, float) and not math.isfinite(value):
             raise broken("must be a finite number", value=value)
         if abs(value) > (_LARGEST_WHOLE if self.whole else _LARGEST):

@@ -325,9 +325,13 @@ class SchedulerSpec(Section):
 def _whole_above_one(value: object) -> object:
     if isinstance(value, float) and value > 1 and value % 1:
         raise broken("must be a whole number if it is above 1, as Ray has it")
+    return value
+
+
+def _none_or_a_share(value: object) -> object:
     if isinstance(value, float) and 0 < value < 0.001:
         raise broken("must be 0, or at least 0.001")
-    return value
+    return _whole_above_one(value)
 
 
 class ResourcesSpec(Section):
@@ -336,7 +340,7 @@ class ResourcesSpec(Section):
     cpu: Annotated[float, Number(low=0.001), BeforeValidator(_whole_above_one)] = Field(
         default=1.0, description="processor cores"
     )
-    gpu: Annotated[float, Number(low=0), BeforeValidator(_whole_above_one)] = Field(
+    gpu: Annotated[float, Number(low=0), BeforeValidator(_none_or_a_share)] = Field(
         default=0.0, description="GPUs; 0.5 lets two trials share one"
     )
 
@@ -367,7 +371,9 @@ class TrainingSpec(Section):
         description="train folds that stand at the same epoch as one batched program; auto: on a GPU, where it can be",
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        default="float32", description="tf32: a GPU's faster products of float32; bfloat16: automatic mixed precision"
+        default="float32",
+        description="tf32: a GPU's faster products of float32, without effect on a CPU; "
+        "bfloat16: automatic mixed precision",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from search.distributions import FORMS, TAG
-from trainables.errors import InputError, nearest
+from trainables.errors import InputError, closest, nearest
 
 __all__ = ["SpecError", "dotted", "translate"]
 
@@ -66,7 +66,7 @@ def _one(details: Mapping[str, Any], model: type[BaseModel]) -> InputError:
     if kind == "literal_error":
         quoted = re.findall(r"'([^']*)'|(True|False)", context["expected"])
         choices = [text or flag.lower() for text, flag in quoted]  # as a YAML file has them
-        return InputError(dotted(location), value, "must be one of " + ", ".join(choices), nearest(value, choices))
+        return InputError(dotted(location), value, "must be one of " + ", ".join(choices), closest(value, choices))
     rule, hint = _WORDS.get(kind, (str(details["msg"]), ""))
     return InputError(dotted(location), None if kind == "missing" else value, rule, hint)
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -157,15 +158,33 @@ class SweepFolder:
         if there.st_mode & 0o022:
             raise StateError(f"{self.name}: others can write to {self.path}, so it is not trusted; `chmod go-w` it")
 
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Within this block no other process drives this sweep. Raises: StateError if one does."""
-        with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StateError(f"{self.name}: another process is running this sweep") from error
+        with self._lock.open("w") as file:
+            for patience in (0.05, 0.2, None):  # who looks whether it is driven holds it for a moment
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if patience is None:
+                        raise StateError(f"{self.name}: another process is running this sweep") from error
+                    time.sleep(patience)
             yield
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the sweep was begun here and no process of this machine drives it now."""
+        try:
+            with self._lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # there is none, or it is held
+            return False
+        return True
 
     def write_state(self, state: SweepState) -> None:
         """Replaces the sweep's state, whole or not at all."""

@@ -24,6 +24,7 @@ from search.progress import View
 from search.ray_session import ray_session
 from search.recorder import Outcome, Recorder
 from search.result import SweepResult, closing_tags, make_result, note
+from search.spec import SweepSpec
 from search.store import (
     ARTIFACTS,
     SweepFolder,
@@ -46,7 +47,7 @@ from trainables.process import Precision
 from trainables.ray_trainable import Work
 from trainables.seeds import derive_seed
 
-__all__ = ["drive", "found_again", "make_work", "resume_sweep", "run_sweep"]
+__all__ = ["drive", "found_again", "make_work", "resume_sweep", "run_sweep", "without_effect"]
 
 
 def make_work(prepared: Prepared) -> Work:
@@ -181,6 +182,8 @@ def drive(
         view.say(f"{folder.name}: in {folder.path}")
         if prepared.warm_start is not None:
             view.say(str(prepared.warm_start))
+        for line in without_effect(spec):
+            view.say(line)
         recorder = Recorder(connect(state.tracking_uri), state.experiment_id, folder.name, state.key, folder.path)
         ledger = Ledger(total=spec.planned_trials, earlier=state.seconds, started=started)
         _begin_record(recorder, prepared, folder, state, view.say)
@@ -211,6 +214,15 @@ def drive(
             sync_all(folder.winner)  # a sweep that has a result is whole
             write_text(folder.result, json.dumps(result.to_json(), indent=2))
         return result, ledger
+
+
+def without_effect(spec: SweepSpec) -> Iterator[str]:
+    """What the file asks for in vain where trials have no GPU."""
+    if not spec.resources.gpu:
+        if spec.training.precision == "tf32":
+            yield "training.precision: tf32 changes nothing without a GPU (resources.gpu is 0)"
+        if spec.training.fused is True:
+            yield "training.fused: folds as one batched program are slower on a CPU than one after the other"
 
 
 def _begin_record(

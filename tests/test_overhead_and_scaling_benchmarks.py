@@ -9,7 +9,7 @@ from PIL import Image
 
 from analysis.benchmarks import overhead, scaling
 from analysis.benchmarks.overhead import Side, a_trial, summary
-from analysis.benchmarks.scaling import Growth, start_and_end
+from analysis.benchmarks.scaling import Growth, by_tenths
 
 
 def test_a_trials_cost_is_free_of_the_start() -> None:
@@ -25,16 +25,17 @@ def test_ratios_are_of_a_rounds_two_sides() -> None:
     assert found[f"{Side.PLAIN} / {Side.STOPPING}"].n == 1
 
 
-def test_the_start_and_the_end_are_the_first_and_the_last_tenth() -> None:
+def test_a_sweeps_time_is_told_by_its_tenths_without_the_first_ten_trials() -> None:
     starts = [0.0]
-    for number in range(1, 1000):
-        starts.append(starts[-1] + (5.0 if number <= 10 else 0.1 if number < 500 else 0.3))
-    assert start_and_end(starts) == (pytest.approx(0.1), pytest.approx(0.3))
+    for number in range(1, 1011):
+        starts.append(starts[-1] + (5.0 if number <= 10 else 0.1 * ((number - 11) // 100 + 1)))
+    assert by_tenths(starts) == pytest.approx([0.1 * part for part in range(1, 11)])
+    assert len(by_tenths(range(22))) == 10 and set(by_tenths(range(22))) == {1.0}
 
 
 def test_the_pictures_are_drawn(tmp_path: Path) -> None:
     overhead.draw({side: [0.1, 0.3] for side in Side}, tmp_path / "overhead.png")
-    sweeps = [Growth(trials, workers, 10.0, 0.1, 0.12, 2**28, 0.01, 2**20, 2**20, 2.0)
+    sweeps = [Growth(trials, workers, 10.0, (0.1,) * 9 + (0.12,), 2**28, 0.01, 2**20, 2**20, 2.0)
               for trials, workers in ((100, 1), (100, 2), (1000, 2))]  # fmt: skip
     scaling.draw(sweeps, tmp_path / "scaling.png")
     for name in ("overhead.png", "scaling.png"):

@@ -12,6 +12,7 @@ import yaml
 from search.distributions import Choice, Fixed, Log
 from search.spec import SweepSpec, load_spec, parse_spec
 from search.spec_errors import SpecError
+from search.sweep import without_effect
 from trainables.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -326,5 +327,33 @@ def test_how_folds_are_computed_is_checked_and_kept():
     for wrong in ({"fused": "yes"}, {"precision": "float16"}, {"fuse": True}):
         with pytest.raises(InputError, match="training"):
             parse(training=wrong)
-    with pytest.raises(InputError, match="must be one of auto, true, false"):
-        parse(training={"fused": "yes"})
+    assert str(refused(training={"fused": "yes"})) == "training.fused: yes: must be one of auto, true, false"
+    assert str(refused(training={"precision": "bfloat"})).endswith("bfloat16; did you mean 'bfloat16'?")
+
+
+def test_a_number_in_quotes_is_told_so_and_what_is_none_is_not() -> None:
+    assert refused(resources={"cpu": "2"}).hint == "without quotes"
+    assert refused(resources={"cpu": "two"}).hint == ""
+
+
+def test_a_trial_has_a_share_of_a_processor_and_may_have_no_gpu() -> None:
+    assert (
+        refused(resources={"cpu": 1e-9}).rule == refused(resources={"cpu": 0}).rule == "must be a number at least 0.001"
+    )
+    assert refused(resources={"gpu": 1e-9}).rule == "must be 0, or at least 0.001"
+    assert refused(resources={"gpu": 1.5}).rule.startswith("must be a whole number if it is above 1")
+
+
+@pytest.mark.parametrize(
+    ("training", "gpu", "said"),
+    [
+        ({"precision": "tf32"}, 0, ["training.precision: tf32 changes nothing without a GPU"]),
+        ({"precision": "tf32"}, 0.5, []),
+        ({"fused": True}, 0, ["training.fused: folds as one batched program are slower on a CPU"]),
+        ({"fused": True}, 1, []),
+        ({}, 0, []),
+    ],
+)
+def test_what_is_asked_for_in_vain_is_told(training: dict[str, Any], gpu: float, said: list[str]) -> None:
+    lines = list(without_effect(parse(training=training, resources={"gpu": gpu})))
+    assert len(lines) == len(said) and all(line.startswith(start) for line, start in zip(lines, said, strict=True))

@@ -14,7 +14,7 @@ from test_recorder import dataset, report
 from analysis.status import read_status
 from search.recorder import Outcome, Recorder
 from search.spec import parse_spec
-from search.store import SweepState, connect, create_sweep_folder, tracking_uri
+from search.store import SweepState, connect, create_sweep_folder, find_sweep, tracking_uri
 from trainables.errors import StateError
 
 SPEC = {
@@ -65,7 +65,7 @@ def test_trials_are_counted_by_how_they_ended(root: Path) -> None:
     assert (status.sweep, status.state, status.planned) == ("first", "finished", 9)
     shown = {state: count for state, count in status.counts.items() if count}
     assert shown == {"completed": 3, "pruned": 1, "failed": 1}
-    assert status.summary().startswith("first: finished; 5/9 trials: ")
+    assert status.summary().startswith("first: finished; 5 of 9 trials: ")
     reasons = status.trials.set_index("trial")["reason"]
     assert reasons.to_dict() == {0: "", 1: "why 1", 2: "why 2", 3: "", 4: ""}
 
@@ -99,6 +99,18 @@ def test_an_interrupted_sweep_says_so(root: Path) -> None:
     status = read_status(root, "second")
     assert status.state == "interrupted"
     assert list(status.trials["status"]) == ["interrupted"]
+
+
+def test_a_sweep_whose_process_is_gone_without_a_word_is_not_called_running(root: Path) -> None:
+    folder = find_sweep(root, "ae")
+    with folder.locked():
+        driven = read_status(root, "ae")
+    gone = read_status(root, "ae")
+    assert (driven.state, driven.abandoned, gone.state, gone.abandoned) == ("running", False, "interrupted", True)
+    assert "ae: interrupted (its process has ended; `foldrace resume ae` goes on); " in gone.summary()
+    assert read_status(root, "first").state == "finished"
+    with folder.locked():  # looking at it has left nothing held
+        pass
 
 
 def test_an_unknown_name_and_an_empty_folder(root: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _fetch(entry: Downloadable, data_dir: Path, stage: Path, notify: Callable[[s
         except Exception as error:  # whatever stops one source, the next may work
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             failures.append(f"{source.name}: {reason}")
-            notify(f"{entry.name}: {failures[-1]}")
+            notify(f"{entry.name}: not from {source.name} ({reason})")
             continue
         try:
             write_stored(entry.name, parts, data_dir, stage)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DataError", "FoldraceError", "InputError", "StateError", "first_line", "nearest"]
+__all__ = ["DataError", "FoldraceError", "InputError", "StateError", "closest", "first_line", "nearest"]
 
 
 class FoldraceError(Exception):
@@ -45,12 +45,17 @@ class StateError(FoldraceError):
     """What is on disk or in the tracker does not fit what is asked."""
 
 
+def closest(value: object, choices: Iterable[str]) -> str:
+    """A hint that names the closest of ``choices``, ``did you mean 'adam'?``; empty if none is close."""
+    close = difflib.get_close_matches(str(value).lower(), sorted(choices), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
 def nearest(value: object, choices: Iterable[str]) -> str:
-    """A hint that names the closest of ``choices`` and lists them all: ``did you mean 'adam'? (adam, sgd)``."""
+    """The same with a list of them all: ``did you mean 'adam'? (adam, sgd)``."""
     known = sorted(choices)
-    close = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.5)
-    listed = ", ".join(known)
-    return f"did you mean {close[0]!r}? ({listed})" if close else f"one of: {listed}"
+    listed, close = ", ".join(known), closest(value, known)
+    return f"{close} ({listed})" if close else f"one of: {listed}"
 
 
 def first_line(error: BaseException) -> str:

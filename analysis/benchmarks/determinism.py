@@ -8,7 +8,6 @@ times, and every number of every trial and fold in MLflow.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -22,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.benchmarks.arguments import benchmark_parser, one_or_more, parse_out, refusing, say_written
 from analysis.benchmarks.spread import Spread, paired_ratios, write_record
+from search.spec import load_spec
 
 __all__ = ["Run", "main", "run_sweep", "summary"]
 
@@ -106,15 +107,12 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark; writes determinism.json into OUT and prints its figures."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.benchmarks.determinism", description="Determinism's cost."
-    )
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser = benchmark_parser("determinism", "What the deterministic order costs a sweep.", rounds=3)
+    parser.add_argument("--workers", type=one_or_more, nargs="+", default=[1, 2, 4], metavar="N", help="at a time")
     parser.add_argument("--set", action="append", default=[], help="an override of the sweep file")
-    asked = parser.parse_args(arguments)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    asked = parse_out(parser, arguments)
+    with refusing(parser):
+        load_spec(SPEC, asked.set)
     settings = [(workers, turn, False) for _ in range(asked.rounds) for workers in asked.workers for turn in (1, 0)]
     settings += [(workers, 1, True) for workers in asked.workers]
     runs = []
@@ -128,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in found.items():
         print(f"{name}: {value.text() if isinstance(value, Spread) else value}")
     write_record(asked.out / "determinism.json", "determinism", {"summary": found, "runs": [vars(run) for run in runs]})
+    say_written(asked.out / "determinism.json")
 
 
 if __name__ == "__main__":

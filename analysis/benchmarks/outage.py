@@ -8,7 +8,6 @@ whole process, from its start to its end; its points are counted in the server's
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.benchmarks.arguments import benchmark_parser, parse_out, refusing, say_written
 from analysis.benchmarks.spread import Spread, paired_ratios, write_record
 from analysis.benchmarks.tracking_server import TrackingServer
+from search.spec import load_spec
 
 __all__ = ["Run", "main", "run_sweep", "summary"]
 
@@ -112,13 +113,12 @@ def summary(undisturbed: Sequence[Run], disturbed: Sequence[Run]) -> dict[str, A
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark; writes outage.json into OUT and prints its figures."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.benchmarks.outage", description="An outage of MLflow.")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = benchmark_parser("outage", "What an outage of MLflow costs a sweep: four minutes a round.", rounds=5)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the server is dead")
     parser.add_argument("--set", action="append", default=[], help="an override of the sweep file")
-    asked = parser.parse_args(arguments)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    asked = parse_out(parser, arguments)
+    with refusing(parser):
+        load_spec(SPEC, asked.set)
     sides: dict[float, list[Run]] = {0.0: [], asked.seconds: []}
     for turn in range(asked.rounds):
         for away in list(sides)[:: 1 if turn % 2 == 0 else -1]:
@@ -134,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, side in zip(("undisturbed", "outage"), sides.values(), strict=True)
     }
     write_record(asked.out / "outage.json", "outage", {"summary": found, "seconds": runs})
+    say_written(asked.out / "outage.json")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the time of a suggestion with all its trials known, the size of its records, and
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sqlite3
@@ -17,8 +16,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle, pairwise
 from pathlib import Path
 
+from analysis.benchmarks.arguments import benchmark_parser, one_or_more, parse_out, say_written
 from analysis.benchmarks.spread import write_record
 from analysis.style import BLUE, MUTED, ORANGE, figure_style
 from search.journal import open_journal
@@ -26,7 +27,7 @@ from search.prepare import prepare
 from search.searcher import FoldSearch
 from search.spec import load_spec
 
-__all__ = ["Growth", "draw", "main", "start_and_end"]
+__all__ = ["Growth", "by_tenths", "draw", "main"]
 
 SPEC = Path("search/specs/bench-nothing.yaml")
 _SUGGESTIONS = 10
@@ -38,7 +39,7 @@ class Growth:
 
     Attributes:
         seconds: of the whole process.
-        first, last: seconds a trial over the first and the last tenth of the trials to start, the first ten left out.
+        tenths: seconds a trial in each tenth of them, as they started; the first ten are left out.
         memory: the driver's largest resident set, in bytes.
         suggestion: seconds, the median of ten with all trials known.
         store, journal: bytes of MLflow's database and of Optuna's journal.
@@ -48,23 +49,27 @@ class Growth:
     trials: int
     workers: int
     seconds: float
-    first: float
-    last: float
+    tenths: tuple[float, ...]
     memory: int
     suggestion: float
     store: int
     journal: int
     report: float
 
+    @property
+    def each(self) -> float:
+        """Seconds a trial, all but the first ten."""
+        return sum(self.tenths) / len(self.tenths)
 
-def start_and_end(starts: Sequence[float]) -> tuple[float, float]:
-    """Seconds between two trials' starts in the first and in the last tenth, from their times of starting, in order.
 
-    The first ten are left out of the first: workers are new, and a sampler draws them at random.
+def by_tenths(starts: Sequence[float]) -> tuple[float, ...]:
+    """Seconds between two trials' starts in each tenth of a sweep, from their times of starting, in order.
+
+    The first ten are left out: workers are new, and a sampler draws them at random.
     """
-    tenth = max(10, len(starts) // 10)
-    first, last = starts[10 : 11 + tenth], starts[-tenth - 1 :]
-    return (first[-1] - first[0]) / (len(first) - 1), (last[-1] - last[0]) / (len(last) - 1)
+    rest = starts[10:]
+    edges = [round(part * (len(rest) - 1) / 10) for part in range(11)]
+    return tuple((rest[high] - rest[low]) / (high - low) for low, high in pairwise(edges))
 
 
 def measure(trials: int, workers: int, folder: Path) -> Growth:
@@ -83,7 +88,7 @@ def measure(trials: int, workers: int, folder: Path) -> Growth:
     report = time.perf_counter() - started
     journal = folder / "nothing" / "optuna.log"
     return Growth(
-        trials, workers, seconds, *start_and_end(starts), memory, _suggestion(journal),
+        trials, workers, seconds, by_tenths(starts), memory, _suggestion(journal),
         (folder / "mlflow.db").stat().st_size, journal.stat().st_size, report,
     )  # fmt: skip
 
@@ -125,39 +130,37 @@ def _suggestion(journal: Path) -> float:
 
 
 def draw(found: Sequence[Growth], path: Path) -> None:
-    """The time a trial, at a sweep's start and at its end, against the number of trials; and against the workers."""
+    """The time a trial as a sweep of many trials goes on; and of one of few, by how many run at a time."""
     with figure_style():
         from matplotlib import pyplot as plt
 
-        figure, (by_trials, by_workers) = plt.subplots(1, 2, figsize=(7.2, 2.8), layout="constrained", sharey=True)
+        figure, (by_part, by_workers) = plt.subplots(1, 2, figsize=(7.2, 2.8), layout="constrained", sharey=True)
         fewest = min(one.trials for one in found)
-        grown = sorted({one.trials: one for one in found if one.workers == 2}.values(), key=lambda one: one.trials)
+        long = sorted((one for one in found if one.trials > fewest), key=lambda one: one.trials)
+        for one, colour in zip(long, cycle((BLUE, ORANGE)), strict=False):
+            milliseconds = [1e3 * seconds for seconds in one.tenths]
+            by_part.plot(range(1, 11), milliseconds, "o-", color=colour, label=f"{one.trials:,} trials")
+        by_part.set(title="As a sweep goes on", xlabel="tenth of its trials", ylabel="milliseconds a trial")
+        by_part.set_xticks(range(1, 11))
+        if long:
+            by_part.legend(frameon=False, labelcolor=MUTED, loc="lower right")
         wide = sorted((one for one in found if one.trials == fewest), key=lambda one: one.workers)
-        for axes, chosen, place, label in (
-            (by_trials, grown, [one.trials for one in grown], "trials, two at a time"),
-            (by_workers, wide, [one.workers for one in wide], f"trials at a time, {fewest} in all"),
-        ):
-            axes.plot(place, [one.first * 1e3 for one in chosen], "o-", color=BLUE, label="first tenth")
-            axes.plot(place, [one.last * 1e3 for one in chosen], "o-", color=ORANGE, label="last tenth")
-            axes.set_xscale("log")
-            axes.set_xticks(place, [f"{value:,}" for value in place])
-            axes.minorticks_off()
-            axes.set_xlabel(label)
-        by_trials.set_ylabel("milliseconds a trial")
-        by_trials.set_ylim(bottom=0)
-        by_trials.legend(frameon=False, labelcolor=MUTED)
+        by_workers.plot(range(len(wide)), [1e3 * one.each for one in wide], "o-", color=BLUE)
+        by_workers.set(title=f"{fewest:,} trials", xlabel="trials at a time", ylim=(0, None))
+        by_workers.set_xticks(range(len(wide)), [str(one.workers) for one in wide])
         figure.savefig(path, dpi=160)
         plt.close(figure)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, writes scaling.json after every sweep and scaling.png at the end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 10000])
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
+    parser = benchmark_parser("scaling", "How a sweep's costs grow with its trials and workers: half an hour.")
+    text = "of sweeps with two workers; the first number's are repeated with other numbers of workers"
+    parser.add_argument("--trials", type=one_or_more, nargs="+", default=[100, 1000, 10000], metavar="N", help=text)
+    parser.add_argument("--workers", type=one_or_more, nargs="+", default=[1, 2, 4, 8], metavar="N", help="at a time")
+    asked = parse_out(parser, arguments)
+    if min(asked.trials) < 22:
+        parser.error(f"--trials: {min(asked.trials)}: must be at least 22, since the first ten are left out")
     plans = [(asked.trials[0], workers) for workers in asked.workers]
     plans += [(trials, 2) for trials in asked.trials if (trials, 2) not in plans]
     found: list[Growth] = []
@@ -166,13 +169,14 @@ def main() -> None:
             found.append(measure(trials, workers, Path(folder)))
         one = found[-1]
         print(
-            f"{one.trials} trials, {one.workers} at a time: {one.first * 1e3:.0f} ms a trial, in the end"
-            f" {one.last * 1e3:.0f} ms; {one.memory / 2**20:.0f} MiB; suggestion {one.suggestion * 1e3:.0f} ms;"
-            f" store {one.store / 2**20:.0f} MiB; report {one.report:.0f} s",
+            f"{one.trials} trials, {one.workers} at a time: {one.each * 1e3:.0f} ms a trial, in the first tenth"
+            f" {one.tenths[0] * 1e3:.0f}, in the last {one.tenths[-1] * 1e3:.0f}; {one.memory / 2**20:.0f} MiB;"
+            f" suggestion {one.suggestion * 1e3:.0f} ms; store {one.store / 2**20:.0f} MiB; report {one.report:.0f} s",
             flush=True,
         )
         write_record(asked.out / "scaling.json", "scaling", {"sweeps": [asdict(each) for each in found]})
     draw(found, asked.out / "scaling.png")
+    say_written(asked.out / "scaling.json", asked.out / "scaling.png")
 
 
 if __name__ == "__main__":

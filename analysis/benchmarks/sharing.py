@@ -8,7 +8,6 @@ images for each worker.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.benchmarks.arguments import benchmark_parser, one_or_more, parse_out, refusing, say_written
 from analysis.benchmarks.spread import write_record
 from search.prepare import prepare
 from search.ray_session import ray_session
@@ -131,17 +131,16 @@ def _quick(work: Work) -> Work:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark; writes sharing.json into OUT and prints a line a number of workers."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.benchmarks.sharing", description="Measures memory.")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser = benchmark_parser("sharing", "The memory that workers have for the images: a few minutes.")
+    parser.add_argument("--workers", type=one_or_more, nargs="+", default=[1, 2, 4], metavar="N", help="that train")
     parser.add_argument(
-        "--times", type=int, default=8, help="the images so many times over: allocators weigh less then"
+        "--times", type=one_or_more, default=8, help="the images so many times over: allocators weigh less then"
     )
     parser.add_argument("--set", action="append", default=[], help="an override of the sweep file")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    asked = parser.parse_args(arguments)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    work = make_work(prepare(load_spec(SPEC, asked.set), asked.data_dir))
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets are kept")
+    asked = parse_out(parser, arguments)
+    with refusing(parser):
+        work = make_work(prepare(load_spec(SPEC, asked.set), asked.data_dir))
     work = replace(work, images=np.tile(work.images, (asked.times, 1, 1, 1)))
     rows = []
     for count in asked.workers:
@@ -161,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"the images: {work.images.nbytes / _MIB:.1f} MiB")
     values = {"images": len(work.images), "image_bytes": work.images.nbytes, "rows": rows}
     write_record(asked.out / "sharing.json", "sharing", values)
+    say_written(asked.out / "sharing.json")
 
 
 if __name__ == "__main__":

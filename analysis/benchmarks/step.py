@@ -9,18 +9,19 @@ against one alone, validation, and three folds of a trial fused against one afte
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
+from analysis.benchmarks.arguments import benchmark_parser, dataset_of, one_or_more, parse_out, say_written
 from analysis.benchmarks.notebook import write_raw
 from analysis.benchmarks.spread import write_record
 from analysis.benchmarks.step_figure import draw_step
 from analysis.benchmarks.step_processes import Order, SideProcess, What, opened
 from analysis.benchmarks.step_sides import Setting, Side, flop_per_image
 from analysis.benchmarks.step_summary import Figure, Measured, summary
-from trainables.datasets import load_dataset
 
 __all__ = ["main", "measure"]
 
@@ -70,26 +71,26 @@ def _folds(process: SideProcess, turn: int, batch_size: int) -> Iterator[Figure]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark; writes step.json and step.png into OUT, and prints the ratios."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.benchmarks.step", description="Measures the step.")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=int, default=12_000, help="an epoch's")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256])
+    parser = benchmark_parser(
+        "step", "Images a second in training and validation, against the notebook's way: two minutes a round.", rounds=7
+    )
+    parser.add_argument("--images", type=one_or_more, default=12_000, help="an epoch's")
+    parser.add_argument("--batch-sizes", type=one_or_more, nargs="+", default=[64, 128, 256], help="of the step")
     parser.add_argument("--seconds", type=float, default=4.0, help="that processes train side by side")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="what trains")
     parser.add_argument("--dataset", default="fashion-mnist", help="of 28×28 grey images")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    asked = parser.parse_args(arguments)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    data = load_dataset(asked.dataset, data_dir=asked.data_dir)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets are kept")
+    asked = parse_out(parser, arguments)
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: cuda: torch sees no GPU here")
+    data = dataset_of(parser, asked.dataset, asked.data_dir)
     with tempfile.TemporaryDirectory() as raw:
         write_raw(Path(raw), data)
         setting = Setting(asked.dataset, asked.data_dir, Path(raw), asked.images, device=asked.device)
         figures = []
         for figure in measure(setting, rounds=asked.rounds, batch_sizes=asked.batch_sizes, seconds=asked.seconds):
             figures.append(figure)
-            where = f"round {figure.round}, batch {figure.batch_size}, {figure.side}"
-            print(f"{where}: {figure.measured} {figure.value:,.0f}", flush=True)
+            print(figure, flush=True)
     flop = flop_per_image()
     found = summary(figures, flop)
     values = {"rounds": asked.rounds, "images": asked.images, "device": asked.device, "threads": setting.threads,
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for batch_size, ratios in found["ratios"].items():
         for name, spread in ratios.items():
             print(f"batch {batch_size}, {name}: {spread.text()}")
+    say_written(asked.out / "step.json", asked.out / "step.png")
 
 
 if __name__ == "__main__":

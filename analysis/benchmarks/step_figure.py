@@ -34,11 +34,11 @@ def draw_step(figures: Sequence[Figure], flop: float, path: Path) -> None:
         )
         _rates(panels[0], figures, sizes, flop)
         _ratios(panels[1], figures, sizes, (Measured.TRAIN, Side.OURS), (Measured.TRAIN, Side.NOTEBOOK))
-        panels[1].set(title="Times the notebook's", ylim=(0, 1.12 * panels[1].dataLim.y1))
+        panels[1].set(title="Times the notebook", ylim=(0, 1.12 * panels[1].dataLim.y1))
         panels[1].axhline(1, color=MUTED, linewidth=0.8)
         if pair:
             _ratios(panels[2], figures, sizes, (Measured.SIDE_BY_SIDE, Side.OURS), (Measured.ALONE, Side.OURS))
-            panels[2].set(title="Two processes, times one", ylim=(0, max(2.3, 1.12 * panels[2].dataLim.y1)))
+            panels[2].set(title="Two side by side", ylim=(0, max(2.3, 1.12 * panels[2].dataLim.y1)))
             panels[2].axhline(2, color=MUTED, linewidth=0.8)
         for panel in panels:
             panel.set(xlabel="batch size", xlim=(-0.6, len(sizes) - 0.4))

@@ -10,7 +10,6 @@ with the default race, which trains fewer fold-epochs.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -22,11 +21,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from analysis.benchmarks.arguments import benchmark_parser, dataset_of, one_or_more, parse_out, say_written
 from analysis.benchmarks.notebook import Counts, write_raw
 from analysis.benchmarks.spread import Spread, paired_ratios, write_record
 from analysis.benchmarks.study_figure import draw_study
 from trainables.cross_validation import mean_and_standard_error
-from trainables.datasets import load_dataset
 
 __all__ = ["Run", "Setting", "StudySide", "main", "run_side", "summary"]
 
@@ -164,21 +163,20 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark; writes study.json and study.png into OUT, the runs into its folder study, and prints the
     ratios."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.benchmarks.study", description="Times the study.")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser = benchmark_parser(
+        "study", "The reference study at equal counts, against its notebook: half an hour a round.", rounds=3
+    )
+    for name, default in (("trials", 10), ("folds", 3), ("epochs", 5), ("batch-size", 256)):
+        parser.add_argument(f"--{name}", type=one_or_more, default=default, metavar="N", help="of every side")
     parser.add_argument("--dataset", default="fashion-mnist", help="of 28×28 grey images")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    asked = parser.parse_args(arguments)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets are kept")
+    asked = parse_out(parser, arguments)
     work = asked.out / "study"
     if work.exists():
-        raise SystemExit(f"{work} exists; move it away, or name another folder")
-    asked.out.mkdir(parents=True, exist_ok=True)
-    data = load_dataset(asked.dataset, data_dir=asked.data_dir)
+        parser.error(f"OUT: {work} exists; move it away, or name another folder")
+    if asked.folds < 2:
+        parser.error(f"--folds: {asked.folds}: must be at least 2")
+    data = dataset_of(parser, asked.dataset, asked.data_dir)
     with tempfile.TemporaryDirectory() as raw:
         write_raw(Path(raw), data)
         counts = Counts(asked.trials, asked.folds, asked.epochs)
@@ -194,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     draw_study(runs, asked.out / "study.png")
     for side in (StudySide.SWEEP, StudySide.RACE):
         print(f"{side}: {found[side]['times_faster'].text()} times as fast as the notebook")
+    say_written(asked.out / "study.json", asked.out / "study.png")
 
 
 if __name__ == "__main__":
