@@ -38,7 +38,7 @@ def draw_step(figures: Sequence[Figure], flop: float, path: Path) -> None:
         panels[1].axhline(1, color=MUTED, linewidth=0.8)
         if pair:
             _ratios(panels[2], figures, sizes, (Measured.SIDE_BY_SIDE, Side.OURS), (Measured.ALONE, Side.OURS))
-            panels[2].set(title="Two side by side", ylim=(0, max(2.3, 1.12 * panels[2].dataLim.y1)))
+            panels[2].set(title="Two processes / one", ylim=(0, max(2.3, 1.12 * panels[2].dataLim.y1)))
             panels[2].axhline(2, color=MUTED, linewidth=0.8)
         for panel in panels:
             panel.set(xlabel="batch size", xlim=(-0.6, len(sizes) - 0.4))
@@ -57,7 +57,7 @@ def _rates(axes: Any, figures: Sequence[Figure], sizes: Sequence[int], flop: flo
     )
     for place, side in enumerate(Side):
         for x, size in enumerate(sizes):
-            _dots(axes, x + 0.22 * (1 - place), values(figures, Measured.TRAIN, side, size), _COLOURS[side], 0.16)
+            _dots(axes, x + 0.22 * (place - 1), values(figures, Measured.TRAIN, side, size), _COLOURS[side], 0.16)
         axes.text(
             0.02, 0.8 - 0.075 * place, _NAMES[side], color=_COLOURS[side], transform=axes.transAxes, fontweight="bold"
         )
@@ -74,8 +74,8 @@ def _ratios(
         ratios = [one / other for one, other in pairs]
         mean = _dots(axes, x, ratios, ORANGE, 0.3)
         axes.annotate(
-            f"{mean:.2f}", (x, max(ratios)), xytext=(0, 5), textcoords="offset points", color=INK, ha="center",
-            fontweight="bold",
+            f"{mean:.2f}", (x, min(ratios)), xytext=(0, -6), textcoords="offset points", color=INK, ha="center",
+            va="top", fontweight="bold",
         )  # fmt: skip
 
 
