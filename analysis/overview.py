@@ -142,7 +142,7 @@ def _draw_curves(axes: Axes, overview: Overview) -> None:
 
 def _draw_ranking(axes: Axes, overview: Overview) -> None:
     best = overview.ranking.head(_SHOWN_BEST)
-    axes.set_title("Evaluated to the end: each fold (dot), mean ± standard error")
+    axes.set_title("To the end: folds (dots), mean ± standard error")
     for place, row in enumerate(best.itertuples()):
         colour = ORANGE if place == 0 else BLUE
         folds = overview.folds.get(int(row.trial), [])
