@@ -16,6 +16,7 @@ from rich.table import Table
 from analysis.tables import locate_sweep, number, ranking, trials_table
 from search.progress import clock, params_text, score_text
 from search.spec import parse_spec
+from search.store import SweepFolder
 
 __all__ = ["Status", "read_status"]
 
@@ -28,7 +29,7 @@ class Status:
 
     Attributes:
         state: of the sweep: running, finished, interrupted or failed.
-        abandoned: it was driven from its folder here, and the process is gone without a word.
+        remedy: what to do if it was driven from its folder here and the process is gone without a word; else "".
         trials: a row a trial, see `analysis.tables.trials_table`.
     """
 
@@ -39,7 +40,7 @@ class Status:
     varying: tuple[str, ...]
     seconds: float
     trials: pd.DataFrame
-    abandoned: bool = False
+    remedy: str = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -54,7 +55,7 @@ class Status:
     def summary(self) -> str:
         """One line: state, counts, time."""
         counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "none yet"
-        how = f" (its process has ended; `foldrace resume {self.sweep}` goes on)" if self.abandoned else ""
+        how = f" (its process has ended; {self.remedy})" if self.remedy else ""
         begun = f"{len(self.trials)} of {self.planned} trials: {counts}"
         return f"{self.sweep}: {self.state}{how}; {begun}; {clock(self.seconds)} since it began"
 
@@ -99,18 +100,24 @@ def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
     spec = parse_spec(_spec(client, run.info.run_id), base=root)
     finished = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
     running = run.info.status == "RUNNING"
-    abandoned = running and folder is not None and folder.abandoned
+    gone = folder if running and folder is not None and folder.abandoned else None
     end = None if running else run.info.end_time  # one that was resumed still has the end of its first session
     return Status(
         sweep=tags["foldrace.sweep"],
-        state="interrupted" if abandoned else finished[run.info.status],
+        state="interrupted" if gone else finished[run.info.status],
         run_id=run.info.run_id,
         planned=spec.planned_trials,
         varying=spec.varying,
         seconds=((end or time.time() * 1000) - run.info.start_time) / 1000,
         trials=trials_table(client, run),
-        abandoned=abandoned,
+        remedy=_remedy(gone) if gone else "",
     )
+
+
+def _remedy(folder: SweepFolder) -> str:
+    if folder.result.is_file():  # MLflow lacks the end of its record, or it was being extended
+        return f"`foldrace sync {folder.name}` delivers what waits"
+    return f"`foldrace resume {folder.name}` goes on"
 
 
 def _spec(client: Any, run_id: str) -> dict[str, Any]:

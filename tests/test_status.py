@@ -106,11 +106,13 @@ def test_a_sweep_whose_process_is_gone_without_a_word_is_not_called_running(root
     with folder.locked():
         driven = read_status(root, "ae")
     gone = read_status(root, "ae")
-    assert (driven.state, driven.abandoned, gone.state, gone.abandoned) == ("running", False, "interrupted", True)
+    assert (driven.state, driven.remedy, gone.state) == ("running", "", "interrupted")
     assert "ae: interrupted (its process has ended; `foldrace resume ae` goes on); " in gone.summary()
     assert read_status(root, "first").state == "finished"
     with folder.locked():  # looking at it has left nothing held
-        pass
+        folder.result.write_text("{}")
+    assert "`foldrace sync ae` delivers what waits" in read_status(root, "ae").summary()
+    folder.result.unlink()
 
 
 def test_an_unknown_name_and_an_empty_folder(root: Path, tmp_path: Path) -> None:
