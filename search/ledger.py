@@ -93,6 +93,8 @@ class Ledger:
     _counts: Counter[TrialStatus] = field(default_factory=Counter, init=False, repr=False)
     _best: TrialRecord | None = field(default=None, init=False, repr=False)
     _fold_epochs: int = field(default=0, init=False, repr=False)
+    _start_up: float = field(default=0.0, init=False, repr=False)
+    """Seconds until this process's first trial began."""
 
     def __post_init__(self) -> None:
         for trial in self.trials.values():
@@ -100,6 +102,8 @@ class Ledger:
 
     def note(self, trial: TrialRecord) -> None:
         """Takes a trial up, or what has changed in it."""
+        if not self.trials:
+            self._start_up = time.monotonic() - self.started
         self.trials[trial.number] = trial
         status, fold_epochs = trial.status, trial.report.fold_epochs if trial.report else 0
         before, spent = self._noted.get(trial.number, (None, 0))
@@ -153,10 +157,13 @@ class Ledger:
         return self.earlier + time.monotonic() - self.started
 
     def remaining(self, time_budget: float | None = None) -> float | None:
-        """Estimated seconds to the end, from the trials that have ended or paused; None while there is none."""
+        """Estimated seconds to the end, from the trials that have ended or paused; None while there is none.
+
+        The time before the first trial is not a trial's: most of a short sweep's first minute is Ray's start.
+        """
         if not self.settled:
             return None
-        left = self.elapsed / self.settled * max(0, self.total - self.settled)
+        left = (self.elapsed - self._start_up) / self.settled * max(0, self.total - self.settled)
         return left if time_budget is None else min(left, max(0.0, time_budget - self.elapsed))
 
 

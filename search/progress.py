@@ -100,27 +100,38 @@ def top_table(ledger: Ledger, varying: Sequence[str], folds: int, epochs: int, c
     return table
 
 
+_QUIET = 30.0  # seconds
+
+
+def _change(trial: TrialRecord) -> str:
+    """``trial 3 pruned 0.07899 (given up at epoch 1 of 1 fold)``."""
+    score = score_text(trial.val_loss, trial.standard_error) if math.isfinite(trial.val_loss) else ""
+    reason = f"({trial.reason})" if trial.reason else ""
+    return " ".join(part for part in (f"{trial.name} {trial.status.value}", score, reason) if part)
+
+
 class PlainView:
-    """One line for each thing that happens, for logs and CI."""
+    """One line for each trial that ends or pauses, for logs and CI; and a sign of life when the first one begins, and
+    whenever there has been none for half a minute."""
 
     def __init__(self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None) -> None:
         self._console, self._varying, self._budget = console, varying, time_budget
+        self._shown = -math.inf
 
     def say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
-        if changed is None:
+        if changed is None and time.monotonic() - self._shown < _QUIET:
             return
-        score = score_text(changed.val_loss, changed.standard_error) if math.isfinite(changed.val_loss) else ""
-        reason = f"({changed.reason})" if changed.reason else ""
-        what = " ".join(part for part in (f"{changed.name} {changed.status.value}", score, reason) if part)
+        self._shown = time.monotonic()
+        what = f"{_change(changed)} | " if changed else ""
         best = ledger.best
         incumbent = f"best {score_text(best.val_loss, best.standard_error)} ({best.name})" if best else "no best yet"
         eta = clock(ledger.remaining(self._budget))
         self.say(
-            f"[{clock(ledger.elapsed)}] {what}"
-            f" | {_states(ledger)} | {incumbent} | {ledger.fold_epochs} fold-epochs | ETA {eta}"
+            f"[{clock(ledger.elapsed)}] {what}{_states(ledger)} | {incumbent}"
+            f" | {ledger.fold_epochs} fold-epochs | ETA {eta}"
         )
 
     def __enter__(self) -> PlainView:

@@ -122,6 +122,19 @@ def test_what_remains_follows_from_the_trials_that_ended() -> None:
     assert race.remaining(time_budget=5.0) == 0.0
 
 
+def test_the_time_before_the_first_trial_is_no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    race = Ledger(total=10, started=now)
+    now += 60.0
+    race.note(record(0, RUNNING))
+    now += 4.0
+    race.note(record(0, COMPLETED, 0.1))
+    race.note(record(1, RUNNING))
+    assert race.elapsed == 64.0
+    assert race.remaining() == pytest.approx(36.0)  # 4 s a trial, 9 to go
+
+
 def test_nothing_is_known_before_a_trial_has_ended() -> None:
     assert ledger(record(0, RUNNING), ago=10.0).remaining() is None
     assert ledger(record(0, RUNNING), ago=10.0).remaining(time_budget=60.0) is None

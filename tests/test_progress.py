@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from io import StringIO
 
 import pytest
@@ -54,8 +55,8 @@ def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
     race = ledger(record(0, COMPLETED, 0.1, 0.3), record(1, PRUNED, 0.5, 0.5, epoch=1), record(2, RUNNING))
     race.trials[1].reason = "given up at epoch 1 [red]"
     with PlainView(Console(file=file, width=80)) as view:
-        view.update(race)  # nothing has ended: nothing is printed
         view.update(race, race.trials[0])
+        view.update(race)  # nothing has ended: nothing is printed
         view.update(race, race.trials[1])
         view.say("a [markup] line of words " + 20 * "that is long ")
     first, second, said = file.getvalue().splitlines()
@@ -65,6 +66,28 @@ def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
     )
     assert "trial 1 pruned 0.50000 ± 0.00000 (given up at epoch 1 [red])" in second
     assert said.startswith("a [markup] line")
+
+
+def test_the_plain_view_shows_that_the_first_trial_has_begun_and_that_long_ones_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file, now = StringIO(), 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    race = Ledger(total=4, started=now)
+    with PlainView(Console(file=file, width=80)) as view:
+        now += 5
+        race.note(record(0, RUNNING))
+        view.update(race)
+        now += 20
+        race.note(record(0, RUNNING, 0.2, epoch=1))
+        view.update(race)  # soon after the last line
+        now += 20
+        race.note(record(0, RUNNING, 0.1, epoch=2))
+        view.update(race)
+    assert file.getvalue().splitlines() == [
+        "[0:05] 1 of 4 trials: 1 running | no best yet | 0 fold-epochs | ETA –",
+        "[0:45] 1 of 4 trials: 1 running | no best yet | 2 fold-epochs | ETA –",
+    ]
 
 
 def test_the_plain_view_says_that_there_is_no_best_yet() -> None:
