@@ -24,18 +24,18 @@ study: install
 
 # A sweep against Optuna alone and plain Ray Tune, three seeds of each: the better part of an hour on two cores.
 bench-search: install
-	$(BIN)/python -m analysis.search_benchmark runs/bench-search
+	$(BIN)/python -m tests.benchmarks.search runs/bench-search
 
 # The training step, what a trial costs beside it, how sweeps grow, the shared data, the study against a notebook's way:
 # each side by side with its rival. Three hours on two cores, which it wants for itself; each line runs alone as well.
 bench: install
-	$(BIN)/python -m analysis.benchmarks.step runs/bench
-	$(BIN)/python -m analysis.benchmarks.overhead runs/bench
-	$(BIN)/python -m analysis.benchmarks.scaling runs/bench
-	$(BIN)/python -m analysis.benchmarks.sharing runs/bench
-	$(BIN)/python -m analysis.benchmarks.outage runs/bench
-	$(BIN)/python -m analysis.benchmarks.determinism runs/bench
-	$(BIN)/python -m analysis.benchmarks.study runs/bench
+	$(BIN)/python -m tests.benchmarks.step runs/bench
+	$(BIN)/python -m tests.benchmarks.overhead runs/bench
+	$(BIN)/python -m tests.benchmarks.scaling runs/bench
+	$(BIN)/python -m tests.benchmarks.sharing runs/bench
+	$(BIN)/python -m tests.benchmarks.outage runs/bench
+	$(BIN)/python -m tests.benchmarks.determinism runs/bench
+	$(BIN)/python -m tests.benchmarks.study runs/bench
 
 # In two processes, of which one has the tests of whole sweeps.
 test: install
@@ -62,7 +62,14 @@ fuzz: install
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --silent .types
 	$(BIN)/mypy
+
+# The folders at the address that they are imported by, as links: mypy does not follow an editable install's mapping.
+.PHONY: .types
+.types:
+	mkdir -p .types/foldrace
+	ln -sfn $(foreach name,$(wildcard foldrace/*) trainables search analysis cluster,$(CURDIR)/$(name)) .types/foldrace
 
 format: install
 	$(BIN)/ruff check --fix .

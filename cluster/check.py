@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from trainables.errors import InputError, nearest
+from foldrace.errors import InputError, nearest
 
 __all__ = [
     "LONGEST", "PLACEHOLDER", "Document", "Finding", "check_file", "items", "listens_outside", "mapping", "pinned",
@@ -26,7 +26,7 @@ LONGEST = 200
 """Characters that are shown of what somebody else's validation says."""
 
 PLACEHOLDER = re.compile(r"\b(?:YOUR_[A-Z_]+|(?:HEAD|WORKER)_ADDRESS|SSH_USER)\b")
-_CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+_CONSTRAINTS = Path(__file__).parent / "templates" / "constraints.txt"
 _MOST_VALUES, _DEEPEST = 20_000, 60
 _LOOPBACK = r"(?!['\"]?(?:127\.0\.0\.1|localhost|::1)\b)"
 _LISTENERS = (
@@ -161,9 +161,9 @@ def check_file(path: Path) -> list[Finding]:
     Raises:
         InputError: it cannot be read, or is none of these.
     """
-    from cluster.check_image import check_dockerfile
-    from cluster.check_kuberay import check_manifest
-    from cluster.check_ray_up import check_cluster
+    from foldrace.cluster.check_image import check_dockerfile
+    from foldrace.cluster.check_kuberay import check_manifest
+    from foldrace.cluster.check_ray_up import check_cluster
 
     try:
         text = path.read_text(encoding="utf-8")

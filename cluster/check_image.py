@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.check import Document, Finding, listens_outside, pinned
+from foldrace.cluster.check import Document, Finding, listens_outside, pinned
 
 __all__ = ["check_dockerfile", "check_images", "image_faults", "install_faults"]
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.check import LONGEST, Document, Finding, items, listens_outside, mapping, pinned, unknown_keys
-from cluster.check_image import check_images, install_faults
-from cluster.check_kuberay_schema import SCHEMAS
-from trainables.errors import nearest
+from foldrace.cluster.check import LONGEST, Document, Finding, items, listens_outside, mapping, pinned, unknown_keys
+from foldrace.cluster.check_image import check_images, install_faults
+from foldrace.cluster.check_kuberay_schema import SCHEMAS
+from foldrace.errors import nearest
 
 __all__ = ["check_manifest"]
 

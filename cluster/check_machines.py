@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.check import PLACEHOLDER, Document, Finding, items, mapping, unknown_keys
-from trainables.errors import nearest
+from foldrace.cluster.check import PLACEHOLDER, Document, Finding, items, mapping, unknown_keys
+from foldrace.errors import nearest
 
 __all__ = ["PROVIDERS", "check_machines", "node_types"]
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.check import LONGEST, Document, Finding, items, listens_outside, mapping, unknown_keys
-from cluster.check_image import check_images, install_faults
-from cluster.check_machines import PROVIDERS, check_machines, node_types
-from trainables.errors import nearest
+from foldrace.cluster.check import LONGEST, Document, Finding, items, listens_outside, mapping, unknown_keys
+from foldrace.cluster.check_image import check_images, install_faults
+from foldrace.cluster.check_machines import PROVIDERS, check_machines, node_types
+from foldrace.errors import nearest
 
 __all__ = ["check_cluster"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from trainables.errors import FoldraceError, InputError, StateError, first_line
+from foldrace.errors import FoldraceError, InputError, StateError, first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

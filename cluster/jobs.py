@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainables.errors import StateError
+from foldrace.errors import StateError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pathspec
 
-from trainables.errors import InputError
+from foldrace.errors import InputError
 
 __all__ = ["LIMIT", "files_of", "pack"]
 

@@ -16,19 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.jobs import ENDED, PREFIX, Job, find_job
-from cluster.package import pack
-from search.environment import versions
-from search.prepare import prepare
-from search.spec import load_spec
-from trainables.errors import FoldraceError, InputError, StateError, first_line
+from foldrace.cluster.jobs import ENDED, PREFIX, Job, find_job
+from foldrace.cluster.package import pack
+from foldrace.errors import FoldraceError, InputError, StateError, first_line
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.search.sweeps.environment import versions
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 __all__ = ["Place", "check_versions", "follow", "keep_code", "resume", "stop", "submit"]
 
-_VERSIONS = "from search.environment import versions; import json; print('versions', json.dumps(versions()))"
+_VERSIONS = (
+    "from foldrace.search.sweeps.environment import versions; import json; print('versions', json.dumps(versions()))"
+)
 _PATIENCE = 60.0
 _STOP_SECONDS = 120
 _JOB_VARIABLES = {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS), "PYTHONUNBUFFERED": "1"}
@@ -113,7 +115,7 @@ def submit(
         given += [part for override in overrides for part in ("--set", override)]
         if place.tracking is not None:
             given += ["--tracking-uri", place.tracking]
-        command = ["python", "-m", "cluster.job", place.directory, digest, spec.name, *given]
+        command = ["python", "-m", "foldrace.cluster.entry_point", place.directory, digest, spec.name, *given]
         say(f"{loaded.name}: {len(files)} files travel")
         client.submit_job(
             entrypoint=shlex.join(command), submission_id=job, metadata={"sweep": loaded.name},

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from trainables.errors import InputError, StateError, first_line
+from foldrace.errors import InputError, StateError, first_line
 
 __all__ = ["open_tunnel", "ssh_command"]
 
@@ -76,7 +76,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         rule = "is Kubernetes', which has its own tunnel"
         raise InputError("CLUSTER", str(path), rule, f"kubectl port-forward service/{name}-head-svc 8265:8265")
     if not isinstance(values, Mapping) or not isinstance(values.get("provider"), Mapping):
-        raise InputError("CLUSTER", str(path), "must be a file for `ray up`", "cluster/onprem.yaml")
+        raise InputError("CLUSTER", str(path), "must be a file for `ray up`", "cluster/templates/onprem.yaml")
     return values
 
 

@@ -74,8 +74,8 @@ class Up:
 
 
 def _cluster_file(up: Up) -> str:
-    """cluster/onprem.yaml with its marked lines changed, without the installation, and with GPUs that are not there."""
-    text = (ROOT / "cluster/onprem.yaml").read_text()
+    """cluster/templates/onprem.yaml with its marked lines changed, not installed, and with GPUs that are not there."""
+    text = (ROOT / "cluster/templates/onprem.yaml").read_text()
     addresses = ", ".join(host.address for host in up.workers.values())
     install = 'python -m pip install --quiet --constraint ~/foldrace/constraints.txt "$HOME/foldrace[cluster]"'
     changes = {

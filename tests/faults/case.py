@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from search.spool import waiting_records
+from foldrace.search.recording.outbox import waiting_records
 from tests.faults.kinds import Fault, Kind, Rhythm, draw_fault, inject
 from tests.faults.power import Disk
 from tests.faults.record import Left, read_left

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.journal import STUDY_NAME, open_journal
+from foldrace.search.sampling.journal import STUDY_NAME, open_journal
 
 __all__ = ["Left", "read_left"]
 

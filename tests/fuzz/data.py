@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from foldrace.errors import DataError
+from foldrace.trainables.data.datasets import load_dataset
 from tests.fuzz.damage import Harm, damaged
-from trainables.datasets import load_dataset
-from trainables.errors import DataError
 
 __all__ = ["run_case"]
 

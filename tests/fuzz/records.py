@@ -16,12 +16,12 @@ from unittest import mock
 
 import torch
 
-import foldrace
-from search.spec import load_spec
-from search.store import SweepState
+from foldrace.cli.app import main
+from foldrace.errors import StateError
+from foldrace.search.recording.store import SweepState
+from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.trainables.ray.trainable import CHECKPOINT_FILE, load_checkpoint_file
 from tests.fuzz.damage import Harm, damaged
-from trainables.errors import StateError
-from trainables.ray_trainable import CHECKPOINT_FILE, load_checkpoint_file
 
 __all__ = ["run_case"]
 
@@ -111,9 +111,13 @@ def _resume(draw: random.Random, place: Path) -> str:
         data = text.encode()
         (sweep / name).write_bytes(damaged(data, draw) if draw.random() < 0.4 else data)
     out, err = StringIO(), StringIO()
-    with mock.patch("search.ray_session.ray_session", side_effect=_Started), redirect_stdout(out), redirect_stderr(err):
+    with (
+        mock.patch("foldrace.search.tune.session.ray_session", side_effect=_Started),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
         try:
-            status = foldrace.main(["resume", "fault", "--dir", str(place), "--data-dir", str(place)])
+            status = main(["resume", "fault", "--dir", str(place), "--data-dir", str(place)])
         except _Started:
             return "accepted"
     said = err.getvalue()

@@ -13,8 +13,8 @@ from unittest import mock
 
 import yaml
 
-import foldrace
-from search.spec import SweepSpec
+from foldrace.cli.app import main
+from foldrace.search.spec.sweep_spec import SweepSpec
 
 __all__ = ["Started", "draw_case", "run_case"]
 
@@ -171,12 +171,12 @@ def run_case(seed: int, folder: Path) -> str:
     accepted: list[SweepSpec] = []
     out, err = StringIO(), StringIO()
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("search.ray_session.ray_session", _note(accepted)))
-        stack.enter_context(mock.patch("search.store.import_store_meanwhile"))
+        stack.enter_context(mock.patch("foldrace.search.tune.session.ray_session", _note(accepted)))
+        stack.enter_context(mock.patch("foldrace.search.recording.store.import_store_meanwhile"))
         for stream, redirect in ((out, redirect_stdout), (err, redirect_stderr)):
             stack.enter_context(redirect(stream))  # type: ignore[arg-type]
         try:
-            status = foldrace.main(["sweep", str(path), "--dir", str(runs), "--data-dir", str(folder), *overrides])
+            status = main(["sweep", str(path), "--dir", str(runs), "--data-dir", str(folder), *overrides])
         except Started:
             [spec] = accepted
             assert (runs / spec.name).resolve().parent == runs.resolve(), spec.name

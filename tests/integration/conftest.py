@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from sweeps import QUICK, RACE, SMALL_DIGITS, Swept, environment, run_alone, run_here, sweep_arguments
 
-import foldrace
+from foldrace.cli.app import main
+from tests.helpers.sweeps import QUICK, RACE, SMALL_DIGITS, Swept, environment, run_alone, run_here, sweep_arguments
 
 DEADLINE = 120.0
 VAE = """
@@ -133,15 +133,15 @@ def reported_vae(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> tupl
     spec.write_text(VAE)
     assert run_here(spec, root, [], cluster.address).status == 0
     places = ["--dir", str(root), "--data-dir", str(root / "data")]
-    assert foldrace.main(["refit", "vae", *places, "--bound-samples", "5"]) == 0
-    assert foldrace.main(["report", "vae", "--dir", str(root)]) == 0
+    assert main(["refit", "vae", *places, "--bound-samples", "5"]) == 0
+    assert main(["report", "vae", "--dir", str(root)]) == 0
     return root, "vae"
 
 
 @pytest.fixture(scope="session")
 def reported_comparison(comparison_sweep: Any) -> tuple[Path, str]:
     """The comparison of optimizers, reported."""
-    assert foldrace.main(["report", "--dir", str(comparison_sweep.root)]) == 0
+    assert main(["report", "--dir", str(comparison_sweep.root)]) == 0
     return comparison_sweep.root, str(comparison_sweep.result["sweep"])
 
 

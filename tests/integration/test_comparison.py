@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from sweeps import Swept, run_here
 
-import foldrace
-from search.comparison_search import make_comparison_search
-from search.ledger import Ledger, TrialRecord, TrialStatus
-from search.prepare import Prepared, prepare
-from search.progress import PlainView
-from search.spec import load_spec
-from search.sweep import make_work, run_sweep
-from trainables.ray_trainable import shared_tensor
+from foldrace.cli.app import FAILED_TRIALS, main
+from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.search.sweeps.run import make_work, run_sweep
+from foldrace.search.tune.comparison_search import make_comparison_search
+from foldrace.search.tune.progress import PlainView
+from foldrace.search.tune.state import Ledger, TrialRecord, TrialStatus
+from foldrace.trainables.ray.trainable import shared_tensor
+from tests.helpers.sweeps import Swept, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +127,7 @@ def test_the_arms_show_the_same_test_images(comparison_sweep: Swept, tmp_path: P
 
 def test_the_best_of_all_can_be_refitted(comparison_sweep: Swept, capsys: pytest.CaptureFixture[str]) -> None:
     places = ["--dir", str(comparison_sweep.root), "--data-dir", str(comparison_sweep.root / "data"), "--json"]
-    assert foldrace.main(["refit", "comparison", *places]) == 0
+    assert main(["refit", "comparison", *places]) == 0
     refitted = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert refitted["test"]["mse"] < 2 * comparison_sweep.result["best"]["val_loss"]["mean"]
 
@@ -156,7 +156,7 @@ def written(folder: Path) -> Path:
 
 def test_an_arm_that_fails_altogether_has_no_repeats_and_the_sweep_ends(cluster: Any, tmp_path: Path) -> None:
     swept = run_here(written(tmp_path), tmp_path, [HOPELESS], cluster.address)
-    assert swept.status == foldrace.FAILED_TRIALS, swept.err
+    assert swept.status == FAILED_TRIALS, swept.err
     assert swept.result["trials"] == {"completed": 4, "pruned": 0, "failed": 2}
     assert sorted(swept.record.trials) == [0, 1, 2, 3, 4, 5]
     assert (swept.record.trials[1].info.status, swept.record.trials[3].info.status) == ("FAILED", "FAILED")
@@ -206,7 +206,7 @@ def test_an_interrupted_comparison_goes_on_with_the_trials_of_its_plan(
         )  # fmt: skip
     assert result.interrupted and sum(result.trials.values()) < 8
     places = ["--dir", str(tmp_path), "--data-dir", str(tmp_path), "--address", cluster.address, "--json"]
-    assert foldrace.main(["resume", *places]) == 0
+    assert main(["resume", *places]) == 0
     resumed = Swept(0, capsys.readouterr().out, "", tmp_path)
     assert {run.info.status for run in resumed.record.runs} == {"FINISHED"}
     found = {key: run.data.metrics["val_loss"] for key, run in resumed.record.folds.items()}

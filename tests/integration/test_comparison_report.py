@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sweeps import Swept
 
-from analysis.optimizer_report import build
-from analysis.optimizer_tables import Comparison, read_comparison
-from analysis.optimizer_verdict import Pair, Verdict, judge
-from analysis.pages import Figure
+from foldrace.analysis.records.comparison import Comparison, read_comparison
+from foldrace.analysis.reports.comparison.report import build
+from foldrace.analysis.reports.page import Figure
+from foldrace.analysis.statistics.verdict import Pair, Verdict, judge
+from tests.helpers.sweeps import Swept
 
 pytestmark = pytest.mark.slow
 

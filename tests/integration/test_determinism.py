@@ -6,7 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import psutil
-from sweeps import Swept
+
+from tests.helpers.sweeps import Swept
 
 
 def test_the_same_sweep_again_a_trial_at_a_time_has_the_same_numbers_exactly(quick: Swept, one_by_one: Swept) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import QUICK, SMALL_DIGITS, Record, Swept, run_here
 
-import foldrace
-from search.store import connect
+from foldrace.cli.app import main
+from foldrace.search.recording.store import connect
+from tests.helpers.sweeps import QUICK, SMALL_DIGITS, Record, Swept, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def extended(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sw
     swept = run_here(QUICK, root, SWEEP, cluster.address)
     assert swept.record.runs and swept.record.numbers  # read now: the store changes under it
     places = ["--dir", str(root), "--data-dir", str(root / "data")]
-    assert foldrace.main(["extend", "--epochs", "5", "--address", cluster.address, *places]) == 0
+    assert main(["extend", "--epochs", "5", "--address", cluster.address, *places]) == 0
     import json
 
     result = json.loads((root / "quick" / "result.json").read_text())
@@ -69,9 +69,9 @@ def test_the_extended_sweep_is_refitted_for_its_new_epochs_and_then_left_alone(
 ) -> None:
     root = extended[0].root
     places = ["--dir", str(root), "--data-dir", str(root / "data")]
-    assert foldrace.main(["extend", "--epochs", "5", *places]) == 2
+    assert main(["extend", "--epochs", "5", *places]) == 2
     assert "--epochs: 5: must be more than the 5 that the sweep had" in " ".join(capsys.readouterr().err.split())
-    assert foldrace.main(["refit", *places]) == 0
+    assert main(["refit", *places]) == 0
     assert "5 epochs" in capsys.readouterr().out
-    assert foldrace.main(["extend", "--epochs", "7", *places]) == 2
+    assert main(["extend", "--epochs", "7", *places]) == 2
     assert "its winner has been tested" in " ".join(capsys.readouterr().err.split())

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import psutil
-from sweeps import Swept
+
+from tests.helpers.sweeps import Swept
 
 
 def test_it_ends_with_130_and_says_that_all_is_kept_and_how_to_go_on(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import Swept, run_here
+
+from tests.helpers.sweeps import Swept, run_here
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import ray.cloudpickle
 from ray import tune
 from ray.tune.experiment import Trial
 
-from search.mended_tune import mend_tune
+from foldrace.search.tune.patches import mend_tune
 
 
 class Brief(tune.Trainable):  # type: ignore[misc]

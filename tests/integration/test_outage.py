@@ -12,9 +12,9 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from sweeps import QUICK, SMALL_DIGITS, environment, sweep_arguments
 
-from analysis.benchmarks.tracking_server import TrackingServer
+from tests.benchmarks.tracking_server import TrackingServer
+from tests.helpers.sweeps import QUICK, SMALL_DIGITS, environment, sweep_arguments
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
-from sweeps import QUICK, SMALL_DIGITS, run_here
+
+from tests.helpers.sweeps import QUICK, SMALL_DIGITS, run_here
 
 
 def test_trials_are_spread_over_machines_and_their_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from conftest import interrupt
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from sweeps import QUICK, SMALL_DIGITS, Swept, environment, run_here
 
-from analysis.curves import Curves
-from analysis.virtual_tune import Replay, VirtualTune
-from search.promotion import PromotionScheduler
-from search.race import Race, Rule
-from trainables.ladder import Rung
+from foldrace.analysis.simulate.curves import Curves
+from foldrace.analysis.simulate.virtual_tune import Replay, VirtualTune
+from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.promotion import PromotionScheduler
+from foldrace.trainables.training.ladder import Rung
+from tests.helpers.sweeps import QUICK, SMALL_DIGITS, Swept, environment, run_here
+from tests.integration.conftest import interrupt
 
 TRIALS, EPOCHS, FOLDS = 12, 4, 3
 LADDER = (Rung(1, 1), Rung(1, 3), Rung(1, 4), Rung(3, 4))

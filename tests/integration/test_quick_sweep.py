@@ -17,11 +17,11 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from sweeps import SMALL_DIGITS, Swept
 
-import foldrace
-from trainables.cross_validation import mean_and_standard_error
-from trainables.datasets import Dataset, load_dataset
+from foldrace.cli.app import main
+from foldrace.trainables.data.datasets import Dataset, load_dataset
+from foldrace.trainables.training.cross_validation import mean_and_standard_error
+from tests.helpers.sweeps import SMALL_DIGITS, Swept
 
 PLAIN_PYTORCH = """
 import sys
@@ -121,7 +121,7 @@ def test_the_sweep_run_says_what_ran_and_who_led(quick: Swept, tmp_path: Path) -
 
 
 def test_status_agrees(quick: Swept, capsys: pytest.CaptureFixture[str]) -> None:
-    assert foldrace.main(["status", "--dir", str(quick.root), "--json"]) == 0
+    assert main(["status", "--dir", str(quick.root), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["state"], shown["trials"]["completed"], shown["planned"]) == ("finished", 4, 4)
     best = quick.result["best"]
@@ -162,7 +162,7 @@ def refitted(quick: Swept) -> Iterator[dict[str, Any]]:
     out, err = io.StringIO(), io.StringIO()
     before = dict(os.environ)
     with redirect_stdout(out), redirect_stderr(err):
-        status = foldrace.main(["refit", "--dir", str(quick.root), "--data-dir", str(quick.root / "data"), "--json"])
+        status = main(["refit", "--dir", str(quick.root), "--data-dir", str(quick.root / "data"), "--json"])
     changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
     assert status == 0, err.getvalue()
     try:
@@ -213,7 +213,7 @@ def test_resuming_a_sweep_that_has_ended_refits_it_if_asked(
     quick: Swept, refitted: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--dir", str(quick.root), "--data-dir", str(quick.root / "data")]
-    assert foldrace.main(["resume", "quick", "--refit", "--json", *places]) == 0
+    assert main(["resume", "quick", "--refit", "--json", *places]) == 0
     shown = capsys.readouterr()
     assert "quick has ended; there is nothing to resume." in shown.err
     assert json.loads(shown.out.splitlines()[-1])["refit"]["test"] == refitted["test"]
@@ -225,8 +225,8 @@ def test_a_second_refit_returns_the_first_and_leaves_the_test_set_alone(
     def untouched(*args: object, **options: object) -> None:
         raise AssertionError("the data set is loaded again")
 
-    monkeypatch.setattr("search.refit.prepare", untouched)
-    assert foldrace.main(["refit", "quick", "--dir", str(quick.root), "--json"]) == 0
+    monkeypatch.setattr("foldrace.search.sweeps.refit.prepare", untouched)
+    assert main(["refit", "quick", "--dir", str(quick.root), "--json"]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again | {"environment": refitted["environment"]} == refitted | {"repeated": True}
     assert len(quick.record.client.search_model_versions("name = 'quick'")) == 1

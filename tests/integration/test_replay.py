@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import QUICK, RACE, Swept, run_here
 
-import foldrace
+from foldrace.cli.app import main
+from tests.helpers.sweeps import QUICK, RACE, Swept, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +23,7 @@ def swept(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 
 def replay(root: Path, trial: int, *options: str) -> int:
-    return foldrace.main(
-        ["replay", "quick", str(trial), "--dir", str(root), "--data-dir", str(root / "data"), *options]
-    )
+    return main(["replay", "quick", str(trial), "--dir", str(root), "--data-dir", str(root / "data"), *options])
 
 
 def test_every_trial_comes_out_again(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import Swept
 
-import foldrace
+from foldrace.cli.app import main
+from tests.helpers.sweeps import Swept
 
 
 def call(swept: Swept, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     places = ["--dir", str(swept.root), "--data-dir", str(swept.root / "data")]
-    status = foldrace.main(["report", *arguments, *places])
+    status = main(["report", *arguments, *places])
     said = capsys.readouterr()
     return status, said.out, said.err
 

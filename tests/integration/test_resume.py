@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from sweeps import Swept, environment
 
-from search.prepare import prepare
-from search.spec import load_spec
-from search.sweep import make_work
-from trainables.ray_trainable import shared_tensor
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.search.sweeps.run import make_work
+from foldrace.trainables.ray.trainable import shared_tensor
+from tests.helpers.sweeps import Swept, environment
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +95,6 @@ def _number(text: str) -> float | int | str:
 
 
 def _fixed(prepared: object) -> dict[str, object]:
-    from search.distributions import Fixed
+    from foldrace.search.spec.distributions import Fixed
 
     return {name: entry.value for name, entry in prepared.space.entries.items() if isinstance(entry, Fixed)}  # type: ignore[attr-defined]

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import ray
 
-from trainables.folds import Split
-from trainables.ray_trainable import Work
-from trainables.tasks import load_task
+from foldrace.trainables.ray.trainable import Work
+from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.training.splits import Split
 
 IMAGES, BATCH = 130_000, 64
 MEGABYTE = 2**20
@@ -25,7 +25,7 @@ class Worker:
     def __init__(self) -> None:
         import torch
 
-        from trainables.autoencoder import Autoencoder  # noqa: F401  (imports are not what is measured)
+        from foldrace.trainables.tasks.autoencoder_network import Autoencoder  # noqa: F401  (imports are not what is measured)
 
         torch.set_num_threads(1)
         torch.nn.Linear(2, 2)(torch.zeros(4, 2)).sum().backward()
@@ -37,8 +37,8 @@ class Worker:
         """(path of the mapping that holds the pixels, (inode, offset in it), growth in bytes, a loss)."""
         import torch
 
-        from trainables.fold_run import FoldRun
-        from trainables.ray_trainable import shared_tensor
+        from foldrace.trainables.ray.trainable import shared_tensor
+        from foldrace.trainables.training.fold import FoldRun
 
         some = torch.zeros(BATCH, *work.images.shape[1:], dtype=torch.uint8)
         FoldRun(work.task, work.task.complete({}), some, work.splits[0], epochs=1).evaluate(torch.arange(BATCH))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis.benchmarks.notebook import Counts, write_raw
-from analysis.benchmarks.study import Setting, StudySide, run_side
-from trainables.datasets import load_dataset
+from foldrace.trainables.data.datasets import load_dataset
+from tests.benchmarks.notebook import Counts, write_raw
+from tests.benchmarks.study.run import Setting, StudySide, run_side
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import SMALL_DIGITS, Swept, run_here
+
+from tests.helpers.sweeps import SMALL_DIGITS, Swept, run_here
 
 MY_MODELS = '''
 import torch

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import SMALL_DIGITS, Record
 
-import foldrace
-from search.store import connect
+from foldrace.cli.app import main
+from foldrace.search.recording.store import connect
+from tests.helpers.sweeps import SMALL_DIGITS, Record
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def study(root: Path, overrides: list[str], address: str) -> tuple[int, dict[str
     sets = [part for override in overrides for part in ("--set", override)]
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        status = foldrace.main(["study", *sets, "--dir", str(root), "--json", "--address", address])
+        status = main(["study", *sets, "--dir", str(root), "--json", "--address", address])
     return status, json.loads(out.getvalue().splitlines()[-1]), err.getvalue()
 
 

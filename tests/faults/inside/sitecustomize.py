@@ -42,7 +42,7 @@ class _TrainingWatch(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:  # fmt: skip
-        if name != "trainables.fold_run":
+        if name != "foldrace.trainables.training.fold":
             return None
         found = importlib.machinery.PathFinder.find_spec(name, path)
         if found is not None and found.loader is not None:

@@ -1,1 +1,0 @@
-"""What the speed is, measured side by side: `make bench`."""

@@ -1,0 +1,1 @@
+"""MLflow's record of sweeps as tables."""

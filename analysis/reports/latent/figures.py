@@ -1,0 +1,236 @@
+"""The maps of a code as figures, and one made of the images themselves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldrace.analysis.records.latent import Latent
+from foldrace.analysis.reports.latent.maps import STARTS, Map, Maps
+from foldrace.analysis.reports.page import Figure, Picture, draw
+from foldrace.analysis.reports.style import BLUE, INK, PALETTE, PAPER
+from foldrace.analysis.reports.tiles import tile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+__all__ = [
+    "WARNING",
+    "code_figure",
+    "image_map",
+    "line_figure",
+    "map_figure",
+    "panels_figure",
+    "spread_boxes",
+    "thumbnails",
+]
+
+_LARGEST_NAMED = 30
+_THUMB = 32
+_WIDTH = 760
+_CELLS = 25
+
+WARNING = (
+    "t-SNE keeps neighbours and little else: how large a group is drawn, how far it lies from another and how dense it "
+    "looks say nothing about the code."
+)
+
+
+def map_figure(latent: Latent, shown: Map) -> Figure:
+    """The t-SNE map of all images."""
+    caption = f"Every dot is one of {len(latent.codes):,} test images, placed by {shown.title}"
+    caption += "; its colour is its class, and each name stands at its class's median. " if latent.names else ". "
+
+    def plot(canvas: Canvas) -> None:
+        _square(canvas, shown.points, latent)
+
+    alt = f"A t-SNE map of {len(latent.codes)} test images{_groups(latent)}."
+    return draw("tsne", "The code as t-SNE lays it out", caption + WARNING, alt, plot, size=(7.2, 6.2))
+
+
+def code_figure(latent: Latent, shown: Map) -> Figure:
+    """The code itself where it has two dimensions, else its first two principal components."""
+    if shown.kind == "code":
+        name, title = "code", "The code itself"
+        caption = "The two numbers of the code, as the model gives them: here distances are what the decoder sees."
+        axis_names = ["first code number", "second code number"]
+    else:
+        shares = shown.points.var(0) / latent.codes.var(0, dtype=np.float64).sum()
+        name, title = "pca", "The code along its two widest directions (PCA)"
+        caption = (
+            f"The first two principal components hold {100 * shares.sum():.0f} % of the variance of the code's "
+            f"{latent.dimension} numbers. Distances are true to scale as far as these two directions go; groups that "
+            "overlap here may be apart in the others."
+        )
+        axis_names = [
+            f"component {number} ({100 * share:.0f} % of the variance)" for number, share in enumerate(shares, 1)
+        ]
+
+    def plot(canvas: Canvas) -> None:
+        _square(canvas, shown.points, latent, axis_names)
+
+    alt = f"{title}: {len(latent.codes)} test images in two dimensions{_groups(latent)}."
+    return draw(name, title, caption, alt, plot, size=(7.2, 5.6))
+
+
+def line_figure(latent: Latent, shown: Map) -> Figure:
+    """A code of one number, a row a class."""
+
+    def plot(canvas: Canvas) -> None:
+        axes = canvas.add_subplot()
+        rows = latent.labels if latent.labels is not None else np.zeros(len(latent.codes), np.int64)
+        spread = shown.points[:, 1] / max(float(np.ptp(shown.points[:, 1])), 1e-12) * 0.7 - 0.35
+        _dots(axes, np.stack([latent.codes[:, 0], rows + spread], 1), latent)
+        axes.set_yticks(range(len(latent.names)), latent.names)
+        axes.set(xlabel="the code", ylim=(max(len(latent.names), 1) - 0.5, -0.5))
+        axes.grid(axis="y", visible=False)
+
+    caption = "A code of one number needs no map. Height within a row has no meaning; it only spreads the dots."
+    height = 1.4 + 0.32 * max(len(latent.names), 1)
+    alt = f"The code's single number for {len(latent.codes)} test images{_groups(latent)}."
+    return draw("code", "The code itself", caption, alt, plot, size=(7.2, height))
+
+
+def panels_figure(latent: Latent, maps: Maps) -> Figure:
+    """Small t-SNE maps: a row a perplexity, a column a seed."""
+    assert maps.chosen is not None
+    chosen, total = maps.chosen, len(latent.codes)
+    labels = None if latent.labels is None else latent.labels[chosen]
+    columns = len(STARTS)
+    rows = len(maps.panels) // columns
+
+    def plot(canvas: Canvas) -> None:
+        for place, panel in enumerate(maps.panels):
+            axes = canvas.add_subplot(rows, columns, place + 1)
+            _scatter(axes, panel.points, labels, 2.0)
+            _bare(axes)
+            start = "random start" if panel.random_start else f"seed {panel.seed}"
+            title = f"perplexity {panel.perplexity:g}, {start}\nkeeps {100 * panel.kept:.0f} % of neighbours"
+            axes.set_title(title, fontsize=8, fontweight="normal")
+
+    of = f"the same {len(chosen):,} images" if len(chosen) == total else f"a fixed {len(chosen):,} of {total:,} images"
+    caption = (
+        f"Each panel maps {of}; above it stands the share of an image's ten nearest neighbours in the code that it "
+        f"keeps. Two panels of a row have {100 * maps.agreement:.0f} % of them in common. The first two columns start "
+        "from the principal components and a little noise, the last one from noise alone: what has another place there "
+        "is put where it is by the start, not by the code."
+    )
+    alt = f"{len(maps.panels)} small t-SNE maps of the same images: {rows} perplexities, {columns} starts each."
+    return draw("panels", "Other perplexities, other starts", caption, alt, plot, size=(7.2, 0.1 + 2.5 * rows))
+
+
+def image_map(latent: Latent, shown: Map) -> Picture:
+    """The map on a grid: each cell shows the image that lies nearest to its middle."""
+    from PIL import Image
+
+    images = thumbnails(latent.images)
+    cells = max(4, min(_CELLS, _WIDTH // (images.shape[-1] + 2), int(1.5 * len(images) ** 0.5)))
+    places = shown.points - shown.points.min(0)
+    places /= max(float(places.max()), 1e-12)
+    places += (1 - np.ptp(places, axis=0)) / 2  # the narrower direction in the middle
+    columns, rows = np.minimum((places * cells).astype(np.int64), cells - 1).T
+    away = np.square(places * cells - np.stack([columns, rows], 1) - 0.5).sum(1)
+    grid: list[list[NDArray[np.uint8] | None]] = [[None] * cells for _ in range(cells)]
+    for at in np.argsort(-away, kind="stable"):  # the nearest of a cell comes last, and stays
+        grid[cells - 1 - rows[at]][columns[at]] = images[at]
+    grid = [row for row in grid if any(image is not None for image in row)]
+    target = io.BytesIO()
+    Image.fromarray(tile(grid).pixels).save(target, format="png", optimize=True)
+    caption = "The t-SNE map on a grid: each place shows the test image nearest to it. Look for what changes gradually."
+    alt = "The t-SNE map drawn with test images in the places of dots."
+    return Picture("image-map", "The map, made of its images", caption, alt, target.getvalue())
+
+
+def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N, C, H, W) of one channel or three, no side longer than 32 pixels."""
+    from PIL import Image
+
+    images = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
+    height, width = images.shape[2:]
+    factor = _THUMB / max(height, width)
+    if factor >= 1:
+        return images
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    planes = [[Image.fromarray(plane).resize(size, Image.Resampling.BOX) for plane in image] for image in images]
+    return np.array([[np.asarray(plane) for plane in image] for image in planes], np.uint8)
+
+
+def _groups(latent: Latent) -> str:
+    return f", coloured by {len(latent.names)} classes" if latent.names else ""
+
+
+def _square(canvas: Canvas, points: NDArray[np.float64], latent: Latent, axis_names: Sequence[str] = ()) -> None:
+    axes: Axes = canvas.add_subplot()
+    _dots(axes, points, latent)
+    axes.set_aspect("equal", adjustable="datalim")
+    if axis_names:
+        axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
+    else:
+        _bare(axes)
+    if latent.labels is not None and len(latent.names) <= _LARGEST_NAMED:
+        _name_classes(canvas, axes, points, latent.labels, latent.names)
+
+
+def _dots(axes: Axes, points: NDArray[np.float64], latent: Latent) -> None:
+    _scatter(axes, points, latent.labels, float(np.clip(50_000 / len(points), 3.0, 30.0)))
+
+
+def _scatter(axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64] | None, size: float) -> None:
+    """Dots in a shuffled order, so that no class lies on top."""
+    order = np.random.default_rng(0).permutation(len(points))
+    colours = BLUE if labels is None else [PALETTE[label % len(PALETTE)] for label in labels[order]]
+    axes.scatter(points[order, 0], points[order, 1], s=size, c=colours, alpha=0.75, linewidths=0, rasterized=True)
+
+
+def _bare(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def _name_classes(
+    canvas: Canvas, axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64], names: tuple[str, ...]
+) -> None:
+    """Each class's name at its median, pushed up or down until no two names overlap."""
+    medians = [np.median(points[labels == label], axis=0) for label in range(len(names))]
+    texts = [
+        axes.text(
+            medians[label][0], medians[label][1], name, ha="center", va="center", fontsize=8.5, color=INK,
+            fontweight="bold", zorder=5,
+            bbox={"boxstyle": "round,pad=0.25", "facecolor": PAPER, "edgecolor": PALETTE[label % len(PALETTE)],
+                  "linewidth": 1.4, "alpha": 0.88},
+        )
+        for label, name in enumerate(names)
+    ]  # fmt: skip
+    canvas.draw_without_rendering()
+    boxes = [box.get_window_extent().padded(2) for text in texts if (box := text.get_bbox_patch()) is not None]
+    centres = np.array([[(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2] for box in boxes])
+    apart = spread_boxes(centres, np.array([[box.width, box.height] for box in boxes]))
+    for text, place in zip(texts, axes.transData.inverted().transform(apart), strict=True):
+        text.set_position(place)
+    canvas.set_layout_engine(None)  # the names are placed for these very axes
+
+
+def spread_boxes(centres: NDArray[np.float64], sizes: NDArray[np.float64], rounds: int = 200) -> NDArray[np.float64]:
+    """(L, 2) centres, moved vertically as little as it takes that no two boxes of ``sizes`` (L, 2) overlap."""
+    places = centres.copy()
+    for _ in range(rounds):
+        moved = False
+        for one in range(len(places)):
+            for other in range(one):
+                gap = places[one] - places[other]
+                overlap = (sizes[one] + sizes[other]) / 2 - np.abs(gap)
+                if (overlap > 0.01).all():
+                    step = overlap[1] / 2 * (1 if gap[1] >= 0 else -1)
+                    places[one, 1] += step
+                    places[other, 1] -= step
+                    moved = True
+        if not moved:
+            break
+    return places

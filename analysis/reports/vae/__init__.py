@@ -1,0 +1,1 @@
+"""The report on variational autoencoders."""

@@ -1,0 +1,1 @@
+"""Recorded learning curves replayed through the schedulers on a virtual clock."""

@@ -1,0 +1,1 @@
+"""The reference study: its sweeps, reports and page."""

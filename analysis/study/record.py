@@ -1,0 +1,178 @@
+"""What a study has found, read back: its parts from MLflow, the linear codes of the same sizes from the data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from foldrace.analysis.records.comparison import Comparison, read_comparison
+from foldrace.analysis.records.evidence import Evidence, load_evidence, refit_run
+from foldrace.analysis.records.tables import artifact_text, fold_losses, ranking, trials_table
+from foldrace.analysis.records.vae import VaeRecord, read_record
+from foldrace.analysis.statistics.pca import LinearCode, linear_codes
+from foldrace.analysis.statistics.verdict import Verdict, judge
+from foldrace.analysis.study.plan import PARTS, REPORTS, Journal, Part
+from foldrace.search.recording.store import SweepFolder, connect
+from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.trainables.data.datasets import load_dataset
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from foldrace.search.spec.sweep_spec import SweepSpec
+
+__all__ = ["PartRecord", "StudyRecord", "read_study"]
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """A part whose sweep has ended.
+
+    Attributes:
+        trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
+        folds: the winner's loss in each fold.
+        test: the refit's figures by name, without ``test_``.
+        pages: the reports by kind, relative to the study's folder; their pictures are in ``figures``.
+    """
+
+    part: Part
+    spec: SweepSpec
+    run: Run
+    trials: pd.DataFrame
+    folds: tuple[float, ...] = ()
+    test: Mapping[str, float] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=dict)
+    pages: Mapping[str, str] = field(default_factory=dict)
+    figures: Path = Path()
+
+    @cached_property
+    def winner(self) -> pd.Series[Any] | None:
+        """The best completed trial's row."""
+        found = ranking(self.trials)
+        return found.iloc[0] if len(found) else None
+
+    def param(self, name: str) -> float | None:
+        """A number among the winner's parameters."""
+        text = None if self.winner is None else self.winner.get(f"params.{name}")
+        try:
+            return float(text) if text is not None else None
+        except ValueError:
+            return None
+
+    def metric(self, name: str) -> float | None:
+        """One of the winner's last metrics, its mean over folds."""
+        value = math.nan if self.winner is None else float(self.winner.get(name, math.nan))
+        return value if math.isfinite(value) else None
+
+    @property
+    def failed(self) -> int:
+        """How many trials have failed."""
+        return int((self.trials["status"] == "failed").sum())
+
+    @property
+    def given_up(self) -> int:
+        """How many trials the scheduler has given up."""
+        return int((self.trials["status"] == "pruned").sum())
+
+    @property
+    def fold_epochs(self) -> tuple[int, int]:
+        """Fold-epochs spent, and what every trial to the end would have cost."""
+        spent = int(self.run.data.tags.get("foldrace.fold_epochs", 0))
+        return spent, len(self.trials) * self.spec.folds.splits * self.spec.epochs
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as far as it has come.
+
+    Attributes:
+        parts: by key, those whose sweep has ended.
+        linear: principal components by the number of them.
+        samples: training images of the autoencoder's sweep.
+        journal: how long each stage took.
+        environment: of the machine that ran it, as recorded with a sweep.
+    """
+
+    dataset: str
+    samples: int
+    test_samples: int
+    parts: Mapping[str, PartRecord]
+    linear: Mapping[int, LinearCode]
+    journal: Journal
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    verdict: Verdict | None = None
+    vae: VaeRecord | None = None
+
+    @property
+    def autoencoders(self) -> list[tuple[int, PartRecord]]:
+        """The autoencoders that were refitted, with the size of their code; the smallest first."""
+        found = [(part.param("latent_dim"), part) for key, part in self.parts.items() if key.startswith("ae")]
+        return sorted(
+            ((int(size), part) for size, part in found if size and "mse" in part.test), key=lambda pair: pair[0]
+        )
+
+    @property
+    def whole(self) -> bool:
+        """On the study's data, all of it, so that figures may be compared."""
+        return self.dataset == "fashion-mnist" and self.samples >= 60_000
+
+
+def read_study(root: Path, data_dir: Path, journal: Journal) -> StudyRecord:
+    """Reads what there is of the study in a folder."""
+    parts: dict[str, PartRecord] = {}
+    environment: Mapping[str, Any] = {}
+    comparison, vae = None, None
+    for part in PARTS:
+        folder = SweepFolder(root.resolve(), part.name)
+        if not folder.result.is_file():
+            continue
+        result = folder.read_result()
+        client = connect(result["tracking_uri"])
+        record = parts[part.key] = _read_part(client, client.get_run(result["run_id"]), part, folder)
+        environment = environment or json.loads(artifact_text(client, record.run, "environment.json") or "{}")
+        if part.key == "optimizers":
+            comparison = read_comparison(client, record.run)
+        if part.key == "vae":
+            vae = read_record(client, record.run)
+    spec = (parts["ae"].spec if "ae" in parts else PARTS[0].spec(journal.overrides)).dataset
+    data = load_dataset(spec.name, limit=spec.limit, seed=spec.seed, size=spec.size, data_dir=data_dir)
+    sizes = {int(size) for part in parts.values() if (size := part.param("latent_dim")) is not None}
+    return StudyRecord(
+        dataset=data.name,
+        samples=len(data),
+        test_samples=len(data.test_images),
+        parts=parts,
+        linear=linear_codes(data.images, data.test_images, sorted(sizes)),
+        journal=journal,
+        environment=environment,
+        comparison=comparison,
+        verdict=judge(comparison) if comparison else None,
+        vae=vae,
+    )
+
+
+def _read_part(client: MlflowClient, run: Run, part: Part, folder: SweepFolder) -> PartRecord:
+    trials, refit = trials_table(client, run), refit_run(client, run)
+    best = ranking(trials)
+    metrics = refit.data.metrics if refit else {}
+    pages = sorted(folder.path.glob(f"{REPORTS}/*.html"))
+    return PartRecord(
+        part=part,
+        spec=load_spec(folder.spec),
+        run=run,
+        trials=trials,
+        folds=tuple(fold_losses(client, run, int(best.iloc[0]["trial"]))) if len(best) else (),
+        test={name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")},
+        evidence=load_evidence(client, refit),
+        pages={page.stem: page.relative_to(folder.root).as_posix() for page in pages},
+        figures=folder.path / REPORTS / "figures",
+    )

@@ -1,0 +1,1 @@
+"""Cross-validated hyperparameter search of PyTorch models at cluster scale."""

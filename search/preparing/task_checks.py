@@ -1,0 +1,91 @@
+"""A task tried on two images before Ray starts, and the term that its trials are compared by."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from foldrace.errors import InputError, nearest
+from foldrace.trainables.tasks.parameters import Value
+from foldrace.trainables.tasks.protocol import LoadedTask
+
+if TYPE_CHECKING:
+    from foldrace.trainables.data.datasets import Dataset
+
+__all__ = ["check_objective", "try_task"]
+
+_TERM = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAKEN = ("criterion", "loss_se")
+
+
+def check_objective(task: LoadedTask, objective: str | None, tunable: Sequence[str]) -> None:
+    """Refuses a term that the task does not measure, and a yardstick that the space would bend.
+
+    Raises:
+        InputError: for instance an objective of ``negative_elbo`` while ``likelihood`` is tuned.
+    """
+    known = task.objectives or {"loss": ("loss",)}
+    if objective is not None and task.objectives is not None and objective not in known:
+        rule, hint = f"{task.reference} measures no such term", nearest(objective, known)
+        raise InputError("objective", objective, rule, hint)
+    chosen = objective or task.objective or ("mse" if "mse" in known or task.objectives is None else "loss")
+    for name in known.get(chosen, ()):
+        if name in tunable:
+            others = [other for other, bending in known.items() if not set(bending) & set(tunable)]
+            rule = f"trials of different {name} cannot be compared by {chosen}"
+            hint = f"fix space.{name}" + (f", or set objective: {others[0]}" if others else "")
+            raise InputError("objective", chosen, rule, hint)
+
+
+def try_task(task: LoadedTask, params: Mapping[str, Value], dataset: Dataset, objective: str | None) -> None:
+    """Trains and evaluates a task of the user's on two samples. Raises: InputError for what would fail everywhere."""
+    import torch
+
+    implementation = copy.deepcopy(task.implementation)
+    trial = replace(task, implementation=implementation)
+    doing = "build()"
+    try:
+        model = implementation.build(params, dataset.sample_shape)
+        images = torch.from_numpy(dataset.images[:2].copy()).float().div_(255)
+        doing = "losses()"
+        terms = dict(trial.losses(model.train(), images, params, 0.0))
+        _check_terms(task, terms, len(images), objective)
+        doing = "the gradient of the loss"
+        torch.autograd.backward(terms["loss"].mean())
+        with torch.inference_mode():
+            doing = "losses() in evaluation"
+            terms = dict(trial.losses(model.eval(), images, params))
+            _check_terms(task, terms, len(images), objective)
+            doing = "reconstruct()"
+            made = implementation.reconstruct(model, images, params) if task.reconstructs else images
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        rule = f"{doing} fails on two samples of shape {dataset.sample_shape}: {type(error).__name__}: {error}"
+        raise InputError("task", task.reference, rule) from error
+    if tuple(getattr(made, "shape", ())) != tuple(images.shape):
+        raise InputError("task", task.reference, "reconstruct() must return images of the shape that it is given")
+
+
+def _check_terms(task: LoadedTask, terms: Mapping[str, Any], count: int, objective: str | None) -> None:
+    compared = objective or task.objective
+    for name, values in terms.items():
+        if not _TERM.fullmatch(name) or name in _TAKEN:
+            rule = f"losses() names a term {name!r}; names are letters, digits and _, and not {' or '.join(_TAKEN)}"
+            raise InputError("task", task.reference, rule)
+        shape = tuple(getattr(values, "shape", ()))
+        if shape != (count,) and (len(shape) != 2 or shape[0] != count or name in ("loss", compared)):
+            rule = f"losses() must give one value a sample: {name!r} has the shape {shape} for {count} samples"
+            raise InputError("task", task.reference, rule, "average over pixels, not over the batch")
+        if not math.isfinite(float(values.detach().sum())):
+            raise InputError("task", task.reference, f"{name!r} is not finite on two samples with an untrained model")
+    known = f"it returns: {', '.join(sorted(terms))}"
+    if objective is not None and objective not in terms:
+        raise InputError("objective", objective, "losses() returns no such term", known)
+    for name in ("loss", task.objective or "loss"):
+        if name not in terms:
+            raise InputError("task", task.reference, f"losses() returns no {name!r}", known)

@@ -1,0 +1,147 @@
+"""The record of a running sweep: kept on disk at once, and brought to MLflow beside the sweep or after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from foldrace.errors import StateError
+from foldrace.search.recording.commands import at, program
+from foldrace.search.recording.delivery import Delivery
+from foldrace.search.recording.events import Event, Recording
+from foldrace.search.recording.local_store import write_ahead
+from foldrace.search.recording.outbox import SPOOL, Spool, waiting_records
+from foldrace.search.recording.store import SweepFolder, check_tracking, connect, find_sweep
+from foldrace.search.recording.writer import Recorder
+
+__all__ = ["SpooledRecording", "deliver_rest", "keep_for_later", "recording", "sync_sweep"]
+
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+
+
+class SpooledRecording(Recording):
+    """Keeps each event in the spool and returns: it never waits for MLflow.
+
+    It also stands in for the client and the recorder of those who only log files (`fold_run`, `log_artifacts`,
+    `log_artifact`): a run is named by its place, and its files, which must be below ``folder``, follow with the rest.
+    """
+
+    sweep_run: tuple[int, ...] = ()
+
+    def __init__(self, spool: Spool, folder: Path) -> None:
+        self._spool, self._folder = spool, folder
+
+    def _take(self, event: Event) -> None:
+        self._spool.append(event)
+
+    def sync(self) -> None:
+        self._spool.sync()
+
+    def fold_run(self, trial: int, fold: int) -> tuple[int, ...]:
+        """Stands for the fold's run."""
+        return trial, fold
+
+    def log_artifacts(self, run: tuple[int, ...], path: str, into: str = "") -> None:
+        """The files of a folder belong to a run."""
+        self.files(run, str(Path(path).relative_to(self._folder)), into)
+
+    log_artifact = log_artifacts
+
+
+class _Durable:
+    """A recorder whose store has what it was given on disk when `apply` returns."""
+
+    def __init__(self, recorder: Recorder, settle: Callable[[], None]) -> None:
+        self._recorder, self._settle = recorder, settle
+
+    @property
+    def written(self) -> int:
+        return self._recorder.written
+
+    def apply(self, events: Sequence[Event]) -> None:
+        self._recorder.apply(events)
+        self._settle()
+
+
+@contextmanager
+def _delivering(folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]) -> Iterator[Spool]:
+    """Within this block a sweep's spool is delivered; at its end it is empty, or the store does not answer."""
+    spool = Spool(folder.path / SPOOL, say)
+    with _no_hidden_retries(), write_ahead(recorder.client) as settle:
+        delivery = Delivery(spool, _Durable(recorder, settle), say)
+        delivery.start()
+        try:
+            yield spool
+        finally:
+            delivery.drain()
+            spool.sync()
+            spool.close()
+
+
+@contextmanager
+def recording(folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]) -> Iterator[SpooledRecording]:
+    """Within this block, what is recorded is kept on disk and delivered to ``recorder`` from a thread of its own. At
+    the block's end all has been delivered, or it says how that can be done later."""
+    with ExitStack() as stack:
+        stack.callback(_say_what_waits, folder, say)  # after the delivery
+        yield SpooledRecording(stack.enter_context(_delivering(folder, recorder, say)), folder.path)
+
+
+def _say_what_waits(folder: SweepFolder, say: Callable[[str], None]) -> None:
+    if waiting := waiting_records(folder.path):
+        command = f"{program()} sync {folder.name}{at(folder.root, Path('runs').resolve())}"
+        say(f"recording: {waiting:,} records wait in {folder.path / SPOOL}; `{command}` delivers them")
+
+
+def deliver_rest(folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]) -> int:
+    """Delivers what an earlier session of a sweep has left, and returns how many records that were. The sweep must be
+    locked. Raises: StateError if the tracking store stays away."""
+    waiting = waiting_records(folder.path)
+    if waiting:
+        say(f"{folder.name}: {waiting:,} records of an earlier session are delivered")
+        with _delivering(folder, recorder, say) as spool:
+            pass
+        if spool.waiting:
+            raise StateError(f"{folder.name}: the tracking store does not answer; {spool.waiting:,} records still wait")
+    return waiting
+
+
+def keep_for_later(folder: SweepFolder, event: Event) -> None:
+    """Adds an event to the spool of a sweep that has ended. Raises: StateError if somebody runs it."""
+    with folder.locked():
+        spool = Spool(folder.path / SPOOL)
+        spool.append(event)
+        spool.sync()
+        spool.close()
+
+
+def sync_sweep(name: str | None, root: Path, say: Callable[[str], None]) -> tuple[SweepFolder, int]:
+    """Delivers what waits of a sweep, or of the latest; returns its folder and how many records that were.
+
+    Raises: StateError: no such sweep, one that is running, or a tracking store that does not answer.
+    """
+    folder = find_sweep(root, name)
+    with folder.locked():
+        if not waiting_records(folder.path):
+            return folder, 0
+        state = folder.read_state()
+        check_tracking(state.tracking_uri)
+        client = connect(state.tracking_uri)
+        recorder = Recorder(client, state.experiment_id, folder.name, state.key, folder.path)
+        return folder, deliver_rest(folder, recorder, say)
+
+
+@contextmanager
+def _no_hidden_retries() -> Iterator[None]:
+    """Within this block MLflow's HTTP client tries once: a run whose making was tried twice would be there twice."""
+    before = os.environ.get(_RETRIES)
+    os.environ[_RETRIES] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_RETRIES]
+        else:
+            os.environ[_RETRIES] = before

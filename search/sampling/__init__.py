@@ -1,0 +1,1 @@
+"""What is tried next: Optuna's samplers behind Ray Tune's searcher, and the plan of a comparison."""

@@ -1,0 +1,1 @@
+"""Which trial trains next: asynchronous successive halving by promotion or stopping, and the budget."""

@@ -1,0 +1,1 @@
+"""What is done with a sweep: run, resume, extend, refit, replay."""

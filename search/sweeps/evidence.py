@@ -1,0 +1,226 @@
+"""What a refitted model makes of the test images: codes, reconstructions, new images.
+
+Computed once, at refit, where model and data are at hand, and kept with the run as ``evidence.npz``; the reports need
+nothing else, so that they are made anywhere the tracking server can be reached from.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foldrace.search.recording.writer import EVIDENCE
+from foldrace.trainables.ray.trainable import shared_tensor
+from foldrace.trainables.tasks.elbo import active_units
+from foldrace.trainables.tasks.parameters import Value
+from foldrace.trainables.tasks.protocol import LoadedTask
+from foldrace.trainables.training.fold import seeded
+from foldrace.trainables.training.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from foldrace.trainables.data.datasets import Dataset
+
+__all__ = ["Codec", "collect_evidence", "log_evidence", "save_evidence"]
+
+_IMAGES = 10_000
+_BATCH = 1000
+_FIRST, _SHOWN, _SHOWN_UNLABELLED = 16, 4, 16
+_SAMPLES, _DIMENSIONS, _STEPS, _PAIRS, _GRID = 100, 16, 9, 8, 20
+_REACH = 3.0
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A trained model with its task's methods, over uint8 images, in batches and in evaluation mode.
+
+    Args:
+        device: where the model is.
+        seed: of what a task may draw at random.
+    """
+
+    task: LoadedTask
+    model: torch.nn.Module
+    params: Mapping[str, Value]
+    device: torch.device
+    seed: int
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, C, H, W) → (N, D)."""
+        return self._over(self.task.implementation.encode, images)
+
+    def reconstruct(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, C, H, W) → the same shape, in [0, 1] as far as the task keeps to it."""
+        return self._over(self.task.implementation.reconstruct, images)
+
+    def decode(self, codes: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """(…, D) → (…, C, H, W)."""
+        flat = codes.reshape(-1, codes.shape[-1]).astype(np.float32)
+        made = as_bytes(self._over(self.task.implementation.decode, flat))
+        return made.reshape(*codes.shape[:-1], *made.shape[1:])
+
+    def _over(
+        self, method: Callable[[torch.nn.Module, torch.Tensor, Mapping[str, Value]], torch.Tensor], inputs: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        self.model.eval()
+        with torch.inference_mode(), seeded(derive_seed(self.seed, "evidence"), self.device):
+            parts = [method(self.model, part, self.params).float().cpu() for part in self._batches(inputs)]
+        return torch.cat(parts).numpy()
+
+    def _batches(self, inputs: NDArray[Any]) -> Iterator[torch.Tensor]:
+        for part in torch.split(shared_tensor(inputs), _BATCH):
+            moved = part.to(self.device).float()
+            yield moved.div_(255.0) if part.dtype == torch.uint8 else moved
+
+
+def as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Pixels in [0, 1] as bytes; what lies outside is cut off."""
+    return np.rint(np.clip(np.nan_to_num(images), 0, 1) * 255).astype(np.uint8)
+
+
+def collect_evidence(
+    codec: Codec,
+    folds: Sequence[Codec],
+    images: NDArray[np.uint8],
+    labels: NDArray[Any] | None,
+    class_names: Sequence[str],
+    kl: Sequence[float] = (),
+) -> Arrays:
+    """Everything that the task's methods allow, by the names that the reports know.
+
+    Args:
+        codec: of the refitted model.
+        folds: of the winner's fold models.
+        images: (N, C, H, W), the test part; the first 10,000 count.
+        labels: (N,) or None.
+        kl: the mean KL of each dimension of the code, where there is one.
+
+    Returns:
+        ``images``; ``labels``, ``class_names``; ``codes`` (N, D) and ``fold_codes`` (K, N, D) for a task that encodes;
+        ``errors`` (N,), ``first_reconstructions``, ``shown`` and ``shown_reconstructions`` for one that reconstructs;
+        ``prior_samples``, ``traversals``, ``interpolations`` and, in two dimensions, ``manifold`` for a generative one.
+    """
+    images = images[:_IMAGES]
+    found: Arrays = {"images": images}
+    if labels is not None:
+        found["labels"] = labels = labels[:_IMAGES].astype(np.int64)
+        if class_names:
+            found["class_names"] = np.array(class_names)
+    if codec.task.can("encode"):
+        found["codes"] = codec.encode(images).astype(np.float32)
+        if folds:
+            found["fold_codes"] = np.stack([fold.encode(images).astype(np.float32) for fold in folds])
+    if codec.task.reconstructs:
+        found |= _reconstructions(codec, images, labels)
+    if codec.task.can("encode", "decode") and codec.task.prior == "normal":
+        found |= _generated(codec, found["codes"], labels, kl)
+    return found
+
+
+def log_evidence(
+    client: MlflowClient,
+    run_id: str,
+    codec: Codec,
+    folds: Sequence[Codec],
+    dataset: Dataset,
+    figures: Mapping[str, float],
+) -> None:
+    """Logs `collect_evidence` of the test images to a run.
+
+    Args:
+        figures: the model's, for the KL of each dimension: ``kl_0``, ``kl_1``, … where there are any.
+    """
+    kl = [figures[f"kl_{i}"] for i in itertools.takewhile(lambda i: f"kl_{i}" in figures, itertools.count())]
+    found = collect_evidence(codec, folds, dataset.test_images, dataset.test_labels, dataset.class_names, kl)
+    with tempfile.TemporaryDirectory() as folder:
+        save_evidence(Path(folder) / EVIDENCE, found)
+        client.log_artifact(run_id, str(Path(folder) / EVIDENCE))
+
+
+def save_evidence(path: Path, found: Arrays) -> None:
+    """Writes the arrays, compressed, to be read with ``allow_pickle=False``."""
+    arrays: Any = found  # numpy's own signature takes every keyword for allow_pickle
+    np.savez_compressed(path, **arrays)
+
+
+def _reconstructions(codec: Codec, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Arrays:
+    errors = np.empty(len(images), np.float32)
+    for start in range(0, len(images), _BATCH):
+        part = images[start : start + _BATCH]
+        difference = codec.reconstruct(part) - part.astype(np.float32) / 255
+        errors[start : start + _BATCH] = np.square(difference).reshape(len(part), -1).mean(1)
+    shown = _extremes(errors, labels)
+    return {
+        "errors": errors,
+        "first_reconstructions": as_bytes(codec.reconstruct(images[:_FIRST])),
+        "shown": shown,
+        "shown_reconstructions": as_bytes(codec.reconstruct(images[shown])),
+    }
+
+
+def _extremes(errors: NDArray[np.float32], labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The best and then the worst reconstructed images: of each class, or of all where there are no labels."""
+    groups = (
+        [np.arange(len(errors))] if labels is None else [np.flatnonzero(labels == one) for one in np.unique(labels)]
+    )
+    count = _SHOWN_UNLABELLED if labels is None else _SHOWN
+    chosen = []
+    for group in groups:
+        ranked = group[np.argsort(errors[group], kind="stable")]
+        chosen += [ranked[:count], ranked[::-1][:count]]
+    return np.concatenate(chosen).astype(np.int64)
+
+
+def _generated(
+    codec: Codec, codes: NDArray[np.float32], labels: NDArray[np.int64] | None, kl: Sequence[float]
+) -> Arrays:
+    dimension = codes.shape[1]
+    variances = codes.var(0, dtype=np.float64)
+    order = np.argsort(-np.asarray(kl if len(kl) == dimension else variances), kind="stable")[:_DIMENSIONS]
+    values = np.linspace(-_REACH, _REACH, _STEPS, dtype=np.float32)
+    moved = np.zeros((len(order), _STEPS, dimension), np.float32)
+    moved[np.arange(len(order)), :, order] = values
+    ends = _pairs(len(codes), labels)
+    way = np.linspace(0, 1, _STEPS, dtype=np.float32)[None, :, None]
+    between = codes[ends[:, 0], None] * (1 - way) + codes[ends[:, 1], None] * way
+    drawn = np.random.default_rng(derive_seed(codec.seed, "prior")).standard_normal((_SAMPLES, dimension), np.float32)
+    found: Arrays = {
+        "prior_samples": codec.decode(drawn),
+        "traversal_dims": order.astype(np.int64),
+        "traversal_values": values,
+        "traversals": codec.decode(moved),
+        "interpolation_ends": ends,
+        "interpolations": codec.decode(between),
+        "active": active_units(torch.from_numpy(variances)).numpy(),
+    }
+    if len(kl) == dimension:
+        found["kl_per_dimension"] = np.asarray(kl, np.float32)
+    if dimension == 2:
+        found["manifold"] = codec.decode(_quantile_grid())
+    return found
+
+
+def _pairs(count: int, labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """(P, 2) images to go between: the first of one class and of the next, or neighbours where there are no labels."""
+    firsts = np.arange(min(count, 2 * _PAIRS)) if labels is None else np.unique(labels, return_index=True)[1]
+    if len(firsts) < 2:
+        firsts = np.arange(min(count, 2 * _PAIRS))
+    return np.stack([firsts, np.roll(firsts, -1)], 1)[:_PAIRS].astype(np.int64)
+
+
+def _quantile_grid() -> NDArray[np.float32]:
+    """(G, G, 2) codes at the Gaussian's quantiles: the first dimension rightwards, the second upwards."""
+    steps = torch.special.ndtri((torch.arange(_GRID) + 0.5) / _GRID).numpy()
+    across, up = np.meshgrid(steps, steps[::-1])
+    return np.stack([across, up], -1).astype(np.float32)

@@ -1,0 +1,1 @@
+"""A sweep's trials on Ray Tune: session, tuner, callback, snapshots."""

@@ -1,0 +1,88 @@
+"""Hands Ray Tune the trials of a comparison: those of its plan, and then the repeats of each arm's best."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.sampling.comparison_plan import Plan, draw_plan
+from foldrace.search.sampling.optuna_search import METRIC
+
+__all__ = ["ComparisonSearch", "make_comparison_search"]
+
+
+def make_comparison_search(prepared: Prepared) -> ComparisonSearch:
+    """The search of a prepared comparison, its trials drawn."""
+    search, comparison = prepared.spec.search, prepared.spec.comparison
+    assert comparison is not None
+    plan = draw_plan(
+        prepared.arms, sampler=search.sampler, trials=search.trials, repeats=comparison.repeats, seed=search.seed
+    )
+    return ComparisonSearch(plan)
+
+
+class ComparisonSearch(Searcher):  # type: ignore[misc]
+    """Follows a plan. What it hands out depends on the losses of the trials, and not on the order in which they end.
+
+    An arm's repeats follow once all its other trials have ended; an arm of which none was evaluated to the end has no
+    repeats.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(metric=METRIC, mode="min")
+        self._plan = plan
+        self._given: dict[str, dict[str, Any]] = {}
+        self._losses: dict[int, float] = {}  # of the trials that have ended; infinite without a loss
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next configuration; None while trials that may bring another still run; FINISHED when none can come."""
+        if trial_id not in self._given:
+            config = self._next()
+            if config is None:
+                waiting = any(not self._all_ended(arm) for arm in self._plan.arms)
+                return None if waiting else str(Searcher.FINISHED)
+            self._given[trial_id] = config
+        return self._given[trial_id]
+
+    def _next(self) -> dict[str, Any] | None:
+        given = {config["trial"] for config in self._given.values()}
+        for number in range(self._plan.candidates):
+            if number not in given:
+                return self._plan.candidate(number)
+        ready = {arm: best for arm in self._plan.arms if (best := self._best(arm)) is not None}
+        for repeat in range(1, self._plan.repeats + 1):
+            for arm, best in ready.items():
+                config = self._plan.repeat(arm, repeat, best)
+                if config["trial"] not in given:
+                    return config
+        return None
+
+    def _all_ended(self, arm: str) -> bool:
+        return all(number in self._losses for number in self._plan.candidates_of(arm))
+
+    def _best(self, arm: str) -> int | None:
+        """The arm's trial with the lowest loss, the earlier of equals; None as long as that is not known, or if there
+        is none."""
+        if not self._all_ended(arm):
+            return None
+        best = min(self._plan.candidates_of(arm), key=lambda number: (self._losses[number], number))
+        return best if math.isfinite(self._losses[best]) else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Notes a trial's loss; a second call for the same trial changes nothing."""
+        value = result.get(METRIC) if result is not None and result.get("finished") and not error else None
+        loss = value if value is not None and math.isfinite(value) else math.inf
+        self._losses.setdefault(self._given[trial_id]["trial"], loss)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Writes what has been handed out and what has come back."""
+        Path(checkpoint_path).write_bytes(pickle.dumps((self._given, self._losses)))
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Takes up where `save` was called on a search with the same plan."""
+        self._given, self._losses = pickle.loads(Path(checkpoint_path).read_bytes())

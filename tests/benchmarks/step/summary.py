@@ -1,0 +1,89 @@
+"""The step benchmark's figures, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from tests.benchmarks.spread import Spread, paired_ratios
+from tests.benchmarks.step.sides import Side
+
+__all__ = ["Figure", "Measured", "summary", "values"]
+
+
+class Measured(StrEnum):
+    """What a figure is of. All are images a second but the matrix product."""
+
+    TRAIN = "train"
+    VALIDATE = "validate"
+    ALONE = "one process"
+    SIDE_BY_SIDE = "two processes"
+    FOLDS = "folds, one after the other"
+    FUSED_FOLDS = "folds, fused"
+    MATRIX_FLOPS = "matrix product, FLOP a second"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number: what, of whom, in which round, at which batch size (0: it has none)."""
+
+    round: int
+    measured: Measured
+    side: Side
+    batch_size: int
+    value: float
+
+    def __str__(self) -> str:
+        """``round 1, batch 256, foldrace, train: 18,600 images a second``."""
+        if self.measured is Measured.MATRIX_FLOPS:
+            return f"round {self.round}, this machine, {self.measured}: {self.value:,.0f}"
+        where = f"round {self.round}, batch {self.batch_size}, {self.side}"
+        return f"{where}, {self.measured}: {self.value:,.0f} images a second"
+
+
+def values(figures: Sequence[Figure], measured: Measured, side: Side = Side.OURS, batch_size: int = 0) -> list[float]:
+    """Those of one kind, in the order of the rounds."""
+    wanted = (measured, side, batch_size)
+    found = [figure for figure in figures if (figure.measured, figure.side, figure.batch_size) == wanted]
+    return [figure.value for figure in sorted(found, key=lambda figure: figure.round)]
+
+
+def summary(figures: Sequence[Figure], flop: float) -> dict[str, Any]:
+    """Spreads over the rounds: the limit, and by batch size images a second and ratios within a round.
+
+    Args:
+        flop: of an image, forward and backward.
+    """
+    limit = [value / flop for value in values(figures, Measured.MATRIX_FLOPS)]
+    sizes = sorted({figure.batch_size for figure in figures} - {0})
+    return {
+        "limit": Spread.of(limit),
+        "images_per_second": {size: _rates(figures, size) for size in sizes},
+        "ratios": {size: _ratios(figures, size, limit) for size in sizes},
+    }
+
+
+def _rates(figures: Sequence[Figure], batch_size: int) -> dict[str, Spread]:
+    rates = {
+        f"{measured}, {side}": values(figures, measured, side, batch_size) for measured in Measured for side in Side
+    }
+    return {name: Spread.of(rate) for name, rate in rates.items() if rate}
+
+
+def _ratios(figures: Sequence[Figure], batch_size: int, limit: Sequence[float]) -> dict[str, Spread]:
+    def rates(measured: Measured, side: Side = Side.OURS) -> Sequence[float]:
+        return values(figures, measured, side, batch_size)
+
+    pairs: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+        f"{measured}, times {side}": (rates(measured), rates(measured, side))
+        for measured in (Measured.TRAIN, Measured.VALIDATE)
+        for side in (Side.NOTEBOOK, Side.MEMORY)
+    }
+    pairs |= {
+        "train, of the limit": (rates(Measured.TRAIN), limit),
+        "two processes, times one": (rates(Measured.SIDE_BY_SIDE), rates(Measured.ALONE)),
+        "fused folds, times one after the other": (rates(Measured.FUSED_FOLDS), rates(Measured.FOLDS)),
+    }
+    return {name: paired_ratios(*pair) for name, pair in pairs.items() if all(pair)}

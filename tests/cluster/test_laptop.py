@@ -1,0 +1,317 @@
+"""What travels to a cluster, and what a laptop is told when the way there is not open."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from foldrace.cluster.connection import connect
+from foldrace.cluster.jobs import Job, find_job
+from foldrace.cluster.package import files_of, pack
+from foldrace.cluster.submit import check_versions, keep_code
+from foldrace.cluster.tunnel import open_tunnel, ssh_command
+from foldrace.errors import InputError, StateError
+from foldrace.search.sweeps.environment import versions
+
+
+def write(root: Path, *names: str, text: str = "x") -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def names(root: Path) -> list[str]:
+    return [str(path.relative_to(root.resolve())) for path in files_of(root)]
+
+
+# --- what travels ---------------------------------------------------------------------------------------------------
+
+
+def test_what_git_ignores_stays_here_as_git_means_it(tmp_path: Path) -> None:
+    write(tmp_path, "sweep.yaml", "my models.py", "runs/a/big.bin", "keep/runs.txt", "sub/notes.log", "sub/keep.log")
+    write(tmp_path, ".git/config", "pkg/__pycache__/a.pyc", ".venv/bin/python", "sub/deep/data/x.npy", "data/y.npy")
+    write(tmp_path, ".gitignore", text="/runs/\n*.log\n/data\n")
+    write(tmp_path, "sub/.gitignore", text="!keep.log\ndeep/data/\n")
+    kept = [".gitignore", "keep/runs.txt", "my models.py", "sub/.gitignore", "sub/keep.log", "sweep.yaml"]
+    assert names(tmp_path) == kept
+
+
+def test_files_arrive_as_they_are_and_an_inner_link_as_a_file(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(here, "sweep.yaml", "tools/run.sh", text="content")
+    (here / "tools/run.sh").chmod(0o755)
+    (here / "again.yaml").symlink_to("sweep.yaml")
+    there.mkdir()
+    assert pack(here, there) == [Path("again.yaml"), Path("sweep.yaml"), Path("tools/run.sh")]
+    assert (there / "again.yaml").read_text() == "content" and not (there / "again.yaml").is_symlink()
+    assert (there / "tools/run.sh").stat().st_mode & 0o777 == 0o755
+
+
+def test_what_is_ignored_further_up_in_the_repository_stays_here_too(tmp_path: Path) -> None:
+    write(tmp_path, ".git/config", "sweeps/sweep.yaml", "sweeps/.env", "sweeps/keep.env")
+    write(tmp_path, ".gitignore", text=".env\n*.env\n")
+    write(tmp_path, "sweeps/.gitignore", text="!keep.env\n")
+    assert names(tmp_path / "sweeps") == [".gitignore", "keep.env", "sweep.yaml"]
+
+
+def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "real/model.py", "sweep.yaml")
+    (tmp_path / "alias").symlink_to("real")
+    with pytest.raises(InputError, match="is a link to a folder"):
+        files_of(tmp_path)
+
+
+def test_a_link_that_leads_out_is_refused_unless_it_is_ignored(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    write(tmp_path, "secret")
+    write(here, "sweep.yaml")
+    (here / "out").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="is a link that leads out of"):
+        files_of(here)
+    write(here, ".gitignore", text="out\n")
+    assert names(here) == [".gitignore", "sweep.yaml"]
+
+
+def test_too_much_is_refused_and_the_largest_are_named(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    write(here, "small.py")
+    write(here, "weights/large.pt", text="x" * 3_000_000)
+    write(here, "larger.npz", text="x" * 5_000_000)
+    with pytest.raises(InputError) as caught:
+        pack(here, tmp_path / "there", limit=6_000_000)
+    assert "holds 8 MB, and at most 6 MB travel; the largest: larger.npz (5.0 MB), weights/large.pt (3.0 MB)" in str(
+        caught.value
+    )
+    assert not (tmp_path / "there").exists()
+
+
+def test_code_is_kept_once_and_under_its_digest(tmp_path: Path) -> None:
+    write(tmp_path / "job", "task.py", text="one")
+    kept = keep_code(tmp_path / "job", tmp_path / "shared", "abc")
+    write(tmp_path / "job", "task.py", text="two")
+    assert keep_code(tmp_path / "job", tmp_path / "shared", "abc") == kept
+    assert (kept / "task.py").read_text() == "one"
+    assert [path.name for path in kept.parent.iterdir()] == ["abc"]
+
+
+# --- the way there --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def heard() -> Iterator[tuple[str, list[str]]]:
+    """Somebody who should hear nothing: an address, and the requests that came."""
+    came: list[str] = []
+    with server(200, "[]", asked=came) as address:
+        yield address, came
+
+
+@contextmanager
+def server(
+    status: int, body: str, token: str | None = None, location: str = "", asked: list[str] | None = None
+) -> Iterator[str]:
+    """Something that answers on this machine; with a token, only to those who have it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if asked is not None:
+                asked.append(str(self.headers))
+            known = token is None or self.headers.get("Authorization") == f"Bearer {token}"
+            self.send_response(status if known else 401)
+            if location:
+                self.send_header("Location", location)
+            self.end_headers()
+            self.wfile.write(body.encode() if known else b"Unauthorized")
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{made.server_port}"
+    finally:
+        made.shutdown()
+        made.server_close()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+
+
+def refused(address: str) -> str:
+    began = time.monotonic()
+    with pytest.raises(StateError) as caught:
+        connect(address)
+    assert time.monotonic() - began < 10 and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_closed_tunnel_and_another_server_are_said_with_the_remedy() -> None:
+    with server(200, "[]") as address:
+        pass
+    assert "nothing answers there" in refused(address) and "ray dashboard" in refused(address)
+    with server(404, "not here") as address:
+        assert "answers with 404, so it is no Ray dashboard; is the port right?" in refused(address)
+    for body in ("<html>", "{}"):
+        with server(200, body) as address:
+            assert "something answers there that is no Ray dashboard" in refused(address)
+
+
+def test_a_missing_and_a_wrong_token_are_said_with_the_remedy(tmp_path: Path) -> None:
+    with server(200, "[]", token="right") as address:
+        assert "asks for a token, and there is none in ~/.ray/auth_token" in refused(address)
+        (tmp_path / "token").write_text("wrong\n")
+        assert "does not know the token in ~/.ray/auth_token" in refused(address)
+        assert "wrong" not in refused(address)
+
+
+def test_nobody_else_is_shown_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    with heard() as (other, headers):
+        monkeypatch.setenv("http_proxy", other)
+        with server(200, "<html>") as address:
+            assert "no Ray dashboard" in refused(address)
+        with server(302, "", location=other) as address:
+            assert "answers with 302, so it is no Ray dashboard" in refused(address)
+        assert headers == []
+        for wrong in (b"one\ntwo", b"\xff\xfe"):
+            (tmp_path / "token").write_bytes(wrong)
+            assert "holds no token" in refused(other) and "two" not in refused(other)
+        assert headers == []
+
+
+def test_something_else_that_listens_is_said_to_be_that() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=lambda: listener.accept()[0].sendall(b"SSH-2.0-x\r\n"), daemon=True).start()
+        assert "no web server" in refused(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:abc", "http://[foo", "127.0.0.1:8265", "ray://head:10001", "ftp://x", "", "http://"]
+)
+def test_an_address_of_another_kind_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match="must be the address of Ray's dashboard"):
+        connect(address)
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """A job server that runs a job at once: what it prints is given."""
+
+    def __init__(self, printed: str = "", status: str = "SUCCEEDED") -> None:
+        self.printed, self.status, self.deleted = printed, SimpleNamespace(value=status), list[str]()
+        self.jobs: list[Any] = []
+
+    def submit_job(self, entrypoint: str, submission_id: str) -> str:
+        return submission_id
+
+    def get_job_status(self, job: str) -> Any:
+        return self.status
+
+    def get_job_logs(self, job: str) -> str:
+        return self.printed
+
+    def delete_job(self, job: str) -> None:
+        self.deleted.append(job)
+
+    def list_jobs(self) -> list[Any]:
+        return self.jobs
+
+    def add(self, name: str, sweep: str, began: int, status: str = "RUNNING") -> None:
+        self.jobs.append(
+            SimpleNamespace(
+                submission_id=name, metadata={"sweep": sweep}, status=SimpleNamespace(value=status), message="",
+                start_time=began, end_time=None, driver_exit_code=None,
+            )
+        )  # fmt: skip
+
+
+def told(**other: str) -> str:
+    return "a warning\nversions " + json.dumps(versions() | other)
+
+
+def test_the_same_versions_are_not_worth_a_word() -> None:
+    said: list[str] = []
+    cluster: Any = Cluster(told())
+    check_versions(cluster, strict=True, say=said.append)
+    assert said == [] and len(cluster.deleted) == 1
+
+
+def test_another_ray_or_python_stops_a_submission_and_other_packages_are_noted() -> None:
+    said: list[str] = []
+    cluster: Any = Cluster(told(ray="2.59.0", torch="2.13.0"))
+    with pytest.raises(StateError, match=r"ray is \S+ here and 2\.59\.0 on the cluster; make them the same, or pass"):
+        check_versions(cluster, strict=True, say=said.append)
+    check_versions(cluster, strict=False, say=said.append)
+    assert any(line.startswith("Note: torch is ") for line in said) and any("Note: ray is" in line for line in said)
+    major, minor, _ = versions()["python"].split(".")
+    said.clear()
+    check_versions(Cluster(told(python=f"{major}.{minor}.99")), strict=True, say=said.append)  # type: ignore[arg-type]
+    assert said and "python" in said[0]
+    with pytest.raises(StateError, match="python is"):
+        check_versions(Cluster(told(python="3.9.1")), strict=True, say=said.append)  # type: ignore[arg-type]
+
+
+def test_a_cluster_without_foldrace_is_said() -> None:
+    for cluster in (Cluster("No module named 'search'", "FAILED"), Cluster("nothing")):
+        with pytest.raises(StateError, match="Foldrace is not installed on the cluster"):
+            check_versions(cluster, strict=True, say=print)  # type: ignore[arg-type]
+
+
+def test_a_job_is_found_by_its_sweep_or_its_id_the_newest_first() -> None:
+    cluster: Any = Cluster()
+    with pytest.raises(StateError, match="no sweep has been submitted"):
+        find_job(cluster, None)
+    cluster.add("foldrace-a-1", "a", 1)
+    cluster.add("foldrace-a-2", "a", 3)
+    cluster.add("foldrace-b-1", "b", 2)
+    cluster.add("somebody's", "", 9)
+    found = [find_job(cluster, name) for name in (None, "a", "b", "foldrace-a-1")]
+    assert [job.id for job in found] == ["foldrace-a-2", "foldrace-a-2", "foldrace-b-1", "foldrace-a-1"]
+    assert found[0] == Job("foldrace-a-2", "a", "RUNNING", "", 3, None, None)
+    with pytest.raises(StateError, match="c: no such job on this cluster; it knows: a, b"):
+        find_job(cluster, "c")
+
+
+def nothing() -> None:
+    raise AssertionError("no tunnel can be open")
+
+
+def test_a_tunnel_needs_a_clusters_file_and_free_ports(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "cluster" / "templates"
+    spec = tmp_path / "sweep.yaml"
+    spec.write_text("name: x\n")
+    with pytest.raises(InputError, match="must be a file for `ray up`"):
+        open_tunnel(spec, {8265: 8265}, nothing)
+    with pytest.raises(InputError, match="kubectl port-forward service/foldrace-head-svc 8265:8265"):
+        open_tunnel(shipped / "kuberay.yaml", {8265: 8265}, nothing)
+    with pytest.raises(InputError, match="cannot be read"):
+        open_tunnel(tmp_path / "nowhere.yaml", {8265: 8265}, nothing)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StateError, match=f"127.0.0.1:{port}: something listens there"):
+            open_tunnel(shipped / "onprem.yaml", {port: 8265}, nothing)
+
+
+def test_a_tunnel_is_ssh_alone_to_loopback_alone() -> None:
+    command = ssh_command("10.0.0.1", {"ssh_user": "me", "ssh_private_key": "/keys/id"}, {8266: 8265})
+    assert command[:2] == ["ssh", "-N"] and command[-1] == "me@10.0.0.1"
+    assert command[-3:-1] == ["-L", "127.0.0.1:8266:127.0.0.1:8265"]
+    assert command[command.index("-i") :][:2] == ["-i", "/keys/id"]

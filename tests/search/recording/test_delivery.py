@@ -1,0 +1,483 @@
+"""Delivery: few calls, every record once whatever breaks, and nobody who waits for MLflow but the thread that sends."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from ray.tune.experiment import Trial
+
+from foldrace.cli.app import main
+from foldrace.search.recording.delivery import Delivery, Patience
+from foldrace.search.recording.events import Closed, Event, Files, Finished, Incumbent, Outcome, Reported, Started
+from foldrace.search.recording.outbox import Spool, waiting_records
+from foldrace.search.recording.store import SweepFolder, SweepState, connect, create_sweep_folder
+from foldrace.search.recording.sweep_record import SpooledRecording, recording
+from foldrace.search.recording.writer import Recorder
+from foldrace.search.sweeps.run import _begin_record
+from foldrace.search.tune.callback import Session, SweepCallback
+from foldrace.search.tune.state import Ledger
+from tests.search.recording.test_writer import Counting, dataset, report
+
+DEADLINE = 60.0
+AT_ONCE = Patience(interval=0.0, first=0.001, longest=0.001)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+    return connect(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+
+
+@pytest.fixture
+def make_experiment(client: MlflowClient, tmp_path: Path) -> Callable[[], str]:
+    return lambda: str(client.create_experiment(uuid.uuid4().hex, artifact_location=(tmp_path / "art").as_uri()))
+
+
+def sweep_events(trials: int = 2) -> list[Event]:
+    """A sweep from its first trial to its end; the times are in ms, and rise."""
+    found: list[Event] = []
+    for trial in range(trials):
+        at = 10_000 * (trial + 1)
+        found.append(Started(trial, {"lr": 0.1 / (trial + 1), "optimizer": "adam"}, {"arm": f"arm {trial}"}, at))
+        reports = [report(epoch, 0.4 - 0.1 * epoch, 0.5) for epoch in (1, 2)]
+        for epoch, told in enumerate(reports, 1):
+            found.append(Reported(trial, told, "iVBORw0KGgo=" if epoch == 1 else None, at + 10 * epoch, 1234))
+        ending = Outcome.FAILED if trial % 2 else Outcome.COMPLETED
+        found.append(Finished(trial, ending, reports[-1].folds, "why", "Traceback" if trial % 2 else "", at + 100))
+        found.append(Incumbent(trial, 0.3, 0.1, 4 * (trial + 1), at + 101))
+    return [*found, Closed(Outcome.COMPLETED, {"trials_completed": 1}, "**note**", 99_000)]
+
+
+POINTS = "SELECT run_uuid, key, step, value, timestamp FROM metrics WHERE run_uuid IN (SELECT run_uuid FROM runs "
+
+
+def state_of(client: MlflowClient, experiment: str) -> dict[str, Any]:
+    """All that is stored of each run, by its name; a run that is there twice, or a point, is an error."""
+    runs = client.search_runs([experiment], max_results=1000)
+    names = {run.info.run_id: str(run.info.run_name) for run in runs}
+    assert len(set(names.values())) == len(names)
+    points: dict[str, list[tuple[object, ...]]] = {name: [] for name in names.values()}
+    with closing(sqlite3.connect(str(client.tracking_uri).removeprefix("sqlite:///"))) as base:
+        for run, *point in base.execute(POINTS + "WHERE experiment_id = ?)", [experiment]):
+            points[names[run]].append(tuple(point))
+    found: dict[str, Any] = {}
+    for run in runs:
+        own = points[names[run.info.run_id]]
+        assert len({point[:2] for point in own}) == len(own), run.info.run_name
+        tags = {name: value for name, value in run.data.tags.items() if name.startswith("foldrace.")}
+        del tags["foldrace.key"], tags["foldrace.sweep_key"]
+        place = Path(run.info.artifact_uri.removeprefix("file://"))
+        found[str(run.info.run_name)] = {
+            "status": run.info.status, "times": (run.info.start_time, run.info.end_time),
+            "params": run.data.params, "tags": tags, "points": sorted(own),
+            "files": sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()),
+            "parent": names.get(run.data.tags.get("mlflow.parentRunId", "")),
+        }  # fmt: skip
+    return found
+
+
+def one_by_one(client: MlflowClient, folder: Path, events: Sequence[Event]) -> dict[str, Any]:
+    """What a recorder leaves that writes each event at once."""
+    experiment = str(client.create_experiment(uuid.uuid4().hex, artifact_location=folder.as_uri()))
+    recorder = Recorder(client, experiment, "ae", uuid.uuid4().hex)
+    for event in events:
+        recorder.apply([event])
+    return state_of(client, experiment)
+
+
+@pytest.fixture(scope="module")
+def expected(client: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of the whole sweep."""
+    return one_by_one(client, tmp_path_factory.mktemp("art"), sweep_events())
+
+
+@pytest.fixture(scope="module")
+def of_one(client: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of a sweep of one trial."""
+    return one_by_one(client, tmp_path_factory.mktemp("art"), sweep_events(1))
+
+
+def spool_with(folder: Path, events: Sequence[Event]) -> Spool:
+    spool = Spool(folder)
+    for event in events:
+        spool.append(event)
+    return spool
+
+
+def deliver(spool: Spool, writer: Any, say: Callable[[str], None] = lambda _: None, **options: Any) -> bool:
+    delivery = Delivery(spool, writer, say, AT_ONCE, **options)
+    delivery.start()
+    return delivery.drain(DEADLINE)
+
+
+# --- what is stored ---------------------------------------------------------------------------------------------------
+
+
+def test_events_that_are_delivered_together_leave_what_events_one_by_one_leave(
+    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    experiment = make_experiment()
+    spool = spool_with(tmp_path / "spool", sweep_events())
+    assert deliver(spool, Recorder(client, experiment, "ae", uuid.uuid4().hex))
+    assert state_of(client, experiment) == expected
+    trial = expected["trial 0000"]
+    assert (trial["status"], trial["times"], trial["parent"]) == ("FINISHED", (10_000, 10_100), "ae")
+    assert expected["trial 0001 fold 1"]["times"] == (20_010, 20_100)
+    assert expected["trial 0001 fold 1"]["tags"]["foldrace.arm"] == "arm 1"
+    assert ("val_loss", 2, 0.5, 20_020) in expected["trial 0001 fold 1"]["points"]
+    assert expected["trial 0001"]["files"] == ["error.txt", "reconstructions/epoch-001.png"]
+    assert expected["ae"]["times"] == (10_000, 99_000)
+
+
+def test_a_backlog_takes_three_calls_a_run(
+    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path
+) -> None:
+    counting = Counting(client)
+    spool = spool_with(tmp_path / "spool", sweep_events(trials=5))
+    assert deliver(spool, Recorder(counting, make_experiment(), "ae", uuid.uuid4().hex))  # type: ignore[arg-type]
+    calls = Counter(name for name, _ in counting.calls.elements())
+    runs = 1 + 5 * 3
+    assert [calls.pop(name) for name in ("create_run", "log_batch", "set_terminated")] == [runs] * 3
+    assert calls.pop("search_runs") == 1
+    assert calls == {"log_artifact": 5 + 2}  # a picture each, and the tracebacks
+
+
+def test_more_than_mlflow_takes_at_once_is_written_in_several_calls(
+    client: MlflowClient, make_experiment: Callable[[], str]
+) -> None:
+    experiment, counting = make_experiment(), Counting(client)
+    recorder = Recorder(counting, experiment, "ae", uuid.uuid4().hex)  # type: ignore[arg-type]
+    params = {f"p{number}": number for number in range(150)}
+    many = [Reported(0, report(epoch, 0.5), None, epoch, None) for epoch in range(1, 501)]
+    recorder.apply([Started(0, params, {}, 1), *many])
+    stored = state_of(client, experiment)
+    assert len(stored["trial 0000"]["params"]) == 150
+    assert [len(stored[name]["points"]) for name in ("trial 0000", "trial 0000 fold 0")] == [500 * 7, 500 * 4]
+    assert sum(calls for (name, _), calls in counting.calls.items() if name == "log_batch") == 4 + 2
+
+
+def test_files_follow_through_the_spool(
+    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path
+) -> None:
+    (tmp_path / "winner").mkdir()
+    (tmp_path / "winner" / "model.pt").write_text("weights")
+    experiment = make_experiment()
+    spool = Spool(tmp_path / "spool")
+    recorded = SpooledRecording(spool, tmp_path)
+    recorded.log_artifacts(recorded.fold_run(0, 1), str(tmp_path / "winner"), "models")
+    assert deliver(spool, Recorder(client, experiment, "ae", uuid.uuid4().hex, tmp_path))
+    assert state_of(client, experiment)["trial 0000 fold 1"]["files"] == ["models/model.pt"]
+
+
+# --- crashes and outages ----------------------------------------------------------------------------------------------
+
+
+class Breaking:
+    """A client of which the calls from number ``first`` on, ``count`` of them, fail: before or after they have done
+    their work."""
+
+    def __init__(self, client: MlflowClient, first: int, error: BaseException, *, late: bool, count: int = 1) -> None:
+        self._client, self._error, self._late = client, error, late
+        self._broken = range(first, first + count)
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            self.calls += 1
+            broken = self.calls in self._broken
+            result = method(*args, **options) if self._late or not broken else None
+            if broken:
+                raise self._error
+            return result
+
+        return call
+
+
+CALLS = 1 + 3 * 4 + 1  # of a sweep of one trial in one batch: the search, three a run, its picture
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["request lost", "answer lost"])
+def test_wherever_the_store_fails_for_a_while_nothing_is_lost_or_there_twice(
+    client: MlflowClient,
+    make_experiment: Callable[[], str],
+    tmp_path: Path,
+    of_one: dict[str, Any],
+    late: bool,
+) -> None:
+    for first in range(1, CALLS + 1):
+        experiment, error = (
+            make_experiment(),
+            MlflowException("API request to http://there/api failed with exception"),
+        )
+        breaking = Breaking(client, first, error, late=late, count=1 if late else 3)
+        spool = spool_with(tmp_path / str(first), sweep_events(1))
+        said: list[str] = []
+        assert deliver(spool, Recorder(breaking, experiment, "ae", uuid.uuid4().hex), said.append)  # type: ignore[arg-type]
+        assert state_of(client, experiment) == of_one, first
+        assert [line.partition(";")[0] for line in said] == [
+            "recording waits: http://there does not answer", "recording goes on",
+        ], first  # fmt: skip
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["request lost", "answer lost"])
+def test_wherever_the_process_is_killed_the_next_one_completes_the_record(
+    client: MlflowClient,
+    make_experiment: Callable[[], str],
+    tmp_path: Path,
+    of_one: dict[str, Any],
+    late: bool,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    for first in range(1, CALLS + 1):
+        experiment, key = make_experiment(), uuid.uuid4().hex
+        breaking = Breaking(client, first, Killed(), late=late)
+        spool = spool_with(tmp_path / str(first), sweep_events(1))
+        with pytest.raises(Killed):
+            batch = spool.take(500)
+            Recorder(breaking, experiment, "ae", key).apply([one.event for one in batch.events])  # type: ignore[arg-type]
+        assert deliver(Spool(tmp_path / str(first)), Recorder(client, experiment, "ae", key))
+        assert state_of(client, experiment) == of_one, first
+    assert breaking.calls == CALLS
+
+
+def test_killed_in_the_middle_of_a_trial_its_later_folds_are_tagged_like_the_trial(
+    client: MlflowClient, make_experiment: Callable[[], str], of_one: dict[str, Any]
+) -> None:
+    experiment, key, events = make_experiment(), uuid.uuid4().hex, sweep_events(1)
+    for event in events:
+        Recorder(client, experiment, "ae", key).apply([event])  # each in a process of its own
+    assert state_of(client, experiment) == of_one
+
+
+def test_all_delivered_but_the_cursor_lost_adds_nothing(
+    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    experiment, key = make_experiment(), uuid.uuid4().hex
+    spool_with(tmp_path / "spool", sweep_events())
+    for _ in range(2):
+        recorder, spool = Recorder(client, experiment, "ae", key), Spool(tmp_path / "spool")
+        recorder.apply([waiting.event for waiting in spool.take(500).events])
+    assert state_of(client, experiment) == expected
+
+
+def test_the_waits_double_up_to_the_longest_and_begin_again_after_a_success(tmp_path: Path) -> None:
+    fails = iter([True] * 5 + [False] + [True] * 2 + [False])
+    waited: list[float] = []
+    through = threading.Event()
+
+    class Writer:
+        written = 0
+
+        def apply(self, events: Sequence[Event]) -> None:
+            if next(fails):
+                raise ConnectionError("refused")
+            self.written += 1
+            if self.written == 2:
+                through.set()
+
+    def wait(event: threading.Event, seconds: float) -> None:
+        waited.append(seconds)
+        event.wait(0.001)
+
+    spool = spool_with(tmp_path / "spool", sweep_events()[:2])
+    delivery = Delivery(
+        spool, Writer(), lambda _: None, Patience(interval=99.0, most=1, first=1.0, longest=4.0), wait=wait
+    )
+    delivery.start()
+    assert through.wait(DEADLINE) and delivery.drain(DEADLINE)
+    assert [seconds for seconds in waited if seconds != 99.0] == [1, 2, 4, 4, 4, 1, 2]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_what_mlflow_refuses_is_set_aside_said_once_and_holds_nothing_up(
+    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    experiment, events, said = make_experiment(), sweep_events(), []
+    other = Started(0, {"lr": 0.9}, {}, 10_001)  # a param that has changed
+    bad = Reported(1, report(3, 0.5, 0.5), None, 20_050, None)
+    bad.report.folds[0].metrics["val_(%)"] = 0.5  # type: ignore[index]
+    gone = Files((), "no/such/file", "", 20_051)
+    mixed = [events[0], other, *events[1:8], bad, gone, *events[8:]]
+    spool = spool_with(tmp_path / "spool", mixed)
+    assert deliver(spool, Recorder(client, experiment, "ae", uuid.uuid4().hex, tmp_path), said.append)
+    stored = state_of(client, experiment)
+    for name in ("trial 0000", "trial 0000 fold 1", "ae"):
+        assert stored[name] == expected[name]
+    assert stored["trial 0001"]["status"] == "FAILED"
+    entries = [json.loads(line) for line in spool.refused.read_text().splitlines()]
+    assert [json.loads(entry["record"])["event"] for entry in entries] == ["started", "reported", "files"]
+    assert "Changing param values" in entries[0]["reason"] and "val_(%)" in entries[1]["reason"]
+    assert len(said) == 2 and "refused a record" in said[0] and "refused 3 records" in said[1]
+
+
+@pytest.mark.parametrize("error", [PermissionError("403"), MlflowException("locked", 2)], ids=["folder", "database"])
+def test_a_store_that_is_only_busy_or_closed_refuses_nothing(tmp_path: Path, error: Exception) -> None:
+    class Writer:
+        written = 0
+
+        def apply(self, events: Sequence[Event]) -> None:
+            self.written += 1
+            if self.written < 4:
+                raise error
+
+    spool = spool_with(tmp_path / "spool", sweep_events())
+    assert deliver(spool, Writer()) and not spool.refused.exists()
+
+
+# --- nobody waits -----------------------------------------------------------------------------------------------------
+
+
+class Stuck:
+    """A store that answers nothing until it is let go; it notes who asked."""
+
+    def __init__(self) -> None:
+        self.called, self.free, self.written = threading.Event(), threading.Event(), 0
+        self.threads: set[str] = set()
+        self.events: list[Event] = []
+
+    def apply(self, events: Sequence[Event]) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.called.set()
+        self.free.wait(DEADLINE)
+        self.events += events
+        self.written += 1
+
+
+def tune_trial(number: int) -> Any:
+    return SimpleNamespace(
+        status=Trial.RUNNING, config={"trial": number, "params": {"lr": 0.1}}, last_result=None, error_file=None
+    )
+
+
+def test_tunes_callback_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> None:
+    stuck, spool = Stuck(), Spool(tmp_path / "spool")
+    delivery = Delivery(spool, stuck, lambda _: None, AT_ONCE)
+    task = SimpleNamespace(complete=lambda params: {**params, "latent_dim": 16})
+    view = SimpleNamespace(update=lambda *_, **__: None)
+    ledger, callback = Ledger(total=2), SweepCallback("stuck")
+    delivery.start()
+    session = Session(ledger, SpooledRecording(spool, tmp_path), view, task)  # type: ignore[arg-type]
+    with callback.acting_on(session):
+        callback.on_trial_start(0, [], tune_trial(0))
+        assert stuck.called.wait(DEADLINE)  # from here on a call of the callback's own would hang
+        callback.on_trial_result(0, [], tune_trial(0), {"report": report(1, 0.5), "reported_ms": 1})
+        several = {"report": report(3, 0.5), "reported_ms": 3, "earlier": ((report(2, 0.5), 2),)}
+        callback.on_trial_result(0, [], tune_trial(0), several)
+        callback.on_trial_complete(0, [], tune_trial(0))
+        callback.on_trial_start(0, [], tune_trial(1))
+        callback.on_trial_error(0, [], tune_trial(1))
+    assert spool.waiting == 7 and not stuck.free.is_set()
+    stuck.free.set()
+    assert delivery.drain(DEADLINE) and spool.waiting == 0
+    kinds = [type(event) for event in stuck.events]
+    assert kinds == [Started, Reported, Reported, Reported, Finished, Started, Finished]
+    reports = [(event.report.epoch, event.at) for event in stuck.events if isinstance(event, Reported)]
+    assert reports == [(1, 1), (2, 2), (3, 3)]
+    assert stuck.threads == {"foldrace-delivery"}
+
+
+def test_the_end_of_a_sweep_does_not_wait_for_a_store_that_hangs_and_nothing_is_lost(tmp_path: Path) -> None:
+    stuck, spool = Stuck(), spool_with(tmp_path / "spool", sweep_events())
+    delivery = Delivery(spool, stuck, lambda _: None, AT_ONCE)
+    delivery.start()
+    assert stuck.called.wait(DEADLINE)
+    assert not delivery.drain(0.0)
+    spool.close()
+    count = len(sweep_events())
+    assert waiting_records(tmp_path) == count
+    stuck.free.set()  # too late: it may not touch the spool any more
+    delivery._thread.join(DEADLINE)
+    assert waiting_records(tmp_path) == count
+    calm = Stuck()
+    calm.free.set()
+    assert deliver(Spool(tmp_path / "spool"), calm) and calm.events == sweep_events()
+
+
+# --- a sweep's spool --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def left(client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path) -> tuple[SweepFolder, Recorder]:
+    """A sweep whose record has only begun to reach the store; the rest is in its spool."""
+    folder = create_sweep_folder(tmp_path, "ae")
+    folder.spec.write_text("name: ae\n")
+    uri = str(client.tracking_uri)
+    state = SweepState(uuid.uuid4().hex, uri, make_experiment())
+    folder.write_state(state)
+    recorder = Recorder(client, state.experiment_id, "ae", state.key, folder.path)
+    recorder.start_sweep("name: ae\n", {}, dataset(), "autoencoder")
+    spool_with(folder.path / "spool", sweep_events()).close()
+    return folder, recorder
+
+
+def test_sync_delivers_what_was_left_and_finishes_the_sweep(
+    left: tuple[SweepFolder, Recorder], client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, recorder = left
+    command = ["sync", "ae", "--dir", str(folder.root)]
+    with folder.locked():
+        assert main(command) == 2
+    assert "another process is running this sweep" in capsys.readouterr().err
+    assert main(command) == 0
+    assert f"ae: {len(sweep_events())} records delivered" in capsys.readouterr().out
+    run = client.get_run(recorder.sweep_run)
+    assert (run.info.status, run.info.end_time) == ("FINISHED", 99_000)
+    assert run.data.tags["mlflow.note.content"] == "**note**"
+    assert main(command) == 0
+    assert "nothing waits" in capsys.readouterr().out
+    assert not (folder.path / "spool").exists()
+
+
+def test_a_session_that_goes_on_delivers_first_what_an_earlier_one_left(
+    left: tuple[SweepFolder, Recorder], client: MlflowClient
+) -> None:
+    folder, _ = left
+    state = folder.read_state()
+    recorder = Recorder(client, state.experiment_id, "ae", state.key, folder.path)
+    prepared: Any = SimpleNamespace(spec=SimpleNamespace(task="autoencoder", kind="sweep"), dataset=dataset())
+    _begin_record(recorder, prepared, folder, state, lambda _: None)
+    assert waiting_records(folder.path) == 0
+    stored = state_of(client, state.experiment_id)  # the earlier end of the sweep has not come after the new beginning
+    assert {name: run["status"] for name, run in stored.items() if "fold" not in name} == {
+        "ae": "RUNNING", "trial 0000": "FINISHED", "trial 0001": "FAILED",
+    }  # fmt: skip
+
+
+def test_sync_of_a_store_that_is_away_keeps_everything(
+    left: tuple[SweepFolder, Recorder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = left
+    folder.write_state(SweepState("key", "http://127.0.0.1:9", "1"))
+    assert main(["sync", "ae", "--dir", str(folder.root)]) == 2
+    assert "does not answer" in capsys.readouterr().err
+    assert waiting_records(folder.path) == len(sweep_events())
+
+
+def test_the_end_of_a_recording_says_how_the_rest_is_delivered(
+    left: tuple[SweepFolder, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder, recorder), said = left, []
+    monkeypatch.setattr(Delivery, "_run", lambda self: None)
+    monkeypatch.setattr(Delivery, "drain", lambda self, seconds=None: False)
+    with recording(folder, recorder, said.append) as kept:
+        kept.close(Outcome.COMPLETED, {}, "")
+    assert len(said) == 1 and f"{len(sweep_events()) + 1} records wait" in said[0]
+    assert f"sync ae --dir {folder.root}`" in said[0]
+    assert waiting_records(folder.path) == len(sweep_events()) + 1

@@ -1,0 +1,254 @@
+"""The Tune adapter, without a cluster: what a step reports, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import pickle
+from itertools import pairwise
+
+import pytest
+import torch
+from PIL import Image
+
+from foldrace.errors import StateError
+from foldrace.trainables.ray.trainable import (
+    CHECKPOINT_FILE,
+    RAISED,
+    FoldTrainable,
+    Work,
+    load_checkpoint_file,
+    strip_png,
+)
+from foldrace.trainables.tasks.protocol import LoadedTask
+from foldrace.trainables.training.ladder import Rung
+from foldrace.trainables.training.splits import FoldPlan
+from tests.helpers.small_tasks import SMALL, TASK, Scripted
+
+CONFIG = {"trial": 7, "params": {**SMALL, "lr": 0.01}}
+
+
+@pytest.fixture
+def start(digits):
+    """Makes a trainable over 60 digits in 3 folds that reports every aligned epoch."""
+
+    def make(config=CONFIG, task=TASK, epochs=3, report_seconds=0.0, **options):
+        images = digits[:60].numpy().copy()
+        images.flags.writeable = False  # as from the object store
+        work = Work(
+            task, images, tuple(FoldPlan(60, splits=3).split()), epochs, report_seconds=report_seconds, **options
+        )
+
+        class Local(FoldTrainable):
+            def setup(self, config):
+                super().setup(config, work=work)
+
+        return Local(config)
+
+    return make
+
+
+def numbers(result):
+    return {k: result[k] for k in ("trial", "epoch", "fold_epochs", "finished", "val_loss")} | {
+        "folds": result["report"].folds
+    }
+
+
+def run(trainable, steps=3):
+    return [numbers(trainable.step()) for _ in range(steps)]
+
+
+class Raising(type(TASK.implementation)):
+    """Raises in the third training batch of all."""
+
+    batches = 0
+
+    def losses(self, model, images, params):
+        if model.training:
+            type(self).batches += 1
+            if type(self).batches > 3:
+                raise ValueError("no more\nof this")
+        return super().losses(model, images, params)
+
+
+def test_what_a_task_raises_ends_the_trial_and_is_no_failure_of_the_worker(start):
+    task = LoadedTask("raising", Raising(), TASK.parameters, TASK.objective)
+    trainable = start(task=task, config={**CONFIG, "params": {**CONFIG["params"], "batch_size": 60}})
+    assert trainable.step()["epoch"] == 1
+    result = trainable.step()
+    assert result["done"] and not result["finished"] and "val_loss" not in result
+    reason, detail = result[RAISED]
+    assert reason == "ValueError: no more" and "in losses" in detail and detail.endswith("of this\n")
+    assert result["report"].epoch == 1 and result["earlier"] == ()
+    assert trainable.reset_config({**CONFIG, "trial": 8}) and trainable.step()[RAISED][0] == reason
+    pickle.dumps(result)
+
+
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+def test_a_step_is_an_aligned_epoch_of_all_folds(start):
+    trainable = start()
+    results = [trainable.step() for _ in range(3)]
+    assert [r["epoch"] for r in results] == [1, 2, 3]
+    assert [r["fold_epochs"] for r in results] == [3, 6, 9]
+    assert [r["finished"] for r in results] == [r["done"] for r in results] == [False, False, True]
+    for result in results:
+        assert result["trial"] == 7
+        assert result["val_loss"] == result["report"].metrics["val_loss"]
+        assert len(result["report"].folds) == 3
+        weights = trainable._cv.runs[2].model.parameters()
+        assert result["parameters"] == sum(w.numel() for w in weights) and isinstance(result["parameters"], int)
+        assert result["seconds"] == result["report"].seconds
+        pickle.dumps(result)
+    assert all(one["reported_ms"] <= two["reported_ms"] for one, two in pairwise(results))
+    assert ["should_checkpoint" in r for r in results] == [False, False, True]
+
+
+def test_short_epochs_come_together_with_the_next_rung(start):
+    ladder = (Rung(1, 1), Rung(1, 3), Rung(3, 3))
+    each = start(ladder=ladder)
+    single = [each.step() for _ in range(5)]
+    where = [(len(r["report"].folds), r["epoch"]) for r in single]
+    assert where == [(1, 1), (1, 2), (1, 3), (2, 3), (3, 3)] and {r["earlier"] for r in single} == {()}
+    together = start(ladder=ladder, report_seconds=60.0)
+    results = [together.step() for _ in range(3)]
+    assert [numbers(r) for r in results] == [numbers(single[i]) for i in (0, 2, 4)]
+    ((report, when),) = results[1]["earlier"]
+    assert (report.folds, report.fold_epochs) == (single[1]["report"].folds, 2)
+    assert results[0]["reported_ms"] <= when <= results[1]["reported_ms"]
+    assert [len(r["earlier"]) for r in results] == [0, 1, 1]
+
+
+def test_a_diverged_trial_reports_no_loss_and_no_picture(start):
+    result = start(task=LoadedTask("nan", Scripted(math.nan), {}, None), config={"trial": 0, "params": {}})
+    report = result.step()
+    assert report["finished"] and report["done"]
+    assert "val_loss" not in report and "picture" not in report
+    assert report["report"].diverged == "fold 0, epoch 1: val_loss is nan"
+
+
+def test_a_checkpoint_of_tensors_and_plain_values_goes_on_bit_for_bit(start, tmp_path):
+    expected = run(start())
+    first = start()
+    assert run(first, 1) == expected[:1]
+    first.save_checkpoint(str(tmp_path))
+    state = load_checkpoint_file(tmp_path / CHECKPOINT_FILE)
+    assert state["trial"] == 7
+    assert {f.name for f in tmp_path.iterdir()} == {CHECKPOINT_FILE, "trial.sha256"}
+    assert len(torch.load(tmp_path / CHECKPOINT_FILE, weights_only=True)["cross_validation"]["folds"]) == 3
+    second = start()
+    second.load_checkpoint(str(tmp_path))
+    assert run(second, 2) == expected[1:]
+
+
+@pytest.mark.parametrize("whole", [0, 1, 2])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, start, tmp_path, capsys):
+    expected, trainable = run(start()), start()
+    folders = [tmp_path / f"checkpoint_00000{place}" for place in range(2)]
+    for folder in folders:
+        folder.mkdir()
+        trainable.step()
+        trainable.save_checkpoint(str(folder))
+    for folder in folders[whole:]:
+        file = folder / CHECKPOINT_FILE
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1  # a torn file is shorter; this is harder to notice
+        file.write_bytes(content)
+    second = start()
+    second.load_checkpoint(str(folders[-1]))
+    assert run(second, 3 - whole) == expected[whole:]
+    assert capsys.readouterr().err.count("this checkpoint is damaged") == 2 - whole
+
+
+class Harmful:
+    """Leaves a trace where it is unpickled."""
+
+    def __reduce__(self):
+        return open, ("harm.txt", "w")
+
+
+def test_a_checkpoint_with_a_pickled_object_is_refused(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainable = start()
+    trainable.step()
+    trainable.save_checkpoint(str(tmp_path))
+    path = tmp_path / CHECKPOINT_FILE
+    torch.save({**load_checkpoint_file(path), "more": Harmful()}, path)
+    with pytest.raises(StateError, match=r"its digest differs"):
+        load_checkpoint_file(path)
+    path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())  # as who may write one
+    with pytest.raises(StateError, match=r"weights_only|Weights only"):
+        load_checkpoint_file(path)
+    assert not (tmp_path / "harm.txt").exists()
+
+
+def test_a_reused_trainable_gives_the_numbers_of_a_fresh_one(start):
+    other = {"trial": 8, "params": {**SMALL, "optimizer": "sgd", "momentum": 0.9, "lr": 0.1}}
+    used = start()
+    run(used, 2)
+    assert used.reset_config(other) is True
+    assert run(used) == run(start(other))
+    assert used.reset_config(CONFIG) is True
+    assert run(used) == run(start())
+
+
+def test_a_repeat_trains_with_its_own_seed_on_its_own_folds_the_same_for_every_trial(start):
+    redrawn = tuple(tuple(FoldPlan(60, splits=3, seed=seed).split()) for seed in (11, 12))
+
+    def step(repeat, lr=0.01):
+        config = {"trial": 0, "params": {**SMALL, "lr": lr}, "repeat": repeat}
+        trainable = start(config, repeat_splits=redrawn)
+        losses = [fold.val_loss for fold in trainable.step()["report"].folds]
+        return losses, [run.validation_indices for run in trainable._cv.runs]
+
+    (plain, _), *repeats = (step(repeat) for repeat in range(3))
+    assert plain == [fold.val_loss for fold in start().step()["report"].folds]
+    assert plain != repeats[0][0] != repeats[1][0] != plain
+    for (_, indices), splits in zip(repeats, redrawn, strict=True):
+        assert all(map(torch.equal, indices, (torch.from_numpy(split.validation) for split in splits)))
+    other, indices = step(1, lr=0.02)
+    assert other != repeats[0][0] and all(map(torch.equal, indices, repeats[0][1]))
+
+
+def test_repeats_differ_in_the_weights_that_they_start_from(start):
+    same = tuple(FoldPlan(60, splits=3).split())
+    work = start(repeat_splits=(same, same))._work
+    images = torch.from_numpy(work.images.copy())
+    trained = [work.cross_validation({**SMALL, "lr": 0.01}, images, repeat) for repeat in (0, 1, 2, 1)]
+    losses = [[fold.val_loss for fold in cv.advance().folds] for cv in trained]
+    assert losses[1] == losses[3]
+    assert losses[0] != losses[1] != losses[2] != losses[0]
+
+
+def test_the_seed_and_the_objective_of_the_work_reach_the_folds(start):
+    params = {**SMALL, "loss": "bce"}
+    config = {"trial": 0, "params": params}
+    plain = start(config).step()
+    assert plain["val_loss"] == plain["report"].metrics["val_mse"]
+    assert start(config, seed=1).step()["val_loss"] != plain["val_loss"]
+    asked = start(config, objective="loss").step()
+    assert asked["val_loss"] == pytest.approx(plain["report"].metrics["val_criterion"])
+
+
+def test_pictures_come_after_the_chosen_epochs_and_the_last(start):
+    trainable = start(picture_epochs=frozenset({2}), pictures=5, epochs=4)
+    results = [trainable.step() for _ in range(4)]
+    assert ["picture" in r for r in results] == [False, True, False, True]
+    picture = Image.open(io.BytesIO(base64.b64decode(results[1]["picture"])))
+    assert (picture.format, picture.mode) == ("PNG", "RGB")
+    assert picture.size == (2 * (5 * 8 + 4 * 2), 2 * (2 * 8 + 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_strip_shows_originals_above_their_reconstructions(channels):
+    originals = torch.randint(0, 200, (3, channels, 6, 4), dtype=torch.uint8)
+    below = torch.randint(0, 200, (3, channels, 6, 4), dtype=torch.uint8)
+    png = strip_png(originals, below, scale=1, gap=2)
+    picture = torch.tensor(list(Image.open(io.BytesIO(png)).getdata()), dtype=torch.uint8)
+    picture = picture.reshape(2 * 6 + 2, 3 * 4 + 2 * 2, 3).permute(2, 0, 1)
+    for column in range(3):
+        for top, images in ((0, originals), (8, below)):
+            tile = picture[:, top : top + 6, column * 6 : column * 6 + 4]
+            assert torch.equal(tile, images[column, :3].expand(3, 6, 4) if channels == 1 else images[column, :3])
+    assert (picture[:, 6:8] == 255).all() and (picture[:, :, 4:6] == 255).all()

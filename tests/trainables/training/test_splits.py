@@ -1,0 +1,165 @@
+"""Folds are scikit-learn's, cover everything once, and are the same wherever and whenever they are drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import model_selection as skl
+
+from foldrace.errors import InputError
+from foldrace.trainables.training.splits import FoldKind, FoldPlan
+
+N = 61
+LABELS = np.random.default_rng(1).integers(0, 4, N)
+GROUPS = np.random.default_rng(2).integers(0, 9, N)
+
+
+def plan(kind, **changes):
+    known = {"stratified": {"labels": LABELS}, "group": {"groups": GROUPS}}.get(kind, {})
+    return FoldPlan(N, FoldKind(kind), **known, **changes)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize(
+    ("kind", "shuffle", "reference"),
+    [
+        ("kfold", True, lambda seed: skl.KFold(4, shuffle=True, random_state=seed)),
+        ("kfold", False, lambda seed: skl.KFold(4)),
+        ("stratified", True, lambda seed: skl.StratifiedKFold(4, shuffle=True, random_state=seed)),
+        ("stratified", False, lambda seed: skl.StratifiedKFold(4)),
+        ("group", True, lambda seed: skl.GroupKFold(4, shuffle=True, random_state=seed)),
+        ("group", False, lambda seed: skl.GroupKFold(4)),
+        ("repeated", True, lambda seed: skl.RepeatedKFold(n_splits=4, n_repeats=3, random_state=seed)),
+    ],
+)
+def test_each_kind_is_scikit_learns(kind, shuffle, reference, seed):
+    ours = plan(kind, splits=4, shuffle=shuffle, seed=seed, repeats=3)
+    theirs = list(reference(seed).split(np.zeros(N), LABELS, GROUPS if kind == "group" else None))
+    assert ours.folds == len(ours.split()) == len(theirs)
+    for split, (train, validation) in zip(ours.split(), theirs, strict=True):
+        np.testing.assert_array_equal(split.train, np.sort(train))
+        np.testing.assert_array_equal(split.validation, np.sort(validation))
+        assert split.train.dtype == split.validation.dtype == np.int64
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(sorted(FoldKind)), st.integers(2, 5), st.integers(0, 2**31), st.booleans(), st.integers(1, 3)
+)  # fmt: skip
+def test_sides_are_disjoint_and_cover_everything(kind, splits, seed, shuffle, repeats):
+    folds = plan(kind, splits=splits, seed=seed, shuffle=shuffle, repeats=repeats, fraction=0.3).split()
+    for split in folds:
+        np.testing.assert_array_equal(np.sort(np.concatenate([split.train, split.validation])), np.arange(N))
+        assert (np.diff(split.train) > 0).all() and (np.diff(split.validation) > 0).all()
+    if kind is not FoldKind.HOLDOUT:  # every image validates once (a repetition)
+        times = repeats if kind is FoldKind.REPEATED else 1
+        counts = np.bincount(np.concatenate([split.validation for split in folds]), minlength=N)
+        assert (counts == times).all()
+
+
+def test_a_group_is_never_on_both_sides():
+    for split in plan("group", splits=3).split():
+        assert not set(GROUPS[split.train]) & set(GROUPS[split.validation])
+
+
+def test_stratified_folds_keep_the_shares_of_the_classes():
+    share = np.bincount(LABELS) / N
+    for split in plan("stratified", splits=3).split():
+        assert np.abs(np.bincount(LABELS[split.validation]) / len(split.validation) - share).max() < 0.05
+
+
+def test_repetitions_are_drawn_anew():
+    folds = plan("repeated", splits=3, repeats=2).split()
+    assert len(folds) == 6
+    assert {tuple(f.validation) for f in folds[:3]}.isdisjoint({tuple(f.validation) for f in folds[3:]})
+
+
+def test_a_holdout_validates_on_its_fraction():
+    for fraction, size in ((0.2, 12), (0.5, 30), (0.01, 1), (0.99, 60)):
+        (split,) = plan("holdout", fraction=fraction).split()
+        assert len(split.validation) == size
+    (ordered,) = plan("holdout", fraction=0.2, shuffle=False).split()
+    np.testing.assert_array_equal(ordered.validation, np.arange(49, 61))
+    (shuffled,) = plan("holdout", fraction=0.2).split()
+    assert set(shuffled.validation) != set(ordered.validation)
+    assert plan("holdout").folds == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", sorted(FoldKind))
+def test_labels_and_groups_play_no_part_where_the_kind_has_no_use_for_them(kind):
+    known = FoldPlan(N, kind, labels=LABELS, groups=GROUPS).split()
+    for one, two in zip(known, plan(kind).split(), strict=True):
+        np.testing.assert_array_equal(one.validation, two.validation)
+
+
+@pytest.mark.parametrize("kind", sorted(FoldKind))
+def test_another_seed_gives_other_folds(kind):
+    one, two = (plan(kind, seed=seed).split() for seed in (0, 1))
+    assert any(not np.array_equal(a.validation, b.validation) for a, b in zip(one, two, strict=True))
+
+
+DIGEST = """
+import hashlib
+import numpy as np
+from foldrace.trainables.training.splits import FoldKind, FoldPlan
+
+def digest():
+    labels, groups = (np.random.default_rng(s).integers(0, k, 61) for s, k in ((1, 4), (2, 9)))
+    text = hashlib.sha256()
+    known = {"stratified": {"labels": labels}, "group": {"groups": groups}}
+    for kind in FoldKind:
+        for split in FoldPlan(61, kind, seed=3, **known.get(kind, {})).split():
+            text.update(split.train.tobytes() + b"|" + split.validation.tobytes())
+    return text.hexdigest()
+"""
+
+
+def test_folds_are_the_same_every_time_and_in_a_fresh_process():
+    here: dict[str, object] = {"hashlib": hashlib}
+    exec(DIGEST, here)
+    environment = {**os.environ, "PYTHONHASHSEED": "4711"}
+    fresh = subprocess.run(
+        [sys.executable, "-c", DIGEST + "print(digest())"], env=environment, capture_output=True, text=True, check=True
+    )
+    first = here["digest"]()
+    np.random.random(5)  # numpy's global state plays no part
+    assert first == here["digest"]() == fresh.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "rule"),
+    [
+        ({"splits": 1}, "folds.splits", "must be at least 2; use kind: holdout for a single split"),
+        ({"splits": 0}, "folds.splits", "must be at least 2"),
+        ({"splits": 11}, "folds.splits", "more splits than the 10 training samples"),
+        ({"kind": FoldKind.STRATIFIED}, "folds.kind", "stratified: needs labels, and the data set has none"),
+        ({"kind": FoldKind.GROUP}, "folds.kind", "group: needs groups, and the data set has none"),
+        (
+            {"kind": FoldKind.STRATIFIED, "labels": np.array([0] * 8 + [1] * 2)},
+            "folds.splits",
+            "3: the rarest class has only 2 samples",
+        ),
+        ({"kind": FoldKind.GROUP, "groups": np.array([4] * 5 + [9] * 5)}, "folds.splits", "3: there are only 2 groups"),
+        ({"kind": FoldKind.HOLDOUT, "fraction": 0.01}, "folds.fraction", "0.01: leaves a side of 10 samples empty"),
+        ({"kind": FoldKind.HOLDOUT, "fraction": 0.99}, "folds.fraction", "0.99: leaves a side of 10 samples empty"),
+    ],
+)
+def test_a_plan_the_samples_do_not_allow_is_refused(changes, field, rule):
+    with pytest.raises(InputError, match=rule) as caught:
+        FoldPlan(10, **changes)
+    assert caught.value.field == field
+
+
+def test_the_largest_plan_the_samples_allow_is_not_refused():
+    assert len(FoldPlan(10, splits=10).split()) == 10
+    labels = np.array([0] * 7 + [1] * 3)
+    assert len(FoldPlan(10, FoldKind.STRATIFIED, splits=3, labels=labels).split()) == 3
+    assert len(FoldPlan(10, FoldKind.GROUP, splits=2, groups=labels).split()) == 2

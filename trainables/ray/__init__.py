@@ -1,0 +1,1 @@
+"""The Ray Tune trainable, and the limits that keep its process within bounds."""

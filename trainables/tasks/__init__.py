@@ -1,0 +1,1 @@
+"""Tasks: the protocol, the parameters, and the built-in autoencoders."""

@@ -1,0 +1,192 @@
+"""What can be tuned: every parameter's default, range and choices, declared once and checked wherever it comes from.
+
+A trial's parameters are a flat mapping of names to values: those of the training (here) and those of the task
+(`Task.parameters`). Names that are not given take their defaults; names that neither declares are refused.
+No torch is imported here, so that a sweep file is checked in a blink.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from foldrace.errors import InputError, nearest
+
+__all__ = [
+    "DEFAULT_LEARNING_RATES",
+    "OPTIMIZER_PARAMETERS",
+    "TRAINING_PARAMETERS",
+    "Parameter",
+    "Value",
+    "check_optimizer_parameters",
+    "complete",
+]
+
+Value = float | int | str | bool | None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tunable name.
+
+    Args:
+        default: the value when nothing is given; its type is the parameter's type (None: optional number).
+        low, high: closed bounds of a number; ``above`` and ``below`` are the open ones.
+        choices: the closed set of values, for names.
+        doc: one line for people, with the unit.
+    """
+
+    default: Value
+    doc: str = ""
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] | None = None
+
+    @property
+    def rule(self) -> str:
+        """The constraint in words: ``a number above 0``."""
+        if self.choices is not None:
+            return "must be one of " + ", ".join(self.choices)
+        if isinstance(self.default, bool):
+            return "must be true or false"
+        if isinstance(self.default, str):
+            return "must be text"
+        bounds = [
+            f"{word} {bound:g}"
+            for word, bound in (
+                ("at least", self.low), ("above", self.above), ("at most", self.high), ("below", self.below),
+            )
+            if bound is not None
+        ]  # fmt: skip
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        return f"must be {kind}" + (" " + " and ".join(bounds) if bounds else "")
+
+    def bounds_hold(self, value: float) -> bool:
+        """Whether a number lies within the bounds that there are."""
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def check(self, field: str, value: Value) -> Value:
+        """Returns ``value`` in the parameter's type.
+
+        Raises:
+            InputError: wrong type, out of range, or not among the choices.
+        """
+        if self.choices is not None:
+            if value not in self.choices:
+                raise InputError(field, value, self.rule, nearest(value, self.choices))
+            return value
+        if isinstance(self.default, bool | str):
+            if not isinstance(value, type(self.default)):
+                raise InputError(field, value, self.rule)
+            return value
+        if value is None and self.default is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            raise InputError(field, value, self.rule)
+        if isinstance(self.default, int) and value != int(value):
+            raise InputError(field, value, self.rule)
+        if not self.bounds_hold(value):
+            raise InputError(field, value, self.rule)
+        return int(value) if isinstance(self.default, int) else float(value)
+
+
+_BETA1 = Parameter(0.9, "decay rate of the gradient's running mean", low=0.0, below=1.0)
+_BETA2 = Parameter(0.999, "decay rate of the squared gradient's running mean", low=0.0, below=1.0)
+_EPS = Parameter(None, "term added to the denominator (the optimizer's own default if not given)", above=0.0)
+_MOMENTUM = Parameter(0.0, "momentum factor", low=0.0, below=1.0)
+_AMSGRAD = Parameter(False, "the AMSGrad variant")
+_ADAM = {"beta1": _BETA1, "beta2": _BETA2, "eps": _EPS}
+
+OPTIMIZER_PARAMETERS: Mapping[str, Mapping[str, Parameter]] = MappingProxyType(
+    {
+        "adam": {**_ADAM, "amsgrad": _AMSGRAD},
+        "adamw": {**_ADAM, "amsgrad": _AMSGRAD},
+        "nadam": {**_ADAM, "momentum_decay": Parameter(0.004, "NAdam's momentum decay", low=0.0)},
+        "radam": dict(_ADAM),
+        "sgd": {"momentum": _MOMENTUM, "nesterov": Parameter(False, "Nesterov momentum")},
+        "rmsprop": {
+            "momentum": _MOMENTUM,
+            "eps": _EPS,
+            "alpha": Parameter(0.99, "smoothing constant", low=0.0, below=1.0),
+            "centered": Parameter(False, "normalise by the estimated variance"),
+        },
+        "adagrad": {"eps": _EPS, "lr_decay": Parameter(0.0, "learning-rate decay", low=0.0)},
+        "adadelta": {
+            "eps": _EPS,
+            "rho": Parameter(0.9, "decay of the squared gradients", low=0.0, below=1.0),
+        },
+    }
+)
+"""Each optimizer's own parameters, beside ``lr`` and ``weight_decay`` which all of them have."""
+
+DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
+    {
+        "adam": 1e-3, "adamw": 1e-3, "nadam": 2e-3, "radam": 1e-3,
+        "sgd": 1e-3, "rmsprop": 1e-2, "adagrad": 1e-2, "adadelta": 1.0,
+    }
+)  # fmt: skip
+"""The learning rate that PyTorch gives each optimizer that is made without one."""
+
+TRAINING_PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
+    {
+        "optimizer": Parameter("adam", "the optimizer", choices=tuple(OPTIMIZER_PARAMETERS)),
+        "lr": Parameter(1e-3, "learning rate (the peak, under a schedule)", above=0.0),
+        "weight_decay": Parameter(0.0, "weight decay, as the optimizer defines it", low=0.0),
+        "batch_size": Parameter(128, "images a step", low=1),
+        "schedule": Parameter(
+            "constant", "learning-rate schedule over all epochs", choices=("constant", "cosine", "one-cycle")
+        ),
+        **{name: p for own in OPTIMIZER_PARAMETERS.values() for name, p in own.items()},
+    }
+)
+"""What any task's training takes. An optimizer's own parameters are active for that optimizer only."""
+
+_OWN = frozenset(name for own in OPTIMIZER_PARAMETERS.values() for name in own)
+
+
+def check_optimizer_parameters(params: Mapping[str, Value], field: str = "parameters") -> None:
+    """Refuses a parameter that the chosen optimizer does not have.
+
+    Raises:
+        InputError: for instance ``momentum`` beside ``optimizer: adam``.
+    """
+    optimizer = str(params.get("optimizer", TRAINING_PARAMETERS["optimizer"].default))
+    own = OPTIMIZER_PARAMETERS[optimizer]
+    for name in params:
+        if name in _OWN and name not in own:
+            owners = [o for o, names in OPTIMIZER_PARAMETERS.items() if name in names]
+            raise InputError(
+                f"{field}.{name}",
+                params[name],
+                f"{optimizer} has no parameter of that name (it has: {', '.join(sorted(own))})",
+                f"{name} belongs to {', '.join(owners)}: add `when: {{optimizer: [{', '.join(owners)}]}}`",
+            )
+    if params.get("nesterov") and not params.get("momentum"):
+        raise InputError(f"{field}.nesterov", True, "Nesterov momentum needs a momentum above 0")
+
+
+def complete(
+    params: Mapping[str, Value], task_parameters: Mapping[str, Parameter], field: str = "parameters"
+) -> dict[str, Value]:
+    """All of a trial's parameters: checked, with the defaults filled in (an optimizer's own are left out).
+
+    Raises:
+        InputError: an unknown name, a value out of range, or a parameter that the optimizer does not have.
+    """
+    declared = {**TRAINING_PARAMETERS, **task_parameters}
+    for name in params:
+        if name not in declared:
+            raise InputError(f"{field}.{name}", params[name], "unknown parameter", nearest(name, declared))
+    checked = {name: declared[name].check(f"{field}.{name}", value) for name, value in params.items()}
+    check_optimizer_parameters(checked, field)
+    defaults = {name: p.default for name, p in declared.items() if name not in _OWN}
+    return {**defaults, **checked}
