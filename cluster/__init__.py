@@ -1,1 +1,2 @@
-"""Clusters. A sweep runs on any Ray cluster that is there already: ``foldrace sweep SPEC --address host:6379``."""
+"""Clusters. A sweep runs on any Ray cluster that is there already: ``foldrace sweep SPEC --address
+host:6379``."""

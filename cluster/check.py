@@ -1,7 +1,7 @@
 """``foldrace cluster check FILE…``: what is wrong with a cluster's file, found without a cloud.
 
-Ray's own validation knows its own keys, and nothing of what a provider is told, of what is open to whom, or of what is
-not pinned; that is looked at here.
+Ray's own validation knows its own keys, and nothing of what a provider is told, of what is open to
+whom, or of what is not pinned; that is looked at here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,17 @@ import yaml
 from foldrace.errors import InputError, nearest
 
 __all__ = [
-    "LONGEST", "PLACEHOLDER", "Document", "Finding", "check_file", "items", "listens_outside", "mapping", "pinned",
+    "LONGEST",
+    "PLACEHOLDER",
+    "Document",
+    "Finding",
+    "check_file",
+    "items",
+    "listens_outside",
+    "mapping",
+    "pinned",
     "unknown_keys",
-]  # fmt: skip
+]
 
 LONGEST = 200
 """Characters that are shown of what somebody else's validation says."""
@@ -30,16 +38,29 @@ _CONSTRAINTS = Path(__file__).parent / "templates" / "constraints.txt"
 _MOST_VALUES, _DEEPEST = 20_000, 60
 _LOOPBACK = r"(?!['\"]?(?:127\.0\.0\.1|localhost|::1)\b)"
 _LISTENERS = (
-    (re.compile(rf"--dashboard-host[ =]{_LOOPBACK}"), "the dashboard is to listen on 127.0.0.1; SSH leads there"),
-    (re.compile(rf"\bmlflow (?:server|ui)\b.*\s(?:--host|-h)[ =]{_LOOPBACK}", re.DOTALL),
-     "MLflow is to listen on 127.0.0.1; SSH leads there"),
-)  # fmt: skip
+    (
+        re.compile(rf"--dashboard-host[ =]{_LOOPBACK}"),
+        "the dashboard is to listen on 127.0.0.1; SSH leads there",
+    ),
+    (
+        re.compile(rf"\bmlflow (?:server|ui)\b.*\s(?:--host|-h)[ =]{_LOOPBACK}", re.DOTALL),
+        "MLflow is to listen on 127.0.0.1; SSH leads there",
+    ),
+)
 _SECRETS = (
     (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "an AWS access key"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"), "a private key"),
     (re.compile(r"://[^/\s:@]+:[^/\s:@$]+@"), "a password in an address"),
-    (re.compile(r"\b\w*(?:PASSWORD|PASSWD|SECRET|SECRET_(?:ACCESS_)?KEY|_TOKEN)=['\"]?(?!YOUR_)[^\s'\"$]"), "a secret"),
-    (re.compile(r"(?i)\b(?:token|password|secret)\w*\s*[=:]\s*['\"]?[0-9a-zA-Z+/]{24,}"), "a token or a password"),
+    (
+        re.compile(
+            r"\b\w*(?:PASSWORD|PASSWD|SECRET|SECRET_(?:ACCESS_)?KEY|_TOKEN)=['\"]?(?!YOUR_)[^\s'\"$]"
+        ),
+        "a secret",
+    ),
+    (
+        re.compile(r"(?i)\b(?:token|password|secret)\w*\s*[=:]\s*['\"]?[0-9a-zA-Z+/]{24,}"),
+        "a token or a password",
+    ),
 )
 
 
@@ -59,7 +80,9 @@ class Finding:
     open: bool = False
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: " + ": ".join(part for part in (self.field, self.rule) if part)
+        return f"{self.file}:{self.line}: " + ": ".join(
+            part for part in (self.field, self.rule) if part
+        )
 
 
 class Document:
@@ -84,7 +107,9 @@ class Document:
         own: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be a word", problem_mark=key.start_mark
+                )
             if key.value in own:
                 field = ".".join(str(part) for part in (*place, key.value))
                 rule = "stands here twice, and only the last one counts"
@@ -102,7 +127,9 @@ class Document:
         known = place
         while known not in self._lines:
             known = known[:-1]
-        field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+        field = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in place
+        ).lstrip(".")
         return Finding(str(self.path), self._lines[known], field, rule)
 
     def walk(self) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -121,7 +148,8 @@ def _walk(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...],
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """A value that should be a mapping; what is none is told by a schema, and read as an empty one."""
+    """A value that should be a mapping; what is none is told by a schema, and read as an empty
+    one."""
     return value if isinstance(value, Mapping) else {}
 
 
@@ -146,7 +174,8 @@ def listens_outside(command: str) -> Iterator[str]:
 
 
 def pinned(package: str) -> str:
-    """The version of a package in constraints.txt, or the installed one where that file is not at hand."""
+    """The version of a package in constraints.txt, or the installed one where that file is not at
+    hand."""
     if not _CONSTRAINTS.is_file():
         return metadata.version(package)
     found = re.search(rf"^{re.escape(package)}==(\S+)$", _CONSTRAINTS.read_text(), re.MULTILINE)
@@ -179,7 +208,8 @@ def check_file(path: Path) -> list[Finding]:
         check = _kind(document, check_cluster, check_manifest)
         if check is None:
             rule = (
-                "is neither a file for `ray up` (cluster_name, provider) nor a Kubernetes manifest (apiVersion, kind)"
+                "is neither a file for `ray up` (cluster_name, provider) nor a Kubernetes manifest"
+                " (apiVersion, kind)"
             )
             raise InputError("FILE", str(path), rule)
         found += [*document.twice, *check(document)]
@@ -203,7 +233,9 @@ def _documents(path: Path, text: str) -> list[Document]:
 
 
 def _kind(
-    document: Document, cluster: Callable[[Document], list[Finding]], manifest: Callable[[Document], list[Finding]]
+    document: Document,
+    cluster: Callable[[Document], list[Finding]],
+    manifest: Callable[[Document], list[Finding]],
 ) -> Callable[[Document], list[Finding]] | None:
     values = document.values
     if not isinstance(values, Mapping):
@@ -223,9 +255,12 @@ def _check_text(path: Path, text: str) -> Iterator[Finding]:
         for pattern, what in _SECRETS:
             if pattern.search(line):
                 rule = (
-                    f"holds {what}, which everyone who sees the file can read; take it from a file or the environment"
+                    f"holds {what}, which everyone who sees the file can read; take it from a file"
+                    " or the environment"
                 )
                 yield Finding(str(path), number, "", rule)
         code = line.partition(" #")[0]
         if not line.lstrip().startswith("#") and (found := PLACEHOLDER.search(code)):
-            yield Finding(str(path), number, "", f"{found[0]} has still to be filled in", open=True)
+            yield Finding(
+                str(path), number, "", f"{found[0]} has still to be filled in", open=True
+            )

@@ -21,10 +21,16 @@ def image_faults(image: str) -> Iterator[str]:
     if not colon or "/" in tag:
         repository, tag = name, ""
     if repository.endswith("rayproject/ray-ml"):
-        yield f"{image}: ray-ml has not been built since Ray 2.50; use rayproject/ray:{pinned('ray')}-py311-gpu"
+        yield (
+            f"{image}: ray-ml has not been built since Ray 2.50; use"
+            f" rayproject/ray:{pinned('ray')}-py311-gpu"
+        )
         return
     if not digest and (not tag or tag.split("-")[0] in _MOVING):
-        yield f"{image}: is not pinned: give it a tag with a version, as {repository}:{pinned('ray')}-py311-gpu"
+        yield (
+            f"{image}: is not pinned: give it a tag with a version, as"
+            f" {repository}:{pinned('ray')}-py311-gpu"
+        )
         return
     mark = r"^(\d+\.\d+\.\d+)" if repository.endswith("rayproject/ray") else r"ray(\d+\.\d+\.\d+)"
     found = re.search(mark, tag)
@@ -47,8 +53,12 @@ def install_faults(command: str) -> Iterator[str]:
         if not found:
             continue
         packages = [word.strip("'\"") for word in found[1].split() if not word.startswith("-")]
-        exact = bool(packages) and all(re.search(r"==[\w.]+$|\.whl$|@ ", word) for word in packages)
-        if not exact and not re.search(r"\s(?:--constraints?|-c|--requirements?|-r)(?:[ =]|$)", found[1]):
+        exact = bool(packages) and all(
+            re.search(r"==[\w.]+$|\.whl$|@ ", word) for word in packages
+        )
+        if not exact and not re.search(
+            r"\s(?:--constraints?|-c|--requirements?|-r)(?:[ =]|$)", found[1]
+        ):
             yield "installs what is newest that day; add --constraint constraints.txt"
         named = re.search(r"\bray(?:\[[^\]]*\])?==([\w.]+)", found[1])
         if named and named[1] != pinned("ray"):
@@ -82,7 +92,8 @@ def check_dockerfile(path: Path, text: str) -> list[Finding]:
 
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
-    """(line, word, rest) of each instruction; a backslash goes on in the next line, comments between are nothing."""
+    """(line, word, rest) of each instruction; a backslash goes on in the next line, comments
+    between are nothing."""
     began, whole = 0, ""
     for number, line in enumerate([*text.splitlines(), ""], 1):  # an empty line ends what is open
         if line.lstrip().startswith("#") or not (whole or line.strip()):

@@ -1,7 +1,8 @@
-"""The part of KubeRay's API that clusters for sweeps use, as JSON schemas: ray.io/v1, KubeRay 1.5.1 to 1.7.
+"""The part of KubeRay's API that clusters for sweeps use, as JSON schemas: ray.io/v1, KubeRay
+1.5.1 to 1.7.
 
-Written from KubeRay's API reference. Pods are Kubernetes' own: of them only the keys that one meets here are known to
-be keys; what is below those is left to the API server.
+Written from KubeRay's API reference. Pods are Kubernetes' own: of them only the keys that one
+meets here are known to be keys; what is below those is left to the API server.
 """
 
 from __future__ import annotations
@@ -18,11 +19,19 @@ _YES_NO: Schema = {"type": "boolean"}
 _ANY: Schema = {}
 _MAP: Schema = {"type": "object"}
 _LIST: Schema = {"type": "array"}
-_WORDS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}  # "0", not 0: the API server refuses it
+_WORDS: Schema = {
+    "type": "object",
+    "additionalProperties": {"type": "string"},
+}  # "0", not 0: the API server refuses it
 
 
 def _closed(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 def _each(one: Schema) -> Schema:
@@ -142,7 +151,9 @@ _CLUSTER = _closed(
     rayVersion=_TEXT,
     enableInTreeAutoscaling=_YES_NO,
     autoscalerOptions=_AUTOSCALER,
-    authOptions=_closed(mode={"enum": ["token", "disabled"]}, secretName=_TEXT, enableK8sTokenAuth=_YES_NO),
+    authOptions=_closed(
+        mode={"enum": ["token", "disabled"]}, secretName=_TEXT, enableK8sTokenAuth=_YES_NO
+    ),
     headGroupSpec=_HEAD,
     workerGroupSpecs=_each(_WORKERS),
     headServiceAnnotations=_WORDS,
@@ -179,7 +190,9 @@ _JOB = _closed(
 
 def _kind(spec: Schema) -> Schema:
     named = {"type": "object", "required": ["name"], "properties": {"name": _TEXT}}
-    return _closed(("metadata", "spec"), apiVersion=_ANY, kind=_TEXT, metadata=named, spec=spec, status=_MAP)
+    return _closed(
+        ("metadata", "spec"), apiVersion=_ANY, kind=_TEXT, metadata=named, spec=spec, status=_MAP
+    )
 
 
 SCHEMAS: dict[str, Schema] = {"RayCluster": _kind(_CLUSTER), "RayJob": _kind(_JOB)}

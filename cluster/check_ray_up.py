@@ -7,7 +7,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from foldrace.cluster.check import LONGEST, Document, Finding, items, listens_outside, mapping, unknown_keys
+from foldrace.cluster.check import (
+    LONGEST,
+    Document,
+    Finding,
+    items,
+    listens_outside,
+    mapping,
+    unknown_keys,
+)
 from foldrace.cluster.check_image import check_images, install_faults
 from foldrace.cluster.check_machines import PROVIDERS, check_machines, node_types
 from foldrace.errors import nearest
@@ -16,9 +24,13 @@ __all__ = ["check_cluster"]
 
 _TOKEN = "~/.ray/auth_token"
 _COMMANDS = (
-    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
-    "head_start_ray_commands", "worker_start_ray_commands",
-)  # fmt: skip
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+)
 
 
 def check_cluster(document: Document) -> list[Finding]:
@@ -27,7 +39,15 @@ def check_cluster(document: Document) -> list[Finding]:
     if not isinstance(kind, str) or kind not in PROVIDERS:
         rule = f"{kind!r}: no such provider here; {nearest(kind, PROVIDERS)}"
         return [document.finding(("provider", "type"), rule)]
-    rules = (_check_schema, check_machines, _check_counts, _check_ingress, _check_listeners, _check_token, _check_pins)
+    rules = (
+        _check_schema,
+        check_machines,
+        _check_counts,
+        _check_ingress,
+        _check_listeners,
+        _check_token,
+        _check_pins,
+    )
     return [finding for rule in rules for finding in rule(document, kind)]
 
 
@@ -43,7 +63,11 @@ def _check_schema(document: Document, kind: str) -> Iterator[Finding]:
     try:
         validate_config(prepare_config(values))
     except jsonschema.ValidationError as error:
-        unknown = re.findall(r"'([^']+)'", error.message) if error.validator == "additionalProperties" else []
+        unknown = (
+            re.findall(r"'([^']+)'", error.message)
+            if error.validator == "additionalProperties"
+            else []
+        )
         if unknown and isinstance(error.schema, Mapping):
             known = error.schema.get("properties", {})
             yield from unknown_keys(document, tuple(error.absolute_path), unknown[:1], known)
@@ -68,13 +92,22 @@ def _check_counts(document: Document, kind: str) -> Iterator[Finding]:
         least, there = values.get("min_workers", 0), values["provider"].get("worker_ips")
         if isinstance(there, list) and isinstance(most, int) and most != len(there):
             many = "more than" if most > len(there) else "fewer than"
-            yield document.finding(("max_workers",), f"{most}: {many} there are worker_ips ({len(there)})")
+            yield document.finding(
+                ("max_workers",), f"{most}: {many} there are worker_ips ({len(there)})"
+            )
         if isinstance(there, list) and values["provider"].get("head_ip") in there:
-            yield document.finding(("provider", "worker_ips"), "has the head in it, which trains nothing")
+            yield document.finding(
+                ("provider", "worker_ips"), "has the head in it, which trains nothing"
+            )
     if isinstance(most, int) and isinstance(least, int) and least > most:
-        yield document.finding(("max_workers",), f"{most}: fewer than the {least} of min_workers together")
+        yield document.finding(
+            ("max_workers",), f"{most}: fewer than the {least} of min_workers together"
+        )
     if "idle_timeout_minutes" not in values:
-        rule = "idle_timeout_minutes is missing: machines that idle would cost money for Ray's default"
+        rule = (
+            "idle_timeout_minutes is missing: machines that idle would cost money for Ray's"
+            " default"
+        )
         yield document.finding((), rule)
 
 
@@ -86,16 +119,25 @@ def _check_ingress(document: Document, kind: str) -> Iterator[Finding]:
         given = mapping(rule)
         if (given.get("FromPort"), given.get("ToPort")) == (22, 22):
             continue
-        for name, address, world in (("IpRanges", "CidrIp", "0.0.0.0/0"), ("Ipv6Ranges", "CidrIpv6", "::/0")):
+        for name, address, world in (
+            ("IpRanges", "CidrIp", "0.0.0.0/0"),
+            ("Ipv6Ranges", "CidrIpv6", "::/0"),
+        ):
             for j, one in enumerate(items(given.get(name))):
                 where = (*group, i, name, j)
                 if mapping(one).get(address) == world:
-                    yield document.finding(where, "opens the machines to everybody; only SSH (22) may be reached")
+                    yield document.finding(
+                        where, "opens the machines to everybody; only SSH (22) may be reached"
+                    )
                 else:
-                    rest = "nothing but SSH (22) is to be reached from outside; the rest through it"
+                    rest = (
+                        "nothing but SSH (22) is to be reached from outside; the rest through it"
+                    )
                     yield document.finding(where, rest)
         if given.get("PrefixListIds"):
-            yield document.finding((*group, i, "PrefixListIds"), "nothing but SSH (22) is to be reached from outside")
+            yield document.finding(
+                (*group, i, "PrefixListIds"), "nothing but SSH (22) is to be reached from outside"
+            )
 
 
 def _check_listeners(document: Document, kind: str) -> Iterator[Finding]:
@@ -106,19 +148,33 @@ def _check_listeners(document: Document, kind: str) -> Iterator[Finding]:
         if not re.search(r"\bray start\b.*--head\b", command, re.DOTALL):
             continue
         if "--autoscaling-config" not in command:
-            rule = "say --autoscaling-config=~/ray_bootstrap_config.yaml, or no machine is ever added"
+            rule = (
+                "say --autoscaling-config=~/ray_bootstrap_config.yaml, or no machine is ever added"
+            )
             yield document.finding(place, rule)
         if "--dashboard-host" not in command:
-            yield document.finding(place, "say --dashboard-host=127.0.0.1; it is not the default everywhere")
+            yield document.finding(
+                place, "say --dashboard-host=127.0.0.1; it is not the default everywhere"
+            )
         if kind == "local" and not re.search(r"--num-cpus[ =]0\b", command):
-            yield document.finding(place, "say --num-cpus=0, or trials run on the machine that drives them")
-        if re.search(r"--num-gpus[ =][1-9]", command) or (kind == "local" and "--num-gpus" not in command):
-            yield document.finding(place, "say --num-gpus=0, or Ray offers the head's own GPUs to trials")
+            yield document.finding(
+                place, "say --num-cpus=0, or trials run on the machine that drives them"
+            )
+        if re.search(r"--num-gpus[ =][1-9]", command) or (
+            kind == "local" and "--num-gpus" not in command
+        ):
+            yield document.finding(
+                place, "say --num-gpus=0, or Ray offers the head's own GPUs to trials"
+            )
 
 
 def _commands(document: Document) -> Iterator[tuple[tuple[Any, ...], str]]:
     places: list[tuple[str, ...]] = [(name,) for name in _COMMANDS]
-    places += [("available_node_types", node, name) for node, _ in node_types(document) for name in _COMMANDS]
+    places += [
+        ("available_node_types", node, name)
+        for node, _ in node_types(document)
+        for name in _COMMANDS
+    ]
     for place in places:
         found: Any = document.values
         for part in place:
@@ -133,13 +189,23 @@ def _check_token(document: Document, kind: str) -> Iterator[Finding]:
     if not any(target.endswith(".ray/auth_token") for target in mounts):
         rule = f"must bring the token: {_TOKEN}: {_TOKEN}; anybody could run code else"
         yield document.finding(("file_mounts",), rule)
-    if not any(re.search(r"chmod\s+0?600\s+\S*\.ray/auth_token", command) for _, command in _commands(document)):
+    if not any(
+        re.search(r"chmod\s+0?600\s+\S*\.ray/auth_token", command)
+        for _, command in _commands(document)
+    ):
         yield document.finding(("setup_commands",), f"must have: chmod 600 {_TOKEN}")
     docker = mapping(document.values.get("docker"))
     for role in ("head", "worker"):
         if not any(_switches_on(document, role)):
-            inside = " in the container (docker.run_options: --env RAY_AUTH_MODE=token)" if docker else ""
-            rule = f"RAY_AUTH_MODE=token is set nowhere for the {role}{inside}: Ray would ask nobody for a token"
+            inside = (
+                " in the container (docker.run_options: --env RAY_AUTH_MODE=token)"
+                if docker
+                else ""
+            )
+            rule = (
+                f"RAY_AUTH_MODE=token is set nowhere for the {role}{inside}: Ray would ask nobody"
+                " for a token"
+            )
             yield document.finding(("docker",) if docker else (), rule)
     for place, text in document.walk():
         if isinstance(text, str) and re.search(r"\bRAY_AUTH_MODE=['\"]?(?!token\b)\w", text):
@@ -147,14 +213,18 @@ def _check_token(document: Document, kind: str) -> Iterator[Finding]:
 
 
 def _switches_on(document: Document, role: str) -> Iterator[bool]:
-    """Whether each of the places that Ray on the head, or on a worker, has its environment from asks for the token.
+    """Whether each of the places that Ray on the head, or on a worker, has its environment from
+    asks for the token.
 
-    Where there is a container, what is said outside of it (initialization_commands) does not reach Ray.
+    Where there is a container, what is said outside of it (initialization_commands) does not reach
+    Ray.
     """
     docker = mapping(document.values.get("docker"))
     for name in ("run_options", f"{role}_run_options"):
         yield any("RAY_AUTH_MODE=token" in str(option) for option in items(docker.get(name)))
-    lasting = {"setup_commands", f"{role}_setup_commands"} | (set() if docker else {"initialization_commands"})
+    lasting = {"setup_commands", f"{role}_setup_commands"} | (
+        set() if docker else {"initialization_commands"}
+    )
     for place, command in _commands(document):
         if "RAY_AUTH_MODE=token" not in command:
             continue

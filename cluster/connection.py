@@ -1,4 +1,5 @@
-"""The way to a cluster's job server: who answers there, with which token, and what is said when it breaks off."""
+"""The way to a cluster's job server: who answers there, with which token, and what is said when it
+breaks off."""
 
 from __future__ import annotations
 
@@ -24,17 +25,20 @@ _PATIENCE = 5.0
 _SENDING = 300.0  # seconds, for a package of 100 MB
 _TUNNEL = "open the tunnel first: `foldrace tunnel CLUSTER.yaml`, or `ray dashboard CLUSTER.yaml`"
 _KEY_FILE = "~/.ray/auth_token"
-_INSTEAD = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # which Ray's client takes rather than what it is given
+_INSTEAD = (
+    "RAY_ADDRESS",
+    "RAY_API_SERVER_ADDRESS",
+)  # which Ray's client takes rather than what it is given
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """A client of the job server at ``address``, which answers. No proxy is asked, and no redirection is followed:
-    neither is to see the token.
+    """A client of the job server at ``address``, which answers. No proxy is asked, and no
+    redirection is followed: neither is to see the token.
 
     Raises:
         InputError: ``address`` is no http address.
-        StateError: nothing answers there, something else does, or it does not know the token; each with the remedy,
-            within ten seconds.
+        StateError: nothing answers there, something else does, or it does not know the token; each
+            with the remedy, within ten seconds.
     """
     host = _check_address(address)
     for name in ("no_proxy", "NO_PROXY"):
@@ -68,7 +72,9 @@ def connect(address: str) -> JobSubmissionClient:
     except FoldraceError:
         raise
     except Exception as error:  # Ray's own
-        raise StateError(f"{address}: the job server cannot be used: {first_line(error)}") from error
+        raise StateError(
+            f"{address}: the job server cannot be used: {first_line(error)}"
+        ) from error
     finally:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
@@ -76,23 +82,30 @@ def connect(address: str) -> JobSubmissionClient:
 def _lost(address: str, error: BaseException) -> StateError:
     """What is said when a connection that was there breaks off."""
     why = first_line(error)[:200]
-    return StateError(f"{address}: the connection is lost ({why}); what runs on the cluster goes on. {_TUNNEL}")
+    return StateError(
+        f"{address}: the connection is lost ({why}); what runs on the cluster goes on. {_TUNNEL}"
+    )
 
 
 def _check_address(address: str) -> str:
     """The host of an address. Raises: InputError."""
     try:
         parts = urlsplit(address)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        whole = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        )
     except ValueError:  # a port that is no number, a bracket that is not closed
         whole = False
     if not whole:
-        raise InputError("--address", address, "must be the address of Ray's dashboard", "http://127.0.0.1:8265")
+        raise InputError(
+            "--address", address, "must be the address of Ray's dashboard", "http://127.0.0.1:8265"
+        )
     return str(parts.hostname)
 
 
 def _token() -> str | None:
-    """The token that Ray's own tools would send: of the environment, of a file; None if there is none.
+    """The token that Ray's own tools would send: of the environment, of a file; None if there is
+    none.
 
     Raises: StateError, which does not show it, if it is no token.
     """
@@ -100,7 +113,9 @@ def _token() -> str | None:
         return None
     given, where = os.environ.get("RAY_AUTH_TOKEN"), "RAY_AUTH_TOKEN"
     if not given:
-        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token")).expanduser()
+        path = Path(
+            os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token")
+        ).expanduser()
         where = str(path)
         try:
             given = path.read_text(encoding="utf-8")
@@ -110,7 +125,10 @@ def _token() -> str | None:
             raise StateError(f"{where}: holds no token; copy the cluster's there") from error
     token = given.strip()
     if token and not re.fullmatch(r"[!-~]+", token):
-        raise StateError(f"{where}: holds no token, which is one line of letters and digits; copy the cluster's there")
+        raise StateError(
+            f"{where}: holds no token, which is one line of letters and digits; copy the cluster's"
+            " there"
+        )
     return token or None
 
 
@@ -134,7 +152,9 @@ def _ask(address: str, token: str | None) -> None:
         rule = f"answers with {error.code}, so it is no Ray dashboard; is the port right?"
         raise StateError(f"{address}: {rule}") from error
     except http.client.HTTPException as error:
-        raise StateError(f"{address}: something answers there that is no web server; is the port right?") from error
+        raise StateError(
+            f"{address}: something answers there that is no web server; is the port right?"
+        ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise StateError(f"{address}: nothing answers there ({reason}); {_TUNNEL}") from error
@@ -143,10 +163,18 @@ def _ask(address: str, token: str | None) -> None:
     except ValueError:
         jobs = None
     if not isinstance(jobs, list):
-        raise StateError(f"{address}: something answers there that is no Ray dashboard; is the port right?")
+        raise StateError(
+            f"{address}: something answers there that is no Ray dashboard; is the port right?"
+        )
 
 
 def _about_token(token: str | None) -> str:
     if token is None:
-        return f"asks for a token, and there is none in {_KEY_FILE}; copy it from where `ray up` was run, or the head"
-    return f"does not know the token in {_KEY_FILE}; copy the cluster's, from where `ray up` was run or from the head"
+        return (
+            f"asks for a token, and there is none in {_KEY_FILE}; copy it from where `ray up` was"
+            " run, or the head"
+        )
+    return (
+        f"does not know the token in {_KEY_FILE}; copy the cluster's, from where `ray up` was run"
+        " or from the head"
+    )

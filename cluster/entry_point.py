@@ -1,4 +1,5 @@
-"""What runs on the head: ``python -m foldrace.cluster.entry_point DIR DIGEST SPEC [OPTIONS of foldrace sweep]``."""
+"""What runs on the head: ``python -m foldrace.cluster.entry_point DIR DIGEST SPEC [OPTIONS of
+foldrace sweep]``."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from foldrace.cluster.submit import keep_code
 
 
 def main(arguments: list[str]) -> None:
-    """Becomes ``foldrace sweep``, in the folder of the code that has travelled, on storage that outlives the job."""
+    """Becomes ``foldrace sweep``, in the folder of the code that has travelled, on storage that
+    outlives the job."""
     directory, digest, spec, *options = arguments
     os.chdir(keep_code(Path.cwd(), Path(directory), digest))
     command = [sys.executable, "-m", "foldrace", "sweep", spec, "--address", "auto", *options]

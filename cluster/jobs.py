@@ -41,19 +41,27 @@ class Job:
 
 def jobs_of(client: JobSubmissionClient) -> list[Job]:
     """The sweeps' jobs that the cluster remembers, the newest first."""
-    found = [_job(told) for told in client.list_jobs() if (told.submission_id or "").startswith(PREFIX)]
+    found = [
+        _job(told) for told in client.list_jobs() if (told.submission_id or "").startswith(PREFIX)
+    ]
     return sorted(found, key=lambda job: job.began or 0, reverse=True)
 
 
 def _job(told: Any) -> Job:
     return Job(
-        told.submission_id, (told.metadata or {}).get("sweep", ""), told.status.value, told.message or "",
-        told.start_time, told.end_time, told.driver_exit_code,
-    )  # fmt: skip
+        told.submission_id,
+        (told.metadata or {}).get("sweep", ""),
+        told.status.value,
+        told.message or "",
+        told.start_time,
+        told.end_time,
+        told.driver_exit_code,
+    )
 
 
 def find_job(client: JobSubmissionClient, name: str | None) -> Job:
-    """A job by its id or by its sweep's name; the newest if there is no name. Raises: StateError."""
+    """A job by its id or by its sweep's name; the newest if there is no name. Raises:
+    StateError."""
     jobs = jobs_of(client)
     if not jobs:
         raise StateError("no sweep has been submitted to this cluster")
@@ -65,7 +73,7 @@ def find_job(client: JobSubmissionClient, name: str | None) -> Job:
 
 
 def folder_of(client: JobSubmissionClient, job: Job) -> str:
-    """The name that a sweep got on the cluster, which has a number where there was one of its name; it says so in its
-    log. Before that, the name that was asked for."""
+    """The name that a sweep got on the cluster, which has a number where there was one of its
+    name; it says so in its log. Before that, the name that was asked for."""
     found = re.search(r"^(\S+): in /", client.get_job_logs(job.id), re.MULTILINE)
     return found[1] if found else job.sweep

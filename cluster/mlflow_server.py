@@ -1,15 +1,18 @@
-"""The cluster's MLflow server, on the head's loopback alone: ``python -m foldrace.cluster.mlflow_server start | stop``.
+"""The cluster's MLflow server, on the head's loopback alone: ``python -m
+foldrace.cluster.mlflow_server start | stop``.
 
-The sweep's driver runs on the head and is the only one that records, so that nobody else needs to reach it; a laptop
-does through a tunnel. What it is told comes from the environment:
+The sweep's driver runs on the head and is the only one that records, so that nobody else needs to
+reach it; a laptop does through a tunnel. What it is told comes from the environment:
 
 ``FOLDRACE_MLFLOW_STORE``
     where runs are kept: ``postgresql+psycopg2://…``; a SQLite file in ``~/mlflow`` by default.
 ``FOLDRACE_MLFLOW_ARTIFACTS``
-    where artifacts are kept: ``s3://…``, ``gs://…`` or a folder; ``~/mlflow/artifacts`` by default.
+    where artifacts are kept: ``s3://…``, ``gs://…`` or a folder; ``~/mlflow/artifacts`` by
+    default.
 ``FOLDRACE_MLFLOW_APP``
-    ``basic-auth`` asks for a user and a password. MLflow makes ``admin`` with ``MLFLOW_AUTH_ADMIN_PASSWORD``.
-    Sweeps find theirs in ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``. None by default.
+    ``basic-auth`` asks for a user and a password. MLflow makes ``admin`` with
+    ``MLFLOW_AUTH_ADMIN_PASSWORD``. Sweeps find theirs in ``MLFLOW_TRACKING_USERNAME`` and
+    ``MLFLOW_TRACKING_PASSWORD``. None by default.
 """
 
 from __future__ import annotations
@@ -30,12 +33,30 @@ _PATIENCE = 120.0
 
 
 def command(home: Path) -> list[str]:
-    """The server's command. Where runs are kept is not in it: every user of a machine sees its commands."""
+    """The server's command. Where runs are kept is not in it: every user of a machine sees its
+    commands."""
     artifacts = os.environ.get("FOLDRACE_MLFLOW_ARTIFACTS", str(home / "artifacts"))
     app = os.environ.get("FOLDRACE_MLFLOW_APP")
-    at = ["--host", "127.0.0.1", "--port", str(_PORT), "--workers", "1", "--allowed-hosts", "localhost:*,127.0.0.1:*"]
+    at = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(_PORT),
+        "--workers",
+        "1",
+        "--allowed-hosts",
+        "localhost:*,127.0.0.1:*",
+    ]
     places = ["--artifacts-destination", artifacts]
-    return [sys.executable, "-m", "mlflow", "server", *at, *places, *(["--app-name", app] if app else [])]
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *at,
+        *places,
+        *(["--app-name", app] if app else []),
+    ]
 
 
 def _answers() -> bool:
@@ -64,16 +85,23 @@ def start(home: Path) -> int:
         {"MLFLOW_FLASK_SERVER_SECRET_KEY": _key(home)}
         | os.environ
         | {
-            "MLFLOW_BACKEND_STORE_URI": os.environ.get("FOLDRACE_MLFLOW_STORE", f"sqlite:///{home}/mlflow.db"),
+            "MLFLOW_BACKEND_STORE_URI": os.environ.get(
+                "FOLDRACE_MLFLOW_STORE", f"sqlite:///{home}/mlflow.db"
+            ),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
     )
     with (home / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            command(home), env=environment, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            command(home),
+            env=environment,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
             start_new_session=True,
-        )  # fmt: skip
+        )
     (home / "server.pid").write_text(str(process.pid))
     until = time.monotonic() + _PATIENCE
     while not _answers():

@@ -1,4 +1,5 @@
-"""What travels from a laptop to a cluster: the folder of a sweep file, without what git ignores."""
+"""What travels from a laptop to a cluster: the folder of a sweep file, without what git
+ignores."""
 
 from __future__ import annotations
 
@@ -31,18 +32,22 @@ Rule = tuple[Path, pathspec.GitIgnoreSpec]
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files below a folder that travel, in order: none that a .gitignore there or above it, up to the repository's
-    root, or git's usual sense, leaves out.
+    """The files below a folder that travel, in order: none that a .gitignore there or above it, up
+    to the repository's root, or git's usual sense, leaves out.
 
     Raises:
-        InputError: a link that leads out of the folder, or to another folder; its target would not be there.
+        InputError: a link that leads out of the folder, or to another folder; its target would not
+            be there.
     """
     root = folder.resolve()
-    return sorted(_walk(root, root, [*_rules_above(root), (root, pathspec.GitIgnoreSpec.from_lines(_NEVER))]))
+    return sorted(
+        _walk(root, root, [*_rules_above(root), (root, pathspec.GitIgnoreSpec.from_lines(_NEVER))])
+    )
 
 
 def _rules_above(root: Path) -> list[Rule]:
-    """Those of the folders between a repository's root and a folder in it; none where there is no repository."""
+    """Those of the folders between a repository's root and a folder in it; none where there is no
+    repository."""
     folders = [root, *root.parents]
     top = next((i for i, folder in enumerate(folders) if (folder / ".git").exists()), 0)
     return [rule for folder in reversed(folders[1 : top + 1]) for rule in _rules_of(folder)]
@@ -63,8 +68,12 @@ def _walk(root: Path, folder: Path, rules: list[Rule]) -> Iterator[Path]:
         if _is_ignored(path, directory, rules):
             continue
         if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root)):
-            rule = "is a link to a folder" if path.is_dir() else f"is a link that leads out of {root}"
-            raise InputError("code", str(path), rule, "copy the file there, or name it in .gitignore")
+            rule = (
+                "is a link to a folder" if path.is_dir() else f"is a link that leads out of {root}"
+            )
+            raise InputError(
+                "code", str(path), rule, "copy the file there, or name it in .gitignore"
+            )
         if directory:
             yield from _walk(root, path, rules)
         elif path.is_file():
@@ -91,8 +100,13 @@ def pack(folder: Path, into: Path, *, limit: int = LIMIT) -> list[Path]:
     sizes = {path: path.stat().st_size for path in files}
     if (total := sum(sizes.values())) > limit:
         largest = sorted(sizes, key=lambda path: -sizes[path])[:_SHOWN]
-        named = ", ".join(f"{path.relative_to(root)} ({sizes[path] / 1e6:,.1f} MB)" for path in largest)
-        rule = f"holds {total / 1e6:,.0f} MB, and at most {limit / 1e6:,.0f} MB travel; the largest: {named}"
+        named = ", ".join(
+            f"{path.relative_to(root)} ({sizes[path] / 1e6:,.1f} MB)" for path in largest
+        )
+        rule = (
+            f"holds {total / 1e6:,.0f} MB, and at most {limit / 1e6:,.0f} MB travel; the largest:"
+            f" {named}"
+        )
         raise InputError("code", str(root), rule, "name in .gitignore what a sweep does not need")
     for path in files:
         target = into / path.relative_to(root)

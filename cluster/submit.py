@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Place", "check_versions", "follow", "keep_code", "resume", "stop", "submit"]
 
 _VERSIONS = (
-    "from foldrace.search.sweeps.environment import versions; import json; print('versions', json.dumps(versions()))"
+    "from foldrace.search.sweeps.environment import versions; import json; print('versions',"
+    " json.dumps(versions()))"
 )
 _PATIENCE = 60.0
 _STOP_SECONDS = 120
@@ -57,27 +58,41 @@ def check_versions(client: JobSubmissionClient, *, strict: bool, say: Say) -> No
     """Compares Python and packages here with the cluster's, by a job that only prints them.
 
     Raises:
-        StateError: another Ray, Python (to the second number) or Foldrace, if ``strict``; else ``say`` is told. Or the
-            cluster does not answer.
+        StateError: another Ray, Python (to the second number) or Foldrace, if ``strict``; else
+            ``say`` is told. Or the cluster does not answer.
     """
     job = client.submit_job(
-        entrypoint=f"python -c {shlex.quote(_VERSIONS)}", submission_id=f"versions-{uuid.uuid4().hex[:12]}"
+        entrypoint=f"python -c {shlex.quote(_VERSIONS)}",
+        submission_id=f"versions-{uuid.uuid4().hex[:12]}",
     )
     until = time.monotonic() + _PATIENCE
     while (status := client.get_job_status(job).value) not in ENDED:
         if time.monotonic() > until:
-            raise StateError("the cluster takes more than a minute to run a job that does nothing; see its dashboard")
+            raise StateError(
+                "the cluster takes more than a minute to run a job that does nothing; see its"
+                " dashboard"
+            )
         time.sleep(0.2)
     told = [line for line in client.get_job_logs(job).splitlines() if line.startswith("versions ")]
     client.delete_job(job)
     if status != "SUCCEEDED" or not told:
-        raise StateError("Foldrace is not installed on the cluster, or another one; install it there as it is here")
+        raise StateError(
+            "Foldrace is not installed on the cluster, or another one; install it there as it is"
+            " here"
+        )
     there, here = json.loads(told[-1].removeprefix("versions ")), versions()
     for name in sorted({*here, *there}):
         if here.get(name) == there.get(name):
             continue
-        line = f"{name} is {here.get(name, 'not there')} here and {there.get(name, 'not there')} on the cluster"
-        if strict and name in ("python", "ray", "foldrace") and _minor(here.get(name)) != _minor(there.get(name)):
+        line = (
+            f"{name} is {here.get(name, 'not there')} here and {there.get(name, 'not there')} on"
+            " the cluster"
+        )
+        if (
+            strict
+            and name in ("python", "ray", "foldrace")
+            and _minor(here.get(name)) != _minor(there.get(name))
+        ):
             raise StateError(f"{line}; make them the same, or pass --allow-version-skew")
         say(f"Note: {line}")
 
@@ -87,7 +102,13 @@ def _minor(version: str | None) -> str:
 
 
 def submit(
-    client: JobSubmissionClient, spec: Path, overrides: Sequence[str], place: Place, *, options: Sequence[str], say: Say
+    client: JobSubmissionClient,
+    spec: Path,
+    overrides: Sequence[str],
+    place: Place,
+    *,
+    options: Sequence[str],
+    say: Say,
 ) -> Job:
     """Checks a sweep file, ships the code beside it, and starts the sweep on the cluster.
 
@@ -108,31 +129,63 @@ def submit(
         packed.mkdir()
         files = pack(folder, packed)
         if Path(spec.name) not in files:
-            raise InputError("SPEC", str(spec), "is named in .gitignore, so it would not travel", "take it out there")
+            raise InputError(
+                "SPEC",
+                str(spec),
+                "is named in .gitignore, so it would not travel",
+                "take it out there",
+            )
         digest = _digest(packed, files)
         job = f"{PREFIX}{loaded.name}-{uuid.uuid4().hex[:8]}"
-        given = ["--dir", place.directory, "--data-dir", place.data or f"{place.directory}/data", *options]
+        given = [
+            "--dir",
+            place.directory,
+            "--data-dir",
+            place.data or f"{place.directory}/data",
+            *options,
+        ]
         given += [part for override in overrides for part in ("--set", override)]
         if place.tracking is not None:
             given += ["--tracking-uri", place.tracking]
-        command = ["python", "-m", "foldrace.cluster.entry_point", place.directory, digest, spec.name, *given]
+        command = [
+            "python",
+            "-m",
+            "foldrace.cluster.entry_point",
+            place.directory,
+            digest,
+            spec.name,
+            *given,
+        ]
         say(f"{loaded.name}: {len(files)} files travel")
         client.submit_job(
-            entrypoint=shlex.join(command), submission_id=job, metadata={"sweep": loaded.name},
+            entrypoint=shlex.join(command),
+            submission_id=job,
+            metadata={"sweep": loaded.name},
             runtime_env={"working_dir": str(packed), "env_vars": _JOB_VARIABLES},
-        )  # fmt: skip
+        )
     return find_job(client, job)
 
 
-def resume(client: JobSubmissionClient, sweep: str, place: Place, *, options: Sequence[str], say: Say) -> Job:
-    """Goes on with a sweep there that was stopped or cut off; its code and its file are where it left them."""
+def resume(
+    client: JobSubmissionClient, sweep: str, place: Place, *, options: Sequence[str], say: Say
+) -> Job:
+    """Goes on with a sweep there that was stopped or cut off; its code and its file are where it
+    left them."""
     job = f"{PREFIX}{sweep}-{uuid.uuid4().hex[:8]}"
-    given = ["--dir", place.directory, "--data-dir", place.data or f"{place.directory}/data", *options]
+    given = [
+        "--dir",
+        place.directory,
+        "--data-dir",
+        place.data or f"{place.directory}/data",
+        *options,
+    ]
     command = ["python", "-m", "foldrace", "resume", sweep, "--address", "auto", *given]
     client.submit_job(
-        entrypoint=shlex.join(command), submission_id=job, metadata={"sweep": sweep},
+        entrypoint=shlex.join(command),
+        submission_id=job,
+        metadata={"sweep": sweep},
         runtime_env={"env_vars": _JOB_VARIABLES},
-    )  # fmt: skip
+    )
     say(f"{sweep}: goes on")
     return find_job(client, job)
 
@@ -144,13 +197,20 @@ def _is_own(name: str) -> bool:
 
 def _check_travels(field: str, reference: str, folder: Path) -> None:
     """Refuses a file or a folder outside the one that travels. Raises: InputError."""
-    where = reference.rpartition(":")[0] if reference.rpartition(":")[0].endswith(".py") else reference
+    where = (
+        reference.rpartition(":")[0] if reference.rpartition(":")[0].endswith(".py") else reference
+    )
     path = Path(where).expanduser()
     if "/" not in where and path.suffix != ".npz":
         return
     if not (folder / path).resolve().is_relative_to(folder):
         rule = f"lies outside {folder}, which is what travels"
-        raise InputError(field, reference, rule, "move it there, or use what is on the cluster through a function")
+        raise InputError(
+            field,
+            reference,
+            rule,
+            "move it there, or use what is on the cluster through a function",
+        )
     if path.is_absolute():
         rule = "is not at this place on the cluster"
         raise InputError(field, reference, rule, f"./{path.resolve().relative_to(folder)}")
@@ -181,7 +241,9 @@ def follow(client: JobSubmissionClient, job: Job, *, again: str, say: Say) -> Jo
     except FoldraceError:
         raise
     except Exception as error:  # aiohttp's own, Ray's: the tunnel is gone, or the head
-        raise StateError(f"the connection is lost ({first_line(error)}); the sweep goes on. Again: {again}") from error
+        raise StateError(
+            f"the connection is lost ({first_line(error)}); the sweep goes on. Again: {again}"
+        ) from error
     until = time.monotonic() + _PATIENCE
     while (found := find_job(client, job.id)).status not in ENDED and time.monotonic() < until:
         time.sleep(0.2)
@@ -195,7 +257,8 @@ async def _tail(client: JobSubmissionClient, job: str) -> None:
 
 
 def stop(client: JobSubmissionClient, job: Job, say: Say) -> Job:
-    """Asks a sweep to stop, and waits until it has: what is done is kept. Raises: StateError if it has ended."""
+    """Asks a sweep to stop, and waits until it has: what is done is kept. Raises: StateError if it
+    has ended."""
     if job.status in ENDED:
         raise StateError(f"{job.id}: has ended ({job.status.lower()}); there is nothing to stop")
     client.stop_job(job.id)
@@ -209,7 +272,8 @@ def stop(client: JobSubmissionClient, job: Job, say: Say) -> Job:
 
 
 def keep_code(source: Path, directory: Path, digest: str) -> Path:
-    """Brings a job's code to storage that outlives the job, once: a sweep that is resumed reads it there."""
+    """Brings a job's code to storage that outlives the job, once: a sweep that is resumed reads it
+    there."""
     target = directory / ".code" / digest
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,20 @@ from foldrace.errors import InputError, StateError, first_line
 __all__ = ["open_tunnel", "ssh_command"]
 
 _OPTIONS = (
-    "BatchMode=yes", "ExitOnForwardFailure=yes", "ControlMaster=no", "ControlPath=none", "ConnectTimeout=10",
-    "ServerAliveInterval=5", "ServerAliveCountMax=3", "StrictHostKeyChecking=accept-new",
-)  # fmt: skip
+    "BatchMode=yes",
+    "ExitOnForwardFailure=yes",
+    "ControlMaster=no",
+    "ControlPath=none",
+    "ConnectTimeout=10",
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=3",
+    "StrictHostKeyChecking=accept-new",
+)
 
 
 def open_tunnel(path: Path, ports: Mapping[int, int], opened: Callable[[], None]) -> None:
-    """Brings ports of the head's loopback to this machine's, by SSH; returns when somebody presses Ctrl-C.
+    """Brings ports of the head's loopback to this machine's, by SSH; returns when somebody presses
+    Ctrl-C.
 
     Args:
         path: the file that the cluster was brought up by.
@@ -31,7 +38,8 @@ def open_tunnel(path: Path, ports: Mapping[int, int], opened: Callable[[], None]
 
     Raises:
         InputError: the file cannot be read, or is none for ``ray up``.
-        StateError: a port is taken here, there is no such cluster, or SSH does not get there or breaks off.
+        StateError: a port is taken here, there is no such cluster, or SSH does not get there or
+            breaks off.
     """
     values = _read(path)
     for port in ports:
@@ -49,7 +57,10 @@ def open_tunnel(path: Path, ports: Mapping[int, int], opened: Callable[[], None]
     finally:
         ssh.terminate()
         ssh.wait()
-    raise StateError(f"{path}: the tunnel to {head} is closed: ssh ended with {ssh.returncode}, and says above why")
+    raise StateError(
+        f"{path}: the tunnel to {head} is closed: ssh ended with {ssh.returncode}, and says"
+        " above why"
+    )
 
 
 def ssh_command(head: str, auth: Mapping[str, Any], ports: Mapping[int, int]) -> list[str]:
@@ -74,9 +85,13 @@ def _read(path: Path) -> Mapping[str, Any]:
     if isinstance(values, Mapping) and "apiVersion" in values:
         name = (values.get("metadata") or {}).get("name", "NAME")
         rule = "is Kubernetes', which has its own tunnel"
-        raise InputError("CLUSTER", str(path), rule, f"kubectl port-forward service/{name}-head-svc 8265:8265")
+        raise InputError(
+            "CLUSTER", str(path), rule, f"kubectl port-forward service/{name}-head-svc 8265:8265"
+        )
     if not isinstance(values, Mapping) or not isinstance(values.get("provider"), Mapping):
-        raise InputError("CLUSTER", str(path), "must be a file for `ray up`", "cluster/templates/onprem.yaml")
+        raise InputError(
+            "CLUSTER", str(path), "must be a file for `ray up`", "cluster/templates/onprem.yaml"
+        )
     return values
 
 
@@ -84,13 +99,18 @@ def _head(path: Path, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]
     """The head's address, and how one logs in there. Raises: StateError."""
     provider = values["provider"]
     if provider.get("type") == "local":
-        return str(provider.get("external_head_ip") or provider.get("head_ip")), values.get("auth") or {}
+        return (
+            str(provider.get("external_head_ip") or provider.get("head_ip")),
+            values.get("auth") or {},
+        )
     from ray.autoscaler._private.commands import _bootstrap_config, get_head_node_ip
 
     try:
         return get_head_node_ip(str(path)), _bootstrap_config(dict(values))["auth"]
     except (Exception, SystemExit) as error:  # Ray's own, click's, a cloud's
-        raise StateError(f"{path}: the head of this cluster is not found ({first_line(error)}); is it up?") from error
+        raise StateError(
+            f"{path}: the head of this cluster is not found ({first_line(error)}); is it up?"
+        ) from error
 
 
 def _check_free(port: int) -> None:
@@ -99,7 +119,10 @@ def _check_free(port: int) -> None:
         try:
             one.bind(("127.0.0.1", port))
         except OSError as error:
-            rule = "something listens there; is a tunnel open already? --port and --mlflow-port take others"
+            rule = (
+                "something listens there; is a tunnel open already? --port and --mlflow-port take"
+                " others"
+            )
             raise StateError(f"127.0.0.1:{port}: {rule}") from error
 
 

@@ -1,9 +1,9 @@
 """What can go wrong, as a tree.
 
 FoldraceError
-├── InputError       what the user gave cannot be used; raised before anything starts (exit status 2)
+├── InputError       what the user gave cannot be used; raised before anything starts (exit 2)
 │   └── DataError    a data set that cannot be found, fetched, read or trusted
-└── StateError       what is on disk or in the tracker does not fit what is asked (no such sweep, no such checkpoint)
+└── StateError       what is on disk or in the tracker does not fit what is asked (no such sweep)
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DataError", "FoldraceError", "InputError", "StateError", "closest", "first_line", "nearest"]
+__all__ = [
+    "DataError",
+    "FoldraceError",
+    "InputError",
+    "StateError",
+    "closest",
+    "first_line",
+    "nearest",
+]
 
 
 class FoldraceError(Exception):
@@ -19,10 +27,11 @@ class FoldraceError(Exception):
 
 
 class InputError(FoldraceError, ValueError):
-    """Wrong input: names the field, the value, the rule it breaks and, where there is one, the way out.
+    """Wrong input: names the field, the value, the rule it breaks and, where there is one, the way
+    out.
 
-    >>> str(InputError("folds.splits", 1, "must be at least 2", "use kind: holdout for a single split"))
-    'folds.splits: 1: must be at least 2; use kind: holdout for a single split'
+    >>> str(InputError("folds.splits", 1, "must be at least 2", "use kind: holdout"))
+    'folds.splits: 1: must be at least 2; use kind: holdout'
     """
 
     def __init__(self, field: str, value: object, rule: str, hint: str = "") -> None:
@@ -46,7 +55,8 @@ class StateError(FoldraceError):
 
 
 def closest(value: object, choices: Iterable[str]) -> str:
-    """A hint that names the closest of ``choices``, ``did you mean 'adam'?``; empty if none is close."""
+    """A hint that names the closest of ``choices``, ``did you mean 'adam'?``; empty if none is
+    close."""
     close = difflib.get_close_matches(str(value).lower(), sorted(choices), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else ""
 
@@ -59,5 +69,6 @@ def nearest(value: object, choices: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's says, in one line: its first, or its kind if it says nothing."""
+    """What an error of somebody else's says, in one line: its first, or its kind if it says
+    nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -11,8 +11,8 @@ __all__ = ["sync_all", "sync_file", "write_text", "write_whole"]
 
 
 def sync_file(path: Path) -> None:
-    """Makes what has been written to a file, or the names in a folder, safe from a power failure. Nothing is done for
-    one that is gone."""
+    """Makes what has been written to a file, or the names in a folder, safe from a power failure.
+    Nothing is done for one that is gone."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -31,8 +31,8 @@ def sync_all(folder: Path) -> None:
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Yields another path to write to. At the block's end what is there takes the place of the file at ``path``, and is
-    safe on disk; after an exception that file is as it was."""
+    """Yields another path to write to. At the block's end what is there takes the place of the
+    file at ``path``, and is safe on disk; after an exception that file is as it was."""
     part = path.with_name(f"{path.name}.part")
     try:
         yield part

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that tests start inherit it
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported; processes that tests start inherit it
 
 from typing import Any
 
@@ -23,18 +25,24 @@ def digits():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow files that take minutes first, so that no process waits for another's last one."""
     longest = ("test_faults.py", "test_outage.py", "test_promotion.py", "test_resume.py")
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+    items.sort(
+        key=lambda item: (
+            longest.index(item.path.name) if item.path.name in longest else len(longest)
+        )
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2`` one process has the default tests of ``integration``, which share sweeps; slow ones go file by
-    file; all others go to either process."""
+    """With ``-n 2`` one process has the default tests of ``integration``, which share sweeps; slow
+    ones go file by file; all others go to either process."""
     from xdist.scheduler import LoadScopeScheduling
 
     slow = config.getoption("markexpr") == "slow"
     if slow:
-        config.option.loadscopereorder = False  # by number of tests, which says nothing of their time
+        config.option.loadscopereorder = (
+            False  # by number of tests, which says nothing of their time
+        )
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:

@@ -22,14 +22,17 @@ BELOW_ALL = {"errors", "files"}
 
 
 def imported(tree):
-    """(top-level package, whole name) of every import anywhere in a file, also inside functions."""
+    """(top-level package, whole name) of every import anywhere in a file, also inside
+    functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
             names = [node.module]
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+        elif isinstance(node, ast.Call) and getattr(
+            node.func, "attr", getattr(node.func, "id", "")
+        ) in (
             "import_module",
             "__import__",
         ):
@@ -70,7 +73,8 @@ def test_imports_point_one_way(package):
 
 
 def test_everything_is_imported_by_its_one_address():
-    """A folder's own name would be found in this project's folder alone, and in a user's `search.py`."""
+    """A folder's own name would be found in this project's folder alone, and in a user's
+    `search.py`."""
     wrong = [
         f"{path} imports {name}"
         for package in ("foldrace", *PACKAGES, "tests")
@@ -83,18 +87,24 @@ def test_everything_is_imported_by_its_one_address():
 
 def test_every_package_is_installed():
     """setuptools is told of each package by name: one that is left out is missing from a wheel."""
-    folders = {path.parent for top in ("foldrace", *PACKAGES) for path in (ROOT / top).rglob("*.py")}
+    folders = {
+        path.parent for top in ("foldrace", *PACKAGES) for path in (ROOT / top).rglob("*.py")
+    }
     names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert sorted(listed) == sorted(name if name.startswith("foldrace") else f"foldrace.{name}" for name in names)
+    assert sorted(listed) == sorted(
+        name if name.startswith("foldrace") else f"foldrace.{name}" for name in names
+    )
     assert all((folder / "__init__.py").is_file() for folder in folders)
 
 
 def test_training_knows_ray_in_one_file_and_no_tracker_or_tuner_at_all():
     users = {
-        (path, top) for path, tree in files("trainables") for top, _ in imported(tree)
+        (path, top)
+        for path, tree in files("trainables")
+        for top, _ in imported(tree)
         if top in ("ray", "mlflow", "optuna")
-    }  # fmt: skip
+    }
     assert users == {("trainables/ray/trainable.py", "ray")}
 
 
@@ -106,7 +116,8 @@ def loaded(*names):
         importlib.import_module(name)
     return [heavy for heavy in {HEAVY!r} if heavy in sys.modules]
 tasks, training = "foldrace.trainables.tasks", "foldrace.trainables.training"
-print(loaded(tasks + ".protocol", tasks + ".parameters", tasks + ".autoencoder", training + ".splits"))
+light = [tasks + ".protocol", tasks + ".parameters", tasks + ".autoencoder"]
+print(loaded(*light, training + ".splits"))
 print(loaded(training + ".cross_validation", tasks + ".autoencoder_network"))
 """
 

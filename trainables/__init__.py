@@ -1,1 +1,2 @@
-"""What is trained: tasks, data sets, folds, optimizers, the training loop, cross-validation, and a thin Ray adapter."""
+"""What is trained: tasks, data sets, folds, optimizers, the training loop, cross-validation, and a
+thin Ray adapter."""

@@ -1,4 +1,5 @@
-"""An optimizer comparison as MLflow has it: its trials by arm and phase, and the losses of the tuned winners' folds."""
+"""An optimizer comparison as MLflow has it: its trials by arm and phase, and the losses of the
+tuned winners' folds."""
 
 from __future__ import annotations
 
@@ -14,7 +15,14 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from foldrace.analysis.records.tables import all_runs, artifact_text, histories, number, ranking, trials_table
+from foldrace.analysis.records.tables import (
+    all_runs,
+    artifact_text,
+    histories,
+    number,
+    ranking,
+    trials_table,
+)
 from foldrace.errors import StateError
 from foldrace.trainables.tasks.parameters import Value
 
@@ -26,7 +34,12 @@ __all__ = ["PHASES", "Comparison", "Reconstructions", "read_comparison"]
 
 PHASES = ("default", "search", "repeat")
 _ENDED = ("completed", "pruned", "failed")
-_STATES = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
+_STATES = {
+    "RUNNING": "running",
+    "FINISHED": "finished",
+    "KILLED": "interrupted",
+    "FAILED": "failed",
+}
 _EDGE = 0.05
 _PICTURES = "comparison.npz"
 
@@ -51,17 +64,22 @@ class Comparison:
     Attributes:
         state: running, finished, interrupted or failed.
         arms: labels, in the order of the spec.
-        trials: a row a trial as in `foldrace.analysis.records.tables.trials_table`, with ``arm``, ``phase``,
-            ``repeat`` (0 outside the repeats), ``fold_epochs`` and ``train_seconds`` (NaN if none was reported).
-        folds: a row a fold of every completed repeat: ``arm``, ``repeat``, ``fold``, ``val_loss`` at the end.
-        curves: the same folds over ``epoch``; one that stopped early keeps its last value until the others end.
-        progress: completed repeats over ``epoch``: ``arm``, ``repeat``, ``val_loss``, ``fold_epochs``, ``seconds``.
+        trials: a row a trial as in `foldrace.analysis.records.tables.trials_table`, with ``arm``,
+            ``phase``, ``repeat`` (0 outside the repeats), ``fold_epochs`` and ``train_seconds``
+            (NaN if none was reported).
+        folds: a row a fold of every completed repeat: ``arm``, ``repeat``, ``fold``, ``val_loss``
+            at the end.
+        curves: the same folds over ``epoch``; one that stopped early keeps its last value until
+            the others end.
+        progress: completed repeats over ``epoch``: ``arm``, ``repeat``, ``val_loss``,
+            ``fold_epochs``, ``seconds``.
         repeats: how many repeats of each arm are planned.
         splits: K.
         test_share: validation images per training image of a fold, n_test/n_train.
         spec: the sweep file.
         sampler: what drew the search trials, random or qmc.
-        rates: the lowest and the highest learning rate that an arm's space allows, where it is tuned.
+        rates: the lowest and the highest learning rate that an arm's space allows, where it is
+            tuned.
     """
 
     name: str
@@ -106,36 +124,48 @@ class Comparison:
 
     @property
     def complete(self) -> bool:
-        """The sweep has ended, and so have all repeats of each arm that has something to repeat."""
+        """The sweep has ended, and so have all repeats of each arm that has something to
+        repeat."""
         return self.state == "finished" and all(
-            self.repeated(arm) + self.failed_repeats(arm) >= self.repeats for arm in self.arms if self.trainable(arm)
+            self.repeated(arm) + self.failed_repeats(arm) >= self.repeats
+            for arm in self.arms
+            if self.trainable(arm)
         )
 
     def default_loss(self, arm: str) -> float | None:
-        """The cross-validated loss of the arm's default parameters, if that trial was evaluated to the end."""
+        """The cross-validated loss of the arm's default parameters, if that trial was evaluated to
+        the end."""
         done = ranking(self.phase(arm, "default"))
         return float(done.iloc[0]["val_loss"]) if len(done) else None
 
     def search_losses(self, arm: str) -> NDArray[np.float64]:
-        """The losses of the arm's ended search trials, infinite for those that failed or were given up."""
+        """The losses of the arm's ended search trials, infinite for those that failed or were
+        given up."""
         rows = self.phase(arm, "search")
         rows = rows[rows["status"].isin(_ENDED)]
-        return np.where(rows["status"] == "completed", rows["val_loss"].fillna(np.inf), np.inf).astype(np.float64)
+        return np.where(
+            rows["status"] == "completed", rows["val_loss"].fillna(np.inf), np.inf
+        ).astype(np.float64)
 
     def tuned(self, arm: str) -> Mapping[str, Value]:
-        """Of the arm's best trial, which is what is repeated: the parameters in which the arm's trials differ."""
+        """Of the arm's best trial, which is what is repeated: the parameters in which the arm's
+        trials differ."""
         rows = self.trials[self.trials["arm"] == arm]
         chosen = ranking(rows)
         if not len(chosen):
             return {}
-        names = [name for name in rows if name.startswith("params.") and rows[name].nunique(dropna=False) > 1]
+        names = [
+            name
+            for name in rows
+            if name.startswith("params.") and rows[name].nunique(dropna=False) > 1
+        ]
         given = {name.removeprefix("params."): chosen.iloc[0][name] for name in names}
         return {name: number(text) for name, text in given.items() if isinstance(text, str)}
 
     @property
     def at_edge(self) -> Mapping[str, tuple[float, str]]:
-        """Arms whose best learning rate lies in the outermost twentieth of its range (in the logarithm): the rate, and
-        upper or lower."""
+        """Arms whose best learning rate lies in the outermost twentieth of its range (in the
+        logarithm): the rate, and upper or lower."""
         found = {}
         for arm, (low, high) in self.rates.items():
             rate = self.tuned(arm).get("lr")
@@ -154,11 +184,17 @@ def read_comparison(client: MlflowClient, run: Run) -> Comparison:
     """
     spec = artifact_text(client, run, "sweep.yaml")
     if spec is None:
-        raise StateError(f"{run.data.tags['foldrace.sweep']}: its file, sweep.yaml, is not recorded")
+        raise StateError(
+            f"{run.data.tags['foldrace.sweep']}: its file, sweep.yaml, is not recorded"
+        )
     tree = yaml.safe_load(spec)
     runs = all_runs(client, f"tags.`foldrace.sweep_key` = '{run.data.tags['foldrace.sweep_key']}'")
     fold_runs = [found for found in runs if found.data.tags["foldrace.level"] == "fold"]
-    trials = _trials(trials_table(client, run), {found.info.run_id: found.data.tags for found in runs}, fold_runs)
+    trials = _trials(
+        trials_table(client, run),
+        {found.info.run_id: found.data.tags for found in runs},
+        fold_runs,
+    )
     done = trials[(trials["phase"] == "repeat") & (trials["status"] == "completed")]
     folds = _folds(done, fold_runs)
     splits = int(tree["folds"]["splits"])
@@ -187,12 +223,16 @@ def _rates(tree: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         for arm, of in tree["comparison"]["arms"].items()
     }
     ends = {
-        arm: entry.get("log") or entry.get("uniform") for arm, entry in entries.items() if isinstance(entry, Mapping)
+        arm: entry.get("log") or entry.get("uniform")
+        for arm, entry in entries.items()
+        if isinstance(entry, Mapping)
     }
     return {arm: (float(pair[0]), float(pair[1])) for arm, pair in ends.items() if pair}
 
 
-def _trials(table: pd.DataFrame, tags: Mapping[str, Mapping[str, str]], fold_runs: list[Run]) -> pd.DataFrame:
+def _trials(
+    table: pd.DataFrame, tags: Mapping[str, Mapping[str, str]], fold_runs: list[Run]
+) -> pd.DataFrame:
     """The trials that belong to an arm, with ``repeat``, ``fold_epochs`` and ``train_seconds``."""
     trials = table[table["arm"] != ""].reset_index(drop=True)
     spent = pd.Series(0, index=trials["trial"])
@@ -211,12 +251,19 @@ def _trials(table: pd.DataFrame, tags: Mapping[str, Mapping[str, str]], fold_run
 def _folds(done: pd.DataFrame, fold_runs: list[Run]) -> pd.DataFrame:
     """The folds of completed repeats with their last loss and their ``run_id``."""
     repeats = {
-        int(trial): (arm, repeat) for trial, arm, repeat in done[["trial", "arm", "repeat"]].itertuples(index=False)
+        int(trial): (arm, repeat)
+        for trial, arm, repeat in done[["trial", "arm", "repeat"]].itertuples(index=False)
     }
     rows = [
-        (*repeats[trial], int(fold.data.tags["foldrace.fold"]), fold.data.metrics["val_loss"], fold.info.run_id)
+        (
+            *repeats[trial],
+            int(fold.data.tags["foldrace.fold"]),
+            fold.data.metrics["val_loss"],
+            fold.info.run_id,
+        )
         for fold in fold_runs
-        if (trial := int(fold.data.tags["foldrace.trial"])) in repeats and "val_loss" in fold.data.metrics
+        if (trial := int(fold.data.tags["foldrace.trial"])) in repeats
+        and "val_loss" in fold.data.metrics
     ]
     return pd.DataFrame(rows, columns=["arm", "repeat", "fold", "val_loss", "run_id"])
 
@@ -240,7 +287,9 @@ def _progress(client: MlflowClient, done: pd.DataFrame) -> pd.DataFrame:
         for trial in done.itertuples()
         for fold_epochs, at in known[trial.run_id].iterrows()
     ]
-    return pd.DataFrame(rows, columns=["arm", "repeat", "epoch", "fold_epochs", "seconds", "val_loss"])
+    return pd.DataFrame(
+        rows, columns=["arm", "repeat", "epoch", "fold_epochs", "seconds", "val_loss"]
+    )
 
 
 def _reconstructions(client: MlflowClient, run: Run) -> Reconstructions | None:
@@ -250,4 +299,6 @@ def _reconstructions(client: MlflowClient, run: Run) -> Reconstructions | None:
         path = client.download_artifacts(run.info.run_id, _PICTURES, folder)
         with np.load(path, allow_pickle=False) as kept:
             arms = [str(arm) for arm in kept["arms"]]
-            return Reconstructions(kept["images"], dict(zip(arms, kept["reconstructions"], strict=True)))
+            return Reconstructions(
+                kept["images"], dict(zip(arms, kept["reconstructions"], strict=True))
+            )

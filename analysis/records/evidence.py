@@ -23,16 +23,21 @@ Evidence = Mapping[str, NDArray[Any]]
 
 
 def refit_run(client: MlflowClient, sweep: Run) -> Run | None:
-    """The run in which the winner was trained on all training data and tested; None before that has ended."""
+    """The run in which the winner was trained on all training data and tested; None before that
+    has ended."""
     key = sweep.data.tags["foldrace.sweep_key"]
-    found = all_runs(client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'refit'")
+    found = all_runs(
+        client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'refit'"
+    )
     done = [run for run in found if REFIT_DONE in run.data.tags]
     return done[-1] if done else None
 
 
 def load_evidence(client: MlflowClient, refit: Run | None) -> Evidence:
     """The refit's arrays, in memory; none where there was no refit or it left no evidence."""
-    if refit is None or EVIDENCE not in {item.path for item in client.list_artifacts(refit.info.run_id)}:
+    if refit is None or EVIDENCE not in {
+        item.path for item in client.list_artifacts(refit.info.run_id)
+    }:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         path = client.download_artifacts(refit.info.run_id, EVIDENCE, folder)

@@ -1,4 +1,5 @@
-"""What a refit has left of its model's code, made ready for the report: finite, labelled from 0, with names."""
+"""What a refit has left of its model's code, made ready for the report: finite, labelled from 0,
+with names."""
 
 from __future__ import annotations
 
@@ -22,8 +23,10 @@ class Latent:
         images: (N, C, H, W) uint8.
         codes: (N, D) float32, all finite.
         positions: (N,) of the images among the test images.
-        labels: (N,) int64, from 0, into ``names``; None without labels, or where there is one class only.
-        fold_codes: (K, N, D) float32, all finite; codes of the same images by the winner's fold models.
+        labels: (N,) int64, from 0, into ``names``; None without labels, or where there is one
+            class only.
+        fold_codes: (K, N, D) float32, all finite; codes of the same images by the winner's fold
+            models.
         left_out: images whose code is not finite.
     """
 
@@ -53,9 +56,15 @@ class Latent:
 def why_no_codes(evidence: Evidence, refitted: bool) -> str | None:
     """A sentence where there is nothing to report on, else None."""
     if not refitted:
-        return "It needs the refitted model: `foldrace refit` trains the winner on all training data and tests it once."
+        return (
+            "It needs the refitted model: `foldrace refit` trains the winner on all training data"
+            " and tests it once."
+        )
     if "codes" not in evidence or "images" not in evidence:
-        return "The refit has left no codes: the task has no method `encode`, or the refit is of an earlier version."
+        return (
+            "The refit has left no codes: the task has no method `encode`, or the refit is of an"
+            " earlier version."
+        )
     codes = evidence["codes"]
     if not np.isfinite(codes).all(1).any():
         return f"None of the {len(codes):,} codes is finite: the model has diverged."
@@ -70,7 +79,9 @@ def latent_of(evidence: Evidence) -> Latent:
     names: tuple[str, ...] = ()
     if "labels" in evidence:
         values, labels = np.unique(evidence["labels"][kept], return_inverse=True)
-        names = _names(values, evidence["class_names"].tolist() if "class_names" in evidence else [])
+        names = _names(
+            values, evidence["class_names"].tolist() if "class_names" in evidence else []
+        )
     folds = evidence.get("fold_codes", np.zeros((0, *codes.shape), np.float32))[:, kept]
     return Latent(
         images=evidence["images"][kept],
@@ -85,4 +96,6 @@ def latent_of(evidence: Evidence) -> Latent:
 
 def _names(values: NDArray[np.int64], given: Sequence[str]) -> tuple[str, ...]:
     """Each class by its name, else by its number."""
-    return tuple(given[value] if 0 <= value < len(given) else str(value) for value in values.tolist())
+    return tuple(
+        given[value] if 0 <= value < len(given) else str(value) for value in values.tolist()
+    )

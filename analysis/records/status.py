@@ -29,7 +29,8 @@ class Status:
 
     Attributes:
         state: of the sweep: running, finished, interrupted or failed.
-        remedy: what to do if it was driven from its folder here and the process is gone without a word; else "".
+        remedy: what to do if it was driven from its folder here and the process is gone without a
+            word; else "".
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
     """
 
@@ -54,7 +55,10 @@ class Status:
 
     def summary(self) -> str:
         """One line: state, counts, time."""
-        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "none yet"
+        counts = (
+            ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
+            or "none yet"
+        )
         how = f" (its process has ended; {self.remedy})" if self.remedy else ""
         begun = f"{len(self.trials)} of {self.planned} trials: {counts}"
         return f"{self.sweep}: {self.state}{how}; {begun}; {clock(self.seconds)} since it began"
@@ -88,20 +92,33 @@ class Status:
                     "standard_error": error if math.isfinite(error) else None,
                 },
             }
-        state = {"sweep": self.sweep, "state": self.state, "run_id": self.run_id, "planned": self.planned}
+        state = {
+            "sweep": self.sweep,
+            "state": self.state,
+            "run_id": self.run_id,
+            "planned": self.planned,
+        }
         return state | {"trials": self.counts, "best": best, "seconds": round(self.seconds, 1)}
 
 
 def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
-    """The state of a sweep, or of the latest: of those on the tracking server ``uri``; without it of those in ``root``,
-    else of those on the server that MLFLOW_TRACKING_URI names. Raises: StateError if there is none."""
+    """The state of a sweep, or of the latest: of those on the tracking server ``uri``; without it
+    of those in ``root``, else of those on the server that MLFLOW_TRACKING_URI names. Raises:
+    StateError if there is none."""
     client, run, folder = locate_sweep(root, name, uri)
     tags = run.data.tags
     spec = parse_spec(_spec(client, run.info.run_id), base=root)
-    finished = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
+    finished = {
+        "RUNNING": "running",
+        "FINISHED": "finished",
+        "KILLED": "interrupted",
+        "FAILED": "failed",
+    }
     running = run.info.status == "RUNNING"
     gone = folder if running and folder is not None and folder.abandoned else None
-    end = None if running else run.info.end_time  # one that was resumed still has the end of its first session
+    end = (
+        None if running else run.info.end_time
+    )  # one that was resumed still has the end of its first session
     return Status(
         sweep=tags["foldrace.sweep"],
         state="interrupted" if gone else finished[run.info.status],

@@ -1,4 +1,5 @@
-"""What a sweep report is made of, read from MLflow: trials, curves, folds, incumbents, the spec."""
+"""What a sweep report is made of, read from MLflow: trials, curves, folds, incumbents, the
+spec."""
 
 from __future__ import annotations
 
@@ -47,17 +48,27 @@ class Parameter:
     @property
     def categories(self) -> tuple[str, ...]:
         """Its values in order, where they are no range; empty for a range."""
-        chosen = [str(one) for entry in self.entries if isinstance(entry, Choice) for one in entry.choices]
+        chosen = [
+            str(one)
+            for entry in self.entries
+            if isinstance(entry, Choice)
+            for one in entry.choices
+        ]
         if chosen or any(isinstance(value, str) for value in self.values.values()):
             return tuple(dict.fromkeys([*chosen, *(str(value) for value in self.values.values())]))
         return ()
 
     @property
     def logarithmic(self) -> bool:
-        """It was drawn on a logarithmic scale; or it spans two decades and nobody says how it was drawn."""
+        """It was drawn on a logarithmic scale; or it spans two decades and nobody says how it was
+        drawn."""
         numbers = [value for value in self.values.values() if isinstance(value, float)]
         if not self.entries and numbers:
-            return len(numbers) == len(self.values) and min(numbers) > 0 and max(numbers) >= 100 * min(numbers)
+            return (
+                len(numbers) == len(self.values)
+                and min(numbers) > 0
+                and max(numbers) >= 100 * min(numbers)
+            )
         return any(isinstance(entry, Log | LogInt) for entry in self.entries)
 
 
@@ -67,11 +78,13 @@ class SweepRecord:
 
     Attributes:
         state: running, finished, interrupted or failed.
-        trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`, without the repeats of a comparison.
+        trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`, without the
+            repeats of a comparison.
         spent: fold-epochs by trial that has reported.
         curves: see `foldrace.analysis.records.tables.trial_curves`.
         folds: see `foldrace.analysis.records.tables.folds_table`.
-        incumbents: ``fold_epochs``, ``minutes`` since the start, ``val_loss``, ``val_loss_se``, ``best_trial``.
+        incumbents: ``fold_epochs``, ``minutes`` since the start, ``val_loss``, ``val_loss_se``,
+            ``best_trial``.
         spec: the sweep file; None where it was not recorded or cannot be read by this version.
         strip: a PNG, originals above the winner's reconstructions; None if there is none.
     """
@@ -113,7 +126,8 @@ class SweepRecord:
 
     @property
     def full_cost(self) -> int | None:
-        """Fold-epochs if every trial that began had been trained on all folds to the last epoch."""
+        """Fold-epochs if every trial that began had been trained on all folds to the last
+        epoch."""
         if self.spec is None or not len(self.trials):
             return None
         folds = self.trials["folds"].max()
@@ -126,8 +140,14 @@ class SweepRecord:
         if self.spec is not None:
             names = [name for name in self.spec.varying if f"params.{name}" in columns]
         else:
-            names = [name.removeprefix("params.") for name in columns if self.trials[name].nunique(dropna=False) > 1]
-        arms: dict[int, float | str] = {int(row.trial): str(row.arm) for row in self.trials.itertuples() if row.arm}
+            names = [
+                name.removeprefix("params.")
+                for name in columns
+                if self.trials[name].nunique(dropna=False) > 1
+            ]
+        arms: dict[int, float | str] = {
+            int(row.trial): str(row.arm) for row in self.trials.itertuples() if row.arm
+        }
         first = (Parameter("arm", (), arms),) if arms else ()
         return (*first, *(self._parameter(name) for name in names))
 
@@ -135,17 +155,28 @@ class SweepRecord:
         entries: list[Distribution] = []
         if self.spec is not None:
             arms = self.spec.comparison.arms.values() if self.spec.comparison else ()
-            given = [space[name] for space in (self.spec.space, *(arm.space for arm in arms)) if name in space]
+            given = [
+                space[name]
+                for space in (self.spec.space, *(arm.space for arm in arms))
+                if name in space
+            ]
             entries = [entry for at, entry in enumerate(given) if entry not in given[:at]]
-        choices = tuple(str(one) for entry in entries if isinstance(entry, Choice) for one in entry.choices)
+        choices = tuple(
+            str(one) for entry in entries if isinstance(entry, Choice) for one in entry.choices
+        )
         texts = self.trials.set_index("trial")[f"params.{name}"].dropna()
-        values = {int(trial): _chosen(text, choices) if choices else number(text) for trial, text in texts.items()}
+        values = {
+            int(trial): _chosen(text, choices) if choices else number(text)
+            for trial, text in texts.items()
+        }
         return Parameter(name, tuple(entries), values)
 
 
 def _chosen(text: str, choices: tuple[str, ...]) -> str:
     """The choice that MLflow has as ``text``: 1 may have become 1.0."""
-    return next((choice for choice in choices if choice == text or number(choice) == number(text)), text)
+    return next(
+        (choice for choice in choices if choice == text or number(choice) == number(text)), text
+    )
 
 
 def read_record(client: MlflowClient, run: Run) -> SweepRecord:
@@ -158,12 +189,19 @@ def read_record(client: MlflowClient, run: Run) -> SweepRecord:
     best = ranking(trials)
     end = run.info.end_time or max([run.info.start_time, *trials["end_time"].dropna()])
     spec_text = artifact_text(client, run, "sweep.yaml") or ""
-    states = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
+    states = {
+        "RUNNING": "running",
+        "FINISHED": "finished",
+        "KILLED": "interrupted",
+        "FAILED": "failed",
+    }
     return SweepRecord(
         name=run.data.tags["foldrace.sweep"],
         state=states[run.info.status],
         started=run.info.start_time,
-        seconds=float(run.data.tags.get("foldrace.wall_seconds", (end - run.info.start_time) / 1000)),
+        seconds=float(
+            run.data.tags.get("foldrace.wall_seconds", (end - run.info.start_time) / 1000)
+        ),
         trials=trials,
         spent={int(row.trial): int(told[row.run_id].index.max()) for row in seen.itertuples()},
         curves=trial_curves(client, run, seen["trial"]),
@@ -179,7 +217,11 @@ def read_record(client: MlflowClient, run: Run) -> SweepRecord:
 
 def _incumbents(client: MlflowClient, run: Run) -> pd.DataFrame:
     names = ["val_loss", "val_loss_se", "best_trial"]
-    history = histories(client, [run.info.run_id], names)[run.info.run_id].rename_axis("fold_epochs").reset_index()
+    history = (
+        histories(client, [run.info.run_id], names)[run.info.run_id]
+        .rename_axis("fold_epochs")
+        .reset_index()
+    )
     history = history.dropna(subset=["val_loss", "best_trial"])
     return history.assign(minutes=(history["timestamp"] - run.info.start_time) / 60_000)
 

@@ -12,16 +12,33 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from foldrace.errors import StateError
-from foldrace.search.recording.store import SweepFolder, check_tracking, connect, find_sweep, sweep_names, tracking_uri
+from foldrace.search.recording.store import (
+    SweepFolder,
+    check_tracking,
+    connect,
+    find_sweep,
+    sweep_names,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 __all__ = [
-    "all_runs", "artifact_text", "fold_losses", "folds_table", "histories", "locate_sweep", "number", "ranking",
-    "sweep_run", "sweeps", "trial_curves", "trials_table",
-]  # fmt: skip
+    "all_runs",
+    "artifact_text",
+    "fold_losses",
+    "folds_table",
+    "histories",
+    "locate_sweep",
+    "number",
+    "ranking",
+    "sweep_run",
+    "sweeps",
+    "trial_curves",
+    "trials_table",
+]
 
 _PAGE = 5000
 _AT_ONCE = 8
@@ -34,7 +51,11 @@ def all_runs(client: MlflowClient, filter_string: str) -> list[Run]:
     token = None
     while True:
         page = client.search_runs(
-            experiments, filter_string, max_results=_PAGE, order_by=["attributes.start_time"], page_token=token
+            experiments,
+            filter_string,
+            max_results=_PAGE,
+            order_by=["attributes.start_time"],
+            page_token=token,
         )
         runs += page
         token = page.token
@@ -48,25 +69,31 @@ def sweeps(client: MlflowClient) -> list[Run]:
 
 
 def sweep_run(client: MlflowClient, name: str | None, key: str | None = None) -> Run:
-    """The run of the sweep of that name (and key), or of the latest. Raises: StateError if there is none."""
+    """The run of the sweep of that name (and key), or of the latest. Raises: StateError if there
+    is none."""
     found = [
         run
         for run in sweeps(client)
-        if name in (None, run.data.tags["foldrace.sweep"]) and key in (None, run.data.tags["foldrace.sweep_key"])
+        if name in (None, run.data.tags["foldrace.sweep"])
+        and key in (None, run.data.tags["foldrace.sweep_key"])
     ]
     if not found:
-        raise StateError("no sweep in the tracking store" + (f" is named {name}" if name else " yet"))
+        raise StateError(
+            "no sweep in the tracking store" + (f" is named {name}" if name else " yet")
+        )
     return found[-1]
 
 
 def locate_sweep(
     root: Path, name: str | None, uri: str | None = None
-) -> tuple[MlflowClient, Run, SweepFolder | None]:  # fmt: skip
-    """The store and the run of a sweep, or of the latest, and its folder unless a server alone knows it.
+) -> tuple[MlflowClient, Run, SweepFolder | None]:
+    """The store and the run of a sweep, or of the latest, and its folder unless a server alone
+    knows it.
 
     Args:
         root: the folder of all sweeps.
-        uri: an MLflow server to find the sweep on; without it ``root`` says where, or else MLFLOW_TRACKING_URI.
+        uri: an MLflow server to find the sweep on; without it ``root`` says where, or else
+            MLFLOW_TRACKING_URI.
 
     Raises:
         InputError: an address that cannot be used.
@@ -84,13 +111,16 @@ def locate_sweep(
 
 
 def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
-    """One row a trial: ``trial``, ``status`` (completed, pruned, failed, interrupted, running), ``reason``, when it
-    ended (``end_time``, ms since the epoch; NaN before), a comparison's ``arm`` and ``phase`` (else ""), metrics, and
-    parameters as ``params.NAME`` (text, as MLflow keeps them); sorted by trial."""
+    """One row a trial: ``trial``, ``status`` (completed, pruned, failed, interrupted, running),
+    ``reason``, when it ended (``end_time``, ms since the epoch; NaN before), a comparison's
+    ``arm`` and ``phase`` (else ""), metrics, and parameters as ``params.NAME`` (text, as MLflow
+    keeps them); sorted by trial."""
     key = sweep.data.tags["foldrace.sweep_key"]
     names = {"FINISHED": "completed", "KILLED": "pruned", "FAILED": "failed", "RUNNING": "running"}
     rows: list[dict[str, Any]] = []
-    for run in all_runs(client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'trial'"):
+    for run in all_runs(
+        client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'trial'"
+    ):
         tags = run.data.tags
         status = names[run.info.status]
         if status == "pruned" and "foldrace.pruned_at" not in tags:
@@ -101,7 +131,9 @@ def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
                 "run_id": run.info.run_id,
                 "status": status,
                 "reason": tags.get("foldrace.failure") or tags.get("foldrace.pruned_at") or "",
-                "end_time": float("nan") if run.info.end_time is None else float(run.info.end_time),
+                "end_time": float("nan")
+                if run.info.end_time is None
+                else float(run.info.end_time),
                 "arm": tags.get("foldrace.arm", ""),
                 "phase": tags.get("foldrace.phase", ""),
                 **run.data.metrics,
@@ -122,25 +154,35 @@ def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
         "folds",
     ]
     table = pd.DataFrame(rows)
-    return table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]).sort_values("trial")
+    return table.reindex(
+        columns=[*columns, *(c for c in table.columns if c not in columns)]
+    ).sort_values("trial")
 
 
 def ranking(trials: pd.DataFrame) -> pd.DataFrame:
-    """The completed trials of a `trials_table` that have a loss, the best first; a tie goes to the earlier one. The
-    repeats of a comparison's winners do not compete with them."""
-    done = trials[(trials["status"] == "completed") & trials["val_loss"].notna() & (trials["phase"] != "repeat")]
+    """The completed trials of a `trials_table` that have a loss, the best first; a tie goes to the
+    earlier one. The repeats of a comparison's winners do not compete with them."""
+    done = trials[
+        (trials["status"] == "completed")
+        & trials["val_loss"].notna()
+        & (trials["phase"] != "repeat")
+    ]
     return done.sort_values(["val_loss", "trial"])
 
 
-def trial_curves(client: MlflowClient, sweep: Run, trials: Iterable[int]) -> dict[int, pd.DataFrame]:
-    """By trial that has reported a loss: ``epoch``, ``val_loss`` and ``val_loss_se``, the mean over its folds and its
-    standard error (NaN for a single fold).
+def trial_curves(
+    client: MlflowClient, sweep: Run, trials: Iterable[int]
+) -> dict[int, pd.DataFrame]:
+    """By trial that has reported a loss: ``epoch``, ``val_loss`` and ``val_loss_se``, the mean
+    over its folds and its standard error (NaN for a single fold).
 
-    A fold that has stopped early keeps its loss. Where only some of the trial's folds were trained, as when it was
-    given up in a race, the mean is over those.
+    A fold that has stopped early keeps its loss. Where only some of the trial's folds were
+    trained, as when it was given up in a race, the mean is over those.
     """
     key, wanted = sweep.data.tags["foldrace.sweep_key"], set(trials)
-    runs = all_runs(client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'fold'")
+    runs = all_runs(
+        client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'fold'"
+    )
     trial_of = {run.info.run_id: int(run.data.tags["foldrace.trial"]) for run in runs}
     trial_of = {run_id: trial for run_id, trial in trial_of.items() if trial in wanted}
     told = histories(client, trial_of, ["val_loss"])
@@ -149,34 +191,54 @@ def trial_curves(client: MlflowClient, sweep: Run, trials: Iterable[int]) -> dic
         folds = [told[run_id]["val_loss"] for run_id, of in trial_of.items() if of == trial]
         table = pd.concat(folds, axis=1).sort_index().ffill()
         if len(table):
-            curve = pd.DataFrame({"val_loss": table.mean(axis=1), "val_loss_se": table.sem(axis=1)})
+            curve = pd.DataFrame(
+                {"val_loss": table.mean(axis=1), "val_loss_se": table.sem(axis=1)}
+            )
             curves[trial] = curve.rename_axis("epoch").reset_index()
     return curves
 
 
-def histories(client: MlflowClient, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """By run: a column a metric, a row a step (in order; NaN where a metric has no value there), and ``timestamp``, ms.
+def histories(
+    client: MlflowClient, run_ids: Iterable[str], metrics: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    """By run: a column a metric, a row a step (in order; NaN where a metric has no value there),
+    and ``timestamp``, ms.
 
     MLflow answers for one metric of one run at a time, so several are asked side by side.
     """
     wanted = [(run_id, name) for run_id in dict.fromkeys(run_ids) for name in metrics]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = dict(zip(wanted, pool.map(lambda ask: client.get_metric_history(*ask), wanted), strict=True))
+        answers = dict(
+            zip(wanted, pool.map(lambda ask: client.get_metric_history(*ask), wanted), strict=True)
+        )
     tables = {}
     for run_id in dict.fromkeys(run_ids):
-        values = {name: {point.step: point.value for point in answers[run_id, name]} for name in metrics}
-        times = {point.step: point.timestamp for name in metrics for point in answers[run_id, name]}
-        columns = {name: pd.Series(of, dtype=float) for name, of in {**values, "timestamp": times}.items()}
+        values = {
+            name: {point.step: point.value for point in answers[run_id, name]} for name in metrics
+        }
+        times = {
+            point.step: point.timestamp for name in metrics for point in answers[run_id, name]
+        }
+        columns = {
+            name: pd.Series(of, dtype=float) for name, of in {**values, "timestamp": times}.items()
+        }
         tables[run_id] = pd.DataFrame(columns).sort_index()
     return tables
 
 
 def folds_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
-    """One row a fold of a trial: ``trial``, ``fold``, ``val_loss`` (last recorded), in one request for all."""
+    """One row a fold of a trial: ``trial``, ``fold``, ``val_loss`` (last recorded), in one request
+    for all."""
     key = sweep.data.tags["foldrace.sweep_key"]
-    runs = all_runs(client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'fold'")
+    runs = all_runs(
+        client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'fold'"
+    )
     rows = [
-        (int(run.data.tags["foldrace.trial"]), int(run.data.tags["foldrace.fold"]), run.data.metrics["val_loss"])
+        (
+            int(run.data.tags["foldrace.trial"]),
+            int(run.data.tags["foldrace.fold"]),
+            run.data.metrics["val_loss"],
+        )
         for run in runs
         if "val_loss" in run.data.metrics
     ]
@@ -188,7 +250,9 @@ def artifact_text(client: MlflowClient, run: Run, path: str) -> str | None:
     if path not in {item.path for item in client.list_artifacts(run.info.run_id)}:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run.info.run_id, path, folder)).read_text(encoding="utf-8")
+        return Path(client.download_artifacts(run.info.run_id, path, folder)).read_text(
+            encoding="utf-8"
+        )
 
 
 def fold_losses(client: MlflowClient, sweep: Run, trial: int) -> list[float]:

@@ -32,9 +32,10 @@ class VaeRecord:
 
     Attributes:
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
-        curves: of the winner, a row a fold and epoch: ``fold``, ``epoch``, and the loss's parts, ``val_…`` and
-            ``train_…``.
-        fold_kl: (K, D) nats, the KL a dimension of the winner's fold models; (0, 0) if it was not recorded.
+        curves: of the winner, a row a fold and epoch: ``fold``, ``epoch``, and the loss's parts,
+            ``val_…`` and ``train_…``.
+        fold_kl: (K, D) nats, the KL a dimension of the winner's fold models; (0, 0) if it was not
+            recorded.
         test: the refit's figures by name, without ``test_``; empty before a refit.
         evidence: the refit's arrays.
     """
@@ -57,14 +58,25 @@ class VaeRecord:
         """The winner's parameters, as MLflow keeps them."""
         if self.winner is None:
             return {}
-        given = {str(name): value for name, value in self.winner.items() if str(name).startswith("params.")}
-        return {name.removeprefix("params."): value for name, value in given.items() if isinstance(value, str)}
+        given = {
+            str(name): value
+            for name, value in self.winner.items()
+            if str(name).startswith("params.")
+        }
+        return {
+            name.removeprefix("params."): value
+            for name, value in given.items()
+            if isinstance(value, str)
+        }
 
     @property
     def variance(self) -> float | None:
         """σ² of the winner's likelihood where it is Gaussian and fixed, else None."""
         given = self.params
-        if given.get("likelihood", "gaussian") != "gaussian" or given.get("learned_variance") == "True":
+        if (
+            given.get("likelihood", "gaussian") != "gaussian"
+            or given.get("learned_variance") == "True"
+        ):
             return None
         try:
             return float(given["variance"])
@@ -73,18 +85,30 @@ class VaeRecord:
 
     @property
     def constant(self) -> float:
-        """What the reconstruction term of a Gaussian of fixed σ² holds that no model can change: ½ n log 2πσ² nats for
-        n values an image, by what was recorded as reconstruction − squared error / 2σ². 0 for other likelihoods."""
+        """What the reconstruction term of a Gaussian of fixed σ² holds that no model can change: ½
+        n log 2πσ² nats for n values an image, by what was recorded as reconstruction − squared
+        error / 2σ². 0 for other likelihoods."""
         winner, variance = self.winner, self.variance
-        if winner is None or variance is None or not {"val_reconstruction", "val_squared_error"} <= set(winner.index):
+        if (
+            winner is None
+            or variance is None
+            or not {"val_reconstruction", "val_squared_error"} <= set(winner.index)
+        ):
             return 0.0
-        constant = float(winner["val_reconstruction"]) - float(winner["val_squared_error"]) / (2 * variance)
+        constant = float(winner["val_reconstruction"]) - float(winner["val_squared_error"]) / (
+            2 * variance
+        )
         return constant if math.isfinite(constant) else 0.0
 
     @property
     def bound(self) -> tuple[int, float] | None:
-        """The importance-weighted bound with the most codes an image: how many, and nats an image."""
-        found = [(int(m[1]), self.test[name]) for name in self.test if (m := _BOUND.fullmatch(f"test_{name}"))]
+        """The importance-weighted bound with the most codes an image: how many, and nats an
+        image."""
+        found = [
+            (int(m[1]), self.test[name])
+            for name in self.test
+            if (m := _BOUND.fullmatch(f"test_{name}"))
+        ]
         return max(found, default=None)
 
     def folds(self, name: str) -> list[float]:
@@ -110,13 +134,19 @@ def read_record(client: MlflowClient, sweep: Run) -> VaeRecord:
         trials=trials,
         curves=pd.DataFrame({"fold": [], "epoch": []}),
         fold_kl=np.zeros((0, 0)),
-        test={name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")},
+        test={
+            name.removeprefix("test_"): value
+            for name, value in metrics.items()
+            if name.startswith("test_")
+        },
         evidence=load_evidence(client, refit),
     )
     if record.winner is None:
         return record
     folds = _fold_runs(client, sweep, int(record.winner["trial"]))
-    return VaeRecord(record.name, trials, _curves(client, folds), _fold_kl(folds), record.test, record.evidence)
+    return VaeRecord(
+        record.name, trials, _curves(client, folds), _fold_kl(folds), record.test, record.evidence
+    )
 
 
 def _fold_runs(client: MlflowClient, sweep: Run, trial: int) -> list[Run]:
@@ -131,16 +161,29 @@ def _curves(client: MlflowClient, folds: list[Run]) -> pd.DataFrame:
     names = [name for name in wanted if any(name in run.data.metrics for run in folds)]
     tables = histories(client, [run.info.run_id for run in folds], names)
     numbered = [
-        tables[run.info.run_id].rename_axis("epoch").reset_index().assign(fold=int(run.data.tags["foldrace.fold"]))
+        tables[run.info.run_id]
+        .rename_axis("epoch")
+        .reset_index()
+        .assign(fold=int(run.data.tags["foldrace.fold"]))
         for run in folds
     ]
-    return pd.concat(numbered, ignore_index=True) if numbered else pd.DataFrame({"fold": [], "epoch": []})
+    return (
+        pd.concat(numbered, ignore_index=True)
+        if numbered
+        else pd.DataFrame({"fold": [], "epoch": []})
+    )
 
 
 def _fold_kl(folds: list[Run]) -> NDArray[np.float64]:
     found = []
     for run in folds:
-        dimensions = {int(m[1]): value for name, value in run.data.metrics.items() if (m := _DIMENSION.fullmatch(name))}
+        dimensions = {
+            int(m[1]): value
+            for name, value in run.data.metrics.items()
+            if (m := _DIMENSION.fullmatch(name))
+        }
         if dimensions:
-            found.append([dimensions.get(dimension, math.nan) for dimension in range(max(dimensions) + 1)])
+            found.append(
+                [dimensions.get(dimension, math.nan) for dimension in range(max(dimensions) + 1)]
+            )
     return np.array(found) if found and len({len(row) for row in found}) == 1 else np.zeros((0, 0))

@@ -47,15 +47,22 @@ class Made:
 
 
 def report_sweep(
-    root: Path, name: str | None, *, uri: str | None = None, kinds: Sequence[str] = (), out: Path | None = None
+    root: Path,
+    name: str | None,
+    *,
+    uri: str | None = None,
+    kinds: Sequence[str] = (),
+    out: Path | None = None,
 ) -> Made:
     """Writes reports of a sweep, or of the latest, and logs them to its run.
 
     Args:
         root: the folder of all sweeps.
-        uri: an MLflow server to find the sweep on; without it ``root`` says where, or else MLFLOW_TRACKING_URI.
+        uri: an MLflow server to find the sweep on; without it ``root`` says where, or else
+            MLFLOW_TRACKING_URI.
         kinds: of `KINDS`; all that apply if empty.
-        out: by default ``report`` in the sweep's folder, or ``SWEEP-report`` here if there is no such folder.
+        out: by default ``report`` in the sweep's folder, or ``SWEEP-report`` here if there is no
+            such folder.
 
     Raises:
         InputError: an unknown kind; an address or folder that cannot be used.
@@ -65,34 +72,51 @@ def report_sweep(
         if kind not in KINDS:
             raise InputError("--kind", kind, "no such report", nearest(kind, KINDS))
     client, run, found = locate_sweep(root, name, uri)
-    folder = out or (found.path / "report" if found else Path(f"{run.data.tags['foldrace.sweep']}-report"))
+    folder = out or (
+        found.path / "report" if found else Path(f"{run.data.tags['foldrace.sweep']}-report")
+    )
     pages = make_reports(client, run, list(kinds) or None, folder)
     return Made(run.data.tags["foldrace.sweep"], folder, tuple(pages))
 
 
-def make_reports(client: MlflowClient, run: Run, kinds: Sequence[str] | None, out: Path) -> list[Path]:
-    """Writes the reports of the sweep with this run into a folder, and logs them to the run under ``reports/``.
+def make_reports(
+    client: MlflowClient, run: Run, kinds: Sequence[str] | None, out: Path
+) -> list[Path]:
+    """Writes the reports of the sweep with this run into a folder, and logs them to the run under
+    ``reports/``.
 
     Args:
         kinds: of `KINDS`; None makes all that apply.
 
     Returns: the pages, one a kind.
-    Raises: InputError if the folder cannot be written to; StateError if a kind that is asked for does not apply.
+    Raises: InputError if the folder cannot be written to; StateError if a kind that is asked for
+        does not apply.
     """
     missing = _missing(client, run)
     for kind in kinds or ():
         if kind in missing:
-            raise StateError(f"{run.data.tags['foldrace.sweep']}: no {kind} report: {missing[kind]}")
+            raise StateError(
+                f"{run.data.tags['foldrace.sweep']}: no {kind} report: {missing[kind]}"
+            )
     _made_folder(out)
     chosen = kinds or [kind for kind in KINDS if kind not in missing]
-    return [_publish(client, run, import_module(KINDS[kind]).build(client, run), out) for kind in chosen]
+    return [
+        _publish(client, run, import_module(KINDS[kind]).build(client, run), out)
+        for kind in chosen
+    ]
 
 
 def report_trial(
-    root: Path, name: str | None, trial: int, data_dir: Path, *, out: Path | None = None,
+    root: Path,
+    name: str | None,
+    trial: int,
+    data_dir: Path,
+    *,
+    out: Path | None = None,
     notify: Callable[[str], None] = lambda _: None,
-) -> Made:  # fmt: skip
-    """Writes the latent-space report of any trial that has left a checkpoint, and logs it to the sweep's run.
+) -> Made:
+    """Writes the latent-space report of any trial that has left a checkpoint, and logs it to the
+    sweep's run.
 
     Raises:
         StateError: no such sweep, or no checkpoint of that trial here.
@@ -116,7 +140,9 @@ def _publish(client: MlflowClient, run: Run, built: Report, out: Path) -> Path:
     page = write_report(report, out)
     for path in report_files(report, out):
         below = path.parent.relative_to(out).as_posix()
-        client.log_artifact(run.info.run_id, str(path), f"{ARTIFACTS}/{below}" if below != "." else ARTIFACTS)
+        client.log_artifact(
+            run.info.run_id, str(path), f"{ARTIFACTS}/{below}" if below != "." else ARTIFACTS
+        )
     return page
 
 
@@ -149,4 +175,7 @@ def _missing(client: MlflowClient, run: Run) -> dict[str, str]:
 def _source(run: Run) -> str:
     """What a page was made of, for its last line."""
     day = datetime.fromtimestamp(run.info.start_time / 1000, UTC).date()
-    return f"Sweep {run.data.tags['foldrace.sweep']} of {day}, key {run.data.tags['foldrace.sweep_key']}."
+    return (
+        f"Sweep {run.data.tags['foldrace.sweep']} of {day}, key"
+        f" {run.data.tags['foldrace.sweep_key']}."
+    )

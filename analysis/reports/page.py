@@ -1,7 +1,7 @@
 """A report as one self-contained HTML page, and its figures as files.
 
-A page asks nothing of any network (a policy in its head forbids it), follows the reader's light or dark theme, and can
-be opened from disk, inside MLflow's sandboxed frame, on a phone and on paper.
+A page asks nothing of any network (a policy in its head forbids it), follows the reader's light or
+dark theme, and can be opened from disk, inside MLflow's sandboxed frame, on a phone and on paper.
 """
 
 from __future__ import annotations
@@ -23,11 +23,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 __all__ = [
-    "Block", "Code", "Figure", "Picture", "Raw", "Report", "Section", "Table", "Text", "draw", "report_files",
+    "Block",
+    "Code",
+    "Figure",
+    "Picture",
+    "Raw",
+    "Report",
+    "Section",
+    "Table",
+    "Text",
+    "draw",
+    "report_files",
     "write_report",
-]  # fmt: skip
+]
 
-_NUMBER = re.compile(r"[−+-]?[\d.,]+(e[−+-]?\d+)?\s*(±\s*[\d.,]+(e[−+-]?\d+)?)?\s*(%|s|ms|×)?|[–—]|")
+_NUMBER = re.compile(
+    r"[−+-]?[\d.,]+(e[−+-]?\d+)?\s*(±\s*[\d.,]+(e[−+-]?\d+)?)?\s*(%|s|ms|×)?|[–—]|"
+)
 _CONTENTS_FROM = 4
 _COLUMN_PIXELS = 760
 
@@ -80,7 +92,8 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels: a strip or grid of images, as PNG, shown without smoothing; ``name`` is unique in a report."""
+    """Pixels: a strip or grid of images, as PNG, shown without smoothing; ``name`` is unique in a
+    report."""
 
     name: str
     title: str
@@ -106,7 +119,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Raw:
-    """Trusted HTML with its own script and style; it may load nothing, and may not call ``eval``."""
+    """Trusted HTML with its own script and style; it may load nothing, and may not call
+    ``eval``."""
 
     html: str
 
@@ -143,7 +157,8 @@ class Report:
         kind: sweep, optimizers, latent or vae; the page's file name.
         lead: the finding in one or two sentences: what a reader acts on.
         facts: up to about six pairs of label and value.
-        source: what it was made of, for the last line; `foldrace.analysis.reports.make.make_reports` fills it in.
+        source: what it was made of, for the last line;
+            `foldrace.analysis.reports.make.make_reports` fills it in.
     """
 
     kind: str
@@ -165,8 +180,8 @@ def draw(
 ) -> Figure:
     """A figure that ``plot`` draws on an empty canvas of ``size`` inches, in our style.
 
-    Draw ink, grid and paper in the colours of `foldrace.analysis.reports.style`, so that they follow the theme,
-    and thousands of points with ``rasterized=True``.
+    Draw ink, grid and paper in the colours of `foldrace.analysis.reports.style`, so that they
+    follow the theme, and thousands of points with ``rasterized=True``.
     """
     with figure_style():
         from matplotlib.figure import Figure as Canvas
@@ -176,16 +191,24 @@ def draw(
         png, svg = io.BytesIO(), io.StringIO()
         canvas.savefig(png, format="png", dpi=150)
         canvas.savefig(svg, format="svg", facecolor="none", metadata={"Date": None})
-    return Figure(name, title, caption, alt, _themed(svg.getvalue(), name, alt, size[0]), png.getvalue())
+    return Figure(
+        name, title, caption, alt, _themed(svg.getvalue(), name, alt, size[0]), png.getvalue()
+    )
 
 
 def _themed(svg: str, name: str, alt: str, inches: float) -> str:
-    """matplotlib's document as an element: ids of its own, its colours as variables, its size left to the page."""
+    """matplotlib's document as an element: ids of its own, its colours as variables, its size left
+    to the page."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # a style would be the page's
+    svg = re.sub(
+        r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL
+    )  # a style would be the page's
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view is not None, "matplotlib writes a viewBox"
-    head = f'<svg role="img" aria-label="{escape(alt)}" {view[0]} style="--inches: {inches:g}; stroke-linejoin: round"'
+    head = (
+        f'<svg role="img" aria-label="{escape(alt)}" {view[0]} style="--inches: {inches:g};'
+        ' stroke-linejoin: round"'
+    )
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     svg = f"{head} {names}>" + svg[svg.index(">") + 1 :]
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -206,7 +229,8 @@ def _standalone(svg: str) -> str:
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Writes ``KIND.html``, self-contained, and ``figures/KIND-NAME.png`` (and ``.svg``); returns the page's path."""
+    """Writes ``KIND.html``, self-contained, and ``figures/KIND-NAME.png`` (and ``.svg``); returns
+    the page's path."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for path, content in _figure_files(report).items():
         (folder / path).write_bytes(content)
@@ -221,21 +245,32 @@ def report_files(report: Report, folder: Path) -> list[Path]:
 
 
 def _figure_files(report: Report) -> dict[str, bytes]:
-    pictured = [block for section in report.sections for block in section.blocks if isinstance(block, Figure | Picture)]
+    pictured = [
+        block
+        for section in report.sections
+        for block in section.blocks
+        if isinstance(block, Figure | Picture)
+    ]
     names = [block.name for block in pictured]
     assert len(names) == len(set(names)), f"two figures of one name: {sorted(names)}"
     files = {f"figures/{report.kind}-{block.name}.png": block.png for block in pictured}
     drawn = [block for block in pictured if isinstance(block, Figure)]
-    return files | {f"figures/{report.kind}-{block.name}.svg": _standalone(block.svg).encode() for block in drawn}
+    return files | {
+        f"figures/{report.kind}-{block.name}.svg": _standalone(block.svg).encode()
+        for block in drawn
+    }
 
 
 def _page(report: Report) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("foldrace.analysis.reports"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("foldrace.analysis.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
     environment.tests["block"] = lambda block, name: type(block).__name__ == name
     template = environment.get_template("page.html.j2")
     contents = len(report.sections) >= _CONTENTS_FROM

@@ -1,11 +1,23 @@
-"""One look for every figure: a colour-blind-safe palette (Okabe and Ito, 2008), thin frames, labels in place."""
+"""One look for every figure: a colour-blind-safe palette (Okabe and Ito, 2008), thin frames,
+labels in place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["BLUE", "GREY", "GRID", "INK", "MUTED", "ORANGE", "PALETTE", "PAPER", "THEME", "figure_style"]
+__all__ = [
+    "BLUE",
+    "GREY",
+    "GRID",
+    "INK",
+    "MUTED",
+    "ORANGE",
+    "PALETTE",
+    "PAPER",
+    "THEME",
+    "figure_style",
+]
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 GREY = "#B0B4B9"  # what is given up, or only context
@@ -13,14 +25,32 @@ GREY = "#B0B4B9"  # what is given up, or only context
 INK, MUTED, GRID, PAPER = "#1C2126", "#5E6871", "#E3E6EA", "#FDFDFE"
 
 PALETTE = (
-    "#0B79BB", "#D8620C", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#786072", "#ADB599", "#8A70FC", "#C9212E",
-)  # fmt: skip
-"""Ten colours for classes, the same in both themes: six of Okabe and Ito's, and four chosen for the largest distance to
-all others (OKLab), seen with all cones, without L and without M (Machado et al., 2009). Ten cannot all be told apart by
-everyone, so name groups in place where you can."""
+    "#0B79BB",
+    "#D8620C",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#786072",
+    "#ADB599",
+    "#8A70FC",
+    "#C9212E",
+)
+"""Ten colours for classes, the same in both themes: six of Okabe and Ito's, and four chosen for
+the largest distance to all others (OKLab), seen with all cones, without L and without M (Machado
+et al., 2009). Ten cannot all be told apart by everyone, so name groups in place where you can."""
 
-THEME = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER, "blue": BLUE, "orange": ORANGE, "grey": GREY}
-"""Colours that follow a page's theme: by the name of their CSS variable, as they are drawn in light."""
+THEME = {
+    "ink": INK,
+    "muted": MUTED,
+    "grid": GRID,
+    "paper": PAPER,
+    "blue": BLUE,
+    "orange": ORANGE,
+    "grey": GREY,
+}
+"""Colours that follow a page's theme: by the name of their CSS variable, as they are drawn in
+light."""
 
 
 @contextmanager

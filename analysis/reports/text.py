@@ -11,16 +11,22 @@ __all__ = ["figure", "listed", "p_text", "plural", "plus_minus"]
 
 
 def figure(value: float | None, digits: int = 4) -> str:
-    """``0.01726``: a number to so many significant digits, a minus as such; ``–`` for what is missing or infinite."""
+    """``0.01726``: a number to so many significant digits, a minus as such; ``–`` for what is
+    missing or infinite."""
     if value is None or not math.isfinite(value):
         return "–"
     size = math.floor(math.log10(abs(value))) if value else 0
-    text = f"{value:.{digits - 1}e}" if size < -5 or size > 6 else f"{value:.{max(0, digits - 1 - size)}f}"
+    text = (
+        f"{value:.{digits - 1}e}"
+        if size < -5 or size > 6
+        else f"{value:.{max(0, digits - 1 - size)}f}"
+    )
     return text.replace("-", "−")
 
 
 def plus_minus(interval: Interval) -> str:
-    """``0.01726 ± 0.00012``: a mean and half its interval, both to the place of the latter's second digit."""
+    """``0.01726 ± 0.00012``: a mean and half its interval, both to the place of the latter's
+    second digit."""
     half = interval.high - interval.mean
     if not math.isfinite(half):
         return figure(interval.mean)
@@ -37,7 +43,9 @@ def p_text(p: float) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part) if names else ""
+    return (
+        " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part) if names else ""
+    )
 
 
 def plural(count: int, noun: str) -> str:

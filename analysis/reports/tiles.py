@@ -47,7 +47,8 @@ def tile(
     wide_before: Collection[int] = (),
     tight_before: Collection[int] = (),
 ) -> Tiles:
-    """Rows of equally many images (C, H, W) uint8, C of 1 or 3, all of one shape; None leaves a place empty.
+    """Rows of equally many images (C, H, W) uint8, C of 1 or 3, all of one shape; None leaves a
+    place empty.
 
     Args:
         wide_before, tight_before: the columns before which the gap is wide, or there is none.
@@ -74,7 +75,9 @@ def _rgba(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     colours = image.transpose(1, 2, 0)
     if colours.shape[2] < 3:
         colours = np.repeat(colours[..., :1], 3, axis=2)
-    return np.concatenate([colours[..., :3], np.full((*colours.shape[:2], 1), 255, np.uint8)], axis=2)
+    return np.concatenate(
+        [colours[..., :3], np.full((*colours.shape[:2], 1), 255, np.uint8)], axis=2
+    )
 
 
 def show(axes: Axes, tiles: Tiles, **options: Any) -> None:

@@ -25,7 +25,8 @@ def run_simulation(
     console: Console,
     notify: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Simulates, prints the tables on ``console``, writes the figures; returns what ``--json`` prints.
+    """Simulates, prints the tables on ``console``, writes the figures; returns what ``--json``
+    prints.
 
     Args:
         policies: names, several parted by commas; ``all``; the four that matter if empty.
@@ -43,7 +44,9 @@ def run_simulation(
 
     if figures is not None and figures.exists() and not figures.is_dir():
         raise InputError("--output", str(figures), "is a file; the figures need a folder")
-    names = [name.strip() for given in policies for name in given.split(",") if name.strip()] or list(STANDARD)
+    names = [
+        name.strip() for given in policies for name in given.split(",") if name.strip()
+    ] or list(STANDARD)
     names = list(POLICIES) if "all" in names else names
     notify(f"{file}: {curves}")
     simulation = simulate(curves, names, workers=workers, orders=orders, seed=seed, notify=notify)

@@ -1,4 +1,5 @@
-"""Recorded learning curves: every epoch of every fold of many configurations, for the simulator to replay."""
+"""Recorded learning curves: every epoch of every fold of many configurations, for the simulator to
+replay."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Curves:
     """Curves of C configurations on K folds over E epochs.
 
     Attributes:
-        loss: (C, K, E) the objective after each epoch, lower is better; not finite from where a fold has diverged.
+        loss: (C, K, E) the objective after each epoch, lower is better; not finite from where a
+            fold has diverged.
         seconds: (C, K, E) what each epoch took.
         configurations: the parameters of each; empty if they are not known.
     """
@@ -41,7 +43,8 @@ class Curves:
 
     @cached_property
     def final(self) -> NDArray[np.float64]:
-        """(C,) the mean over the folds after the last epoch, as full cross-validation has it; inf if one diverged."""
+        """(C,) the mean over the folds after the last epoch, as full cross-validation has it; inf
+        if one diverged."""
         last = np.where(np.isfinite(self.loss).all(axis=2), self.loss[:, :, -1], np.inf)
         return np.asarray(last.mean(axis=1), dtype=np.float64)
 
@@ -61,12 +64,16 @@ class Curves:
         configurations = np.array(json.dumps([dict(one) for one in self.configurations]))
         with path.open("wb") as file:
             np.savez_compressed(
-                file, loss=self.loss.astype(np.float32), secs=self.seconds.astype(np.float32), cfgs=configurations
+                file,
+                loss=self.loss.astype(np.float32),
+                secs=self.seconds.astype(np.float32),
+                cfgs=configurations,
             )
 
 
 def read_curves(path: Path) -> Curves:
-    """The curves in an .npz: ``loss`` (C, K, E), optional ``secs`` of the same shape, and ``cfgs``, a JSON list.
+    """The curves in an .npz: ``loss`` (C, K, E), optional ``secs`` of the same shape, and
+    ``cfgs``, a JSON list.
 
     Raises:
         InputError: the file cannot be read, or an array has another shape or nothing finite in it.
@@ -81,31 +88,53 @@ def read_curves(path: Path) -> Curves:
                 with suppress(ValueError):  # a pickle: nothing here needs it, and it is not opened
                     arrays["cfgs"] = file["cfgs"]
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError("CURVES", str(path), f"is no .npz of curves that can be read: {error}") from error
+        raise InputError(
+            "CURVES", str(path), f"is no .npz of curves that can be read: {error}"
+        ) from error
     if "loss" not in arrays:
-        raise InputError("CURVES", str(path), "holds no array `loss`", "`foldrace curves SWEEP -o FILE` writes one")
+        raise InputError(
+            "CURVES",
+            str(path),
+            "holds no array `loss`",
+            "`foldrace curves SWEEP -o FILE` writes one",
+        )
     loss = arrays["loss"]
     if loss.ndim != 3 or not all(loss.shape) or loss.dtype.kind not in "fiu":
         shape = "×".join(map(str, loss.shape))
-        raise InputError("CURVES", f"loss: {shape}", "must be numbers of shape (configurations, folds, epochs)")
+        raise InputError(
+            "CURVES", f"loss: {shape}", "must be numbers of shape (configurations, folds, epochs)"
+        )
     if len(loss) < 2:
-        raise InputError("CURVES", f"loss: {len(loss)} configuration", "needs two configurations or more")
+        raise InputError(
+            "CURVES", f"loss: {len(loss)} configuration", "needs two configurations or more"
+        )
     seconds = arrays.get("secs", np.ones(loss.shape))
     if seconds.shape != loss.shape or seconds.dtype.kind not in "fiu":
-        raise InputError("CURVES", f"secs: {seconds.shape}", f"must be numbers of the shape of loss, {loss.shape}")
+        raise InputError(
+            "CURVES",
+            f"secs: {seconds.shape}",
+            f"must be numbers of the shape of loss, {loss.shape}",
+        )
     seconds = seconds.astype(np.float64)
     if (seconds < 0).any():
         raise InputError("CURVES", f"secs: {seconds.min():g}", "must not be negative")
     curves = Curves(
-        loss.astype(np.float64), np.where(np.isfinite(seconds), seconds, 0.0), _configurations(arrays, path)
+        loss.astype(np.float64),
+        np.where(np.isfinite(seconds), seconds, 0.0),
+        _configurations(arrays, path),
     )
     if not np.isfinite(curves.final).any():
-        raise InputError("CURVES", str(path), "no configuration has finite losses on all folds to the last epoch")
+        raise InputError(
+            "CURVES",
+            str(path),
+            "no configuration has finite losses on all folds to the last epoch",
+        )
     return curves
 
 
 def _configurations(arrays: Mapping[str, NDArray[Any]], path: Path) -> Sequence[Mapping[str, Any]]:
-    """What ``cfgs`` says, if it is one JSON text, or one for each configuration; nothing if it is no text."""
+    """What ``cfgs`` says, if it is one JSON text, or one for each configuration; nothing if it is
+    no text."""
     if "cfgs" not in arrays:
         return ()
     given = arrays["cfgs"]

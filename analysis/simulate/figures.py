@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_regret", "draw_scaling"]
 
-_COLOURS = {"default": ORANGE, "promotion-lockstep": BLUE, "stopping-lockstep": PALETTE[2], "fifo": MUTED}
+_COLOURS = {
+    "default": ORANGE,
+    "promotion-lockstep": BLUE,
+    "stopping-lockstep": PALETTE[2],
+    "fifo": MUTED,
+}
 _OTHERS = (PALETTE[3], PALETTE[4], PALETTE[5], PALETTE[6], PALETTE[8], PALETTE[9])
 _SPAN = 3000  # the largest regret shown to the smallest
 
 
 def draw_regret(simulation: Simulation, folder: Path) -> list[Path]:
-    """Writes ``regret.png`` and ``.svg``: the mean regret against the fold-epochs spent, a line a policy.
+    """Writes ``regret.png`` and ``.svg``: the mean regret against the fold-epochs spent, a line a
+    policy.
 
     Raises: InputError if the folder cannot be written to.
     """
@@ -44,26 +50,40 @@ def draw_regret(simulation: Simulation, folder: Path) -> list[Path]:
         axes.set(xscale="log", yscale="log", xlim=(start, 100), ylim=(floor, top))
         colours = _colours(simulation)
         for name, line in lines.items():
-            low, high = (np.maximum(line.regret + sign * line.error, floor / 50) for sign in (-1, 1))
+            low, high = (
+                np.maximum(line.regret + sign * line.error, floor / 50) for sign in (-1, 1)
+            )
             axes.fill_between(line.share, low, high, color=colours[name], alpha=0.15, linewidth=0)
             regret, width = np.maximum(line.regret, floor / 50), 2.8 if name == "default" else 1.8
             axes.plot(line.share, regret, color=colours[name], linewidth=width)
         soonest = sorted(lines, key=lambda name: lines[name].area)
-        middle = float(np.interp(np.sqrt(start * 100), lines[soonest[-1]].share, lines[soonest[-1]].regret))
+        middle = float(
+            np.interp(np.sqrt(start * 100), lines[soonest[-1]].share, lines[soonest[-1]].regret)
+        )
         levels = np.geomspace(floor * 2.5, max(middle, floor * 5), len(lines))
         for place, (name, level) in enumerate(zip(soonest, levels, strict=True)):
-            _name_line(axes, name, colours[name], lines[name], float(level), left=place < len(lines) / 2)
+            _name_line(
+                axes, name, colours[name], lines[name], float(level), left=place < len(lines) / 2
+            )
         log_ticks(axes, "x")
         log_ticks(axes, "y")
-        axes.set(xlabel="fold-epochs spent, % of full cross-validation", ylabel="mean regret of the winner, %")
-        _head(canvas, axes, _headline(simulation), _setting(simulation) + "; bands: 95 % intervals of the mean")
+        axes.set(
+            xlabel="fold-epochs spent, % of full cross-validation",
+            ylabel="mean regret of the winner, %",
+        )
+        _head(
+            canvas,
+            axes,
+            _headline(simulation),
+            _setting(simulation) + "; bands: 95 % intervals of the mean",
+        )
 
     return _save(plot, folder, "regret", (7.6, 4.3))
 
 
 def draw_scaling(scaling: Mapping[int, Simulation], folder: Path) -> list[Path]:
-    """Writes ``scaling.png`` and ``.svg``: virtual time and fold-epochs until one of the three best is evaluated in
-    full, by the number of workers.
+    """Writes ``scaling.png`` and ``.svg``: virtual time and fold-epochs until one of the three
+    best is evaluated in full, by the number of workers.
 
     Raises: InputError if the folder cannot be written to.
     """
@@ -77,12 +97,25 @@ def draw_scaling(scaling: Mapping[int, Simulation], folder: Path) -> list[Path]:
             ends = []
             axes.set(xscale="log", yscale="log", xlim=(workers.min(), workers.max()))
             for name in one.policies:
-                spreads = [_quartiles(getattr(simulation.policies[name], measure)) for simulation in scaling.values()]
+                spreads = [
+                    _quartiles(getattr(simulation.policies[name], measure))
+                    for simulation in scaling.values()
+                ]
                 low, median, high = np.where(np.isfinite(spreads), spreads, np.nan).T
                 if name in ("default", "fifo"):
-                    axes.fill_between(workers, low, high, color=colours[name], alpha=0.13, linewidth=0)
+                    axes.fill_between(
+                        workers, low, high, color=colours[name], alpha=0.13, linewidth=0
+                    )
                 width = 2.8 if name == "default" else 1.8
-                axes.plot(workers, median, "-o", color=colours[name], markersize=3.5, linewidth=width, clip_on=False)
+                axes.plot(
+                    workers,
+                    median,
+                    "-o",
+                    color=colours[name],
+                    markersize=3.5,
+                    linewidth=width,
+                    clip_on=False,
+                )
                 if np.isfinite(median[-1]):
                     ends.append((float(median[-1]), name, colours[name]))
             log_ticks(axes, "y")
@@ -92,9 +125,17 @@ def draw_scaling(scaling: Mapping[int, Simulation], folder: Path) -> list[Path]:
                 axes.axvline(count, color=MUTED, linewidth=0.9, linestyle=":")
             if axes is canvas.axes[0] and workers.min() < count < workers.max():
                 axes.annotate(
-                    "one for each configuration", (count, 1), xycoords=("data", "axes fraction"), xytext=(-3, -3),
-                    textcoords="offset points", rotation=90, ha="right", va="top", fontsize=8, color=MUTED,
-                )  # fmt: skip
+                    "one for each configuration",
+                    (count, 1),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(-3, -3),
+                    textcoords="offset points",
+                    rotation=90,
+                    ha="right",
+                    va="top",
+                    fontsize=8,
+                    color=MUTED,
+                )
             if measure == "fold_epochs_to_top":
                 label_ends(axes, ends)
         setting = _setting(one, workers=False) + "; medians, bands: quartiles"
@@ -114,7 +155,8 @@ def _quartiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Line:
-    """A policy on the picture, in percent: share of the cost, mean regret, half the width of its 95 % interval."""
+    """A policy on the picture, in percent: share of the cost, mean regret, half the width of its
+    95 % interval."""
 
     share: NDArray[np.float64]
     regret: NDArray[np.float64]
@@ -137,18 +179,26 @@ def _line(result: PolicyResult, cost: int) -> _Line:
     return _Line(100 * path.fold_epochs[kept] / cost, 100 * path.mean[kept], 100 * error)
 
 
-def _name_line(axes: Axes, name: str, colour: str, line: _Line, level: float, *, left: bool) -> None:
+def _name_line(
+    axes: Axes, name: str, colour: str, line: _Line, level: float, *, left: bool
+) -> None:
     """The policy's name beside its line, at a height of its own."""
     from matplotlib.patheffects import withStroke
 
     below = line.regret <= level
     at = int(np.argmax(below)) if below.any() else len(below) - 1
     axes.annotate(
-        name, (line.share[at], max(line.regret[at], level)), xytext=(-7 if left else 7, 0 if left else 6),
-        textcoords="offset points", color=colour, fontsize=9, fontweight="bold",
-        va="center", ha="right" if left else "left",
+        name,
+        (line.share[at], max(line.regret[at], level)),
+        xytext=(-7 if left else 7, 0 if left else 6),
+        textcoords="offset points",
+        color=colour,
+        fontsize=9,
+        fontweight="bold",
+        va="center",
+        ha="right" if left else "left",
         path_effects=[withStroke(linewidth=3, foreground="white")],
-    )  # fmt: skip
+    )
 
 
 def _head(canvas: Canvas, axes: Axes, headline: str, setting: str) -> None:
@@ -166,17 +216,28 @@ def _headline(simulation: Simulation) -> str:
     for name, told in (("fifo", "full cross-validation"), ("stopping-lockstep", "ASHA")):
         if name in simulation.policies:
             factor = _quartiles(simulation.policies[name].fold_epochs_to_top)[1] / reached
-            factors += [f"{factor:.1f} × sooner than {told}"] if np.isfinite(factor) and factor >= 1.05 else []
+            factors += (
+                [f"{factor:.1f} × sooner than {told}"]
+                if np.isfinite(factor) and factor >= 1.05
+                else []
+            )
     return f"A top-3 configuration {', '.join(factors)}" if factors else "Regret against cost"
 
 
 def _setting(simulation: Simulation, workers: bool = True) -> str:
     count, folds, epochs = simulation.curves.shape
-    text = f"{count} configurations × {folds} folds × {epochs} epochs, {simulation.orders:,} random orders"
-    return text + (f", {simulation.workers} worker{'s' if simulation.workers > 1 else ''}" if workers else "")
+    text = (
+        f"{count} configurations × {folds} folds × {epochs} epochs, {simulation.orders:,} random"
+        " orders"
+    )
+    return text + (
+        f", {simulation.workers} worker{'s' if simulation.workers > 1 else ''}" if workers else ""
+    )
 
 
-def _save(plot: Callable[[Canvas], None], folder: Path, name: str, size: tuple[float, float]) -> list[Path]:
+def _save(
+    plot: Callable[[Canvas], None], folder: Path, name: str, size: tuple[float, float]
+) -> list[Path]:
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     with figure_style():
         from matplotlib.figure import Figure as Canvas
@@ -188,5 +249,7 @@ def _save(plot: Callable[[Canvas], None], folder: Path, name: str, size: tuple[f
             canvas.savefig(paths[0], dpi=200)
             canvas.savefig(paths[1], metadata={"Date": None})
         except OSError as error:
-            raise InputError("--output", str(folder), f"cannot be written to: {error.strerror}") from error
+            raise InputError(
+                "--output", str(folder), f"cannot be written to: {error.strerror}"
+            ) from error
     return paths

@@ -39,10 +39,12 @@ def scale(
 
 
 def scaling_json(scaling: Mapping[int, Simulation]) -> dict[str, Any]:
-    """By policy and number of workers: fold-epochs and virtual seconds until one of the three best is evaluated."""
+    """By policy and number of workers: fold-epochs and virtual seconds until one of the three best
+    is evaluated."""
     policies = next(iter(scaling.values())).policies
     told = {str(count): simulation.to_json()["policies"] for count, simulation in scaling.items()}
     keys = ("fold_epochs_to_top3", "seconds_to_top3", "total_seconds")
     return {
-        name: {count: {key: results[name][key] for key in keys} for count, results in told.items()} for name in policies
+        name: {count: {key: results[name][key] for key in keys} for count, results in told.items()}
+        for name in policies
     }

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from foldrace.analysis.simulate.simulator import POLICIES, SHARES, PolicyResult, Simulation, rank_correlations
+from foldrace.analysis.simulate.simulator import (
+    POLICIES,
+    SHARES,
+    PolicyResult,
+    Simulation,
+    rank_correlations,
+)
 from foldrace.search.tune.progress import clock
 from foldrace.trainables.training.ladder import Rung
 
@@ -22,7 +28,8 @@ _SHOWN_WORKERS = (1, 4, 16, 64, 256, 512)
 
 
 def simulation_tables(simulation: Simulation) -> list[Table]:
-    """How soon one of the three best is found, what was lost until then, and what the rungs say."""
+    """How soon one of the three best is found, what was lost until then, and what the rungs
+    say."""
     return [_reach(simulation), _regret(simulation), _rungs(simulation)]
 
 
@@ -31,11 +38,18 @@ def _reach(simulation: Simulation) -> Table:
     orders = f"{simulation.orders:,} order{'s' if simulation.orders > 1 else ''}"
     workers = f"{simulation.workers} worker{'s' if simulation.workers > 1 else ''}"
     table = Table(
-        title=f"Until one of the three best is evaluated in full: median \\[quartiles] of {orders}, {workers}",
-        caption=f"{count} configurations × {folds} folds × {epochs} epochs. vs.: how many times fewer "
-        f"fold-epochs, by the medians; {_NONE}: not found",
-        title_justify="left", caption_justify="left", header_style="bold",
-    )  # fmt: skip
+        title=(
+            f"Until one of the three best is evaluated in full: median \\[quartiles] of {orders},"
+            f" {workers}"
+        ),
+        caption=(
+            f"{count} configurations × {folds} folds × {epochs} epochs. vs.: how many times fewer "
+            f"fold-epochs, by the medians; {_NONE}: not found"
+        ),
+        title_justify="left",
+        caption_justify="left",
+        header_style="bold",
+    )
     baselines = [name for name in _BASELINES if name in simulation.policies]
     table.add_column("policy", no_wrap=True)
     for column in ("fold-epochs", *(f"vs. {name}" for name in baselines), "virtual time"):
@@ -51,18 +65,37 @@ def _reach(simulation: Simulation) -> Table:
 def _regret(simulation: Simulation) -> Table:
     table = Table(
         title="Mean regret of the winner after a share of full cross-validation's cost",
-        caption=f"{_BLIND}: in more than half the orders nothing has been evaluated in full; there it is that of a "
-        "configuration taken at random",
-        title_justify="left", caption_justify="left", header_style="bold",
-    )  # fmt: skip
+        caption=(
+            f"{_BLIND}: in more than half the orders nothing has been evaluated in full; there it"
+            " is that of a configuration taken at random"
+        ),
+        title_justify="left",
+        caption_justify="left",
+        header_style="bold",
+    )
     table.add_column("policy", no_wrap=True)
-    for column in (*(f"{share:.0%}".replace("%", " %") for share in SHARES), "at the end", "best kept", "fold-epochs"):
+    for column in (
+        *(f"{share:.0%}".replace("%", " %") for share in SHARES),
+        "at the end",
+        "best kept",
+        "fold-epochs",
+    ):
         table.add_column(column, justify="right")
     for name, result in simulation.policies.items():
         blind = {share: _BLIND if result.without_winner[share] > 0.5 else "" for share in SHARES}
         regrets = [_percent(float(result.regret[share].mean())) + blind[share] for share in SHARES]
-        kept, total = f"{result.best_kept:.0%}".replace("%", " %"), f"{np.median(result.total_fold_epochs):,.0f}"
-        table.add_row(name, *regrets, _percent(float(result.final_regret.mean())), kept, total, style=_style(name))
+        kept, total = (
+            f"{result.best_kept:.0%}".replace("%", " %"),
+            f"{np.median(result.total_fold_epochs):,.0f}",
+        )
+        table.add_row(
+            name,
+            *regrets,
+            _percent(float(result.final_regret.mean())),
+            kept,
+            total,
+            style=_style(name),
+        )
     return table
 
 
@@ -74,15 +107,22 @@ def _rungs(simulation: Simulation) -> Table:
     correlations = rank_correlations(simulation.curves, list(users))
     table = Table(
         title="Rank correlation of what a rung says with the final score (Spearman)",
-        title_justify="left", header_style="bold",
-    )  # fmt: skip
+        title_justify="left",
+        header_style="bold",
+    )
     for column in ("folds", "epochs", "fold-epochs", "correlation"):
         table.add_column(column, justify="right")
     table.add_column("rung of")
     for rung in sorted(users, key=lambda one: (one.cost, one.folds)):
         value = correlations[rung]
         shown = f"{value:.3f}" if math.isfinite(value) else _NONE
-        table.add_row(str(rung.folds), str(rung.epochs), str(rung.cost), shown, _listed(users[rung], simulation))
+        table.add_row(
+            str(rung.folds),
+            str(rung.epochs),
+            str(rung.cost),
+            shown,
+            _listed(users[rung], simulation),
+        )
     return table
 
 
@@ -91,11 +131,13 @@ def _listed(names: list[str], simulation: Simulation) -> str:
 
 
 def scaling_table(scaling: Mapping[int, Simulation]) -> Table:
-    """The virtual time until one of the three best is evaluated in full, a column a number of workers."""
+    """The virtual time until one of the three best is evaluated in full, a column a number of
+    workers."""
     table = Table(
         title="Virtual time until one of the three best is evaluated in full (median), by workers",
-        title_justify="left", header_style="bold",
-    )  # fmt: skip
+        title_justify="left",
+        header_style="bold",
+    )
     table.add_column("policy", no_wrap=True)
     shown = [count for count in scaling if count in _SHOWN_WORKERS]
     for count in shown:
@@ -116,7 +158,8 @@ def _quantile(values: NDArray[np.float64], at: float) -> float:
 
 def _spread(values: NDArray[np.float64], show: Callable[[float], str]) -> str:
     low, median, high = (
-        show(value) if math.isfinite(value) else _NONE for value in (_quantile(values, at) for at in (0.25, 0.5, 0.75))
+        show(value) if math.isfinite(value) else _NONE
+        for value in (_quantile(values, at) for at in (0.25, 0.5, 0.75))
     )
     return f"{median} \\[{low}, {high}]"
 
@@ -129,4 +172,6 @@ def _factor(base: PolicyResult, result: PolicyResult) -> str:
 
 def _percent(share: float) -> str:
     value = 100 * share
-    return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %" if value >= 1 else f"{value:.2f} %"
+    return (
+        f"{value:.0f} %" if value >= 10 else f"{value:.1f} %" if value >= 1 else f"{value:.2f} %"
+    )

@@ -1,7 +1,8 @@
 """Tune's controller on a virtual clock: drives the schedulers of real sweeps over recorded curves.
 
-It does what ``ray.tune.execution.tune_controller.TuneController`` does at the seams between controller, scheduler and
-searcher, in the same order, and nothing else: a scheduler cannot tell them apart. No Ray is started.
+It does what ``ray.tune.execution.tune_controller.TuneController`` does at the seams between
+controller, scheduler and searcher, in the same order, and nothing else: a scheduler cannot tell
+them apart. No Ray is started.
 """
 
 from __future__ import annotations
@@ -94,14 +95,23 @@ class Replay:
         broken = not np.isfinite(loss).all()
         folds = tuple(
             FoldReport(
-                fold, point.epochs, 0 if broken else point.epochs, broken, "diverged" if broken else None,
+                fold,
+                point.epochs,
+                0 if broken else point.epochs,
+                broken,
+                "diverged" if broken else None,
                 {"val_loss": math.inf if broken else float(loss[fold, -1])},
             )
             for fold in range(point.folds)
-        )  # fmt: skip
-        passed = [rung for rung in self._ladder if rung.folds <= point.folds and rung.epochs <= point.epochs]
+        )
+        passed = [
+            rung
+            for rung in self._ladder
+            if rung.folds <= point.folds and rung.epochs <= point.epochs
+        ]
         rungs = tuple(
-            tuple(self._curves.loss[configuration, : rung.folds, rung.epochs - 1].tolist()) for rung in passed
+            tuple(self._curves.loss[configuration, : rung.folds, rung.epochs - 1].tolist())
+            for rung in passed
         )
         return EpochReport(
             epoch=point.epochs,
@@ -116,7 +126,8 @@ class Replay:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A configuration evaluated on all folds to the last epoch, and what the sweep had spent by then."""
+    """A configuration evaluated on all folds to the last epoch, and what the sweep had spent by
+    then."""
 
     configuration: int
     fold_epochs: int
@@ -131,7 +142,9 @@ class VirtualTune:
         workers: how many trials train side by side.
     """
 
-    def __init__(self, scheduler: LadderScheduler, replay: Replay, order: Iterable[int], workers: int) -> None:
+    def __init__(
+        self, scheduler: LadderScheduler, replay: Replay, order: Iterable[int], workers: int
+    ) -> None:
         self._scheduler, self._replay, self._workers = scheduler, replay, workers
         self._order = iter(enumerate(order))
         self._drawn_all = False
@@ -145,18 +158,22 @@ class VirtualTune:
 
     def run(self) -> list[Arrival]:
         """Runs the sweep to its end."""
-        with self._scheduler.acting_on(Live(slots=lambda: self._workers, elapsed=lambda: self.now)):
+        with self._scheduler.acting_on(
+            Live(slots=lambda: self._workers, elapsed=lambda: self.now)
+        ):
             while True:
                 self._fill()
                 if not self._events:
                     break
                 self._handle(*heapq.heappop(self._events))
-        assert self._drawn_all and not self._pending and not self._paused, "nothing runs, and not all is over"
+        assert self._drawn_all and not self._pending and not self._paused, (
+            "nothing runs, and not all is over"
+        )
         return self.arrivals
 
     def _fill(self) -> None:
-        """Tune's steps until none changes anything: an epoch takes longer than they do. Those at which no worker is
-        free are left out."""
+        """Tune's steps until none changes anything: an epoch takes longer than they do. Those at
+        which no worker is free are left out."""
         before = None
         while len(self._events) < self._workers and before != (before := self._state()):
             self._draw()

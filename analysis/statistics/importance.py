@@ -1,11 +1,13 @@
 """Which parameters mattered: two answers to two questions, both Optuna's.
 
-fANOVA (Hutter, Hoos and Leyton-Brown, 2014) tells what explains the loss all over the space. It needs losses of one
-fidelity, so it sees completed trials alone, and parameters that all of them have.
+fANOVA (Hutter, Hoos and Leyton-Brown, 2014) tells what explains the loss all over the space. It
+needs losses of one fidelity, so it sees completed trials alone, and parameters that all of them
+have.
 
-PED-ANOVA (Watanabe, Bansal and Hutter, 2023; its conditional form, 2026) tells what sets the best trials apart from the
-others. It needs to know only which trials are the best, so those that were given up or failed count too, as worse than
-any completed one, and a parameter may exist in some trials only.
+PED-ANOVA (Watanabe, Bansal and Hutter, 2023; its conditional form, 2026) tells what sets the best
+trials apart from the others. It needs to know only which trials are the best, so those that were
+given up or failed count too, as worse than any completed one, and a parameter may exist in some
+trials only.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ class Importance:
     Attributes:
         overall: fANOVA's; empty where too few trials were completed.
         best: PED-ANOVA's.
-        chance: what ``best`` stays below in 95 of 100 sweeps in which the loss has nothing to do with the parameters
-            (from permutations).
+        chance: what ``best`` stays below in 95 of 100 sweeps in which the loss has nothing to do
+            with the parameters (from permutations).
         best_count: how many trials count as the best.
     """
 
@@ -68,8 +70,11 @@ class Importance:
 
 
 def importance(record: SweepRecord, seed: int = 0) -> Importance | None:
-    """Which parameters mattered in a sweep; None with fewer than `FEWEST` trials, or nothing that varies."""
-    parameters = [parameter for parameter in record.parameters if _distribution(parameter) is not None]
+    """Which parameters mattered in a sweep; None with fewer than `FEWEST` trials, or nothing that
+    varies."""
+    parameters = [
+        parameter for parameter in record.parameters if _distribution(parameter) is not None
+    ]
     completed, worse = record.ranking, _not_to_the_end(record.trials)
     numbers = [int(trial) for trial in (*completed["trial"], *worse["trial"])]
     if not parameters or len(numbers) < FEWEST or not len(completed):
@@ -85,9 +90,13 @@ def importance(record: SweepRecord, seed: int = 0) -> Importance | None:
 
 
 def _not_to_the_end(trials: pd.DataFrame) -> pd.DataFrame:
-    """Those given up, the ones that got furthest first and the better of equals first; then those that failed."""
+    """Those given up, the ones that got furthest first and the better of equals first; then those
+    that failed."""
     early = trials[trials["status"].isin(("pruned", "failed"))]
-    order, ascending = ["status", "folds", "epoch", "val_loss", "trial"], [False, False, False, True, True]
+    order, ascending = (
+        ["status", "folds", "epoch", "val_loss", "trial"],
+        [False, False, False, True, True],
+    )
     return early.sort_values(order, ascending=ascending)
 
 
@@ -102,19 +111,35 @@ def _of_the_best(
     evaluator = PedAnovaImportanceEvaluator(target_quantile=share)
     raw = _evaluate(evaluator, parameters, points, ranks)
     random = np.random.default_rng(seed)
-    by_chance = [_evaluate(evaluator, parameters, points, random.permutation(ranks)) for _ in range(_SHUFFLES)]
+    by_chance = [
+        _evaluate(evaluator, parameters, points, random.permutation(ranks))
+        for _ in range(_SHUFFLES)
+    ]
     total = math.fsum(raw.values()) or 1.0
-    limits = {name: float(np.quantile([null[name] for null in by_chance], _CHANCE)) / total for name in raw}
-    return {name: value / total for name, value in raw.items()}, limits, math.ceil(share * len(points))
+    limits = {
+        name: float(np.quantile([null[name] for null in by_chance], _CHANCE)) / total
+        for name in raw
+    }
+    return (
+        {name: value / total for name, value in raw.items()},
+        limits,
+        math.ceil(share * len(points)),
+    )
 
 
 def _overall(
-    parameters: Sequence[Parameter], points: Sequence[Mapping[str, Any]], losses: NDArray[np.float64], seed: int
+    parameters: Sequence[Parameter],
+    points: Sequence[Mapping[str, Any]],
+    losses: NDArray[np.float64],
+    seed: int,
 ) -> dict[str, float]:
-    """fANOVA of the loss, of its logarithm where it has one: else the worst trials are all that there is to explain."""
+    """fANOVA of the loss, of its logarithm where it has one: else the worst trials are all that
+    there is to explain."""
     from optuna.importance import FanovaImportanceEvaluator
 
-    everywhere = [parameter for parameter in parameters if all(parameter.name in point for point in points)]
+    everywhere = [
+        parameter for parameter in parameters if all(parameter.name in point for point in points)
+    ]
     if not everywhere or losses.min() == losses.max():
         return {}
     values = np.log(losses) if losses.min() > 0 else losses
@@ -132,7 +157,9 @@ def _evaluate(
     from optuna.trial import create_trial
 
     named = ((parameter.name, _distribution(parameter)) for parameter in parameters)
-    distributions = {name: distribution for name, distribution in named if distribution is not None}
+    distributions = {
+        name: distribution for name, distribution in named if distribution is not None
+    }
     study = optuna.create_study()
     for point, value in zip(points, values, strict=True):
         present = {name: point[name] for name in distributions if name in point}
@@ -144,12 +171,16 @@ def _evaluate(
 
 
 def _point(parameters: Sequence[Parameter], trial: int) -> dict[str, Any]:
-    return {parameter.name: parameter.values[trial] for parameter in parameters if trial in parameter.values}
+    return {
+        parameter.name: parameter.values[trial]
+        for parameter in parameters
+        if trial in parameter.values
+    }
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution | None:
-    """As Optuna has it (a choice by its text); None where the sweep file does not say how it was drawn, or the arms
-    of a comparison differ in that."""
+    """As Optuna has it (a choice by its text); None where the sweep file does not say how it was
+    drawn, or the arms of a comparison differ in that."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if len(parameter.entries) != 1:

@@ -1,7 +1,9 @@
-"""Statistics of cross-validated comparisons: corrected tests and intervals, and the expected best of n trials.
+"""Statistics of cross-validated comparisons: corrected tests and intervals, and the expected best
+of n trials.
 
-Losses of the folds of one cross-validation are not independent, as their training sets overlap: a plain t-test over
-them finds differences that are not there. Everything here is pure arithmetic on arrays.
+Losses of the folds of one cross-validation are not independent, as their training sets overlap: a
+plain t-test over them finds differences that are not there. Everything here is pure arithmetic on
+arrays.
 """
 
 from __future__ import annotations
@@ -14,14 +16,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
-__all__ = ["Interval", "PairedTest", "corrected_interval", "corrected_paired_test", "expected_best", "holm"]
+__all__ = [
+    "Interval",
+    "PairedTest",
+    "corrected_interval",
+    "corrected_paired_test",
+    "expected_best",
+    "holm",
+]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval; infinite bounds where a single value says nothing about the spread."""
+    """A mean and its confidence interval; infinite bounds where a single value says nothing about
+    the spread."""
 
     mean: float
     low: float
@@ -48,12 +58,14 @@ class PairedTest:
 
 
 def corrected_interval(values: ArrayLike, test_share: float, level: float = 0.95) -> Interval:
-    """The mean of losses over the folds of a (repeated) cross-validation, with its confidence interval.
+    """The mean of losses over the folds of a (repeated) cross-validation, with its confidence
+    interval.
 
-    mean ± t(J − 1) · √((1/J + n_test/n_train) · s²), where s² is the unbiased variance of the J values. The term
-    n_test/n_train makes up for the overlap of the training sets: Nadeau and Bengio, "Inference for the Generalization
-    Error" (2003), section 5; for repeated k-fold cross-validation Bouckaert and Frank, "Evaluating the Replicability of
-    Significance Tests for Comparing Learning Algorithms" (2004).
+    mean ± t(J − 1) · √((1/J + n_test/n_train) · s²), where s² is the unbiased variance of the J
+    values. The term n_test/n_train makes up for the overlap of the training sets: Nadeau and
+    Bengio, "Inference for the Generalization Error" (2003), section 5; for repeated k-fold
+    cross-validation Bouckaert and Frank, "Evaluating the Replicability of Significance Tests for
+    Comparing Learning Algorithms" (2004).
 
     Args:
         values: (J,) finite losses (or differences), of all repeats and folds.
@@ -71,11 +83,14 @@ def corrected_interval(values: ArrayLike, test_share: float, level: float = 0.95
     return Interval(mean, mean - half, mean + half)
 
 
-def corrected_paired_test(differences: ArrayLike, test_share: float, level: float = 0.95) -> PairedTest:
+def corrected_paired_test(
+    differences: ArrayLike, test_share: float, level: float = 0.95
+) -> PairedTest:
     """The corrected resampled t-test of Nadeau and Bengio (2003).
 
-    t = mean / √((1/J + n_test/n_train) · s²) with J − 1 degrees of freedom; see `corrected_interval` for the sources
-    and arguments. Differences that are all zero have p = 1, equal ones that are not have p = 0, and a single one p = 1.
+    t = mean / √((1/J + n_test/n_train) · s²) with J − 1 degrees of freedom; see
+    `corrected_interval` for the sources and arguments. Differences that are all zero have p = 1,
+    equal ones that are not have p = 0, and a single one p = 1.
 
     Args:
         differences: (J,) one arm's loss minus the other's, on the same repeat, fold and seed.
@@ -112,10 +127,11 @@ def _mean_and_error(array: Floats, test_share: float) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> Floats:
-    """p values adjusted for their number: max over j ≤ i of min(1, (m − j + 1) · p_(j)), in the order given.
+    """p values adjusted for their number: max over j ≤ i of min(1, (m − j + 1) · p_(j)), in the
+    order given.
 
-    Rejecting where they are below α keeps the probability of any false rejection at α, whatever the dependence: Holm,
-    "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
+    Rejecting where they are below α keeps the probability of any false rejection at α, whatever
+    the dependence: Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
@@ -127,29 +143,34 @@ def holm(p_values: Sequence[float]) -> Floats:
 def expected_best(
     losses: ArrayLike, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[Floats, Floats, Floats]:
-    """The expected lowest loss of k trials drawn at random, for k = 1 to n: the curve, and a band's low and high edge.
+    """The expected lowest loss of k trials drawn at random, for k = 1 to n: the curve, and a
+    band's low and high edge.
 
-    The unbiased estimator of Tang et al., "Showing Your Work Doesn't Always Work" (2020), for a minimum: the mean over
-    all subsets of k of the n observed losses, Σ_i x_(i) · C(n − i, k − 1) / C(n, k), x_(1) the lowest. (The plug-in
-    estimator of Dodge et al., 2019, draws with replacement and is biased.) It holds for trials that are drawn
-    independently, as random search does.
+    The unbiased estimator of Tang et al., "Showing Your Work Doesn't Always Work" (2020), for a
+    minimum: the mean over all subsets of k of the n observed losses, Σ_i x_(i) · C(n − i, k − 1) /
+    C(n, k), x_(1) the lowest. (The plug-in estimator of Dodge et al., 2019, draws with replacement
+    and is biased.) It holds for trials that are drawn independently, as random search does.
 
-    The band is a percentile bootstrap over the trials. Near k = n it rests on the few best trials and is too narrow.
+    The band is a percentile bootstrap over the trials. Near k = n it rests on the few best trials
+    and is too narrow.
 
     Args:
         losses: (n,); infinity for a trial that failed: a draw that never wins.
         level: coverage of the band.
 
     Returns:
-        Three arrays (n,). The curve is NaN for k up to the number of failures, where all k draws may be failures and
-        the expectation does not exist; the high edge is infinite where that is so in a resample.
+        Three arrays (n,). The curve is NaN for k up to the number of failures, where all k draws
+        may be failures and the expectation does not exist; the high edge is infinite where that is
+        so in a resample.
 
     Raises:
         ValueError: no loss, or NaN or minus infinity among them.
     """
     array = np.asarray(losses, dtype=np.float64)
     if array.ndim != 1 or not len(array) or np.isnan(array).any() or np.isneginf(array).any():
-        raise ValueError(f"needs one or more losses in one dimension, finite or plus infinity, not {losses!r}")
+        raise ValueError(
+            f"needs one or more losses in one dimension, finite or plus infinity, not {losses!r}"
+        )
     curve = _mean_minimum(array)
     draws = np.random.default_rng(seed).integers(len(array), size=(resamples, len(array)))
     curves = _mean_minimum(array[draws])
@@ -159,11 +180,13 @@ def expected_best(
 
 
 def _mean_minimum(losses: Floats) -> Floats:
-    """(…, n) → (…, n): the mean minimum of all subsets of k = 1 to n of the last axis; infinite where one can be."""
+    """(…, n) → (…, n): the mean minimum of all subsets of k = 1 to n of the last axis; infinite
+    where one can be."""
     count = losses.shape[-1]
     k = np.arange(1, count + 1)
     rank = np.arange(1, count)[:, None]
-    # the weights C(n − i, k − 1) / C(n, k), each from the one before it: times (n − i − k + 1) / (n − i)
+    # the weights C(n − i, k − 1) / C(n, k), each from the one before it: times (n − i − k + 1) /
+    # (n − i)
     steps = np.maximum(count - rank - k + 1, 0) / (count - rank)
     weights = np.cumprod(np.vstack([k / count, steps]), axis=0)
     ordered = np.sort(losses, axis=-1)

@@ -28,11 +28,14 @@ class LinearCode:
 
 
 def linear_codes(
-    images: NDArray[np.uint8], test_images: NDArray[np.uint8], sizes: Iterable[int], shown: int = 16
+    images: NDArray[np.uint8],
+    test_images: NDArray[np.uint8],
+    sizes: Iterable[int],
+    shown: int = 16,
 ) -> dict[int, LinearCode]:
-    """Fits the components on ``images`` (N, C, H, W) by an eigendecomposition of their covariance, and measures them on
-    ``test_images``. A linear autoencoder with that many numbers cannot have a lower training error (Baldi and Hornik,
-    1989); one that is not linear can.
+    """Fits the components on ``images`` (N, C, H, W) by an eigendecomposition of their covariance,
+    and measures them on ``test_images``. A linear autoencoder with that many numbers cannot have a
+    lower training error (Baldi and Hornik, 1989); one that is not linear can.
 
     Args:
         sizes: numbers of components; those above the number of pixels are left out.
@@ -48,13 +51,18 @@ def linear_codes(
         for part in range(0, len(pixels), _ROWS):
             rows = pixels[part : part + _ROWS]
             errors += float(np.square(rows - rows @ basis @ basis.T, dtype=np.float64).sum())
-        made = np.rint(np.clip(start, 0, 1) * 255).astype(np.uint8).reshape(-1, *test_images.shape[1:])
+        made = (
+            np.rint(np.clip(start, 0, 1) * 255)
+            .astype(np.uint8)
+            .reshape(-1, *test_images.shape[1:])
+        )
         found[size] = LinearCode(size, errors / pixels.size, made)
     return found
 
 
 def _components(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The mean (P,) and the eigenvectors of the covariance as columns (P, P), the smallest eigenvalue's first."""
+    """The mean (P,) and the eigenvectors of the covariance as columns (P, P), the smallest
+    eigenvalue's first."""
     flat = images.reshape(len(images), -1)
     total, products = np.zeros(flat.shape[1]), np.zeros((flat.shape[1],) * 2)
     for part in range(0, len(flat), _ROWS):

@@ -20,7 +20,14 @@ from foldrace.search.tune.progress import clock
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["REFERENCE_MSE", "against_linear", "latent_map", "reconstructions", "vae_folds", "wall_clock"]
+__all__ = [
+    "REFERENCE_MSE",
+    "against_linear",
+    "latent_map",
+    "reconstructions",
+    "vae_folds",
+    "wall_clock",
+]
 
 REFERENCE_MSE = 0.021467
 """The study's test MSE; it does not say how large its code was."""
@@ -36,10 +43,13 @@ def against_linear(record: StudyRecord) -> Figure | None:
     own = {size: part.test["mse"] for size, part in record.autoencoders}
     linear = {size: record.linear[size].mse for size in sizes}
     changes = [(size, 1 - own[size] / linear[size]) for size in sizes]
-    told = [f"{abs(change):.0%} {'lower' if change > 0 else 'higher'} with {size} numbers" for size, change in changes]
+    told = [
+        f"{abs(change):.0%} {'lower' if change > 0 else 'higher'} with {size} numbers"
+        for size, change in changes
+    ]
     caption = (
-        f"Mean squared error a pixel on the {record.test_samples:,} test images. PCA is the best that a linear code of "
-        f"the same size can do; the autoencoder's error is {listed(told)}."
+        f"Mean squared error a pixel on the {record.test_samples:,} test images. PCA is the best"
+        f" that a linear code of the same size can do; the autoencoder's error is {listed(told)}."
     ).replace("%", " %")
     if record.whole:
         caption += f" Dashed: the study's {REFERENCE_MSE}; the size of its code is not stated."
@@ -48,24 +58,38 @@ def against_linear(record: StudyRecord) -> Figure | None:
         axes = canvas.add_subplot()
         for place, size in enumerate(sizes):
             axes.plot([own[size], linear[size]], [place, place], color=GREY, linewidth=2, zorder=1)
-            for value, colour, name in ((own[size], BLUE, "autoencoder"), (linear[size], MUTED, "PCA")):
+            for value, colour, name in (
+                (own[size], BLUE, "autoencoder"),
+                (linear[size], MUTED, "PCA"),
+            ):
                 axes.plot(value, place, "o", color=colour, markersize=9, zorder=3)
                 axes.annotate(
-                    f"{name} {value:.4f}", (value, place), xytext=(0, 9), textcoords="offset points", ha="center",
-                    color=colour, fontweight="bold" if colour == BLUE else "normal",
-                )  # fmt: skip
+                    f"{name} {value:.4f}",
+                    (value, place),
+                    xytext=(0, 9),
+                    textcoords="offset points",
+                    ha="center",
+                    color=colour,
+                    fontweight="bold" if colour == BLUE else "normal",
+                )
         if record.whole:
             axes.axvline(REFERENCE_MSE, color=ORANGE, linestyle="--", linewidth=1.4)
             axes.annotate(
-                "the study", (REFERENCE_MSE, 0), xycoords=("data", "axes fraction"), xytext=(4, 4),
-                textcoords="offset points", color=ORANGE,
-            )  # fmt: skip
+                "the study",
+                (REFERENCE_MSE, 0),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, 4),
+                textcoords="offset points",
+                color=ORANGE,
+            )
         axes.set_yticks(range(len(sizes)), [f"{size} numbers" for size in sizes])
         axes.set(xlabel="test MSE a pixel, lower is better", ylim=(-0.6, len(sizes) - 0.3))
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.15)
 
-    alt = "; ".join(f"{size} numbers: autoencoder {own[size]:.4f}, PCA {linear[size]:.4f}" for size in sizes)
+    alt = "; ".join(
+        f"{size} numbers: autoencoder {own[size]:.4f}, PCA {linear[size]:.4f}" for size in sizes
+    )
     title = "Test error against the best linear code of the same size"
     return draw("against-linear", title, caption, alt, plot, size=(7.2, 0.9 + 0.75 * len(sizes)))
 
@@ -80,7 +104,10 @@ def reconstructions(record: StudyRecord) -> Figure | None:
         if not rows:
             rows.append(part.evidence["images"][:_IMAGES])
             labels.append("test image")
-        rows += [record.linear[size].reconstructions[:_IMAGES], part.evidence["first_reconstructions"][:_IMAGES]]
+        rows += [
+            record.linear[size].reconstructions[:_IMAGES],
+            part.evidence["first_reconstructions"][:_IMAGES],
+        ]
         labels += [f"PCA {size}", f"autoencoder {size}"]
     if not rows:
         return None
@@ -106,15 +133,28 @@ def latent_map(part: PartRecord) -> Figure | None:
     stem = part.figures / "latent-tsne"
     if not (stem.with_suffix(".svg").is_file() and stem.with_suffix(".png").is_file()):
         return None
-    svg = re.sub(r'<svg width="\S+" height="\S+" ', "<svg ", stem.with_suffix(".svg").read_text("utf-8"), count=1)
+    svg = re.sub(
+        r'<svg width="\S+" height="\S+" ',
+        "<svg ",
+        stem.with_suffix(".svg").read_text("utf-8"),
+        count=1,
+    )
     for variable, colour in THEME.items():
         svg = svg.replace(colour, f"var(--{variable})")
     caption = (
-        "Every dot is a test image, placed by t-SNE on its code and coloured by its class, which training never saw. "
-        "Neighbours mean something in such a map; distances between groups, and their sizes, do not."
+        "Every dot is a test image, placed by t-SNE on its code and coloured by its class, which"
+        " training never saw. Neighbours mean something in such a map; distances between groups,"
+        " and their sizes, do not."
     )
     alt = "A t-SNE map of the test images' codes"
-    return Figure("tsne", "The test images by their codes", caption, alt, svg, stem.with_suffix(".png").read_bytes())
+    return Figure(
+        "tsne",
+        "The test images by their codes",
+        caption,
+        alt,
+        svg,
+        stem.with_suffix(".png").read_bytes(),
+    )
 
 
 def vae_folds(record: StudyRecord) -> Figure | None:
@@ -122,20 +162,29 @@ def vae_folds(record: StudyRecord) -> Figure | None:
     vae = record.vae
     if vae is None or not {"val_reconstruction", "val_kl"} <= set(vae.curves.columns):
         return None
-    curves = vae.curves.assign(loss=vae.curves["val_reconstruction"] + vae.curves["val_kl"] - vae.constant)
+    curves = vae.curves.assign(
+        loss=vae.curves["val_reconstruction"] + vae.curves["val_kl"] - vae.constant
+    )
     folds = curves.pivot(index="epoch", columns="fold", values="loss")
     label = "squared error + KL" if vae.variance == 0.5 else "negative ELBO"
     points, distinct = int(folds.count().sum()), int(curves["loss"].nunique())
     own = "no two are the same" if distinct == points else f"{distinct} are distinct"
     caption = (
-        f"Of {points} losses, one a fold and epoch, {own}. In the study all of these points were 0.021405979990959167: "
-        "it evaluated a model that was not the one in training."
+        f"Of {points} losses, one a fold and epoch, {own}. In the study all of these points were"
+        " 0.021405979990959167: it evaluated a model that was not the one in training."
     )
 
     def plot(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
         for place, fold in enumerate(folds):
-            axes.plot(folds.index, folds[fold], "o-", color=PALETTE[place % len(PALETTE)], linewidth=2, markersize=5)
+            axes.plot(
+                folds.index,
+                folds[fold],
+                "o-",
+                color=PALETTE[place % len(PALETTE)],
+                linewidth=2,
+                markersize=5,
+            )
         axes.set(xlabel="epoch", ylabel=f"{label}, nats an image")
         whole_ticks(axes)
         last = folds.iloc[-1]
@@ -148,7 +197,9 @@ def vae_folds(record: StudyRecord) -> Figure | None:
         )
 
     alt = f"Validation loss over {len(folds)} epochs in {folds.shape[1]} folds: {own}"
-    return draw("vae-folds", "The VAE's validation loss, fold by fold", caption, alt, plot, size=(7.2, 3.0))
+    return draw(
+        "vae-folds", "The VAE's validation loss, fold by fold", caption, alt, plot, size=(7.2, 3.0)
+    )
 
 
 def wall_clock(record: StudyRecord) -> Figure | None:
@@ -161,8 +212,8 @@ def wall_clock(record: StudyRecord) -> Figure | None:
     longest = max(parts, key=record.journal.spent)
     share = 100 * record.journal.spent(longest) / total
     caption = (
-        f"{clock(total)} in all, interruptions left out; {longest.title.lower()} took {share:.0f} %. Blue: the sweep; "
-        "orange: the refit and its evidence; grey: the reports."
+        f"{clock(total)} in all, interruptions left out; {longest.title.lower()} took {share:.0f}"
+        " %. Blue: the sweep; orange: the refit and its evidence; grey: the reports."
     )
 
     def plot(canvas: Canvas) -> None:
@@ -174,11 +225,25 @@ def wall_clock(record: StudyRecord) -> Figure | None:
                 axes.barh(place, width, left=left, color=colours[stage], height=0.55)
                 left += width
             text = f"{clock(60 * left)}  ({6000 * left / total:.0f} %)"
-            axes.annotate(text, (left, place), xytext=(5, 0), textcoords="offset points", va="center", color=INK)
+            axes.annotate(
+                text,
+                (left, place),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                color=INK,
+            )
         axes.set_yticks(range(len(parts)), [part.title for part in parts])
         axes.set(xlabel="minutes", ylim=(len(parts) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.2)
 
     alt = "; ".join(f"{part.title}: {clock(record.journal.spent(part))}" for part in parts)
-    return draw("wall-clock", "Where the time went", caption, alt, plot, size=(7.2, 0.8 + 0.42 * len(parts)))
+    return draw(
+        "wall-clock",
+        "Where the time went",
+        caption,
+        alt,
+        plot,
+        size=(7.2, 0.8 + 0.42 * len(parts)),
+    )

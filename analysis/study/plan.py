@@ -1,4 +1,5 @@
-"""What the study consists of, and how far it has come: part by part, stage by stage, in a file of its own."""
+"""What the study consists of, and how far it has come: part by part, stage by stage, in a file of
+its own."""
 
 from __future__ import annotations
 
@@ -53,8 +54,8 @@ class Part:
         return f"study-{self.key}"
 
     def spec(self, overrides: Sequence[str]) -> SweepSpec:
-        """The part's sweep file with the study's overrides in it; those of the form ``PART:KEY=VALUE`` are for the part
-        of that key alone. Raises: InputError."""
+        """The part's sweep file with the study's overrides in it; those of the form
+        ``PART:KEY=VALUE`` are for the part of that key alone. Raises: InputError."""
         own = [f"name={self.name}", *self.overrides, *_for_part(overrides, self.key)]
         return load_spec(Path(str(files("foldrace.search") / "specs" / "study" / self.file)), own)
 
@@ -62,21 +63,41 @@ class Part:
 def _for_part(overrides: Sequence[str], key: str) -> list[str]:
     keys = {part.key for part in PARTS}
     split = [(override, *override.partition(":")[::2]) for override in overrides]
-    return [rest if target == key else whole for whole, target, rest in split if target == key or target not in keys]
+    return [
+        rest if target == key else whole
+        for whole, target, rest in split
+        if target == key or target not in keys
+    ]
 
 
 PARTS = (
     Part("ae", "The autoencoder, a code of 16 numbers", "code of 16", "ae.yaml"),
-    Part("ae4", "The autoencoder, a code of 4 numbers", "code of 4", "ae.yaml", ("space.latent_dim=4",)),
-    Part("optimizers", "Adam against SGD", "optimizers", "optimizers.yaml", stages=(Stage.SWEEP, Stage.REPORTS)),
+    Part(
+        "ae4",
+        "The autoencoder, a code of 4 numbers",
+        "code of 4",
+        "ae.yaml",
+        ("space.latent_dim=4",),
+    ),
+    Part(
+        "optimizers",
+        "Adam against SGD",
+        "optimizers",
+        "optimizers.yaml",
+        stages=(Stage.SWEEP, Stage.REPORTS),
+    ),
     Part("vae", "The variational autoencoder", "VAE", "vae.yaml"),
 )
 
 QUICK = (
-    "dataset.limit=3000", "epochs=2", "search.trials=4",
-    "optimizers:search.trials=2", "optimizers:comparison.repeats=2",
-)  # fmt: skip
-"""The same study on a twentieth of the images, in minutes: its figures show that all of it works, and no more."""
+    "dataset.limit=3000",
+    "epochs=2",
+    "search.trials=4",
+    "optimizers:search.trials=2",
+    "optimizers:comparison.repeats=2",
+)
+"""The same study on a twentieth of the images, in minutes: its figures show that all of it works,
+and no more."""
 
 
 @dataclass
@@ -96,7 +117,8 @@ class Journal:
 
     @classmethod
     def open(cls, root: Path, overrides: Sequence[str]) -> Journal:
-        """The journal of the study in a folder, or a new one. Without overrides a study goes on with its own.
+        """The journal of the study in a folder, or a new one. Without overrides a study goes on
+        with its own.
 
         Raises:
             StateError: it cannot be read, or the study there has other overrides.
@@ -108,11 +130,14 @@ class Journal:
             known = json.loads(path.read_text())
             journal = cls(path, tuple(known["overrides"]), known["seconds"], known["done"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StateError(f"{path}: cannot be read, so this study cannot go on: {error}") from error
+            raise StateError(
+                f"{path}: cannot be read, so this study cannot go on: {error}"
+            ) from error
         if overrides and tuple(overrides) != journal.overrides:
             raise StateError(
-                f"{root}: the study here has other options ({', '.join(journal.overrides) or 'none'}); "
-                "leave yours out to go on with it, or choose another folder with --dir"
+                f"{root}: the study here has other options"
+                f" ({', '.join(journal.overrides) or 'none'}); leave yours out to go on with it,"
+                " or choose another folder with --dir"
             )
         return journal
 
@@ -130,8 +155,11 @@ class Journal:
         return sum(sum(stages.values()) for stages in self.seconds.values())
 
     @contextmanager
-    def stage(self, part: Part, stage: Stage, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-        """Times the block, also one that is broken off, and notes that the stage has ended if it is not."""
+    def stage(
+        self, part: Part, stage: Stage, clock: Callable[[], float] = time.monotonic
+    ) -> Iterator[None]:
+        """Times the block, also one that is broken off, and notes that the stage has ended if it
+        is not."""
         started = clock()
         try:
             yield

@@ -1,4 +1,5 @@
-"""What a study has found, read back: its parts from MLflow, the linear codes of the same sizes from the data."""
+"""What a study has found, read back: its parts from MLflow, the linear codes of the same sizes
+from the data."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class PartRecord:
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
         folds: the winner's loss in each fold.
         test: the refit's figures by name, without ``test_``.
-        pages: the reports by kind, relative to the study's folder; their pictures are in ``figures``.
+        pages: the reports by kind, relative to the study's folder; their pictures are in
+            ``figures``.
     """
 
     part: Part
@@ -115,9 +117,14 @@ class StudyRecord:
     @property
     def autoencoders(self) -> list[tuple[int, PartRecord]]:
         """The autoencoders that were refitted, with the size of their code; the smallest first."""
-        found = [(part.param("latent_dim"), part) for key, part in self.parts.items() if key.startswith("ae")]
+        found = [
+            (part.param("latent_dim"), part)
+            for key, part in self.parts.items()
+            if key.startswith("ae")
+        ]
         return sorted(
-            ((int(size), part) for size, part in found if size and "mse" in part.test), key=lambda pair: pair[0]
+            ((int(size), part) for size, part in found if size and "mse" in part.test),
+            key=lambda pair: pair[0],
         )
 
     @property
@@ -137,15 +144,23 @@ def read_study(root: Path, data_dir: Path, journal: Journal) -> StudyRecord:
             continue
         result = folder.read_result()
         client = connect(result["tracking_uri"])
-        record = parts[part.key] = _read_part(client, client.get_run(result["run_id"]), part, folder)
-        environment = environment or json.loads(artifact_text(client, record.run, "environment.json") or "{}")
+        record = parts[part.key] = _read_part(
+            client, client.get_run(result["run_id"]), part, folder
+        )
+        environment = environment or json.loads(
+            artifact_text(client, record.run, "environment.json") or "{}"
+        )
         if part.key == "optimizers":
             comparison = read_comparison(client, record.run)
         if part.key == "vae":
             vae = read_record(client, record.run)
     spec = (parts["ae"].spec if "ae" in parts else PARTS[0].spec(journal.overrides)).dataset
-    data = load_dataset(spec.name, limit=spec.limit, seed=spec.seed, size=spec.size, data_dir=data_dir)
-    sizes = {int(size) for part in parts.values() if (size := part.param("latent_dim")) is not None}
+    data = load_dataset(
+        spec.name, limit=spec.limit, seed=spec.seed, size=spec.size, data_dir=data_dir
+    )
+    sizes = {
+        int(size) for part in parts.values() if (size := part.param("latent_dim")) is not None
+    }
     return StudyRecord(
         dataset=data.name,
         samples=len(data),
@@ -171,7 +186,11 @@ def _read_part(client: MlflowClient, run: Run, part: Part, folder: SweepFolder) 
         run=run,
         trials=trials,
         folds=tuple(fold_losses(client, run, int(best.iloc[0]["trial"]))) if len(best) else (),
-        test={name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")},
+        test={
+            name.removeprefix("test_"): value
+            for name, value in metrics.items()
+            if name.startswith("test_")
+        },
         evidence=load_evidence(client, refit),
         pages={page.stem: page.relative_to(folder.root).as_posix() for page in pages},
         figures=folder.path / REPORTS / "figures",

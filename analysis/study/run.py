@@ -1,4 +1,5 @@
-"""The whole reference study in one go: its sweeps, their refits and reports, and the page that tells the story."""
+"""The whole reference study in one go: its sweeps, their refits and reports, and the page that
+tells the story."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ MakeView = Callable[[Prepared], Callable[[], AbstractContextManager[View]]]
 
 
 class Stages(Protocol):
-    """What carries the stages out. Each may be called again after it was broken off, and then goes on."""
+    """What carries the stages out. Each may be called again after it was broken off, and then goes
+    on."""
 
     def sweep(self, part: Part) -> None:
         """Raises: KeyboardInterrupt if the sweep was asked to stop; it can go on later."""
@@ -69,12 +71,24 @@ class StudyResult:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        figures = [{"figure": what, "study": study, "here": here} for what, study, here in self.figures]
-        return {"page": str(self.page), "figures": figures, "seconds": dict(self.seconds), "failed": self.failed}
+        figures = [
+            {"figure": what, "study": study, "here": here} for what, study, here in self.figures
+        ]
+        return {
+            "page": str(self.page),
+            "figures": figures,
+            "seconds": dict(self.seconds),
+            "failed": self.failed,
+        }
 
 
 def whole_study(
-    root: Path, data_dir: Path, overrides: Sequence[str], make_view: MakeView, say: Say, address: str | None = None
+    root: Path,
+    data_dir: Path,
+    overrides: Sequence[str],
+    make_view: MakeView,
+    say: Say,
+    address: str | None = None,
 ) -> StudyResult:
     """Runs what is left of the study in a folder, and writes its page.
 
@@ -83,7 +97,9 @@ def whole_study(
         InputError, StateError: as `begin_study`, and as the sweeps.
     """
     journal = begin_study(root, overrides)
-    run_study(PARTS, journal, Workshop(root, data_dir, journal.overrides, make_view, say, address), say)
+    run_study(
+        PARTS, journal, Workshop(root, data_dir, journal.overrides, make_view, say, address), say
+    )
     say("The study's page")
     from foldrace.analysis.reports.page import write_report
     from foldrace.analysis.study.page import build_page, figures_beside
@@ -96,10 +112,12 @@ def whole_study(
 
 
 def begin_study(root: Path, overrides: Sequence[str]) -> Journal:
-    """The study in a folder, new or to go on with; every part's sweep file has been checked with the overrides in it.
+    """The study in a folder, new or to go on with; every part's sweep file has been checked with
+    the overrides in it.
 
     Raises:
-        InputError, StateError: an override is wrong, the folder cannot be used, or it holds a study with others.
+        InputError, StateError: an override is wrong, the folder cannot be used, or it holds a
+            study with others.
     """
     check_root(root)
     journal = Journal.open(root, overrides)
@@ -110,14 +128,23 @@ def begin_study(root: Path, overrides: Sequence[str]) -> Journal:
 
 
 def run_study(
-    parts: Sequence[Part], journal: Journal, stages: Stages, say: Say, now: Callable[[], float] = time.monotonic
+    parts: Sequence[Part],
+    journal: Journal,
+    stages: Stages,
+    say: Say,
+    now: Callable[[], float] = time.monotonic,
 ) -> None:
     """Carries out what has not been done yet, in order.
 
     Raises:
-        KeyboardInterrupt: it was asked to stop; what has been done is kept, and another call goes on from there.
+        KeyboardInterrupt: it was asked to stop; what has been done is kept, and another call goes
+            on from there.
     """
-    carry_out = {Stage.SWEEP: stages.sweep, Stage.REFIT: stages.refit, Stage.REPORTS: stages.reports}
+    carry_out = {
+        Stage.SWEEP: stages.sweep,
+        Stage.REFIT: stages.refit,
+        Stage.REPORTS: stages.reports,
+    }
     for number, part in enumerate(parts, 1):
         where = f"[{number}/{len(parts)}] {part.title}"
         pending = [stage for stage in part.stages if not journal.has(part, stage)]
@@ -128,7 +155,9 @@ def run_study(
             say(f"{where}: {stage.value}")
             with journal.stage(part, stage, now):
                 carry_out[stage](part)
-        say(f"{where}: done, {clock(journal.spent(part))}; the study so far {clock(journal.total)}")
+        say(
+            f"{where}: done, {clock(journal.spent(part))}; the study so far {clock(journal.total)}"
+        )
 
 
 class Workshop:
@@ -183,7 +212,9 @@ class Workshop:
         from foldrace.search.sweeps.refit import refit
 
         if self.folder(part).read_result()["best"] is None:
-            self._say(f"{part.name}: no trial was evaluated to the end, so there is nothing to refit")
+            self._say(
+                f"{part.name}: no trial was evaluated to the end, so there is nothing to refit"
+            )
             return
         refit(part.name, self._root, self._data_dir, notify=self._say)
 

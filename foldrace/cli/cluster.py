@@ -25,14 +25,22 @@ _ADDRESS = f"http://127.0.0.1:{_DASHBOARD_PORT}"
 MLFLOW = f"http://127.0.0.1:{_MLFLOW_PORT}"
 """Of a cluster, on its head, and here where `foldrace tunnel` brings it."""
 _ENDED_BADLY = 1
-Address = Annotated[str, typer.Option(help="Ray's dashboard, at the end of a tunnel.", envvar="FOLDRACE_CLUSTER")]
+Address = Annotated[
+    str, typer.Option(help="Ray's dashboard, at the end of a tunnel.", envvar="FOLDRACE_CLUSTER")
+]
 JobName = Annotated[
-    str | None, typer.Argument(metavar="SWEEP", help="A sweep's or a job's name; the newest if left out.")
+    str | None,
+    typer.Argument(metavar="SWEEP", help="A sweep's or a job's name; the newest if left out."),
 ]
 Directory = Annotated[
-    str, typer.Option("--dir", help="Of all sweeps there, on shared storage.", envvar="FOLDRACE_CLUSTER_DIR")
+    str,
+    typer.Option(
+        "--dir", help="Of all sweeps there, on shared storage.", envvar="FOLDRACE_CLUSTER_DIR"
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of standard output.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object on the last line of standard output.")
+]
 
 
 def add_commands(app: typer.Typer, say: Say) -> None:
@@ -41,30 +49,49 @@ def add_commands(app: typer.Typer, say: Say) -> None:
 
     @app.command()
     def tunnel(
-        file: Annotated[Path, typer.Argument(metavar="CLUSTER", help="The file that `ray up` was given.")],
-        port: Annotated[int, typer.Option(min=1, max=65535, help="Here, of Ray's dashboard.")] = _DASHBOARD_PORT,
-        mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Here, of MLflow.")] = _MLFLOW_PORT,
+        file: Annotated[
+            Path, typer.Argument(metavar="CLUSTER", help="The file that `ray up` was given.")
+        ],
+        port: Annotated[
+            int, typer.Option(min=1, max=65535, help="Here, of Ray's dashboard.")
+        ] = _DASHBOARD_PORT,
+        mlflow_port: Annotated[
+            int, typer.Option(min=1, max=65535, help="Here, of MLflow.")
+        ] = _MLFLOW_PORT,
     ) -> None:
         """Bring a cluster's dashboard and MLflow to this machine, by SSH, until Ctrl-C."""
         from foldrace.cluster.tunnel import open_tunnel
 
-        where = f"Ray at http://127.0.0.1:{port}, MLflow at http://127.0.0.1:{mlflow_port}; Ctrl-C closes the tunnel"
+        where = (
+            f"Ray at http://127.0.0.1:{port}, MLflow at http://127.0.0.1:{mlflow_port}; Ctrl-C"
+            " closes the tunnel"
+        )
         open_tunnel(file, {port: _DASHBOARD_PORT, mlflow_port: _MLFLOW_PORT}, lambda: say(where))
 
     @app.command()
     def submit(
-        spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="The sweep file (YAML).")] = None,
+        spec: Annotated[
+            Path | None, typer.Argument(metavar="SPEC", help="The sweep file (YAML).")
+        ] = None,
         override: Annotated[
-            list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value. Repeatable.")
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="Override a value. Repeatable."),
         ] = None,
         address: Address = _ADDRESS,
         directory: Directory = "/shared/foldrace",
         data_dir: Annotated[str | None, typer.Option(help="Of fetched data sets there.")] = None,
         tracking_uri: Annotated[
-            str | None, typer.Option(help="The MLflow server, as the head sees it.", envvar="FOLDRACE_CLUSTER_TRACKING")
+            str | None,
+            typer.Option(
+                help="The MLflow server, as the head sees it.", envvar="FOLDRACE_CLUSTER_TRACKING"
+            ),
         ] = MLFLOW,
-        then_refit: Annotated[bool, typer.Option("--refit", help="Afterwards refit the winner.")] = False,
-        resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with a sweep there instead.")] = None,
+        then_refit: Annotated[
+            bool, typer.Option("--refit", help="Afterwards refit the winner.")
+        ] = False,
+        resume: Annotated[
+            str | None, typer.Option(metavar="SWEEP", help="Go on with a sweep there instead.")
+        ] = None,
         detach: Annotated[bool, typer.Option("--detach", help="Do not follow it.")] = False,
         allow_skew: Annotated[
             bool, typer.Option("--allow-version-skew", help="Other versions there are only noted.")
@@ -80,9 +107,13 @@ def add_commands(app: typer.Typer, say: Say) -> None:
         if (spec is None) == (resume is None):
             raise InputError("submit", None, "takes either a sweep file or --resume SWEEP")
         if resume is not None and override:
-            raise InputError("--set", override[0], "cannot be given with --resume: a sweep goes on as it began")
+            raise InputError(
+                "--set", override[0], "cannot be given with --resume: a sweep goes on as it began"
+            )
         if spec is not None:
-            load_spec(spec, override or [])  # what is wrong with it is said before anybody is asked
+            load_spec(
+                spec, override or []
+            )  # what is wrong with it is said before anybody is asked
         client = connect(address)
         there.check_versions(client, strict=not allow_skew, say=say)
         place = there.Place(directory, data_dir, tracking_uri)
@@ -102,7 +133,11 @@ def add_commands(app: typer.Typer, say: Say) -> None:
         from foldrace.cluster.submit import follow
 
         client, job = _find(address, name)
-        _conclude(follow(client, job, again=f"foldrace attach {job.id}", say=say), as_json=as_json, say=say)
+        _conclude(
+            follow(client, job, again=f"foldrace attach {job.id}", say=say),
+            as_json=as_json,
+            say=say,
+        )
 
     @app.command()
     def logs(name: JobName = None, address: Address = _ADDRESS) -> None:
@@ -116,7 +151,8 @@ def add_commands(app: typer.Typer, say: Say) -> None:
         name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's or a job's name.")],
         address: Address = _ADDRESS,
     ) -> None:
-        """Stop a sweep on a cluster; what is done is kept, and `foldrace submit --resume SWEEP` goes on."""
+        """Stop a sweep on a cluster; what is done is kept, and `foldrace submit --resume SWEEP`
+        goes on."""
         from foldrace.cluster.jobs import folder_of
         from foldrace.cluster.submit import stop as stop_job
 
@@ -140,14 +176,18 @@ def add_commands(app: typer.Typer, say: Say) -> None:
             return
         table = Table("sweep", "job", "status", "since", header_style="bold")
         for job in jobs:
-            since = "" if job.began is None else f"{datetime.fromtimestamp(job.began / 1000):%Y-%m-%d %H:%M}"
+            since = (
+                ""
+                if job.began is None
+                else f"{datetime.fromtimestamp(job.began / 1000):%Y-%m-%d %H:%M}"
+            )
             table.add_row(job.sweep, job.id, _status(job), since)
         Console().print(table)
 
 
 def job_of(address: str, name: str | None) -> tuple[str, dict[str, object], str]:
-    """The newest job of a sweep on a cluster, or of any: a line for people, all of it, and what the sweep is called
-    there. Raises: StateError."""
+    """The newest job of a sweep on a cluster, or of any: a line for people, all of it, and what
+    the sweep is called there. Raises: StateError."""
     from foldrace.cluster.jobs import folder_of
 
     client, job = _find(address, name)
@@ -174,13 +214,17 @@ def add_checks(app: typer.Typer, say: Say) -> None:
 
     @cluster.command()
     def check(
-        files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="For `ray up`, KubeRay or Docker.")],
+        files: Annotated[
+            list[Path], typer.Argument(metavar="FILE…", help="For `ray up`, KubeRay or Docker.")
+        ],
         ready: Annotated[
-            bool, typer.Option("--ready", help="Lines that are still to be filled in are wrong too.")
+            bool,
+            typer.Option("--ready", help="Lines that are still to be filled in are wrong too."),
         ] = False,
         as_json: AsJson = False,
     ) -> None:
-        """Say what is wrong with a cluster's file, without a cloud: typos, open doors, what is not pinned."""
+        """Say what is wrong with a cluster's file, without a cloud: typos, open doors, what is not
+        pinned."""
         from foldrace.cluster.check import check_file
 
         found = [finding for path in files for finding in check_file(path)]
@@ -191,7 +235,11 @@ def add_checks(app: typer.Typer, say: Say) -> None:
             print(json.dumps([vars(finding) for finding in found]), flush=True)
         if wrong:
             raise typer.Exit(2)
-        say(f"{len(files)} files: nothing is wrong" if len(files) > 1 else f"{files[0]}: nothing is wrong")
+        say(
+            f"{len(files)} files: nothing is wrong"
+            if len(files) > 1
+            else f"{files[0]}: nothing is wrong"
+        )
 
 
 def _status(job: Job) -> str:

@@ -48,7 +48,9 @@ class Finding:
     @property
     def mark(self) -> str:
         """For a terminal."""
-        return {Grade.GOOD: "[green]✓[/]", Grade.NOTE: "[yellow]·[/]", Grade.BAD: "[red]✗[/]"}[self.grade]
+        return {Grade.GOOD: "[green]✓[/]", Grade.NOTE: "[yellow]·[/]", Grade.BAD: "[red]✗[/]"}[
+            self.grade
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -56,7 +58,8 @@ class Finding:
 
 
 def examine(directory: Path, data_dir: Path) -> list[Finding]:
-    """Looks at Python, the packages, Ray, GPUs, disk, data sets and the tracking store. Changes nothing."""
+    """Looks at Python, the packages, Ray, GPUs, disk, data sets and the tracking store. Changes
+    nothing."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
@@ -72,14 +75,24 @@ def examine(directory: Path, data_dir: Path) -> list[Finding]:
 def _python() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     good = sys.version_info >= (3, 11)
-    yield Finding("Python", Grade.GOOD if good else Grade.BAD, version, "" if good else "use Python 3.11 or newer")
+    yield Finding(
+        "Python",
+        Grade.GOOD if good else Grade.BAD,
+        version,
+        "" if good else "use Python 3.11 or newer",
+    )
 
 
 def _packages() -> Iterator[Finding]:
     try:
         lines = metadata.requires("foldrace") or []
     except metadata.PackageNotFoundError:
-        yield Finding("packages", Grade.BAD, "foldrace is not installed", "run: make install (or: pip install .)")
+        yield Finding(
+            "packages",
+            Grade.BAD,
+            "foldrace is not installed",
+            "run: make install (or: pip install .)",
+        )
         return
     wrong = []
     for line in lines:
@@ -95,10 +108,15 @@ def _packages() -> Iterator[Finding]:
             wrong.append(f"{needed.name} {found} is not {needed.specifier}")
     if wrong:
         yield Finding(
-            "packages", Grade.BAD, "; ".join(wrong), "run: make install (or: pip install -c constraints.txt .)"
+            "packages",
+            Grade.BAD,
+            "; ".join(wrong),
+            "run: make install (or: pip install -c constraints.txt .)",
         )
     else:
-        shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "torch", "optuna", "mlflow"))
+        shown = ", ".join(
+            f"{name} {metadata.version(name)}" for name in ("ray", "torch", "optuna", "mlflow")
+        )
         yield Finding("packages", Grade.GOOD, shown)
 
 
@@ -115,7 +133,10 @@ def _ray() -> Iterator[Finding]:
     except Exception as error:
         text = first_line(error)
         yield Finding(
-            "Ray on this machine", Grade.BAD, text, "free memory and /dev/shm; see /tmp/ray/session_latest/logs"
+            "Ray on this machine",
+            Grade.BAD,
+            text,
+            "free memory and /dev/shm; see /tmp/ray/session_latest/logs",
         )
 
 
@@ -126,7 +147,12 @@ def _gpus() -> Iterator[Finding]:
     if names:
         yield Finding("GPUs", Grade.GOOD, ", ".join(names))
     else:
-        yield Finding("GPUs", Grade.NOTE, "none; trials train on CPUs", "keep resources.gpu: 0, or use --address")
+        yield Finding(
+            "GPUs",
+            Grade.NOTE,
+            "none; trials train on CPUs",
+            "keep resources.gpu: 0, or use --address",
+        )
 
 
 def _disk(directory: Path) -> Iterator[Finding]:
@@ -134,7 +160,13 @@ def _disk(directory: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(there).free / 2**30
     writable = os.access(there, os.W_OK)
     good = writable and free > _LITTLE_DISK_GIB
-    remedy = "" if good else "choose another folder with --dir" if not writable else "free some space, or use --dir"
+    remedy = (
+        ""
+        if good
+        else "choose another folder with --dir"
+        if not writable
+        else "free some space, or use --dir"
+    )
     found = f"{directory}: {free:.0f} GiB free" if writable else f"{directory}: not writable"
     yield Finding("folder of sweeps", Grade.GOOD if good else Grade.BAD, found, remedy)
 
@@ -145,8 +177,12 @@ def _data(data_dir: Path) -> Iterator[Finding]:
     infos = list_datasets(data_dir)
     ready = [info.name for info in infos if info.state is not State.NOT_FETCHED]
     missing = [info.name for info in infos if info.state is State.NOT_FETCHED]
-    remedy = f"fetched when a sweep needs them, or now: foldrace data {missing[0]}" if missing else ""
-    found = "ready: " + ", ".join(ready) + (f"; not fetched: {', '.join(missing)}" if missing else "")
+    remedy = (
+        f"fetched when a sweep needs them, or now: foldrace data {missing[0]}" if missing else ""
+    )
+    found = (
+        "ready: " + ", ".join(ready) + (f"; not fetched: {', '.join(missing)}" if missing else "")
+    )
     yield Finding("data sets", Grade.NOTE if missing else Grade.GOOD, found, remedy)
 
 
@@ -163,7 +199,9 @@ def _tracking(directory: Path) -> Iterator[Finding]:
         text = first_line(error)
         local = uri.startswith("sqlite:")
         remedy = (
-            "move mlflow.db away, or use another --dir" if local else "start the server, or unset MLFLOW_TRACKING_URI"
+            "move mlflow.db away, or use another --dir"
+            if local
+            else "start the server, or unset MLFLOW_TRACKING_URI"
         )
         yield Finding("tracking store", Grade.BAD, f"{uri}: {text}", remedy)
         return

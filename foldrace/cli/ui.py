@@ -13,7 +13,8 @@ __all__ = ["serve"]
 
 
 def serve(root: Path, port: int, tell: Callable[[str], None]) -> None:
-    """Becomes an MLflow server on 127.0.0.1, or says where the server is that the latest sweep was recorded on.
+    """Becomes an MLflow server on 127.0.0.1, or says where the server is that the latest sweep was
+    recorded on.
 
     Raises:
         StateError: no sweep in ``root``.
@@ -26,4 +27,8 @@ def serve(root: Path, port: int, tell: Callable[[str], None]) -> None:
     tell(f"MLflow, at the latest sweep: http://127.0.0.1:{port}/{page}  (Ctrl-C ends it)")
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", state.tracking_uri]
-    os.execve(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], environment)
+    os.execve(
+        sys.executable,
+        [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+        environment,
+    )

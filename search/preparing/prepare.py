@@ -1,4 +1,5 @@
-"""From a sweep file to everything a sweep needs, with nothing started and nothing written but a fetched data set."""
+"""From a sweep file to everything a sweep needs, with nothing started and nothing written but a
+fetched data set."""
 
 from __future__ import annotations
 
@@ -28,9 +29,11 @@ __all__ = ["Prepared", "count_gpus", "fold_plan", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep whose every input has been read and checked. A comparison has ``arms``, and nothing in ``space``.
+    """A sweep whose every input has been read and checked. A comparison has ``arms``, and nothing
+    in ``space``.
 
-    ``warm_start`` is read when the sweep begins (`foldrace.search.preparing.warm_start.with_warm_start`).
+    ``warm_start`` is read when the sweep begins
+    (`foldrace.search.preparing.warm_start.with_warm_start`).
     """
 
     spec: SweepSpec
@@ -44,7 +47,8 @@ class Prepared:
 
 
 def count_gpus() -> int:
-    """GPUs of this machine that torch can use. Imports torch only where a driver's device file exists."""
+    """GPUs of this machine that torch can use. Imports torch only where a driver's device file
+    exists."""
     if not any(any(Path("/dev").glob(pattern)) for pattern in ("nvidia[0-9]*", "kfd", "dxg")):
         return 0
     import torch
@@ -53,9 +57,14 @@ def count_gpus() -> int:
 
 
 def prepare(
-    spec: SweepSpec, data_dir: Path, *, local: bool = True, notify: Callable[[str], None] = lambda _: None
+    spec: SweepSpec,
+    data_dir: Path,
+    *,
+    local: bool = True,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
-    """Reads and checks all that ``spec`` names; the data set last, since it may have to be fetched.
+    """Reads and checks all that ``spec`` names; the data set last, since it may have to be
+    fetched.
 
     Args:
         local: the sweep runs on this machine, so its GPUs are the ones that count.
@@ -68,14 +77,22 @@ def prepare(
     arms = build_arms(spec, task)
     space = SearchSpace.build({} if arms else spec.space, task.declared)
     points = tuple(
-        space.check_point(point, f"search.start_with[{i}]") for i, point in enumerate(spec.search.start_with)
+        space.check_point(point, f"search.start_with[{i}]")
+        for i, point in enumerate(spec.search.start_with)
     )
     if local:
         gpus = count_gpus() if spec.resources.gpu else 0
-        check_resources(spec.resources.cpu, spec.resources.gpu, {"CPU": os.cpu_count() or 1, "GPU": gpus})
+        check_resources(
+            spec.resources.cpu, spec.resources.gpu, {"CPU": os.cpu_count() or 1, "GPU": gpus}
+        )
     given = spec.dataset
     dataset = load_dataset(
-        given.name, limit=given.limit, seed=given.seed, size=given.size, data_dir=data_dir, notify=notify
+        given.name,
+        limit=given.limit,
+        seed=given.seed,
+        size=given.size,
+        data_dir=data_dir,
+        notify=notify,
     )
     folds = fold_plan(spec, dataset)
     check_objective(task, spec.objective, differing(arms) if arms else space.tunable)
@@ -107,7 +124,8 @@ def fold_plan(spec: SweepSpec, dataset: Dataset) -> FoldPlan:
 
 
 class _UpperEnds:
-    """Draws the upper end of every range and the first of every choice: a point to try a task on."""
+    """Draws the upper end of every range and the first of every choice: a point to try a task
+    on."""
 
     def suggest_float(self, name: str, low: float, high: float, **_: object) -> float:
         return high

@@ -1,4 +1,5 @@
-"""What a Ray cluster can hold: now, and once its autoscaler has added all the machines that it may."""
+"""What a Ray cluster can hold: now, and once its autoscaler has added all the machines that it
+may."""
 
 from __future__ import annotations
 
@@ -11,7 +12,14 @@ from typing import Any
 
 from foldrace.errors import InputError
 
-__all__ = ["check_resources", "check_shared", "fitting", "largest_node", "requested", "trial_slots"]
+__all__ = [
+    "check_resources",
+    "check_shared",
+    "fitting",
+    "largest_node",
+    "requested",
+    "trial_slots",
+]
 
 _KEYS = ("CPU", "GPU")
 _SECONDS = 60.0
@@ -22,9 +30,14 @@ def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> N
     for name, asked, key in (("gpu", gpu, "GPU"), ("cpu", cpu, "CPU")):
         there = available.get(key, 0.0)
         if asked > there:
-            hint = f"set resources.{name}: 0" if name == "gpu" and not there else f"at most {there:g}"
+            hint = (
+                f"set resources.{name}: 0" if name == "gpu" and not there else f"at most {there:g}"
+            )
             raise InputError(
-                f"resources.{name}", asked, f"a trial asks for more {key}s than there are ({there:g})", hint
+                f"resources.{name}",
+                asked,
+                f"a trial asks for more {key}s than there are ({there:g})",
+                hint,
             )
 
 
@@ -44,14 +57,15 @@ def _addable() -> list[Mapping[str, float]]:
 
 
 def largest_node() -> dict[str, float]:
-    """The most CPUs and the most GPUs that one machine of the cluster has, or would have if it were added: a trial does
-    not span machines."""
+    """The most CPUs and the most GPUs that one machine of the cluster has, or would have if it
+    were added: a trial does not span machines."""
     machines = [node["Resources"] for node in _alive()] + _addable()
     return {key: max(machine.get(key, 0.0) for machine in machines) for key in _KEYS}
 
 
 def fitting(cpu: float, gpu: float, machine: Mapping[str, float]) -> int:
-    """How many trials that ask for so much one machine can hold. A trial with a part of a GPU is on one GPU.
+    """How many trials that ask for so much one machine can hold. A trial with a part of a GPU is
+    on one GPU.
 
     >>> fitting(1, 0.4, {"CPU": 8, "GPU": 2})
     4
@@ -66,17 +80,18 @@ def fitting(cpu: float, gpu: float, machine: Mapping[str, float]) -> int:
 
 
 def trial_slots(cpu: float, gpu: float) -> int:
-    """How many trials that ask for so much can run side by side on the machines that Ray has now; at least 1, so that
-    an autoscaler sees that something is wanted."""
+    """How many trials that ask for so much can run side by side on the machines that Ray has now;
+    at least 1, so that an autoscaler sees that something is wanted."""
     return max(1, sum(fitting(cpu, gpu, node["Resources"]) for node in _alive()))
 
 
 @contextmanager
 def requested(cpu: float, gpu: float, trials: int | None) -> Iterator[None]:
-    """Within this block an autoscaler, where there is one, makes room for so many trials; afterwards for none.
+    """Within this block an autoscaler, where there is one, makes room for so many trials;
+    afterwards for none.
 
-    A sweep draws a configuration when a worker is free for it, so that no trial ever waits that would make the cluster
-    grow: it has to be asked to.
+    A sweep draws a configuration when a worker is free for it, so that no trial ever waits that
+    would make the cluster grow: it has to be asked to.
     """
     wanted = trials is not None and bool(_addable())
     if not wanted:
@@ -94,8 +109,8 @@ def requested(cpu: float, gpu: float, trials: int | None) -> Iterator[None]:
 
 
 def check_shared(folder: Path) -> None:
-    """Refuses a folder of sweeps that a machine of the cluster does not see: checkpoints would be lost with the machine
-    that wrote them. Raises: InputError, which names the machines."""
+    """Refuses a folder of sweeps that a machine of the cluster does not see: checkpoints would be
+    lost with the machine that wrote them. Raises: InputError, which names the machines."""
     nodes = _alive()
     if len(nodes) < 2:
         return
@@ -108,7 +123,9 @@ def check_shared(folder: Path) -> None:
         mark.unlink(missing_ok=True)
     if blind:
         rule = f"is not seen on {', '.join(sorted(blind))}"
-        raise InputError("--dir", str(folder), rule, "give a folder that all machines of the cluster share")
+        raise InputError(
+            "--dir", str(folder), rule, "give a folder that all machines of the cluster share"
+        )
 
 
 def _blind(mark: Path, nodes: Sequence[Mapping[str, Any]]) -> list[str]:

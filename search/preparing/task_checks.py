@@ -32,7 +32,11 @@ def check_objective(task: LoadedTask, objective: str | None, tunable: Sequence[s
     if objective is not None and task.objectives is not None and objective not in known:
         rule, hint = f"{task.reference} measures no such term", nearest(objective, known)
         raise InputError("objective", objective, rule, hint)
-    chosen = objective or task.objective or ("mse" if "mse" in known or task.objectives is None else "loss")
+    chosen = (
+        objective
+        or task.objective
+        or ("mse" if "mse" in known or task.objectives is None else "loss")
+    )
     for name in known.get(chosen, ()):
         if name in tunable:
             others = [other for other, bending in known.items() if not set(bending) & set(tunable)]
@@ -41,8 +45,11 @@ def check_objective(task: LoadedTask, objective: str | None, tunable: Sequence[s
             raise InputError("objective", chosen, rule, hint)
 
 
-def try_task(task: LoadedTask, params: Mapping[str, Value], dataset: Dataset, objective: str | None) -> None:
-    """Trains and evaluates a task of the user's on two samples. Raises: InputError for what would fail everywhere."""
+def try_task(
+    task: LoadedTask, params: Mapping[str, Value], dataset: Dataset, objective: str | None
+) -> None:
+    """Trains and evaluates a task of the user's on two samples. Raises: InputError for what would
+    fail everywhere."""
     import torch
 
     implementation = copy.deepcopy(task.implementation)
@@ -61,28 +68,53 @@ def try_task(task: LoadedTask, params: Mapping[str, Value], dataset: Dataset, ob
             terms = dict(trial.losses(model.eval(), images, params))
             _check_terms(task, terms, len(images), objective)
             doing = "reconstruct()"
-            made = implementation.reconstruct(model, images, params) if task.reconstructs else images
+            made = (
+                implementation.reconstruct(model, images, params) if task.reconstructs else images
+            )
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        rule = f"{doing} fails on two samples of shape {dataset.sample_shape}: {type(error).__name__}: {error}"
+        rule = (
+            f"{doing} fails on two samples of shape {dataset.sample_shape}:"
+            f" {type(error).__name__}: {error}"
+        )
         raise InputError("task", task.reference, rule) from error
     if tuple(getattr(made, "shape", ())) != tuple(images.shape):
-        raise InputError("task", task.reference, "reconstruct() must return images of the shape that it is given")
+        raise InputError(
+            "task",
+            task.reference,
+            "reconstruct() must return images of the shape that it is given",
+        )
 
 
-def _check_terms(task: LoadedTask, terms: Mapping[str, Any], count: int, objective: str | None) -> None:
+def _check_terms(
+    task: LoadedTask, terms: Mapping[str, Any], count: int, objective: str | None
+) -> None:
     compared = objective or task.objective
     for name, values in terms.items():
         if not _TERM.fullmatch(name) or name in _TAKEN:
-            rule = f"losses() names a term {name!r}; names are letters, digits and _, and not {' or '.join(_TAKEN)}"
+            rule = (
+                f"losses() names a term {name!r}; names are letters, digits and _, and not"
+                f" {' or '.join(_TAKEN)}"
+            )
             raise InputError("task", task.reference, rule)
         shape = tuple(getattr(values, "shape", ()))
-        if shape != (count,) and (len(shape) != 2 or shape[0] != count or name in ("loss", compared)):
-            rule = f"losses() must give one value a sample: {name!r} has the shape {shape} for {count} samples"
-            raise InputError("task", task.reference, rule, "average over pixels, not over the batch")
+        if shape != (count,) and (
+            len(shape) != 2 or shape[0] != count or name in ("loss", compared)
+        ):
+            rule = (
+                f"losses() must give one value a sample: {name!r} has the shape {shape} for"
+                f" {count} samples"
+            )
+            raise InputError(
+                "task", task.reference, rule, "average over pixels, not over the batch"
+            )
         if not math.isfinite(float(values.detach().sum())):
-            raise InputError("task", task.reference, f"{name!r} is not finite on two samples with an untrained model")
+            raise InputError(
+                "task",
+                task.reference,
+                f"{name!r} is not finite on two samples with an untrained model",
+            )
     known = f"it returns: {', '.join(sorted(terms))}"
     if objective is not None and objective not in terms:
         raise InputError("objective", objective, "losses() returns no such term", known)

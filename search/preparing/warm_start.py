@@ -1,4 +1,5 @@
-"""What an earlier sweep has found, read from MLflow, for the sampler of a new one to learn from."""
+"""What an earlier sweep has found, read from MLflow, for the sampler of a new one to learn
+from."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ _WAY_OUT = "to try its best points all the same, put them into search.start_with
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Trials of an earlier sweep, as Optuna's: the completed ones with their values, those given up with their
-    intermediate values; and how many trials it had in all."""
+    """Trials of an earlier sweep, as Optuna's: the completed ones with their values, those given
+    up with their intermediate values; and how many trials it had in all."""
 
     sweep: str
     trials: tuple[FrozenTrial, ...]
@@ -51,18 +52,25 @@ class WarmStart:
 
 
 def with_warm_start(prepared: Prepared, root: Path, uri: str) -> Prepared:
-    """``prepared`` with the trials that ``search.warm_start`` asks for. Raises: as `read_warm_start`."""
+    """``prepared`` with the trials that ``search.warm_start`` asks for. Raises: as
+    `read_warm_start`."""
     name = prepared.spec.search.warm_start
-    return prepared if name is None else replace(prepared, warm_start=read_warm_start(name, root, uri, prepared))
+    return (
+        prepared
+        if name is None
+        else replace(prepared, warm_start=read_warm_start(name, root, uri, prepared))
+    )
 
 
 def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> WarmStart:
-    """The trials of the sweep of that name (the latest, if a server has several) that fit the space of ``prepared``.
+    """The trials of the sweep of that name (the latest, if a server has several) that fit the
+    space of ``prepared``.
 
-    The sampler takes the losses of both sweeps for values of one function. So the earlier sweep must have had the same
-    task, objective, data (the same images: a smaller ``dataset.limit`` gives other losses), folds but for their seed,
-    epochs and early stopping. The space may be another, larger or smaller: a trial is left out if the new space cannot
-    give its parameters. Seeds and sampler may differ. So may the scheduler; but those that it gave up are then left
+    The sampler takes the losses of both sweeps for values of one function. So the earlier sweep
+    must have had the same task, objective, data (the same images: a smaller ``dataset.limit``
+    gives other losses), folds but for their seed, epochs and early stopping. The space may be
+    another, larger or smaller: a trial is left out if the new space cannot give its parameters.
+    Seeds and sampler may differ. So may the scheduler; but those that it gave up are then left
     out, since their losses are of other rungs, unless the new sweep gives none up.
 
     Args:
@@ -80,19 +88,26 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
         run = _find(client, name)
         earlier = _spec_of(client, run, name, root)
         _check_same(earlier, run, name, prepared)
-        runs = _search(client, f"tags.`foldrace.sweep_key` = '{run.data.tags['foldrace.sweep_key']}'", "trial")
+        runs = _search(
+            client, f"tags.`foldrace.sweep_key` = '{run.data.tags['foldrace.sweep_key']}'", "trial"
+        )
         points, obstacles = _place(runs, prepared, earlier.scheduler)
         trials = tuple(_trials(client, points, name, prepared))
     except (InputError, StateError):
         raise
     except Exception as error:  # MLflow's own and those of whatever store lies below
-        raise StateError(f"{uri}: the tracking store cannot be read: {first_line(error)}") from error
+        raise StateError(
+            f"{uri}: the tracking store cannot be read: {first_line(error)}"
+        ) from error
     if not trials:
         rule = "has no trial that was evaluated"
         if obstacles:
             parameter, count = Counter(parameter for parameter, _ in obstacles).most_common(1)[0]
             example = next(text for at, text in obstacles if at == parameter)
-            rule = f"none of its {len(runs)} trials fits this space; in the way of {count} is {parameter} ({example})"
+            rule = (
+                f"none of its {len(runs)} trials fits this space; in the way of {count} is"
+                f" {parameter} ({example})"
+            )
         raise InputError(_FIELD, name, rule, "widen the space, or leave the warm start out")
     return WarmStart(name, trials, len(runs))
 
@@ -100,7 +115,9 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
 def _search(client: MlflowClient, wanted: str, level: str) -> list[Run]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     filter_string = f"{wanted}{' and ' if wanted else ''}tags.`foldrace.level` = '{level}'"
-    found = client.search_runs(experiments, filter_string, max_results=_MOST, order_by=["attributes.start_time"])
+    found = client.search_runs(
+        experiments, filter_string, max_results=_MOST, order_by=["attributes.start_time"]
+    )
     return list(found)
 
 
@@ -125,16 +142,22 @@ def _spec_of(client: MlflowClient, run: Run, name: str, root: Path) -> SweepSpec
             path = client.download_artifacts(run.info.run_id, "sweep.yaml", folder)
             return parse_spec(read_yaml(Path(path).read_text(encoding="utf-8"), name), root)
     except InputError as error:
-        raise InputError(_FIELD, name, f"its sweep file is not one of this version: {error}") from error
+        raise InputError(
+            _FIELD, name, f"its sweep file is not one of this version: {error}"
+        ) from error
     except OSError as error:
-        raise InputError(_FIELD, name, f"its sweep file is not in the tracking store: {error}") from error
+        raise InputError(
+            _FIELD, name, f"its sweep file is not in the tracking store: {error}"
+        ) from error
 
 
 def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> None:
     """Refuses a sweep whose losses are not of the same function. Raises: InputError."""
     spec, own = prepared.spec, prepared.task.objective
     if earlier.kind != "sweep":
-        raise InputError(_FIELD, name, f"is a {earlier.kind}, and only a sweep's trials can be learned from")
+        raise InputError(
+            _FIELD, name, f"is a {earlier.kind}, and only a sweep's trials can be learned from"
+        )
     pairs: dict[str, tuple[object, object]] = {
         "task": (earlier.task, spec.task),
         "objective": (earlier.objective or own, spec.objective or own),
@@ -144,13 +167,24 @@ def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> 
     }
     for field, (then, now) in pairs.items():
         if then != now:
-            rule = f"its losses are not comparable: {field} was {_shown(then)}, and is {_shown(now)} here"
+            rule = (
+                f"its losses are not comparable: {field} was {_shown(then)}, and is {_shown(now)}"
+                " here"
+            )
             raise InputError(_FIELD, name, rule, _WAY_OUT)
     if run.data.tags.get("foldrace.dataset_digest") != prepared.dataset.digest:
         then, now = earlier.dataset.model_dump(), spec.dataset.model_dump()
         differing = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-        what = ", ".join(f"dataset.{key} was {then.get(key)!r}" for key in differing) or "the data have changed since"
-        raise InputError(_FIELD, name, f"its losses are not comparable: it ran on other images ({what})", _WAY_OUT)
+        what = (
+            ", ".join(f"dataset.{key} was {then.get(key)!r}" for key in differing)
+            or "the data have changed since"
+        )
+        raise InputError(
+            _FIELD,
+            name,
+            f"its losses are not comparable: it ran on other images ({what})",
+            _WAY_OUT,
+        )
 
 
 def _seedless(spec: SweepSpec) -> Mapping[str, Any]:
@@ -170,15 +204,18 @@ Obstacle = tuple[str, str]
 
 def _place(
     runs: Sequence[Run], prepared: Prepared, scheduler: SchedulerSpec
-) -> tuple[list[Placed], list[Obstacle]]:  # fmt: skip
-    """The trials that the space can give, each with its tunable parameters; what is in the way of the others: a
-    parameter and why. Those given up by a ``scheduler`` with other rungs are passed over."""
+) -> tuple[list[Placed], list[Obstacle]]:
+    """The trials that the space can give, each with its tunable parameters; what is in the way of
+    the others: a parameter and why. Those given up by a ``scheduler`` with other rungs are passed
+    over."""
     placed, obstacles = [], []
     now = prepared.spec.scheduler
     same_rungs = now.kind == "fifo" or now == scheduler
     for run in runs:
         ended_well = run.info.status == "FINISHED" and _has_all_epochs(run, prepared)
-        given_up = same_rungs and run.info.status == "KILLED" and "foldrace.pruned_at" in run.data.tags
+        given_up = (
+            same_rungs and run.info.status == "KILLED" and "foldrace.pruned_at" in run.data.tags
+        )
         if "val_loss" not in run.data.metrics or not (ended_well or given_up):
             continue
         try:
@@ -189,35 +226,47 @@ def _place(
 
 
 def _has_all_epochs(run: Run, prepared: Prepared) -> bool:
-    """Not so for one that was left behind when others of its sweep were trained on; early stopping is no such case."""
+    """Not so for one that was left behind when others of its sweep were trained on; early stopping
+    is no such case."""
     spec = prepared.spec
-    return spec.early_stopping.patience is not None or run.data.metrics.get("epoch", spec.epochs) >= spec.epochs
+    return (
+        spec.early_stopping.patience is not None
+        or run.data.metrics.get("epoch", spec.epochs) >= spec.epochs
+    )
 
 
 def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:
-    """The tunable parameters with which the space gives a trial of the parameters that MLflow has as text.
+    """The tunable parameters with which the space gives a trial of the parameters that MLflow has
+    as text.
 
     Raises:
         InputError: a parameter, its value, and why the space cannot give it.
     """
     space, declared = prepared.space, prepared.task.declared
     params = {name: _typed(name, text, declared) for name, text in texts.items()}
-    whole = {name: parameter.default for name, parameter in declared.items()} | prepared.task.complete(params, "space")
+    whole = {
+        name: parameter.default for name, parameter in declared.items()
+    } | prepared.task.complete(params, "space")
     settled: dict[str, Value] = {}
     for name, entry in space.entries.items():
         if all(o in settled and among(settled[o], values) for o, values in entry.when.items()):
             if not space.holds(name, whole[name]):
                 raise InputError(f"space.{name}", whole[name], f"not in the space, {entry}")
             settled[name] = whole[name]
-    here = {name: parameter.default for name, parameter in declared.items()} | prepared.task.complete(settled, "space")
+    here = {
+        name: parameter.default for name, parameter in declared.items()
+    } | prepared.task.complete(settled, "space")
     for name, value in whole.items():
         if not same(here[name], value):
-            raise InputError(f"space.{name}", value, f"here it is always {here[name]!r} with the other values")
+            raise InputError(
+                f"space.{name}", value, f"here it is always {here[name]!r} with the other values"
+            )
     return {name: settled[name] for name in space.tunable if name in settled}
 
 
 def _typed(name: str, text: str, declared: Mapping[str, Parameter]) -> Value:
-    """A parameter's text back in its type. Raises: InputError: no such parameter, or no such value of it."""
+    """A parameter's text back in its type. Raises: InputError: no such parameter, or no such value
+    of it."""
     if name not in declared:
         raise InputError(f"space.{name}", text, "the task has no such parameter")
     readings: list[Value] = [{"True": True, "False": False}.get(text, text)]
@@ -234,15 +283,24 @@ def _typed(name: str, text: str, declared: Mapping[str, Parameter]) -> Value:
     return declared[name].check(f"space.{name}", readings[-1])
 
 
-def _trials(client: MlflowClient, points: Sequence[Placed], name: str, prepared: Prepared) -> Iterator[FrozenTrial]:
+def _trials(
+    client: MlflowClient, points: Sequence[Placed], name: str, prepared: Prepared
+) -> Iterator[FrozenTrial]:
     """Optuna's trials, in the order of their numbers."""
     objectives = prepared.spec.search.objectives
     distributions = distributions_of(prepared.space)
     ordered = sorted(points, key=lambda placed: int(placed[0].data.tags["foldrace.trial"]))
-    given_up = [run.info.run_id for run, _ in ordered if run.info.status == "KILLED"] if len(objectives) == 1 else []
+    given_up = (
+        [run.info.run_id for run, _ in ordered if run.info.status == "KILLED"]
+        if len(objectives) == 1
+        else []
+    )
     with ThreadPoolExecutor(_AT_ONCE) as pool:  # MLflow answers for one run at a time
         asked = pool.map(lambda run_id: client.get_metric_history(run_id, "val_loss"), given_up)
-        curves = {run_id: {p.step: p.value for p in curve} for run_id, curve in zip(given_up, asked, strict=True)}
+        curves = {
+            run_id: {p.step: p.value for p in curve}
+            for run_id, curve in zip(given_up, asked, strict=True)
+        }
     for run, point in ordered:
         trial = _trial(run, point, distributions, objectives, curves.get(run.info.run_id, {}))
         if trial is not None:
@@ -251,9 +309,12 @@ def _trials(client: MlflowClient, points: Sequence[Placed], name: str, prepared:
 
 
 def _trial(
-    run: Run, point: Mapping[str, Value], distributions: Mapping[str, BaseDistribution], objectives: Sequence[str],
+    run: Run,
+    point: Mapping[str, Value],
+    distributions: Mapping[str, BaseDistribution],
+    objectives: Sequence[str],
     curve: Mapping[int, float],
-) -> FrozenTrial | None:  # fmt: skip
+) -> FrozenTrial | None:
     """One of Optuna's trials; None if a figure that it needs was not recorded."""
     own = {name: distributions[name] for name in point}
     if run.info.status == "FINISHED":
@@ -261,10 +322,16 @@ def _trial(
         known = [value for value in values if value is not None]
         if len(known) < len(values):
             return None
-        return create_trial(state=TrialState.COMPLETE, values=known, params=dict(point), distributions=own)
+        return create_trial(
+            state=TrialState.COMPLETE, values=known, params=dict(point), distributions=own
+        )
     if not curve:
         return None
     last = curve[max(curve)]
     return create_trial(
-        state=TrialState.PRUNED, value=last, params=dict(point), distributions=own, intermediate_values=dict(curve)
+        state=TrialState.PRUNED,
+        value=last,
+        params=dict(point),
+        distributions=own,
+        intermediate_values=dict(curve),
     )

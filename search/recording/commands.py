@@ -12,7 +12,8 @@ __all__ = ["at", "program"]
 
 
 def program() -> str:
-    """The command as it can be typed here: its path, where ``foldrace`` alone would not find it."""
+    """The command as it can be typed here: its path, where ``foldrace`` alone would not find
+    it."""
     called = Path(sys.argv[0])
     if called.name != "foldrace" or shutil.which("foldrace") == str(called.absolute()):
         return "foldrace"

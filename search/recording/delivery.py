@@ -1,4 +1,5 @@
-"""Brings what the spool keeps to MLflow, from a thread of its own, however long the store is away."""
+"""Brings what the spool keeps to MLflow, from a thread of its own, however long the store is
+away."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Writer(Protocol):
         ...
 
     def apply(self, events: Sequence[Event]) -> None:
-        """Stores all of the events; after an error it is called again with the same ones, or with some of them."""
+        """Stores all of the events; after an error it is called again with the same ones, or with
+        some of them."""
         ...
 
 
@@ -40,7 +42,8 @@ class Patience:
     """How a delivery goes about it.
 
     Attributes:
-        interval: seconds between two looks into the spool; what comes in between is delivered together.
+        interval: seconds between two looks into the spool; what comes in between is delivered
+            together.
         most: events delivered together.
         first, longest: seconds until a store that is away is tried again, doubled each time.
         end: seconds that the end of a sweep waits without any sign of life from the store.
@@ -60,20 +63,37 @@ class _GivenUpError(Exception):
 class Delivery:
     """Sends what a spool holds, in its order, and forgets it there when it has arrived.
 
-    Each event is delivered at least once; the writer sees to it that twice is the same as once. While the store cannot
-    be reached, it is tried again and again; an event that it refuses is set aside, and the others go on.
+    Each event is delivered at least once; the writer sees to it that twice is the same as once.
+    While the store cannot be reached, it is tried again and again; an event that it refuses is set
+    aside, and the others go on.
 
     Args:
-        say: where people read; told when the store goes away, when it is back, and once that something was refused.
+        say: where people read; told when the store goes away, when it is back, and once that
+            something was refused.
         wait: waits so many seconds, or until the event is set; a test's own clock.
     """
 
     def __init__(
-        self, spool: Spool, writer: Writer, say: Callable[[str], None], patience: Patience = Patience(),
-        *, wait: Callable[[threading.Event, float], object] = threading.Event.wait,
-    ) -> None:  # fmt: skip
-        self.spool, self._writer, self._say, self._patience, self._wait = spool, writer, say, patience, wait
-        self._hurry, self._abandoned, self._ended = threading.Event(), threading.Event(), threading.Event()
+        self,
+        spool: Spool,
+        writer: Writer,
+        say: Callable[[str], None],
+        patience: Patience = Patience(),
+        *,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
+    ) -> None:
+        self.spool, self._writer, self._say, self._patience, self._wait = (
+            spool,
+            writer,
+            say,
+            patience,
+            wait,
+        )
+        self._hurry, self._abandoned, self._ended = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
         self._away = False
         self.refused = 0
         self._thread = threading.Thread(target=self._run, name="foldrace-delivery", daemon=True)
@@ -83,10 +103,12 @@ class Delivery:
         self._thread.start()
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Ends the delivery: waits until all is delivered, for as long as it gets on; whether it all is.
+        """Ends the delivery: waits until all is delivered, for as long as it gets on; whether it
+        all is.
 
         Args:
-            seconds: to wait without any progress; None: as `Patience` says. Ctrl-C ends the wait at once.
+            seconds: to wait without any progress; None: as `Patience` says. Ctrl-C ends the wait
+                at once.
         """
         self._hurry.set()
         seconds = self._patience.end if seconds is None else seconds
@@ -107,15 +129,21 @@ class Delivery:
             pass
         self._abandoned.set()
         if self.refused:
-            self._say(f"recording: MLflow refused {self.refused} records; they are in {self.spool.refused}")
+            self._say(
+                f"recording: MLflow refused {self.refused} records; they are in"
+                f" {self.spool.refused}"
+            )
         return self.spool.waiting == 0
 
     def _where(self) -> str:
         if not self._away:
             return "are on their way to MLflow …"
-        return f"are safe on disk; the tracking store has {self._patience.end:.0f} s to come back (Ctrl-C: do not wait)"
+        return (
+            f"are safe on disk; the tracking store has {self._patience.end:.0f} s to come back"
+            " (Ctrl-C: do not wait)"
+        )
 
-    # --- the thread ---------------------------------------------------------------------------------------------------
+    # --- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -148,7 +176,9 @@ class Delivery:
             self._check()
             try:
                 self._writer.apply([waiting.event for waiting in events])
-            except Exception as error:  # MLflow's own, requests', those of whatever database lies below
+            except (
+                Exception
+            ) as error:  # MLflow's own, requests', those of whatever database lies below
                 if _passes(error):
                     self._pause(error, delay)
                     continue
@@ -199,18 +229,29 @@ class Delivery:
 
 
 _PASSING = {
-    "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED",
-    "ABORTED", "CANCELLED", "IO_ERROR", "UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED",
-    "NOT_FOUND", "ENDPOINT_NOT_FOUND",
-}  # fmt: skip
-"""MLflow's error codes that say nothing about the event. A proxy whose server is gone answers 404; a run that is gone
-is RESOURCE_DOES_NOT_EXIST."""
+    "TEMPORARILY_UNAVAILABLE",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+    "CANCELLED",
+    "IO_ERROR",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+    "CUSTOMER_UNAUTHORIZED",
+    "NOT_FOUND",
+    "ENDPOINT_NOT_FOUND",
+}
+"""MLflow's error codes that say nothing about the event. A proxy whose server is gone answers 404;
+a run that is gone is RESOURCE_DOES_NOT_EXIST."""
 
 
 def _passes(error: Exception) -> bool:
     """Whether the same call may succeed later: the store is away, or busy, or does not know us."""
     code = getattr(error, "error_code", None)
-    if code == "INTERNAL_ERROR":  # a server's, or no connection to it; in this process's own store the event broke it
+    if (
+        code == "INTERNAL_ERROR"
+    ):  # a server's, or no connection to it; in this process's own store the event broke it
         return isinstance(error, RestException) or "API request" in str(error)
     if code is not None:
         return code in _PASSING
@@ -219,11 +260,15 @@ def _passes(error: Exception) -> bool:
         return status >= 500 or status in (401, 403, 408, 429)
     if isinstance(error, OperationalError | PoolTimeout):
         return True
-    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError | IsADirectoryError)
+    return isinstance(error, OSError) and not isinstance(
+        error, FileNotFoundError | IsADirectoryError
+    )
 
 
 def _short(error: Exception) -> str:
     text = first_line(error)
-    if away := re.match(r"API request to (https?://[^/]+)\S* failed with (?:timeout )?exception", text):
+    if away := re.match(
+        r"API request to (https?://[^/]+)\S* failed with (?:timeout )?exception", text
+    ):
         return f"{away[1]} does not answer"
     return text if len(text) <= _LONG else text[: _LONG - 1] + "…"

@@ -1,4 +1,5 @@
-"""What happens in a sweep that its record keeps: the events, as JSON and back, and the face that takes them."""
+"""What happens in a sweep that its record keeps: the events, as JSON and back, and the face that
+takes them."""
 
 from __future__ import annotations
 
@@ -19,9 +20,19 @@ if TYPE_CHECKING:
     from foldrace.trainables.training.fold import FoldReport
 
 __all__ = [
-    "Closed", "Event", "Files", "Finished", "Incumbent", "Outcome", "Recording", "Reported", "Started", "from_json",
-    "now_ms", "to_json",
-]  # fmt: skip
+    "Closed",
+    "Event",
+    "Files",
+    "Finished",
+    "Incumbent",
+    "Outcome",
+    "Recording",
+    "Reported",
+    "Started",
+    "from_json",
+    "now_ms",
+    "to_json",
+]
 
 
 class Outcome(Enum):
@@ -39,7 +50,8 @@ def now_ms() -> int:
 
 @dataclass(frozen=True)
 class Started:
-    """A trial begins, or goes on after an interruption. ``at`` is a time in ms since the epoch, here and below."""
+    """A trial begins, or goes on after an interruption. ``at`` is a time in ms since the epoch,
+    here and below."""
 
     trial: int
     params: Mapping[str, Value]
@@ -49,7 +61,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Reported:
-    """A trial at an aligned point; ``picture`` is a PNG in base64, ``parameters`` its model's trainable weights."""
+    """A trial at an aligned point; ``picture`` is a PNG in base64, ``parameters`` its model's
+    trainable weights."""
 
     trial: int
     report: EpochReport
@@ -115,9 +128,13 @@ _KINDS: Mapping[str, type[Any]] = {
 
 
 def to_json(event: Event) -> str:
-    """An event as one line of JSON, without its end. `from_json` gives back an equal one, NaN and infinities
-    included; NumPy's scalars come back as Python's, of the same value."""
-    return json.dumps({"event": type(event).__name__.lower(), **vars(event)}, default=_plain, separators=(",", ":"))
+    """An event as one line of JSON, without its end. `from_json` gives back an equal one, NaN and
+    infinities included; NumPy's scalars come back as Python's, of the same value."""
+    return json.dumps(
+        {"event": type(event).__name__.lower(), **vars(event)},
+        default=_plain,
+        separators=(",", ":"),
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -147,7 +164,9 @@ def from_json(line: str | bytes) -> Event:
     if "report" in told:
         report = told["report"]
         folds = {"folds": _folds(report["folds"]), "trained": _folds(report["trained"])}
-        told["report"] = EpochReport(**{**report, **folds, "rungs": tuple(map(tuple, report["rungs"]))})
+        told["report"] = EpochReport(
+            **{**report, **folds, "rungs": tuple(map(tuple, report["rungs"]))}
+        )
     event: Event = kind(**told)
     return event
 
@@ -159,15 +178,19 @@ def _folds(told: Iterable[Mapping[str, Any]]) -> tuple[FoldReport, ...]:
 
 
 class Recording(ABC):
-    """Where the events of a sweep go. What becomes of them is `_take`'s: they are written at once, or kept and sent."""
+    """Where the events of a sweep go. What becomes of them is `_take`'s: they are written at once,
+    or kept and sent."""
 
     @abstractmethod
     def _take(self, event: Event) -> None: ...
 
     def sync(self) -> None:  # noqa: B027 (nothing is to be done where events are written at once)
-        """Makes all that it has been told safe from a power failure, here or where it was written."""
+        """Makes all that it has been told safe from a power failure, here or where it was
+        written."""
 
-    def started(self, trial: int, params: Mapping[str, Value], tags: Mapping[str, object] | None = None) -> None:
+    def started(
+        self, trial: int, params: Mapping[str, Value], tags: Mapping[str, object] | None = None
+    ) -> None:
         """A trial begins, or goes on after an interruption.
 
         Args:
@@ -176,24 +199,35 @@ class Recording(ABC):
         self._take(Started(trial, params, tags or {}, now_ms()))
 
     def reported(
-        self, trial: int, report: EpochReport, picture: str | None, timestamp: int, parameters: int | None = None
+        self,
+        trial: int,
+        report: EpochReport,
+        picture: str | None,
+        timestamp: int,
+        parameters: int | None = None,
     ) -> None:
-        """A trial at an aligned point: each fold's metrics at each epoch since the last, their means at the fold-epochs
-        spent.
+        """A trial at an aligned point: each fold's metrics at each epoch since the last, their
+        means at the fold-epochs spent.
 
         Args:
             picture: a PNG in base64, originals above reconstructions of fold 0, or None.
             timestamp: when the report was made, in ms.
             parameters: trainable weights of the trial's model.
 
-        A trial that goes on after an interruption makes some reports again, with the same numbers; they are left out.
+        A trial that goes on after an interruption makes some reports again, with the same numbers;
+        they are left out.
         """
         self._take(Reported(trial, report, picture, timestamp, parameters))
 
     def finished(
-        self, trial: int, outcome: Outcome, folds: Iterable[FoldReport] = (), reason: str = "", detail: str = "",
+        self,
+        trial: int,
+        outcome: Outcome,
+        folds: Iterable[FoldReport] = (),
+        reason: str = "",
+        detail: str = "",
         tags: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A trial ends, and its folds with it.
 
         Args:
@@ -203,7 +237,9 @@ class Recording(ABC):
         """
         self._take(Finished(trial, outcome, tuple(folds), reason, detail, now_ms(), tags or {}))
 
-    def incumbent(self, trial: int, val_loss: float, standard_error: float, fold_epochs: int, timestamp: int) -> None:
+    def incumbent(
+        self, trial: int, val_loss: float, standard_error: float, fold_epochs: int, timestamp: int
+    ) -> None:
         """A new best fully evaluated trial, at the fold-epochs that the sweep has spent."""
         self._take(Incumbent(trial, val_loss, standard_error, fold_epochs, timestamp))
 

@@ -1,4 +1,5 @@
-"""The SQLite file that a sweep without a server is recorded in, tuned for one writer while others read."""
+"""The SQLite file that a sweep without a server is recorded in, tuned for one writer while others
+read."""
 
 from __future__ import annotations
 
@@ -19,20 +20,38 @@ if TYPE_CHECKING:
 __all__ = ["write_ahead"]
 
 _SCHEME = "sqlite:///"
-_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "9p", "lustre", "gpfs", "beegfs", "afs", "ceph", "glusterfs", "fuse.sshfs"}
+_REMOTE = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "9p",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "afs",
+    "ceph",
+    "glusterfs",
+    "fuse.sshfs",
+}
 
 
 @contextmanager
 def write_ahead(client: MlflowClient) -> Iterator[Callable[[], None]]:
-    """Within this block a commit to the client's SQLite store goes to a write-ahead log and waits for no disk, and
-    who reads does not hold up who writes. Yields what makes all commits so far safe from a power failure.
+    """Within this block a commit to the client's SQLite store goes to a write-ahead log and waits
+    for no disk, and who reads does not hold up who writes. Yields what makes all commits so far
+    safe from a power failure.
 
-    At the block's end the file is whole by itself again, unless somebody else has it open. A server's store is left as
-    it is, and a file on a network's file system, over which such a log cannot be shared.
+    At the block's end the file is whole by itself again, unless somebody else has it open. A
+    server's store is left as it is, and a file on a network's file system, over which such a log
+    cannot be shared.
     """
     uri = str(client.tracking_uri)
     path = Path(uri.removeprefix(_SCHEME))
-    if not (uri.startswith(_SCHEME) and path.is_file() and _is_local(path)) or _set_mode(path, "WAL") != "wal":
+    if (
+        not (uri.startswith(_SCHEME) and path.is_file() and _is_local(path))
+        or _set_mode(path, "WAL") != "wal"
+    ):
         yield lambda: None
         return
     event.listen(Pool, "checkout", _do_not_wait_for_the_disk)
@@ -43,7 +62,9 @@ def write_ahead(client: MlflowClient) -> Iterator[Callable[[], None]]:
         engine = getattr(client._tracking_client.store, "engine", None)
         if engine is not None:
             engine.dispose()
-        if _set_mode(path, "DELETE") != "delete":  # somebody has it open; the file has all of it at least
+        if (
+            _set_mode(path, "DELETE") != "delete"
+        ):  # somebody has it open; the file has all of it at least
             _ask(path, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 

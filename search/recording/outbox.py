@@ -34,8 +34,8 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Batch:
-    """The next events to deliver; they end in ``segment`` at byte ``offset``. ``lines`` counts those that could not be
-    read too."""
+    """The next events to deliver; they end in ``segment`` at byte ``offset``. ``lines`` counts
+    those that could not be read too."""
 
     events: Sequence[Waiting]
     segment: int
@@ -44,7 +44,11 @@ class Batch:
 
 
 def _segments(folder: Path) -> list[int]:
-    return sorted(int(found[1]) for path in folder.glob("*.jsonl") if (found := _SEGMENT.fullmatch(path.name)))
+    return sorted(
+        int(found[1])
+        for path in folder.glob("*.jsonl")
+        if (found := _SEGMENT.fullmatch(path.name))
+    )
 
 
 def _segment(folder: Path, number: int) -> Path:
@@ -52,7 +56,8 @@ def _segment(folder: Path, number: int) -> Path:
 
 
 def _cursor(folder: Path) -> tuple[int, int]:
-    """(segment, offset) up to which all is delivered. One that is lost costs a delivery of what is there again."""
+    """(segment, offset) up to which all is delivered. One that is lost costs a delivery of what is
+    there again."""
     try:
         told = json.loads((folder / _CURSOR).read_text())
         return int(told["segment"]), int(told["offset"])
@@ -74,7 +79,8 @@ def _undelivered(folder: Path) -> tuple[int, int]:
 
 
 def waiting_in(folder: Path) -> int:
-    """How many events of a spool wait to be delivered; 0 if there is no such folder. Changes nothing."""
+    """How many events of a spool wait to be delivered; 0 if there is no such folder. Changes
+    nothing."""
     return _undelivered(folder)[0]
 
 
@@ -86,23 +92,33 @@ def waiting_records(folder: Path) -> int:
 class Spool:
     """A queue of events that survives the process.
 
-    An event is one line, appended with one write: what was appended before the process was killed is there whole, and
-    a last line that was cut short is dropped at the next opening. Making it safe from a power failure takes an
-    ``fsync``, which is left to the thread that delivers (`sync`, `take`). One thread may append while another
-    delivers; one process has a spool open at a time.
+    An event is one line, appended with one write: what was appended before the process was killed
+    is there whole, and a last line that was cut short is dropped at the next opening. Making it
+    safe from a power failure takes an ``fsync``, which is left to the thread that delivers
+    (`sync`, `take`). One thread may append while another delivers; one process has a spool open at
+    a time.
 
     Args:
         folder: made with the first event.
         segment: bytes after which another file is begun; delivered ones are removed.
-        limit: bytes that may wait: beyond half of it pictures are left out, beyond it reports too, and ``notify`` is
-            told so once.
+        limit: bytes that may wait: beyond half of it pictures are left out, beyond it reports too,
+            and ``notify`` is told so once.
     """
 
     def __init__(
-        self, folder: Path, notify: Callable[[str], None] = lambda _: None, *, segment: int = 4 * _MB,
+        self,
+        folder: Path,
+        notify: Callable[[str], None] = lambda _: None,
+        *,
+        segment: int = 4 * _MB,
         limit: int = 1024 * _MB,
-    ) -> None:  # fmt: skip
-        self.folder, self._notify, self._segment_bytes, self._limit = folder, notify, segment, limit
+    ) -> None:
+        self.folder, self._notify, self._segment_bytes, self._limit = (
+            folder,
+            notify,
+            segment,
+            limit,
+        )
         self._lock = threading.Lock()
         there = _segments(folder)
         self._at, self._offset = _cursor(folder)
@@ -116,12 +132,18 @@ class Spool:
         self.waiting, self._bytes = _undelivered(folder)
 
     def append(self, event: Event) -> None:
-        """Keeps an event. Raises: OSError if the disk refuses it; what was there before stays readable then."""
+        """Keeps an event. Raises: OSError if the disk refuses it; what was there before stays
+        readable then."""
         if isinstance(event, Reported) and self._bytes > self._limit / 2:
-            self._say_once("pictures", "recording: so much waits for MLflow that pictures are left out now")
+            self._say_once(
+                "pictures", "recording: so much waits for MLflow that pictures are left out now"
+            )
             event = replace(event, picture=None)
             if self._bytes > self._limit:
-                self._say_once("reports", f"recording: {self._bytes // _MB} MB wait for MLflow; reports are lost now")
+                self._say_once(
+                    "reports",
+                    f"recording: {self._bytes // _MB} MB wait for MLflow; reports are lost now",
+                )
                 return
         line = to_json(event).encode() + b"\n"
         with self._lock:
@@ -160,7 +182,8 @@ class Spool:
             sync_file(self.folder)
 
     def take(self, most: int) -> Batch:
-        """The next events, at most so many, which are safe on disk; they stay until they are `delivered`."""
+        """The next events, at most so many, which are safe on disk; they stay until they are
+        `delivered`."""
         self.sync()
         with self._lock:
             last, end = self._last, self._written if self._file is not None else None
@@ -169,7 +192,9 @@ class Spool:
             with _segment(self.folder, number).open("rb") as file:
                 file.seek(start)
                 data = file.read(_MB if number != last or end is None else min(_MB, end - start))
-                if data and not data.endswith(b"\n"):  # a line goes on; where this process has got to, one ends
+                if data and not data.endswith(
+                    b"\n"
+                ):  # a line goes on; where this process has got to, one ends
                     data += file.readline()
             lines = data.split(b"\n")[:-1][:most]
             if lines:
@@ -215,7 +240,8 @@ class Spool:
         return self.folder / _REFUSED
 
     def close(self) -> None:
-        """Closes the file; of a spool with nothing waiting, only what was refused is left on disk."""
+        """Closes the file; of a spool with nothing waiting, only what was refused is left on
+        disk."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

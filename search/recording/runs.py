@@ -1,4 +1,5 @@
-"""The MLflow runs of one sweep: found by a key before they are made, filled in as few calls as it takes."""
+"""The MLflow runs of one sweep: found by a key before they are made, filled in as few calls as it
+takes."""
 
 from __future__ import annotations
 
@@ -20,10 +21,24 @@ if TYPE_CHECKING:
 __all__ = ["Change", "Place", "Runs"]
 
 Place = tuple[int | str, ...]
-"""Where a run stands: ``()`` the sweep's, ``(7,)`` trial 7's, ``(7, 1)`` its fold 1's, ``("refit",)``."""
+"""Where a run stands: ``()`` the sweep's, ``(7,)`` trial 7's, ``(7, 1)`` its fold 1's,
+``("refit",)``."""
 
-_CALL, _NAMES, _PAGE = 1000, 100, 2000  # what MLflow takes at once: entities, of them params or tags; runs a page
-_OWN = ("level", "sweep", "sweep_key", "key", "trial", "fold", "pruned_at", "failure")  # tags that no caller gives
+_CALL, _NAMES, _PAGE = (
+    1000,
+    100,
+    2000,
+)  # what MLflow takes at once: entities, of them params or tags; runs a page
+_OWN = (
+    "level",
+    "sweep",
+    "sweep_key",
+    "key",
+    "trial",
+    "fold",
+    "pruned_at",
+    "failure",
+)  # tags that no caller gives
 
 
 @dataclass
@@ -60,17 +75,26 @@ class Runs:
     """
 
     def __init__(self, client: MlflowClient, experiment_id: str, sweep: str, key: str) -> None:
-        self.client, self._experiment_id, self._sweep, self._key = client, experiment_id, sweep, key
-        self._ids: dict[int | str | None, dict[Place, str]] = {}  # by trial, so that one trial's are at hand
+        self.client, self._experiment_id, self._sweep, self._key = (
+            client,
+            experiment_id,
+            sweep,
+            key,
+        )
+        self._ids: dict[
+            int | str | None, dict[Place, str]
+        ] = {}  # by trial, so that one trial's are at hand
         self._open: dict[int | str | None, set[Place]] = {}
         self._tags: dict[int | str, dict[str, str]] = {}
-        self._complete = False  # whether all runs of the sweep that are in the store are known here
+        self._complete = (
+            False  # whether all runs of the sweep that are in the store are known here
+        )
         self._doubtful: set[Place] = set()  # runs that may have been made by a call that failed
         self.reached: dict[int, int] = {}
         self.incumbents: set[tuple[int, float]] = set()
         self.written = 0
 
-    # --- what is there ------------------------------------------------------------------------------------------------
+    # --- what is there ---------------------------------------------------------------------------
 
     def load(self) -> None:
         """Looks all the sweep's runs up, once, and keeps of each little more than its id."""
@@ -99,9 +123,11 @@ class Runs:
         token = None
         while True:
             page = self.client.search_runs(
-                [self._experiment_id], f"{mine} and {condition}" if condition else mine, max_results=_PAGE,
+                [self._experiment_id],
+                f"{mine} and {condition}" if condition else mine,
+                max_results=_PAGE,
                 page_token=token,
-            )  # fmt: skip
+            )
             yield from page
             token = page.token
             if not token:
@@ -134,22 +160,25 @@ class Runs:
 
     def all_open(self) -> list[Place]:
         """Every run below the sweep's that has not ended."""
-        return [place for group, places in self._open.items() if group is not None for place in places]
+        return [
+            place for group, places in self._open.items() if group is not None for place in places
+        ]
 
     def is_open(self, place: Place) -> bool:
         """Whether a run is there and has not ended."""
         return place in self._open.get(place[0] if place else None, ())
 
-    # --- what is made -------------------------------------------------------------------------------------------------
+    # --- what is made ----------------------------------------------------------------------------
 
     def tag_trial(self, trial: int, tags: Mapping[str, object]) -> None:
-        """Runs of this trial and its folds that are made from now on have these tags beside those that all have."""
+        """Runs of this trial and its folds that are made from now on have these tags beside those
+        that all have."""
         if tags:
             self._tags[trial] = {name: str(value) for name, value in tags.items()}
 
     def id(self, place: Place, at: int | None = None) -> str:
-        """A run's id; it is made, and what is above it, if it is not there yet: with ``at`` as its beginning, in ms, or
-        now."""
+        """A run's id; it is made, and what is above it, if it is not there yet: with ``at`` as its
+        beginning, in ms, or now."""
         if self._known_id(place) is None:
             self._find_or_make(place, at or now_ms(), {})
         found = self._known_id(place)
@@ -170,7 +199,9 @@ class Runs:
         if place:
             every["mlflow.parentRunId"] = self.id(place[:-1], at)
         self._doubtful.add(place)  # until it is certain, as a call that fails may have made it
-        made = self.client.create_run(self._experiment_id, start_time=at, tags=every, run_name=self._name(place))
+        made = self.client.create_run(
+            self._experiment_id, start_time=at, tags=every, run_name=self._name(place)
+        )
         self._doubtful.discard(place)
         self._remember(place, made)
         return True
@@ -188,23 +219,30 @@ class Runs:
     def _tags_of(self, place: Place) -> dict[str, str]:
         numbers = [str(part) for part in place if isinstance(part, int)]
         level = str(place[0]) if place and not numbers else ("sweep", "trial", "fold")[len(place)]
-        own = {"level": level, "sweep": self._sweep, "sweep_key": self._key, "key": self._text(place)}
+        own = {
+            "level": level,
+            "sweep": self._sweep,
+            "sweep_key": self._key,
+            "key": self._text(place),
+        }
         own |= dict(zip(("trial", "fold"), numbers, strict=False))
         given = self._tags.get(place[0], {}) if place else {}
         return {f"foldrace.{name}": value for name, value in {**own, **given}.items()}
 
-    # --- what is written ----------------------------------------------------------------------------------------------
+    # --- what is written -------------------------------------------------------------------------
 
     def write(self, changes: Mapping[Place, Change]) -> None:
-        """Writes changes, each run's in one go. May be called again with the same ones after it has failed: nothing is
-        stored twice.
+        """Writes changes, each run's in one go. May be called again with the same ones after it
+        has failed: nothing is stored twice.
 
-        A trial's own figures come after its folds' and all its files, so that what is in the store up to its
-        fold-epochs there is whole.
+        A trial's own figures come after its folds' and all its files, so that what is in the store
+        up to its fold-epochs there is whole.
         """
         made = set()
         for place in sorted(changes, key=len):
-            if self._known_id(place) is None and self._find_or_make(place, changes[place].at, changes[place].tags):
+            if self._known_id(place) is None and self._find_or_make(
+                place, changes[place].at, changes[place].tags
+            ):
                 made.add(place)  # and has its tags
         for place in sorted(changes, key=len, reverse=True):
             self._write(place, changes[place], {} if place in made else changes[place].tags)
@@ -252,5 +290,9 @@ class Runs:
 
 def _given_tags(run: Run) -> dict[str, str]:
     """Those of a trial's tags that its `Started` gave."""
-    found = {name.removeprefix("foldrace."): value for name, value in run.data.tags.items() if "foldrace." in name}
+    found = {
+        name.removeprefix("foldrace."): value
+        for name, value in run.data.tags.items()
+        if "foldrace." in name
+    }
     return {name: value for name, value in found.items() if name not in _OWN}

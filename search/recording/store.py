@@ -43,7 +43,9 @@ __all__ = [
 _STORE = "mlflow.db"
 _SPEC = "sweep.yaml"
 ARTIFACTS = "artifacts"
-_URI = re.compile(r"(https?|sqlite|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|databricks(://.*)?$")
+_URI = re.compile(
+    r"(https?|sqlite|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|databricks(://.*)?$"
+)
 _RESERVED = (_STORE, ARTIFACTS)
 
 
@@ -68,7 +70,8 @@ class SweepState:
     task_digest: str = ""
 
     def check_spec(self, spec: str, sweep: str) -> None:
-        """Refuses another file than the sweep began with (written out as that one). Raises: StateError."""
+        """Refuses another file than the sweep began with (written out as that one). Raises:
+        StateError."""
         before, now = (_flat(yaml.safe_load(text) or {}) for text in (self.spec or spec, spec))
         changed = [
             f"{name} was {before.get(name, 'not there')} and is {now.get(name, 'not there')}"
@@ -76,13 +79,20 @@ class SweepState:
             if before.get(name, _NOT_THERE) != now.get(name, _NOT_THERE)
         ]
         if changed:
-            what = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
-            raise StateError(f"{sweep}: its sweep.yaml was changed since it began: {what}. Change it back")
+            what = "; ".join(changed[:5]) + (
+                f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+            )
+            raise StateError(
+                f"{sweep}: its sweep.yaml was changed since it began: {what}. Change it back"
+            )
 
     def check_task(self, reference: str, digest: str, sweep: str) -> None:
         """Refuses a task whose file has changed. Raises: StateError."""
         if self.spec and digest != self.task_digest:
-            raise StateError(f"{reference}: its file has changed since {sweep} began; change it back, or begin anew")
+            raise StateError(
+                f"{reference}: its file has changed since {sweep} began; change it back, or begin"
+                " anew"
+            )
 
     def check_data(self, name: str, digest: str, sweep: str) -> None:
         """Refuses other data than the sweep ran on. Raises: StateError."""
@@ -133,8 +143,8 @@ class SweepFolder:
         return self.path / f"tune-{epochs}"
 
     def checkpoint(self, trial: int, file: str, epochs: int) -> Path | None:
-        """The folder of a trial's newest checkpoint that holds ``file``, of the sweep or of an extension to at most
-        ``epochs``; None if there is none."""
+        """The folder of a trial's newest checkpoint that holds ``file``, of the sweep or of an
+        extension to at most ``epochs``; None if there is none."""
         longer = {int(path.name.removeprefix("tune-")): path for path in self.path.glob("tune-*")}
         places = [self.tune, *(longer[reached] for reached in sorted(longer) if reached <= epochs)]
         for place in reversed(places):
@@ -149,14 +159,19 @@ class SweepFolder:
         return self.path / "winner"
 
     def check_private(self) -> None:
-        """Refuses a folder that another user can write to: going on with a sweep loads pickles from it, and who writes
-        a pickle runs what he likes. Raises: StateError."""
+        """Refuses a folder that another user can write to: going on with a sweep loads pickles
+        from it, and who writes a pickle runs what he likes. Raises: StateError."""
         there = self.path.stat()
         if there.st_uid != os.getuid():
             remedy = f"`chown {os.getuid()} {self.path}`, if you trust what is in it"
-            raise StateError(f"{self.name}: {self.path} belongs to another user (uid {there.st_uid}); {remedy}")
+            raise StateError(
+                f"{self.name}: {self.path} belongs to another user (uid {there.st_uid}); {remedy}"
+            )
         if there.st_mode & 0o022:
-            raise StateError(f"{self.name}: others can write to {self.path}, so it is not trusted; `chmod go-w` it")
+            raise StateError(
+                f"{self.name}: others can write to {self.path}, so it is not trusted; `chmod"
+                " go-w` it"
+            )
 
     @property
     def _lock(self) -> Path:
@@ -166,13 +181,19 @@ class SweepFolder:
     def locked(self) -> Iterator[None]:
         """Within this block no other process drives this sweep. Raises: StateError if one does."""
         with self._lock.open("w") as file:
-            for patience in (0.05, 0.2, None):  # who looks whether it is driven holds it for a moment
+            for patience in (
+                0.05,
+                0.2,
+                None,
+            ):  # who looks whether it is driven holds it for a moment
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except OSError as error:
                     if patience is None:
-                        raise StateError(f"{self.name}: another process is running this sweep") from error
+                        raise StateError(
+                            f"{self.name}: another process is running this sweep"
+                        ) from error
                     time.sleep(patience)
             yield
 
@@ -195,14 +216,19 @@ class SweepFolder:
         try:
             state = SweepState(**json.loads((self.path / "state.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
-            raise StateError(f"{self.name}: its state.json cannot be read, so it cannot go on: {error}") from error
+            raise StateError(
+                f"{self.name}: its state.json cannot be read, so it cannot go on: {error}"
+            ) from error
         for field in fields(state):
             if type(getattr(state, field.name)).__name__ != field.type:
-                raise StateError(f"{self.name}: its state.json is damaged: {field.name} is not a {field.type}")
+                raise StateError(
+                    f"{self.name}: its state.json is damaged: {field.name} is not a {field.type}"
+                )
         return state
 
     def read_result(self) -> dict[str, Any]:
-        """The sweep's result, as ``--json`` prints it. Raises: StateError if it has not ended or cannot be read."""
+        """The sweep's result, as ``--json`` prints it. Raises: StateError if it has not ended or
+        cannot be read."""
         if not self.result.is_file():
             raise StateError(f"{self.name}: the sweep has not ended, so there is no result yet")
         try:
@@ -234,27 +260,37 @@ def connect(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # it shows what it also raises, with a traceback
+    logging.getLogger("mlflow.store").setLevel(
+        logging.CRITICAL
+    )  # it shows what it also raises, with a traceback
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
 def import_store_meanwhile(uri: str) -> None:
-    """Imports, in a thread, what `connect` and the first use of a client of that store will import: seconds of it."""
+    """Imports, in a thread, what `connect` and the first use of a client of that store will
+    import: seconds of it."""
     kind = "rest_store" if uri.startswith(("http://", "https://")) else "sqlalchemy_store"
     name = f"mlflow.store.tracking.{kind}"
-    threading.Thread(target=importlib.import_module, args=(name,), name="import MLflow", daemon=True).start()
+    threading.Thread(
+        target=importlib.import_module, args=(name,), name="import MLflow", daemon=True
+    ).start()
 
 
 def check_root(root: Path) -> None:
-    """Refuses a folder of sweeps that cannot be made or written to; makes nothing. Raises: InputError."""
+    """Refuses a folder of sweeps that cannot be made or written to; makes nothing. Raises:
+    InputError."""
     try:
         if set("?#%") & set(str(root.resolve())):
-            raise InputError("--dir", str(root), "must not hold ?, # or %, which the store's address cannot")
+            raise InputError(
+                "--dir", str(root), "must not hold ?, # or %, which the store's address cannot"
+            )
         there = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
     except OSError as error:
-        raise InputError("--dir", str(root), f"is no folder that can be used: {error.strerror}") from error
+        raise InputError(
+            "--dir", str(root), f"is no folder that can be used: {error.strerror}"
+        ) from error
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "is not writable" if there.is_dir() else "is a file"
         raise InputError("--dir", str(root), f"{there} {what}", "choose another folder")
@@ -267,7 +303,11 @@ def check_tracking(uri: str) -> None:
         InputError, StateError: respectively.
     """
     if not _URI.match(uri):
-        raise InputError("tracking.uri", uri, "must be http://…, https://…, sqlite:///…, postgresql://… or databricks")
+        raise InputError(
+            "tracking.uri",
+            uri,
+            "must be http://…, https://…, sqlite:///…, postgresql://… or databricks",
+        )
     if not uri.startswith(("http://", "https://")):
         return
     try:
@@ -278,12 +318,14 @@ def check_tracking(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise StateError(
-            f"tracking.uri: {uri}: the MLflow server does not answer ({reason}); start it, or leave the URI out"
+            f"tracking.uri: {uri}: the MLflow server does not answer ({reason}); start it, or"
+            " leave the URI out"
         ) from error
 
 
 def create_sweep_folder(root: Path, name: str) -> SweepFolder:
-    """A new folder for a sweep: ``name``, or ``name-2``, ``name-3``, … if there have been sweeps of that name."""
+    """A new folder for a sweep: ``name``, or ``name-2``, ``name-3``, … if there have been sweeps
+    of that name."""
     root.mkdir(parents=True, exist_ok=True)
     number = 2 if name in _RESERVED else 1
     while True:
@@ -301,18 +343,28 @@ def sweep_names(root: Path) -> list[str]:
     if not root.is_dir():
         return []
     found = [path.parent for path in root.glob(f"*/{_SPEC}")]
-    return [path.name for path in sorted(found, key=lambda path: ((path / _SPEC).stat().st_mtime_ns, _natural(path)))]
+    return [
+        path.name
+        for path in sorted(
+            found, key=lambda path: ((path / _SPEC).stat().st_mtime_ns, _natural(path))
+        )
+    ]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
+    return [
+        (int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)
+    ]
 
 
 def find_sweep(root: Path, name: str | None) -> SweepFolder:
     """The sweep of that name, or the latest. Raises: StateError if there is none."""
     names = sweep_names(root)
     if not names:
-        raise StateError(f"{root}: no sweep here; start one with `foldrace sweep`, or name its folder with --dir")
+        raise StateError(
+            f"{root}: no sweep here; start one with `foldrace sweep`, or name its folder with"
+            " --dir"
+        )
     if name is None:
         return SweepFolder(root.resolve(), names[-1])
     if name not in names:

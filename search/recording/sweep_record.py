@@ -1,4 +1,5 @@
-"""The record of a running sweep: kept on disk at once, and brought to MLflow beside the sweep or after it."""
+"""The record of a running sweep: kept on disk at once, and brought to MLflow beside the sweep or
+after it."""
 
 from __future__ import annotations
 
@@ -24,8 +25,9 @@ _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 class SpooledRecording(Recording):
     """Keeps each event in the spool and returns: it never waits for MLflow.
 
-    It also stands in for the client and the recorder of those who only log files (`fold_run`, `log_artifacts`,
-    `log_artifact`): a run is named by its place, and its files, which must be below ``folder``, follow with the rest.
+    It also stands in for the client and the recorder of those who only log files (`fold_run`,
+    `log_artifacts`, `log_artifact`): a run is named by its place, and its files, which must be
+    below ``folder``, follow with the rest.
     """
 
     sweep_run: tuple[int, ...] = ()
@@ -66,8 +68,11 @@ class _Durable:
 
 
 @contextmanager
-def _delivering(folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]) -> Iterator[Spool]:
-    """Within this block a sweep's spool is delivered; at its end it is empty, or the store does not answer."""
+def _delivering(
+    folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]
+) -> Iterator[Spool]:
+    """Within this block a sweep's spool is delivered; at its end it is empty, or the store does
+    not answer."""
     spool = Spool(folder.path / SPOOL, say)
     with _no_hidden_retries(), write_ahead(recorder.client) as settle:
         delivery = Delivery(spool, _Durable(recorder, settle), say)
@@ -81,35 +86,47 @@ def _delivering(folder: SweepFolder, recorder: Recorder, say: Callable[[str], No
 
 
 @contextmanager
-def recording(folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]) -> Iterator[SpooledRecording]:
-    """Within this block, what is recorded is kept on disk and delivered to ``recorder`` from a thread of its own. At
-    the block's end all has been delivered, or it says how that can be done later."""
+def recording(
+    folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]
+) -> Iterator[SpooledRecording]:
+    """Within this block, what is recorded is kept on disk and delivered to ``recorder`` from a
+    thread of its own. At the block's end all has been delivered, or it says how that can be done
+    later."""
     with ExitStack() as stack:
         stack.callback(_say_what_waits, folder, say)  # after the delivery
-        yield SpooledRecording(stack.enter_context(_delivering(folder, recorder, say)), folder.path)
+        yield SpooledRecording(
+            stack.enter_context(_delivering(folder, recorder, say)), folder.path
+        )
 
 
 def _say_what_waits(folder: SweepFolder, say: Callable[[str], None]) -> None:
     if waiting := waiting_records(folder.path):
         command = f"{program()} sync {folder.name}{at(folder.root, Path('runs').resolve())}"
-        say(f"recording: {waiting:,} records wait in {folder.path / SPOOL}; `{command}` delivers them")
+        say(
+            f"recording: {waiting:,} records wait in {folder.path / SPOOL}; `{command}` delivers"
+            " them"
+        )
 
 
 def deliver_rest(folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]) -> int:
-    """Delivers what an earlier session of a sweep has left, and returns how many records that were. The sweep must be
-    locked. Raises: StateError if the tracking store stays away."""
+    """Delivers what an earlier session of a sweep has left, and returns how many records that
+    were. The sweep must be locked. Raises: StateError if the tracking store stays away."""
     waiting = waiting_records(folder.path)
     if waiting:
         say(f"{folder.name}: {waiting:,} records of an earlier session are delivered")
         with _delivering(folder, recorder, say) as spool:
             pass
         if spool.waiting:
-            raise StateError(f"{folder.name}: the tracking store does not answer; {spool.waiting:,} records still wait")
+            raise StateError(
+                f"{folder.name}: the tracking store does not answer; {spool.waiting:,} records"
+                " still wait"
+            )
     return waiting
 
 
 def keep_for_later(folder: SweepFolder, event: Event) -> None:
-    """Adds an event to the spool of a sweep that has ended. Raises: StateError if somebody runs it."""
+    """Adds an event to the spool of a sweep that has ended. Raises: StateError if somebody runs
+    it."""
     with folder.locked():
         spool = Spool(folder.path / SPOOL)
         spool.append(event)
@@ -117,10 +134,14 @@ def keep_for_later(folder: SweepFolder, event: Event) -> None:
         spool.close()
 
 
-def sync_sweep(name: str | None, root: Path, say: Callable[[str], None]) -> tuple[SweepFolder, int]:
-    """Delivers what waits of a sweep, or of the latest; returns its folder and how many records that were.
+def sync_sweep(
+    name: str | None, root: Path, say: Callable[[str], None]
+) -> tuple[SweepFolder, int]:
+    """Delivers what waits of a sweep, or of the latest; returns its folder and how many records
+    that were.
 
-    Raises: StateError: no such sweep, one that is running, or a tracking store that does not answer.
+    Raises: StateError: no such sweep, one that is running, or a tracking store that does not
+        answer.
     """
     folder = find_sweep(root, name)
     with folder.locked():
@@ -135,7 +156,8 @@ def sync_sweep(name: str | None, root: Path, say: Callable[[str], None]) -> tupl
 
 @contextmanager
 def _no_hidden_retries() -> Iterator[None]:
-    """Within this block MLflow's HTTP client tries once: a run whose making was tried twice would be there twice."""
+    """Within this block MLflow's HTTP client tries once: a run whose making was tried twice would
+    be there twice."""
     before = os.environ.get(_RETRIES)
     os.environ[_RETRIES] = "0"
     try:

@@ -44,11 +44,11 @@ EVIDENCE = "evidence.npz"
 
 
 class Recorder(Recording):
-    """Creates, fills and ends the runs of one sweep; what it is told it writes at once, and many events together in
-    few calls (`apply`).
+    """Creates, fills and ends the runs of one sweep; what it is told it writes at once, and many
+    events together in few calls (`apply`).
 
-    Runs are looked up before they are made, and every report is written with its own time, so that a repeated call
-    adds nothing.
+    Runs are looked up before they are made, and every report is written with its own time, so that
+    a repeated call adds nothing.
 
     Args:
         sweep: the sweep's name, unique in its tracking store and folder.
@@ -57,7 +57,12 @@ class Recorder(Recording):
     """
 
     def __init__(
-        self, client: MlflowClient, experiment_id: str, sweep: str, key: str, folder: Path | None = None
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        sweep: str,
+        key: str,
+        folder: Path | None = None,
     ) -> None:
         self._client, self._folder = client, folder or Path()
         self._runs = Runs(client, experiment_id, sweep, key)
@@ -72,7 +77,7 @@ class Recorder(Recording):
         """Grows with each run that is written to."""
         return self._runs.written
 
-    # --- runs, one by one ---------------------------------------------------------------------------------------------
+    # --- runs, one by one ------------------------------------------------------------------------
 
     @property
     def sweep_run(self) -> str:
@@ -97,12 +102,14 @@ class Recorder(Recording):
         """The id of the run in which the winner is trained on all data, made or opened again."""
         run = self._runs.id(_REFIT)
         self._client.update_run(run, status="RUNNING")
-        self._client.log_batch(run, params=[Param(name, str(value)) for name, value in params.items()])
+        self._client.log_batch(
+            run, params=[Param(name, str(value)) for name, value in params.items()]
+        )
         return run
 
     def trials_to_the_end(self, folds: int, epochs: int) -> list[tuple[int, float, int]]:
-        """(number, loss, fold-epochs) of each trial that was evaluated on so many folds for so many epochs, or whose
-        folds have all stopped early."""
+        """(number, loss, fold-epochs) of each trial that was evaluated on so many folds for so
+        many epochs, or whose folds have all stopped early."""
         found = []
         for run in self._runs.search("tags.`foldrace.level` = 'trial'"):
             metrics = run.data.metrics
@@ -111,11 +118,22 @@ class Recorder(Recording):
             whole = metrics["folds"] == folds and metrics["epoch"] >= epochs
             # one that was trained on, and interrupted then, is no longer finished
             if whole or run.info.status == Outcome.COMPLETED.value:
-                found.append((int(run.data.tags["foldrace.trial"]), metrics["val_loss"], int(metrics["fold_epochs"])))
+                found.append(
+                    (
+                        int(run.data.tags["foldrace.trial"]),
+                        metrics["val_loss"],
+                        int(metrics["fold_epochs"]),
+                    )
+                )
         return sorted(found)
 
     def start_sweep(
-        self, spec_yaml: str, environment: Mapping[str, Any], dataset: Dataset, task: str, kind: str = "sweep"
+        self,
+        spec_yaml: str,
+        environment: Mapping[str, Any],
+        dataset: Dataset,
+        task: str,
+        kind: str = "sweep",
     ) -> None:
         """Records what the sweep is: its kind and file, the environment, the data set."""
         run = self.sweep_run
@@ -123,8 +141,17 @@ class Recorder(Recording):
         self._client.log_text(run, spec_yaml, "sweep.yaml")
         self._client.log_text(run, json.dumps(environment, indent=2), "environment.json")
         revision = environment.get("git_revision")
-        tags = {"kind": kind, "task": task, "git_revision": revision, "dataset_digest": dataset.digest}
-        every = [RunTag(f"foldrace.{name}", str(value)) for name, value in tags.items() if value is not None]
+        tags = {
+            "kind": kind,
+            "task": task,
+            "git_revision": revision,
+            "dataset_digest": dataset.digest,
+        }
+        every = [
+            RunTag(f"foldrace.{name}", str(value))
+            for name, value in tags.items()
+            if value is not None
+        ]
         origin = [RunTag("mlflow.user", _user()), RunTag("mlflow.source.name", "foldrace")]
         self._client.log_batch(run, tags=[*every, *origin])
         profile = {"samples": len(dataset), "test_samples": len(dataset.test_images)}
@@ -139,15 +166,17 @@ class Recorder(Recording):
         tags_ = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(run, [DatasetInput(dataset=entity, tags=tags_)])
 
-    # --- events -------------------------------------------------------------------------------------------------------
+    # --- events ----------------------------------------------------------------------------------
 
     def _take(self, event: Event) -> None:
         self.apply([event])
 
     def apply(self, events: Iterable[Event]) -> None:
-        """Writes events, in their order, merged: each run is made, filled and ended in one call each.
+        """Writes events, in their order, merged: each run is made, filled and ended in one call
+        each.
 
-        If it raises, part of it may have been written; it can be called again with the same events.
+        If it raises, part of it may have been written; it can be called again with the same
+        events.
         """
         self._runs.load()
         changes = _Changes(self._runs, self._folder)
@@ -195,12 +224,18 @@ class _Changes:
             case Incumbent():
                 self._incumbent(event)
             case Files():
-                self._of(event.place, event.at).folders.append((self._folder / event.path, event.into))
+                self._of(event.place, event.at).folders.append(
+                    (self._folder / event.path, event.into)
+                )
             case Closed():
-                for place in filter(self._is_open, {*self._runs.all_open(), *self.by_place} - {()}):
+                for place in filter(
+                    self._is_open, {*self._runs.all_open(), *self.by_place} - {()}
+                ):
                     self._of(place, event.at).ending = (Outcome.PRUNED, event.at)
                 sweep = self._of((), event.at)
-                sweep.tags |= {f"foldrace.{name}": str(value) for name, value in event.tags.items()}
+                sweep.tags |= {
+                    f"foldrace.{name}": str(value) for name, value in event.tags.items()
+                }
                 sweep.tags["mlflow.note.content"] = event.note
                 sweep.ending = (event.outcome, event.at)
 
@@ -222,8 +257,14 @@ class _Changes:
         self.reached[trial] = report.fold_epochs
         for fold in report.trained:
             figures = {**fold.metrics, "best_epoch": fold.best_epoch}
-            self._of((trial, fold.fold), event.at).metrics.extend(_metrics(figures, fold.epoch, event.at))
-        where = {"folds": len(report.folds), "epoch": report.epoch, "fold_epochs": report.fold_epochs}
+            self._of((trial, fold.fold), event.at).metrics.extend(
+                _metrics(figures, fold.epoch, event.at)
+            )
+        where = {
+            "folds": len(report.folds),
+            "epoch": report.epoch,
+            "fold_epochs": report.fold_epochs,
+        }
         means = {**report.metrics, **where, "train_seconds": report.seconds}
         means |= {} if event.parameters is None else {"parameters": event.parameters}
         own = self._of((trial,), event.at)
@@ -234,10 +275,16 @@ class _Changes:
 
     def _incumbent(self, event: Incumbent) -> None:
         found = (event.trial, event.val_loss)
-        if found in self._runs.incumbents | self.incumbents:  # a trial that has ended a second time, after a kill
+        if (
+            found in self._runs.incumbents | self.incumbents
+        ):  # a trial that has ended a second time, after a kill
             return
         self.incumbents.add(found)
-        metrics = {"val_loss": event.val_loss, "val_loss_se": event.standard_error, "best_trial": event.trial}
+        metrics = {
+            "val_loss": event.val_loss,
+            "val_loss_se": event.standard_error,
+            "best_trial": event.trial,
+        }
         self._of((), event.at).metrics.extend(_metrics(metrics, event.fold_epochs, event.at))
 
     def _finished(self, event: Finished) -> None:
@@ -249,7 +296,10 @@ class _Changes:
         if event.detail:
             own.files.append(("error.txt", event.detail.encode(errors="replace")))
         for fold in event.folds:
-            tags: dict[str, object] = {"epochs": fold.epoch, "stopped_early": fold.stopped and not fold.diverged}
+            tags: dict[str, object] = {
+                "epochs": fold.epoch,
+                "stopped_early": fold.stopped and not fold.diverged,
+            }
             if fold.diverged:
                 tags["failure"] = fold.diverged
             its = self._of((event.trial, fold.fold), event.at).tags
@@ -266,7 +316,10 @@ def _user() -> str:
 
 
 def _metrics(values: Mapping[str, float], step: int, timestamp: int) -> list[Metric]:
-    # MLflow's SQL store would keep an infinity as 1.8e308; a diverged trial's status and tag say it better
+    # MLflow's SQL store would keep an infinity as 1.8e308; a diverged trial's status and tag say
+    # it better
     return [
-        Metric(name, float(value), timestamp, step) for name, value in values.items() if math.isfinite(float(value))
+        Metric(name, float(value), timestamp, step)
+        for name, value in values.items()
+        if math.isfinite(float(value))
     ]

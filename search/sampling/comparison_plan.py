@@ -16,7 +16,8 @@ __all__ = ["Part", "Phase", "Plan", "draw_plan"]
 
 
 class Phase(StrEnum):
-    """Why a comparison trains a trial; the first two compete for their arm's best configuration."""
+    """Why a comparison trains a trial; the first two compete for their arm's best
+    configuration."""
 
     DEFAULT = "default"
     SEARCH = "search"
@@ -34,16 +35,26 @@ class Part:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Part | None:
         """The part in a trial's configuration; None in a sweep that is no comparison."""
-        return cls(config["arm"], Phase(config["phase"]), config["repeat"]) if "arm" in config else None
+        return (
+            cls(config["arm"], Phase(config["phase"]), config["repeat"])
+            if "arm" in config
+            else None
+        )
 
     @property
     def tags(self) -> dict[str, object]:
         """As the trial's run is tagged."""
-        return {"arm": self.arm, "phase": self.phase.value} | ({"repeat": self.repeat} if self.repeat else {})
+        return {"arm": self.arm, "phase": self.phase.value} | (
+            {"repeat": self.repeat} if self.repeat else {}
+        )
 
     def __str__(self) -> str:
         """``adam``, ``adam default``, ``adam repeat 2``."""
-        words = {Phase.DEFAULT: " default", Phase.SEARCH: "", Phase.REPEAT: f" repeat {self.repeat}"}
+        words = {
+            Phase.DEFAULT: " default",
+            Phase.SEARCH: "",
+            Phase.REPEAT: f" repeat {self.repeat}",
+        }
         return self.arm + words[self.phase]
 
 
@@ -51,8 +62,9 @@ class Part:
 class Plan:
     """The trials of a comparison of A arms with n drawn trials and S repeats each.
 
-    They are numbered whatever the order in which they end: from 0 the arms' default trials, then the arms' first drawn
-    ones, and so on; from A(1 + n) the first arm's repeats, then the second's.
+    They are numbered whatever the order in which they end: from 0 the arms' default trials, then
+    the arms' first drawn ones, and so on; from A(1 + n) the first arm's repeats, then the
+    second's.
 
     Attributes:
         points: for each arm its parameters, the default trial's first.
@@ -90,20 +102,26 @@ class Plan:
 
 def _config(number: int, params: Mapping[str, Value], part: Part) -> dict[str, Any]:
     return {
-        "trial": number, "params": dict(params), "arm": part.arm, "phase": part.phase.value, "repeat": part.repeat,
-    }  # fmt: skip
+        "trial": number,
+        "params": dict(params),
+        "arm": part.arm,
+        "phase": part.phase.value,
+        "repeat": part.repeat,
+    }
 
 
 def draw_plan(arms: Sequence[Arm], *, sampler: str, trials: int, repeats: int, seed: int) -> Plan:
-    """The plan of a comparison: each arm's trials drawn by a sampler of its own, seeded with (seed, label).
+    """The plan of a comparison: each arm's trials drawn by a sampler of its own, seeded with
+    (seed, label).
 
     Args:
         sampler: ``random``, or ``qmc`` for a scrambled Sobol sequence.
         trials: drawn for each arm, beside its default one.
     """
     drawn = {
-        arm.label: _draw(arm, sampler, trials, derive_seed(seed, arm.label, "search") % 2**32) for arm in arms
-    }  # fmt: skip
+        arm.label: _draw(arm, sampler, trials, derive_seed(seed, arm.label, "search") % 2**32)
+        for arm in arms
+    }
     return Plan({arm.label: (arm.default, *drawn[arm.label]) for arm in arms}, repeats)
 
 
@@ -116,8 +134,11 @@ def _draw(arm: Arm, sampler: str, trials: int, seed: int) -> list[Mapping[str, V
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = optuna.create_study(sampler=optuna.samplers.QMCSampler(scramble=True, seed=seed))
-        # the sequence has a dimension for each parameter of the first trial that has ended: let it be one with all
+            study = optuna.create_study(
+                sampler=optuna.samplers.QMCSampler(scramble=True, seed=seed)
+            )
+        # the sequence has a dimension for each parameter of the first trial that has ended: let it
+        # be one with all
         first = study.ask()
         arm.space.draw_all(first)
         study.tell(first, 0.0)

@@ -1,4 +1,5 @@
-"""The Optuna study of a sweep as a file, which outlives the process and which Optuna's dashboard opens."""
+"""The Optuna study of a sweep as a file, which outlives the process and which Optuna's dashboard
+opens."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ STUDY_NAME = "foldrace"
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal file; a line that a killed process has left half-written is taken off before the first read,
-    since Optuna would append to it and then could read nothing behind it.
+    """Optuna's journal file; a line that a killed process has left half-written is taken off
+    before the first read, since Optuna would append to it and then could read nothing behind it.
 
-    Optuna has the disk confirm every record, 3 ms each and sixteen a trial; here the operating system has them in its
-    own time. A killed process loses nothing, a power cut the last seconds, as of all else that a sweep writes.
+    Optuna has the disk confirm every record, 3 ms each and sixteen a trial; here the operating
+    system has them in its own time. A killed process loses nothing, a power cut the last seconds,
+    as of all else that a sweep writes.
     """
 
     def __init__(self, path: str) -> None:
@@ -53,8 +55,8 @@ def _mend(path: Path) -> None:
 
 
 class _OneWriter(JournalStorage):
-    """Optuna's journal, in which nobody else lets trials wait: Optuna looks for one at every suggestion, and would look
-    through all trials."""
+    """Optuna's journal, in which nobody else lets trials wait: Optuna looks for one at every
+    suggestion, and would look through all trials."""
 
     def __init__(self, backend: _Journal) -> None:
         self._may_wait = True
@@ -78,5 +80,6 @@ class _OneWriter(JournalStorage):
 
 
 def open_journal(path: Path) -> BaseStorage:
-    """The storage in the file at ``path``, made if it is not there. One process at a time may write to it."""
+    """The storage in the file at ``path``, made if it is not there. One process at a time may
+    write to it."""
     return _OneWriter(_Journal(str(path)))

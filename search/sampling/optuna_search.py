@@ -1,4 +1,5 @@
-"""OptunaSearch, told the truth: trials that were given up are PRUNED, failed ones FAIL, and suggestions repeat."""
+"""OptunaSearch, told the truth: trials that were given up are PRUNED, failed ones FAIL, and
+suggestions repeat."""
 
 from __future__ import annotations
 
@@ -49,26 +50,31 @@ class Gate(Protocol):
 class FoldSearch(OptunaSearch):  # type: ignore[misc]
     """Ray's OptunaSearch with these differences.
 
-    - A trial that the scheduler gave up is told PRUNED with its values at each count of fold-epochs, where OptunaSearch
-      tells COMPLETE with the last value, which mixes fidelities. A trial that failed, diverged or never reported is
-      told FAIL.
-    - Trials are numbered from 0 in the order of asking, whatever else the study holds; Optuna's trial has the number
-      as user attribute ``trial``. A suggestion is drawn by a sampler made from (seed, number), so it depends on the
-      results known so far and on nothing else, after a restart too.
-    - No configuration is handed out twice. A suggestion that repeats one is told FAIL, with the user attribute
-      ``duplicate_of``, and the sampler is asked again; a point at random takes the place of what it keeps repeating.
-    - A trial that the storage knows under a number is taken up when that number is due, with its stored parameters;
-      what the storage holds as ended stays so. So a searcher restored from a state older than its storage goes on.
+    - A trial that the scheduler gave up is told PRUNED with its values at each count of
+      fold-epochs, where OptunaSearch tells COMPLETE with the last value, which mixes fidelities. A
+      trial that failed, diverged or never reported is told FAIL.
+    - Trials are numbered from 0 in the order of asking, whatever else the study holds; Optuna's
+      trial has the number as user attribute ``trial``. A suggestion is drawn by a sampler made
+      from (seed, number), so it depends on the results known so far and on nothing else, after a
+      restart too.
+    - No configuration is handed out twice. A suggestion that repeats one is told FAIL, with the
+      user attribute ``duplicate_of``, and the sampler is asked again; a point at random takes the
+      place of what it keeps repeating.
+    - A trial that the storage knows under a number is taken up when that number is due, with its
+      stored parameters; what the storage holds as ended stays so. So a searcher restored from a
+      state older than its storage goes on.
     - With a gate, new configurations start only while it is open.
 
     Args:
         trials: how many configurations to hand out at most.
         storage: of Optuna; None keeps the study in memory.
-        warm: trials of an earlier sweep that the sampler learns from. They have no number, and their configurations
-            may be trained again: the winner of this sweep is one that it has trained itself.
-        objectives: keys of a result, all minimised, ``val_loss`` first. With several, Optuna takes no intermediate
-            values.
-        in_order: results count when the scheduler says so (`hear`, `conclude`), and not as they arrive.
+        warm: trials of an earlier sweep that the sampler learns from. They have no number, and
+            their configurations may be trained again: the winner of this sweep is one that it has
+            trained itself.
+        objectives: keys of a result, all minimised, ``val_loss`` first. With several, Optuna takes
+            no intermediate values.
+        in_order: results count when the scheduler says so (`hear`, `conclude`), and not as they
+            arrive.
     """
 
     def __init__(
@@ -88,7 +94,11 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.gate: Gate | None = None
         self._told_exhausted = False
-        self._foldrace_space, self._start_with, self._trials = space, tuple(map(dict, start_with)), trials
+        self._foldrace_space, self._start_with, self._trials = (
+            space,
+            tuple(map(dict, start_with)),
+            trials,
+        )
         self._objectives, self._in_order = tuple(objectives), in_order
         self._samplers = Samplers(sampler, seed, space, trials=trials, first=len(self._start_with))
         points = all_points(space)
@@ -125,7 +135,8 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         return trials
 
     def _take_up(self) -> None:
-        """Reads from the storage which Optuna trial has which number, and ends those of an asking that was cut off."""
+        """Reads from the storage which Optuna trial has which number, and ends those of an asking
+        that was cut off."""
         self._optuna_numbers: dict[int, int] = {}
         self._ended = set()
         self._discarded: Counter[int] = Counter()
@@ -140,18 +151,20 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
                 self._discarded[trial.user_attrs[_WANTED]] += 1
         self._merits = Merits(self._stored_trials())
 
-    # --- suggestions ----------------------------------------------------------------------------------------------
+    # --- suggestions -----------------------------------------------------------------------------
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """``{"trial": number, "params": active parameters}``; the same again for the same id.
 
-        None if the gate is closed, or if no new configuration is left and the gate may still let others go on;
-        FINISHED if there is nothing to come.
+        None if the gate is closed, or if no new configuration is left and the gate may still let
+        others go on; FINISHED if there is nothing to come.
         """
         if trial_id not in self._numbers:
             if self.gate is not None and self.gate.over():
                 return str(Searcher.FINISHED)
-            if len(self._configs) >= min(self._most, math.inf if self._trials is None else self._trials):
+            if len(self._configs) >= min(
+                self._most, math.inf if self._trials is None else self._trials
+            ):
                 return self._no_more()
             if self.gate is not None and not self.gate.open():
                 return None
@@ -175,7 +188,8 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         return None
 
     def _next(self, number: int) -> dict[str, Value] | None:
-        """The parameters of the trial of that number, which becomes an Optuna trial; None if the space is used up."""
+        """The parameters of the trial of that number, which becomes an Optuna trial; None if the
+        space is used up."""
         if number in self._optuna_numbers:
             stored = self._storage.get_trial(self._trial_id(number))
             return self._foldrace_space.suggest(FixedTrial(stored.params, number))
@@ -189,17 +203,26 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         return None if point is None else self._ask(number, point)
 
     def _ask(self, number: int, point: Mapping[str, Value] | None) -> dict[str, Value] | None:
-        """Asks Optuna for a trial, at ``point`` where that says; None if it repeats an earlier one."""
-        self.study.sampler = self._samplers.make(number, self._discarded[number], self._discarded.total(), self._merits)
-        if point is not None and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        """Asks Optuna for a trial, at ``point`` where that says; None if it repeats an earlier
+        one."""
+        self.study.sampler = self._samplers.make(
+            number, self._discarded[number], self._discarded.total(), self._merits
+        )
+        if point is not None and not self.study.get_trials(
+            deepcopy=False, states=(TrialState.WAITING,)
+        ):
             tunable = {name: point[name] for name in self._foldrace_space.tunable if name in point}
             self.study.enqueue_trial(tunable)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a sampler cannot model is drawn at random, as documented
+            warnings.simplefilter(
+                "ignore"
+            )  # what a sampler cannot model is drawn at random, as documented
             trial = self.study.ask()
             params = self._foldrace_space.suggest(trial)
         earlier = self._seen.get(point_key(params))
-        if earlier is None:  # noted last: a trial with a number has all its parameters, whatever happens
+        if (
+            earlier is None
+        ):  # noted last: a trial with a number has all its parameters, whatever happens
             trial.set_user_attr(_NUMBER, number)
             self._optuna_numbers[number] = trial.number
             self._merits.note(self._storage.get_trial(trial._trial_id))
@@ -210,12 +233,14 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         self.study.tell(trial, state=TrialState.FAIL)
         return None
 
-    # --- results --------------------------------------------------------------------------------------------------
+    # --- results ---------------------------------------------------------------------------------
 
     def _trial_id(self, number: int) -> int:
         """Optuna's id of the trial of that number."""
         optuna_number = self._optuna_numbers[number]
-        trial_id: int = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, optuna_number)
+        trial_id: int = self._storage.get_trial_id_from_study_id_trial_number(
+            self._study_id, optuna_number
+        )
         return trial_id
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -233,23 +258,33 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
             return
         self._heard.add(number)
         stored = self._storage.get_trial(self._trial_id(number))
-        if len(self._objectives) == 1 and not stored.state.is_finished() and step not in stored.intermediate_values:
+        if (
+            len(self._objectives) == 1
+            and not stored.state.is_finished()
+            and step not in stored.intermediate_values
+        ):
             self._storage.set_trial_intermediate_value(stored._trial_id, step, float(value))
             self._merits.note(self._storage.get_trial(stored._trial_id))
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Tells Optuna how the trial ended; a second call for the same trial changes nothing.
 
         Args:
-            result: the last one, if it is the one that ends the trial; None for a trial that is ended while it waits.
+            result: the last one, if it is the one that ends the trial; None for a trial that is
+                ended while it waits.
         """
         number = self._numbers.get(trial_id)
         ended_as_it_waits = result is None and not error
         if number is not None and (ended_as_it_waits or not self._in_order):
             self.conclude(number, result, error)
 
-    def conclude(self, number: int, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """A trial has ended, with this result or while it waited; a second call for the same one changes nothing."""
+    def conclude(
+        self, number: int, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial has ended, with this result or while it waited; a second call for the same one
+        changes nothing."""
         if number in self._ended:
             return
         self._ended.add(number)
@@ -257,39 +292,61 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         if result is not None:
             self._report(number, result)  # Tune sends the result that ends a trial here only
         state, values = self._ending(number, result or {}, error)
-        self._merits.note(self.study.tell(self._optuna_numbers[number], values, state=state, skip_if_finished=True))
+        self._merits.note(
+            self.study.tell(
+                self._optuna_numbers[number], values, state=state, skip_if_finished=True
+            )
+        )
 
     def _ending(
         self, number: int, result: Mapping[str, Any], error: bool
-    ) -> tuple[TrialState, Sequence[float] | None]:  # fmt: skip
+    ) -> tuple[TrialState, Sequence[float] | None]:
         if error:
             return TrialState.FAIL, None
         if result.get("finished"):
             values = [result.get(name) for name in self._objectives]
-            finite = [float(value) for value in values if value is not None and math.isfinite(value)]
-            return (TrialState.COMPLETE, finite) if len(finite) == len(values) else (TrialState.FAIL, None)
+            finite = [
+                float(value) for value in values if value is not None and math.isfinite(value)
+            ]
+            return (
+                (TrialState.COMPLETE, finite)
+                if len(finite) == len(values)
+                else (TrialState.FAIL, None)
+            )
         stored = self._storage.get_trial(self._trial_id(number))
-        return (TrialState.PRUNED if stored.intermediate_values or number in self._heard else TrialState.FAIL), None
+        return (
+            TrialState.PRUNED
+            if stored.intermediate_values or number in self._heard
+            else TrialState.FAIL
+        ), None
 
-    # --- state ----------------------------------------------------------------------------------------------------
+    # --- state -----------------------------------------------------------------------------------
 
     def save(self, checkpoint_path: str) -> None:
         """Writes the state, without the gate; a study in memory is part of it."""
-        state = {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
+        state = {
+            name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS
+        }
         Path(checkpoint_path).write_bytes(cloudpickle.dumps(state))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Takes up where `save` was called; the gate stays the one that is there. What the storage has learned since
-        is kept."""
+        """Takes up where `save` was called; the gate stays the one that is there. What the storage
+        has learned since is kept."""
         self.__dict__.update(cloudpickle.loads(Path(checkpoint_path).read_bytes()))
-        self._ot_study = optuna.create_study(  # made again where a damaged storage has lost even that
-            storage=self._storage, study_name=STUDY_NAME, directions=["minimize"] * len(self._objectives),
-            load_if_exists=True,
-        )  # fmt: skip
+        self._ot_study = (
+            optuna.create_study(  # made again where a damaged storage has lost even that
+                storage=self._storage,
+                study_name=STUDY_NAME,
+                directions=["minimize"] * len(self._objectives),
+                load_if_exists=True,
+            )
+        )
         self._study_id = self._storage.get_study_id_from_name(STUDY_NAME)
         self._take_up()
         for number, params in enumerate(self._configs):
-            if number not in self._optuna_numbers:  # the storage was damaged: it has lost what had been drawn
+            if (
+                number not in self._optuna_numbers
+            ):  # the storage was damaged: it has lost what had been drawn
                 self._seen.pop(point_key(params), None)
                 self._ask(number, params)
             self._seen.setdefault(point_key(params), number)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import TrialState
 
 from foldrace.search.spec.space import SearchSpace
@@ -24,7 +32,10 @@ __all__ = ["Merits", "Samplers", "distributions_of"]
 
 _GENERATIONS = 5
 _POPULATION = 50  # Optuna's own
-_MOST, _BEST = 1000, 200  # trials that TPE sees, and how many of them are the best whatever their age
+_MOST, _BEST = (
+    1000,
+    200,
+)  # trials that TPE sees, and how many of them are the best whatever their age
 
 
 def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -36,42 +47,62 @@ def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 
 class Samplers:
-    """Makes the sampler of a suggestion from (seed, number of the trial, attempt) alone, so that a suggestion depends
-    on these and on what the study knows, and on nothing that a process holds in memory.
+    """Makes the sampler of a suggestion from (seed, number of the trial, attempt) alone, so that a
+    suggestion depends on these and on what the study knows, and on nothing that a process holds in
+    memory.
 
     ``tpe`` learns from trials that wait in a race as from those given up there (`_SeesWaiting`).
-    ``cmaes`` and ``nsga2`` keep their state in the study, so they go on where an earlier process was; ``gp`` is fitted
-    anew. ``cmaes``, ``gp`` and ``nsga2`` learn from trials evaluated to the end, not from those given up. What
-    ``cmaes`` cannot model (choices, parameters under a condition) it draws at random.
+    ``cmaes`` and ``nsga2`` keep their state in the study, so they go on where an earlier process
+    was; ``gp`` is fitted anew. ``cmaes``, ``gp`` and ``nsga2`` learn from trials evaluated to the
+    end, not from those given up. What ``cmaes`` cannot model (choices, parameters under a
+    condition) it draws at random.
 
     Args:
         name: ``tpe``, ``random``, ``qmc``, ``cmaes``, ``gp`` or ``nsga2``.
-        trials: how many there will be; a population of ``nsga2`` is a fifth of them, between 4 and 50.
+        trials: how many there will be; a population of ``nsga2`` is a fifth of them, between 4 and
+            50.
         first: the number of the first trial that ``qmc`` draws; those before are given points.
     """
 
-    def __init__(self, name: str, seed: int, space: SearchSpace, *, trials: int | None = None, first: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        space: SearchSpace,
+        *,
+        trials: int | None = None,
+        first: int = 0,
+    ) -> None:
         self._name, self._seed, self._space, self._first = name, seed, space, first
         distributions = distributions_of(space)
-        self._together = {name: distributions[name] for name in space.always if not distributions[name].single()}
-        self._population = _POPULATION if trials is None else min(_POPULATION, max(4, trials // _GENERATIONS))
+        self._together = {
+            name: distributions[name] for name in space.always if not distributions[name].single()
+        }
+        self._population = (
+            _POPULATION if trials is None else min(_POPULATION, max(4, trials // _GENERATIONS))
+        )
 
     def seed_of(self, number: int, attempt: int, purpose: str = "suggest") -> int:
         """The seed of an attempt at a trial's suggestion."""
         parts = (number, purpose, attempt) if attempt else (number, purpose)
         return derive_seed(self._seed, *parts) % 2**32
 
-    def make(self, number: int, attempt: int = 0, discarded: int = 0, merits: Merits | None = None) -> BaseSampler:
+    def make(
+        self, number: int, attempt: int = 0, discarded: int = 0, merits: Merits | None = None
+    ) -> BaseSampler:
         """The sampler of one suggestion.
 
         Args:
             attempt: how often a suggestion for this number was discarded.
-            discarded: suggestions discarded so far, of all numbers: ``qmc`` passes over their points.
+            discarded: suggestions discarded so far, of all numbers: ``qmc`` passes over their
+                points.
             merits: of the study's trials, if they are at hand.
         """
         seed = self.seed_of(number, attempt)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a sampler is experimental is not the user's concern
+            warnings.simplefilter(
+                "ignore"
+            )  # that a sampler is experimental is not the user's concern
             if self._name == "random":
                 return RandomSampler(seed=seed)
             if self._name == "qmc":
@@ -89,48 +120,68 @@ class Samplers:
 
 
 class _SeesWaiting(BaseSampler):
-    """A sampler to which a trial that has reported counts as given up where it stands, until it has ended; and which
-    sees no more than the most telling trials (`Merits`). For one suggestion: it looks at the study once.
+    """A sampler to which a trial that has reported counts as given up where it stands, until it
+    has ended; and which sees no more than the most telling trials (`Merits`). For one suggestion:
+    it looks at the study once.
 
-    In a race nearly all trials wait at a rung until the sweep is over. Optuna calls them running, and would learn
-    nothing from them but that somebody is there.
+    In a race nearly all trials wait at a rung until the sweep is over. Optuna calls them running,
+    and would learn nothing from them but that somebody is there.
 
     Args:
-        together: the parameters that every trial has, which are drawn as a whole. Optuna would look for them in all
-            trials at every suggestion, which takes longer than to draw them.
+        together: the parameters that every trial has, which are drawn as a whole. Optuna would
+            look for them in all trials at every suggestion, which takes longer than to draw them.
         merits: of the study's trials; found in the study if it is None.
     """
 
-    def __init__(self, sampler: BaseSampler, together: Mapping[str, BaseDistribution], merits: Merits | None) -> None:
+    def __init__(
+        self, sampler: BaseSampler, together: Mapping[str, BaseDistribution], merits: Merits | None
+    ) -> None:
         self._sampler, self._together, self._merits = sampler, together, merits
         self._view: Study | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_sampler": self._sampler, "_together": self._together, "_merits": None, "_view": None}
+        return {
+            "_sampler": self._sampler,
+            "_together": self._together,
+            "_merits": None,
+            "_view": None,
+        }
 
     def _seen(self, study: Study) -> Study:
         if self._view is None:
-            merits = Merits(study.get_trials(deepcopy=False)) if self._merits is None else self._merits
+            merits = (
+                Merits(study.get_trials(deepcopy=False)) if self._merits is None else self._merits
+            )
             self._view = cast("Study", _StudyView(study, merits.telling()))
         return self._view
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         return dict(self._together)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         return self._sampler.sample_relative(self._seen(study), trial, search_space)
 
     def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
     ) -> Any:
-        return self._sampler.sample_independent(self._seen(study), trial, param_name, param_distribution)
+        return self._sampler.sample_independent(
+            self._seen(study), trial, param_name, param_distribution
+        )
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._sampler.before_trial(self._seen(study), trial)
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
         self._sampler.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
@@ -138,7 +189,8 @@ class _SeesWaiting(BaseSampler):
 
 
 class _StudyView:
-    """A study in which there is nothing but the trials that a sampler is to see; else the study itself."""
+    """A study in which there is nothing but the trials that a sampler is to see; else the study
+    itself."""
 
     def __init__(self, study: Study, trials: list[FrozenTrial]) -> None:
         self._study, self._trials = study, trials
@@ -148,18 +200,21 @@ class _StudyView:
 
     def get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:  # fmt: skip
+    ) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
 
     def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
     ) -> list[FrozenTrial]:
         return [trial for trial in self._trials if states is None or trial.state in states]
 
 
 class Merits:
-    """The trials of a study that a sampler learns from, and how good each is, noted as they change: to look at
-    thousands of trials at every suggestion takes longer than to draw it."""
+    """The trials of a study that a sampler learns from, and how good each is, noted as they
+    change: to look at thousands of trials at every suggestion takes longer than to draw it."""
 
     def __init__(self, trials: Iterable[FrozenTrial] = ()) -> None:
         self._trials: dict[int, FrozenTrial] = {}
@@ -170,7 +225,8 @@ class Merits:
             self.note(trial)
 
     def note(self, trial: FrozenTrial) -> None:
-        """Takes a trial as it stands now; one that is running and has reported counts as pruned."""
+        """Takes a trial as it stands now; one that is running and has reported counts as
+        pruned."""
         number, before = trial.number, self._trials.pop(trial.number, None)
         if before is None or number in self._running:
             self._running.discard(number)
@@ -187,9 +243,10 @@ class Merits:
         self._trials[number] = _as_pruned(trial)
 
     def telling(self) -> list[FrozenTrial]:
-        """The trials that TPE is shown, by number. Where more than `_MOST` have reported, these are the best of those
-        that got furthest, the newest, and those that run. What it needs for a suggestion grows with what it sees, and
-        beyond so many it is the nearest to the best, which the newest are, that tell it more."""
+        """The trials that TPE is shown, by number. Where more than `_MOST` have reported, these
+        are the best of those that got furthest, the newest, and those that run. What it needs for
+        a suggestion grows with what it sees, and beyond so many it is the nearest to the best,
+        which the newest are, that tell it more."""
         shown = self._reported
         if len(shown) > _MOST:
             shown = [*(number for _, number in self._ranked[:_BEST]), *shown[_BEST - _MOST :]]
@@ -197,7 +254,8 @@ class Merits:
 
 
 def _merit(trial: FrozenTrial) -> tuple[bool, int, float]:
-    """The less the better: complete ones by value, then those that got furthest by their value there, as TPE has it."""
+    """The less the better: complete ones by value, then those that got furthest by their value
+    there, as TPE has it."""
     if trial.state is TrialState.COMPLETE:
         return False, 0, trial.values[0]
     values = trial.intermediate_values
@@ -216,19 +274,28 @@ def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
 
 
 class _Sobol(QMCSampler):
-    """A given point of a scrambled Sobol sequence with a dimension for every tunable parameter, active or not.
+    """A given point of a scrambled Sobol sequence with a dimension for every tunable parameter,
+    active or not.
 
-    Optuna's own takes its dimensions from the first trial that has ended and counts its points in the study: both
-    depend on what has happened, and a point that an interrupted process has drawn would be lost.
+    Optuna's own takes its dimensions from the first trial that has ended and counts its points in
+    the study: both depend on what has happened, and a point that an interrupted process has drawn
+    would be lost.
     """
 
-    def __init__(self, distributions: dict[str, BaseDistribution], position: int, seed: int, rest: int) -> None:
+    def __init__(
+        self, distributions: dict[str, BaseDistribution], position: int, seed: int, rest: int
+    ) -> None:
         super().__init__(
-            scramble=True, seed=seed, independent_sampler=RandomSampler(seed=rest), warn_independent_sampling=False
+            scramble=True,
+            seed=seed,
+            independent_sampler=RandomSampler(seed=rest),
+            warn_independent_sampling=False,
         )
         self._distributions, self._position = distributions, position
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         return dict(self._distributions)
 
     def _find_sample_id(self, study: Study, search_space: dict[str, Any]) -> int:

@@ -1,1 +1,2 @@
-"""Which trial trains next: asynchronous successive halving by promotion or stopping, and the budget."""
+"""Which trial trains next: asynchronous successive halving by promotion or stopping, and the
+budget."""

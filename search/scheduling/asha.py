@@ -1,9 +1,10 @@
-"""Who trains next: asynchronous successive halving by promotion over a ladder of folds and epochs. No Ray in here.
+"""Who trains next: asynchronous successive halving by promotion over a ladder of folds and epochs.
+No Ray in here.
 
-The rule is that of Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys 2020), Algorithm 2: a
-trial pauses at each rung and goes on when it is among the best 1/η that have been there; otherwise a new one starts.
-Three things are added, each for a reason measured in docs/racing.md: the first wave, the leader of a rung, and the
-last chance.
+The rule is that of Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys
+2020), Algorithm 2: a trial pauses at each rung and goes on when it is among the best 1/η that have
+been there; otherwise a new one starts. Three things are added, each for a reason measured in
+docs/racing.md: the first wave, the leader of a rung, and the last chance.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ class Rule:
 
     Attributes:
         reduction_factor: η; one in so many trials passes a rung.
-        first_wave: the share of the planned trials that is looked at on the lower rungs before the best of them go on
-            to the rung below the top; from then on the leader of a rung may always go on. None: the plain rule, where
-            a rung lets nobody pass before η have been there.
-        finalists: how many of the first wave go on to the rung below the top; the best of them goes on to the top.
-            None: two, or as many as together cost half of what that last step costs.
-        margin: how many times what trials usually gain or lose on each other a paused one may lie behind the leader to
-            be tried when no new ones are left. None: the race ends there.
+        first_wave: the share of the planned trials that is looked at on the lower rungs before the
+            best of them go on to the rung below the top; from then on the leader of a rung may
+            always go on. None: the plain rule, where a rung lets nobody pass before η have been
+            there.
+        finalists: how many of the first wave go on to the rung below the top; the best of them
+            goes on to the top. None: two, or as many as together cost half of what that last step
+            costs.
+        margin: how many times what trials usually gain or lose on each other a paused one may lie
+            behind the leader to be tried when no new ones are left. None: the race ends there.
         brackets: bracket b leaves out the b lowest rungs.
     """
 
@@ -46,7 +49,8 @@ class Runner:
     """A trial in the race.
 
     Attributes:
-        losses: for each rung of the ladder that it has reached, the objective of each of its folds there.
+        losses: for each rung of the ladder that it has reached, the objective of each of its folds
+            there.
         waits_at: the rung at which it is paused; None while it trains, and when it is gone.
         gone: it has been evaluated to the end, has failed, or will never run again.
     """
@@ -58,7 +62,8 @@ class Runner:
     gone: bool = False
 
     def score(self, rung: int) -> float:
-        """The mean over the folds at a rung that it has reached; infinite if it is not a number."""
+        """The mean over the folds at a rung that it has reached; infinite if it is not a
+        number."""
         losses = self.losses[rung]
         mean = math.fsum(losses) / len(losses)
         return mean if math.isfinite(mean) else math.inf
@@ -95,8 +100,8 @@ class Bracket:
 
     @property
     def first_wave(self) -> int:
-        """How many trials are looked at before the best goes on to the end: a share of those that are planned, and no
-        more than the plain rule would wait for."""
+        """How many trials are looked at before the best goes on to the end: a share of those that
+        are planned, and no more than the plain rule would wait for."""
         share = (self.rule.first_wave or 0) * self.planned
         rungs = self.last - self.first
         # in logarithms, since the power may be beyond all floats
@@ -106,9 +111,10 @@ class Bracket:
     def quota(self, rung: int) -> int:
         """How many of those that have been at a rung may go on from it: 1/η of them.
 
-        Until the first wave is in, nobody goes on to the two rungs at the top, where a step costs most. Then a few
-        finalists do, and when they have met at the rung below the top the best of them is the first to be evaluated in
-        full. From there on the leader of a rung always may go on: a clear favourite does not wait for others to fail.
+        Until the first wave is in, nobody goes on to the two rungs at the top, where a step costs
+        most. Then a few finalists do, and when they have met at the rung below the top the best of
+        them is the first to be evaluated in full. From there on the leader of a rung always may go
+        on: a clear favourite does not wait for others to fail.
         """
         passing = int(len(self.scores[rung]) / self.rule.reduction_factor + 1e-9)
         if self.rule.first_wave is None:
@@ -134,17 +140,21 @@ class Bracket:
             del self.waiting[rung][at]
 
     def promotable(self) -> tuple[int, int] | None:
-        """(trial, rung) of the next that may go on by the rule, from the highest rung; None if there is none."""
+        """(trial, rung) of the next that may go on by the rule, from the highest rung; None if
+        there is none."""
         for rung in range(self.last - 1, self.first - 1, -1):
             if self.waiting[rung]:
                 best = self.waiting[rung][0]
-                if math.isfinite(best[0]) and bisect_left(self.scores[rung], best) < self.quota(rung):
+                if math.isfinite(best[0]) and bisect_left(self.scores[rung], best) < self.quota(
+                    rung
+                ):
                     return best[1], rung
         return None
 
 
 class Race:
-    """All trials of a sweep on one ladder. Holds no clock and no randomness: it is a function of what it is told.
+    """All trials of a sweep on one ladder. Holds no clock and no randomness: it is a function of
+    what it is told.
 
     Args:
         ladder: rungs, rising in folds or epochs or both.
@@ -157,7 +167,12 @@ class Race:
         shares = [rule.reduction_factor**-index for index in range(rule.brackets)]
         self.brackets = [
             Bracket(
-                index, len(self.ladder) - 1, rule, self._finalists(), share, max(1, round(trials * share / sum(shares)))
+                index,
+                len(self.ladder) - 1,
+                rule,
+                self._finalists(),
+                share,
+                max(1, round(trials * share / sum(shares))),
             )
             for index, share in enumerate(shares)
         ]
@@ -183,7 +198,8 @@ class Race:
             self.runners[trial] = Runner(trial, self._bracket_of(trial))
 
     def _bracket_of(self, trial: int) -> Bracket:
-        """By its number alone: each goes to the bracket that has had the smallest part of its share."""
+        """By its number alone: each goes to the bracket that has had the smallest part of its
+        share."""
         while len(self._places) <= trial:
             bracket = min(self.brackets, key=lambda one: ((one.places + 1) / one.share, one.first))
             bracket.places += 1
@@ -194,13 +210,17 @@ class Race:
         """Takes note of the rungs that a trial has reached, and lets it wait at the last of them.
 
         Args:
-            losses: for each rung so far, from the lowest, the objective of each of its folds there.
+            losses: for each rung so far, from the lowest, the objective of each of its folds
+                there.
 
-        Returns: whether it waits; else it goes on to its bracket's first rung, or it is at the top.
+        Returns: whether it waits; else it goes on to its bracket's first rung, or it is at the
+            top.
         """
         runner = self.runners[trial]
         before = len(runner.losses)
-        if len(losses) > before:  # a trial that starts again passes rungs that it has reached before
+        if (
+            len(losses) > before
+        ):  # a trial that starts again passes rungs that it has reached before
             runner.losses += tuple(map(tuple, losses[before:]))
         for rung in range(max(before, runner.bracket.first), len(runner.losses)):
             self._leave(runner)
@@ -235,7 +255,8 @@ class Race:
     def next(self) -> int | None:
         """The waiting trial that is to go on; None if a new one should start instead, or none can.
 
-        Once no new ones are left (`exhausted`), the best that wait are tried as well, as long as they may win.
+        Once no new ones are left (`exhausted`), the best that wait are tried as well, as long as
+        they may win.
         """
         found = [place for bracket in self.brackets if (place := bracket.promotable()) is not None]
         if found:
@@ -258,15 +279,22 @@ class Race:
         return None
 
     def _waiting(self, rung: int) -> tuple[float, int] | None:
-        """(score, trial) of the best that waits at a rung; None if none with a finite score does."""
-        best = min((bracket.waiting[rung][0] for bracket in self.brackets if bracket.waiting[rung]), default=None)
+        """(score, trial) of the best that waits at a rung; None if none with a finite score
+        does."""
+        best = min(
+            (bracket.waiting[rung][0] for bracket in self.brackets if bracket.waiting[rung]),
+            default=None,
+        )
         return best if best is not None and math.isfinite(best[0]) else None
 
     def _last_chance(self) -> int | None:
-        """The waiting trial nearest to the top that may still win: it lies behind the leader, on the same folds and
-        epochs, by no more than trials usually gain or lose on each other from there to the top."""
+        """The waiting trial nearest to the top that may still win: it lies behind the leader, on
+        the same folds and epochs, by no more than trials usually gain or lose on each other from
+        there to the top."""
         leader, margin = self.leader, self.rule.margin
-        under_way = any(runner.waits_at is None and not runner.gone for runner in self.runners.values())
+        under_way = any(
+            runner.waits_at is None and not runner.gone for runner in self.runners.values()
+        )
         if leader is None:  # what is under way may yet make one
             return None if under_way else self.nearest()
         if margin is None:
@@ -274,16 +302,20 @@ class Race:
         change = 0.0
         for rung in range(len(self.ladder) - 2, -1, -1):
             change += self._change(rung, leader)
-            if math.isinf(change) and under_way:  # too little is known yet to send one after the other
+            if (
+                math.isinf(change) and under_way
+            ):  # too little is known yet to send one after the other
                 return None
             waiting = self._waiting(rung)
-            if waiting is not None and waiting[0] - leader.score(rung) < margin * math.sqrt(change):
+            if waiting is not None and waiting[0] - leader.score(rung) < margin * math.sqrt(
+                change
+            ):
                 return waiting[1]
         return None
 
     def _change(self, rung: int, leader: Runner) -> float:
-        """The mean squared change, from a rung to the next, of what lies between a trial and the leader; infinite
-        while fewer than two trials have made the step."""
+        """The mean squared change, from a rung to the next, of what lies between a trial and the
+        leader; infinite while fewer than two trials have made the step."""
         squares = []
         for runner in self.runners.values():
             if len(runner.losses) > rung + 1 and runner is not leader:

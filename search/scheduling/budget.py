@@ -55,11 +55,15 @@ class Spending:
         return None
 
     def affords(self, fold_epochs: int) -> bool:
-        """Whether one trial can be trained for that many fold-epochs more, one after the other, within the limits."""
+        """Whether one trial can be trained for that many fold-epochs more, one after the other,
+        within the limits."""
         if self.exceeded:
             return False
         limit = self.budget
-        if limit.fold_epochs is not None and self.fold_epochs + self.pledged + fold_epochs > limit.fold_epochs:
+        if (
+            limit.fold_epochs is not None
+            and self.fold_epochs + self.pledged + fold_epochs > limit.fold_epochs
+        ):
             return False
         pace = self.train_seconds / self.fold_epochs if self.fold_epochs else 0.0
         return limit.seconds is None or self.elapsed + pace * fold_epochs <= limit.seconds

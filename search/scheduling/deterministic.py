@@ -1,4 +1,5 @@
-"""Schedulers whose sweep does not depend on time: results are taken on a virtual clock, whenever they may arrive."""
+"""Schedulers whose sweep does not depend on time: results are taken on a virtual clock, whenever
+they may arrive."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ class Listener(Protocol):
         """A trial has this loss after so many fold-epochs."""
         ...
 
-    def conclude(self, number: int, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+    def conclude(
+        self, number: int, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
         """A trial has ended, with this result, or by being given up, or by an error."""
         ...
 
@@ -33,15 +36,17 @@ __all__ = ["OrderedFifo", "OrderedPromotion", "OrderedStopping"]
 
 
 class OrderedPromotion(PromotionScheduler):
-    """A race on a virtual clock: a function of the trials' numbers and of how many slots there are, of nothing else.
+    """A race on a virtual clock: a function of the trials' numbers and of how many slots there
+    are, of nothing else.
 
-    Every trial that has been let go on holds a slot for the fold-epochs to its next rung, as if each took the same
-    time. The slots' ends are thus known beforehand, and the results are taken in their order: one that arrives early is
-    held, its trial paused, until it is its turn. Who goes on, and what the sampler knows when it draws, follow from
-    that order. How many workers there are, and how fast, decides only how long it takes.
+    Every trial that has been let go on holds a slot for the fold-epochs to its next rung, as if
+    each took the same time. The slots' ends are thus known beforehand, and the results are taken
+    in their order: one that arrives early is held, its trial paused, until it is its turn. Who
+    goes on, and what the sampler knows when it draws, follow from that order. How many workers
+    there are, and how fast, decides only how long it takes.
 
-    A sweep that was interrupted begins its clock anew, and takes what its trials have reported before as it comes to
-    it; so it arrives where it was, or goes on where it was cut off.
+    A sweep that was interrupted begins its clock anew, and takes what its trials have reported
+    before as it comes to it; so it arrives where it was, or goes on where it was cut off.
 
     Args:
         slots: how many trials train side by side, on the virtual clock.
@@ -58,13 +63,16 @@ class OrderedPromotion(PromotionScheduler):
         self._said: dict[int, Mapping[str, Any]] = {}  # of each trial, its last result
         self._failed: set[int] = set()
         self._stopped: set[int] = set()
-        self._unsaved: set[int] = set()  # those that had finished, and were added again without their last checkpoint
+        self._unsaved: set[int] = (
+            set()
+        )  # those that had finished, and were added again without their last checkpoint
         self._none_left = False
 
     # the virtual clock
 
     def _advance(self) -> bool:
-        """Takes every result whose turn has come; returns whether a new configuration is wanted before the next."""
+        """Takes every result whose turn has come; returns whether a new configuration is wanted
+        before the next."""
         while True:
             if self._fill():
                 return True
@@ -75,7 +83,8 @@ class OrderedPromotion(PromotionScheduler):
             self._take(number, self._heading.pop(number))
 
     def _fill(self) -> bool:
-        """Gives free slots away: to those that may go on, to new ones; returns whether one waits to be drawn."""
+        """Gives free slots away: to those that may go on, to new ones; returns whether one waits
+        to be drawn."""
         while self._free:
             number = self._claim()
             if number is not None:
@@ -120,7 +129,8 @@ class OrderedPromotion(PromotionScheduler):
         return len(report.rungs) > rung or (report.finished and report.heading <= rung)
 
     def _take(self, number: int, rung: int) -> None:
-        """A busy trial's turn has come: what it has found at a rung, or how it has ended on the way there."""
+        """A busy trial's turn has come: what it has found at a rung, or how it has ended on the
+        way there."""
         if not self._has_reached(number, rung):  # it has failed
             self._race.end(number)
             self._conclude(number, None, error=True)
@@ -135,7 +145,9 @@ class OrderedPromotion(PromotionScheduler):
             self._note_spent(number, self._race.ladder[rung].cost)
             self._race.arrive(number, report.rungs[: rung + 1])
             if self.listener is not None:
-                self.listener.hear(number, self._race.runners[number].score(rung), self._cost(number))
+                self.listener.hear(
+                    number, self._race.runners[number].score(rung), self._cost(number)
+                )
             self._judge(number, rung)
         if self._race.leader is not None:
             self._spending.best = self._race.leader.score(len(self._race.ladder) - 1)
@@ -144,7 +156,9 @@ class OrderedPromotion(PromotionScheduler):
         self._spending.fold_epochs += fold_epochs - self._cost(number)
         self._costs[number] = (fold_epochs, 0.0)
 
-    def _conclude(self, number: int, result: Mapping[str, Any] | None, *, error: bool = False) -> None:
+    def _conclude(
+        self, number: int, result: Mapping[str, Any] | None, *, error: bool = False
+    ) -> None:
         if self.listener is not None:
             self.listener.conclude(number, result, error)
 
@@ -162,7 +176,8 @@ class OrderedPromotion(PromotionScheduler):
         return self._advance()
 
     def exhausted(self) -> None:
-        self._none_left = True  # the race is told when all that are there have entered, on a clock that began anew
+        # the race is told when all that are there have entered, on a clock that began anew
+        self._none_left = True
 
     def over(self) -> bool:
         return not self._advance() and LadderScheduler.over(self)
@@ -175,7 +190,9 @@ class OrderedPromotion(PromotionScheduler):
     def _hear(self, number: int, result: Mapping[str, Any]) -> None:
         """Notes what a trial says, unless it has been tried again and has said more before."""
         known = self._said.get(number)
-        if REPORT in result and (known is None or result[REPORT].fold_epochs >= known[REPORT].fold_epochs):
+        if REPORT in result and (
+            known is None or result[REPORT].fold_epochs >= known[REPORT].fold_epochs
+        ):
             self._said[number] = result
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
@@ -226,22 +243,33 @@ class OrderedPromotion(PromotionScheduler):
         self._failed.add(trial.config["trial"])
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The paused trial whose slot ends first, if a worker is free; those that have been given up are ended."""
+        """The paused trial whose slot ends first, if a worker is free; those that have been given
+        up are ended."""
         self._note_end_of_search(tune_controller)
         over = self.over()
-        for trial in list(self._trials.values()) if over else [self._trials[number] for number in self._stopped]:
+        for trial in (
+            list(self._trials.values())
+            if over
+            else [self._trials[number] for number in self._stopped]
+        ):
             if trial.status == Trial.PAUSED:
                 tune_controller.stop_trial(trial)
                 self._stopped.discard(trial.config["trial"])
         for number in self._unsaved:
             if self._trials[number].status == Trial.PENDING:
                 return self._trials[number]
-        at_work = sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in self._running().values())
+        at_work = sum(
+            trial.status in (Trial.PENDING, Trial.RUNNING) for trial in self._running().values()
+        )
         for _, _, number in sorted(self._busy):
             trial = self._trials[number]
             if trial.status == Trial.PENDING and trial.last_result:
                 return trial
-            if trial.status == Trial.PAUSED and not self._has_arrived(number) and at_work < self._live.slots():
+            if (
+                trial.status == Trial.PAUSED
+                and not self._has_arrived(number)
+                and at_work < self._live.slots()
+            ):
                 return trial
         return None
 
@@ -260,7 +288,8 @@ class OrderedFifo(OrderedPromotion):
 
 
 class OrderedStopping(OrderedPromotion):
-    """Ray's ASHAScheduler on the rungs of the ladder, see `foldrace.search.scheduling.stopping.StoppingLadder`."""
+    """Ray's ASHAScheduler on the rungs of the ladder, see
+    `foldrace.search.scheduling.stopping.StoppingLadder`."""
 
     def __init__(self, key: str, race: Race, budget: Budget | None = None, *, slots: int) -> None:
         super().__init__(key, race, budget, slots=slots)
@@ -270,7 +299,9 @@ class OrderedStopping(OrderedPromotion):
         self._stopping.enter(self._trials[number])
 
     def _judge(self, number: int, rung: int) -> None:
-        if self._stopping.goes_on(self._trials[number], rung, self._race.runners[number].score(rung)):
+        if self._stopping.goes_on(
+            self._trials[number], rung, self._race.runners[number].score(rung)
+        ):
             self._goes_on(number)
         else:
             self._race.end(number)

@@ -1,4 +1,5 @@
-"""The scheduler of a race: trials pause at every rung, and the best of them go on (see search/race.py)."""
+"""The scheduler of a race: trials pause at every rung, and the best of them go on (see
+search/race.py)."""
 
 from __future__ import annotations
 
@@ -16,18 +17,22 @@ __all__ = ["PromotionScheduler"]
 
 
 class PromotionScheduler(LadderScheduler):
-    """Asynchronous successive halving that pauses and promotes, for class Trainables with checkpoints.
+    """Asynchronous successive halving that pauses and promotes, for class Trainables with
+    checkpoints.
 
-    A paused trial holds no worker: its checkpoint lies on disk, and whichever worker is free takes it up. A worker that
-    becomes free takes the trial that the race names, and a new configuration only if it names none. When no trial can
-    go on and no new one is left, the paused ones are ended, and the experiment with them.
+    A paused trial holds no worker: its checkpoint lies on disk, and whichever worker is free takes
+    it up. A worker that becomes free takes the trial that the race names, and a new configuration
+    only if it names none. When no trial can go on and no new one is left, the paused ones are
+    ended, and the experiment with them.
     """
 
     def __init__(self, key: str, race: Race, budget: Budget | None = None) -> None:
         super().__init__(key, race, budget)
         self._beyond: int | None = None
         self._stranded: list[int] = []
-        self._failed_at: dict[int, int] = {}  # the rung at which a trial waited when its worker died
+        self._failed_at: dict[
+            int, int
+        ] = {}  # the rung at which a trial waited when its worker died
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         number = trial.config["trial"]
@@ -40,7 +45,9 @@ class PromotionScheduler(LadderScheduler):
         super().on_trial_add(tune_controller, trial)
         number = trial.config["trial"]
         failed_at = self._failed_at.pop(number, None)
-        if failed_at is not None and trial.status == Trial.PENDING:  # tried again, but it may not pass
+        if (
+            failed_at is not None and trial.status == Trial.PENDING
+        ):  # tried again, but it may not pass
             self._race.wait(number, failed_at)
             tune_controller._set_trial_status(trial, Trial.PAUSED)
             return
@@ -49,7 +56,9 @@ class PromotionScheduler(LadderScheduler):
             return
         report = trial.last_result[REPORT]
         if Rung(len(report.folds), report.epoch) == self._race.ladder[waits_at]:
-            trial.set_status(Trial.PAUSED)  # or else Tune, which restores an experiment, would start it
+            trial.set_status(
+                Trial.PAUSED
+            )  # or else Tune, which restores an experiment, would start it
         else:
             self._race.promote(number)  # it was on its way already
 
@@ -66,7 +75,8 @@ class PromotionScheduler(LadderScheduler):
         return not self._stranded and super().over()
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The promoted trial that has no worker yet; else the paused one with the best claim, if a worker is free."""
+        """The promoted trial that has no worker yet; else the paused one with the best claim, if a
+        worker is free."""
         self._note_end_of_search(tune_controller)
         running = self._running()
         for trial in running.values():
@@ -82,7 +92,9 @@ class PromotionScheduler(LadderScheduler):
         if self._stranded:
             return self._resumed(self._stranded.pop(0))
         number = self._claim()
-        if number is None or self._trials[number].status != Trial.PAUSED:  # its checkpoint may still be being written
+        if (
+            number is None or self._trials[number].status != Trial.PAUSED
+        ):  # its checkpoint may still be being written
             return None
         self._race.promote(number)
         return self._resumed(number)
@@ -97,8 +109,8 @@ class PromotionScheduler(LadderScheduler):
             return number
         if not self._race.exhausted or self._race.leader is not None:
             return None
-        # a sweep has a winner: if there is none yet when the budget ends, the nearest to the top goes on all the same,
-        # alone, and nobody else after it
+        # a sweep has a winner: if there is none yet when the budget ends, the nearest to the top
+        # goes on all the same, alone, and nobody else after it
         number = self._race.nearest()
         if number is None or set(self._running()) - {number} or self._beyond not in (None, number):
             return None
@@ -114,5 +126,9 @@ class PromotionScheduler(LadderScheduler):
 
     def restore(self, checkpoint_path: str) -> None:
         super().restore(checkpoint_path)
-        on_its_way = [number for number, runner in self._race.runners.items() if runner.waits_at is None]
-        self._stranded = [n for n in on_its_way if n in self._active and self._active[n].status == Trial.PAUSED]
+        on_its_way = [
+            number for number, runner in self._race.runners.items() if runner.waits_at is None
+        ]
+        self._stranded = [
+            n for n in on_its_way if n in self._active and self._active[n].status == Trial.PAUSED
+        ]

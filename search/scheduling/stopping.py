@@ -1,4 +1,5 @@
-"""Tune schedulers that know ladders and budgets: what all kinds share, and the two that wrap Ray's own."""
+"""Tune schedulers that know ladders and budgets: what all kinds share, and the two that wrap Ray's
+own."""
 
 from __future__ import annotations
 
@@ -41,13 +42,15 @@ _LIVE: dict[str, Live] = {}
 
 
 class LadderScheduler(TrialScheduler):  # type: ignore[misc]
-    """What every kind of scheduler keeps: where each trial stands, what has been spent, and whether more may start.
+    """What every kind of scheduler keeps: where each trial stands, what has been spent, and
+    whether more may start.
 
-    Tune pickles its scheduler when a sweep begins and starts from that pickle when it is restored; it then adds every
-    trial again, with its last result. So a scheduler is a function of its trials, and holds nothing of the process but
-    a key (`acting_on`).
+    Tune pickles its scheduler when a sweep begins and starts from that pickle when it is restored;
+    it then adds every trial again, with its last result. So a scheduler is a function of its
+    trials, and holds nothing of the process but a key (`acting_on`).
 
-    It is the gate of the sweep's searcher as well: a new configuration is drawn when a worker is free for it.
+    It is the gate of the sweep's searcher as well: a new configuration is drawn when a worker is
+    free for it.
     """
 
     def __init__(self, key: str, race: Race, budget: Budget | None = None) -> None:
@@ -82,7 +85,8 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
     # the gate of the searcher
 
     def open(self) -> bool:
-        """Whether a new configuration may start now: a worker is free for it, and no other trial has a better claim."""
+        """Whether a new configuration may start now: a worker is free for it, and no other trial
+        has a better claim."""
         if self._race.exhausted or len(self._running()) >= self._live.slots():
             return False
         return self._claim() is None and self._affords_new()
@@ -91,7 +95,9 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
         """Whether no trial will ever run again."""
         if self._running() or self._claim() is not None:
             return False
-        if not self._race.exhausted and not self._affords_new():  # asked when nothing runs: what was pledged may lapse
+        if (
+            not self._race.exhausted and not self._affords_new()
+        ):  # asked when nothing runs: what was pledged may lapse
             self._race.exhausted = True
         return self._race.exhausted and self._claim() is None
 
@@ -100,7 +106,8 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
         self._race.exhausted = True
 
     def _note_end_of_search(self, tune_controller: Any) -> None:
-        """A search that has ended says nothing any more. One that is taken up may have ended before its trials had."""
+        """A search that has ended says nothing any more. One that is taken up may have ended
+        before its trials had."""
         if tune_controller.search_alg.is_finished():
             self.exhausted()
 
@@ -113,7 +120,8 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
         return not self._race.runners or self._affords(self._race.ladder[-1].cost)
 
     def _affords(self, fold_epochs: int) -> bool:
-        """Whether a trial can be brought to the top, if that takes so much, beside those that are under way."""
+        """Whether a trial can be brought to the top, if that takes so much, beside those that are
+        under way."""
         self._spending.elapsed = self._live.elapsed()
         if self._spending.budget.fold_epochs is not None:
             self._spending.pledged = sum(map(self._ahead, self._running()))
@@ -131,7 +139,9 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
     def _running(self) -> dict[int, Trial]:
         """The trials that hold a worker, or wait for one that is free for them."""
         at_work = (Trial.PENDING, Trial.RUNNING)
-        self._active = {number: trial for number, trial in self._active.items() if trial.status in at_work}
+        self._active = {
+            number: trial for number, trial in self._active.items() if trial.status in at_work
+        }
         return self._active
 
     # Tune's events
@@ -161,7 +171,9 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
     def _decide(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         raise NotImplementedError
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> None:
+    def on_trial_complete(
+        self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]
+    ) -> None:
         """The trial has ended, and this is its last result: finished, diverged, or stopped."""
         number = trial.config["trial"]
         if REPORT in result:
@@ -182,8 +194,13 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
 
     def debug_string(self) -> str:
         """How many trials stand at each rung."""
-        seen = [sum(len(bracket.scores[at]) for bracket in self._race.brackets) for at in range(len(self._race.ladder))]
-        return ", ".join(f"{count} at {rung}" for count, rung in zip(seen, self._race.ladder, strict=True))
+        seen = [
+            sum(len(bracket.scores[at]) for bracket in self._race.brackets)
+            for at in range(len(self._race.ladder))
+        ]
+        return ", ".join(
+            f"{count} at {rung}" for count, rung in zip(seen, self._race.ladder, strict=True)
+        )
 
     def _note(self, number: int, report: EpochReport) -> None:
         """Takes a report into the race and the account."""
@@ -200,14 +217,20 @@ class LadderScheduler(TrialScheduler):  # type: ignore[misc]
 
     def save(self, checkpoint_path: str) -> None:
         """Writes the state of the race; the trials themselves are Tune's to keep."""
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_trials", "_active")}
+        state = {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_trials", "_active")
+        }
         Path(checkpoint_path).write_bytes(pickle.dumps((state, list(self._active))))
 
     def restore(self, checkpoint_path: str) -> None:
         """Takes up where `save` was called; trials that this scheduler knows keep their places."""
         state, numbers = pickle.loads(Path(checkpoint_path).read_bytes())
         self.__dict__.update(state)
-        self._active = {number: self._trials[number] for number in numbers if number in self._trials}
+        self._active = {
+            number: self._trials[number] for number in numbers if number in self._trials
+        }
 
 
 class FifoLadder(LadderScheduler):
@@ -218,7 +241,8 @@ class FifoLadder(LadderScheduler):
 
 
 class StoppingLadder(LadderScheduler):
-    """Ray's ASHAScheduler, its rungs those of the ladder: a trial not among the best 1/η there stops for good."""
+    """Ray's ASHAScheduler, its rungs those of the ladder: a trial not among the best 1/η there
+    stops for good."""
 
     def __init__(self, key: str, race: Race, budget: Budget | None = None) -> None:
         super().__init__(key, race, budget)
@@ -228,7 +252,9 @@ class StoppingLadder(LadderScheduler):
         super().on_trial_add(tune_controller, trial)
         self._rule.enter(trial)
         if trial.last_result and REPORT in trial.last_result:
-            for rung, losses in enumerate(trial.last_result[REPORT].rungs):  # that a restored trial has passed
+            for rung, losses in enumerate(
+                trial.last_result[REPORT].rungs
+            ):  # that a restored trial has passed
                 self._rule.goes_on(trial, rung, sum(losses) / len(losses))
 
     def _decide(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -236,7 +262,9 @@ class StoppingLadder(LadderScheduler):
         on = rung < 0 or self._rule.goes_on(trial, rung, result.get("val_loss"))
         return str(TrialScheduler.CONTINUE if on else TrialScheduler.STOP)
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> None:
+    def on_trial_complete(
+        self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]
+    ) -> None:
         super().on_trial_complete(tune_controller, trial, result)
         if REPORT in result:
             self._rule.complete(trial, len(result[REPORT].rungs) - 1, result.get("val_loss"))
@@ -247,19 +275,28 @@ class StoppingRule:
 
     def __init__(self, race: Race) -> None:
         self._factor = race.rule.reduction_factor
-        # ASHA's milestones are powers of η: time is told to it as the power of the rung that a trial has reached
+        # ASHA's milestones are powers of η: time is told to it as the power of the rung that a
+        # trial has reached
         self.asha = ASHAScheduler(
-            time_attr=_RUNG_TIME, max_t=self._factor ** (len(race.ladder) - 1) * (1 + 1e-9), grace_period=1,
-            reduction_factor=self._factor, metric="val_loss", mode="min",
-        )  # fmt: skip
+            time_attr=_RUNG_TIME,
+            max_t=self._factor ** (len(race.ladder) - 1) * (1 + 1e-9),
+            grace_period=1,
+            reduction_factor=self._factor,
+            metric="val_loss",
+            mode="min",
+        )
 
     def enter(self, trial: Trial) -> None:
         """A trial starts."""
         self.asha.on_trial_add(None, trial)
 
     def goes_on(self, trial: Trial, rung: int, val_loss: float | None) -> bool:
-        """Whether a trial that has reached this rung with this loss is among the best 1/η there."""
-        return bool(self.asha.on_trial_result(None, trial, self._told(rung, val_loss)) == TrialScheduler.CONTINUE)
+        """Whether a trial that has reached this rung with this loss is among the best 1/η
+        there."""
+        return bool(
+            self.asha.on_trial_result(None, trial, self._told(rung, val_loss))
+            == TrialScheduler.CONTINUE
+        )
 
     def complete(self, trial: Trial, rung: int, val_loss: float | None) -> None:
         """A trial has ended, and this is the last rung that it has reached."""

@@ -10,10 +10,24 @@ from typing import TYPE_CHECKING
 
 from foldrace.errors import InputError, nearest
 from foldrace.search.spec.comparison import ArmSpec
-from foldrace.search.spec.distributions import Choice, Distribution, Fixed, Int, Log, LogInt, Uniform, same
+from foldrace.search.spec.distributions import (
+    Choice,
+    Distribution,
+    Fixed,
+    Int,
+    Log,
+    LogInt,
+    Uniform,
+    same,
+)
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.space_checks import among
-from foldrace.trainables.tasks.parameters import DEFAULT_LEARNING_RATES, OPTIMIZER_PARAMETERS, Parameter, Value
+from foldrace.trainables.tasks.parameters import (
+    DEFAULT_LEARNING_RATES,
+    OPTIMIZER_PARAMETERS,
+    Parameter,
+    Value,
+)
 
 if TYPE_CHECKING:
     from foldrace.search.spec.sweep_spec import SweepSpec
@@ -40,8 +54,9 @@ def build_arms(spec: SweepSpec, task: LoadedTask) -> tuple[Arm, ...]:
     """The arms of ``spec``, in its order; none for a sweep that is no comparison.
 
     Raises:
-        InputError: as `SearchSpace.build`, with the place in the file (``comparison.arms.sgd.space.lr``); or a default
-            that is no parameter's, out of its range, or against a value that the space fixes.
+        InputError: as `SearchSpace.build`, with the place in the file
+            (``comparison.arms.sgd.space.lr``); or a default that is no parameter's, out of its
+            range, or against a value that the space fixes.
     """
     arms = spec.comparison.arms if spec.comparison else {}
     return tuple(_build(label, arm, spec.space, task) for label, arm in arms.items())
@@ -65,26 +80,38 @@ def _build(label: str, arm: ArmSpec, shared: Mapping[str, Distribution], task: L
 
 @contextmanager
 def _named(label: str, arm: ArmSpec) -> Iterator[None]:
-    """Within this block, errors about ``space.NAME`` say where in the arm, or in which arm, it is wrong."""
+    """Within this block, errors about ``space.NAME`` say where in the arm, or in which arm, it is
+    wrong."""
     try:
         yield
     except InputError as error:
         name = error.field.split(".")[1]
         if name in arm.space:
-            raise InputError(f"comparison.arms.{label}.{error.field}", error.value, error.rule, error.hint) from None
-        raise InputError(error.field, error.value, f"{error.rule} (in the arm {label})", error.hint) from None
+            raise InputError(
+                f"comparison.arms.{label}.{error.field}", error.value, error.rule, error.hint
+            ) from None
+        raise InputError(
+            error.field, error.value, f"{error.rule} (in the arm {label})", error.hint
+        ) from None
 
 
 def _check_owner(field: str, name: str, value: Value, optimizer: str) -> None:
     """Refuses another optimizer's own parameter. Raises: InputError."""
     owners = [owner for owner, own in OPTIMIZER_PARAMETERS.items() if name in own]
     if owners and optimizer not in owners:
-        rule, hint = f"{optimizer} has no parameter of that name", f"it belongs into arms of {', '.join(owners)}"
+        rule, hint = (
+            f"{optimizer} has no parameter of that name",
+            f"it belongs into arms of {', '.join(owners)}",
+        )
         raise InputError(field, value, rule, hint)
 
 
 def _check_defaults(
-    given: Mapping[str, Value], space: SearchSpace, optimizer: str, shared: Mapping[str, Distribution], field: str
+    given: Mapping[str, Value],
+    space: SearchSpace,
+    optimizer: str,
+    shared: Mapping[str, Distribution],
+    field: str,
 ) -> Mapping[str, Value]:
     """``given`` in the parameters' types. Raises: InputError."""
     checked: dict[str, Value] = {}
@@ -105,25 +132,33 @@ def _default_point(
 ) -> dict[str, Value]:
     """The parameters of an arm's default trial.
 
-    What ``given`` leaves out: the learning rate is the optimizer's own in PyTorch, any other parameter has the default
-    that is declared for it. A shared parameter whose default lies outside its range has the middle of it, or the first
-    of its choices: the arms are compared within the shared space.
+    What ``given`` leaves out: the learning rate is the optimizer's own in PyTorch, any other
+    parameter has the default that is declared for it. A shared parameter whose default lies
+    outside its range has the middle of it, or the first of its choices: the arms are compared
+    within the shared space.
     """
     params: dict[str, Value] = {}
     for name, entry in space.entries.items():
         if name in given:
             params[name] = given[name]
-        elif all(parent in params and among(params[parent], values) for parent, values in entry.when.items()):
+        elif all(
+            parent in params and among(params[parent], values)
+            for parent, values in entry.when.items()
+        ):
             if isinstance(entry, Fixed):
                 params[name] = entry.value
-            elif name == "lr" and (name not in shared or space.holds(name, DEFAULT_LEARNING_RATES[optimizer])):
+            elif name == "lr" and (
+                name not in shared or space.holds(name, DEFAULT_LEARNING_RATES[optimizer])
+            ):
                 params[name] = DEFAULT_LEARNING_RATES[optimizer]
             else:
                 params |= _default(name, entry, space, shared)
     return {**params, **given}
 
 
-def _default(name: str, entry: Distribution, space: SearchSpace, shared: frozenset[str]) -> dict[str, Value]:
+def _default(
+    name: str, entry: Distribution, space: SearchSpace, shared: frozenset[str]
+) -> dict[str, Value]:
     parameter: Parameter = space.declared[name]
     if name in shared and not space.holds(name, parameter.default):
         return {name: parameter.check(name, _middle(entry))}
@@ -143,13 +178,23 @@ def _middle(entry: Distribution) -> Value:
         step = entry.step or 1
         return int(low) + step * ((int(high) - int(low)) // step // 2)
     assert isinstance(entry, Uniform)
-    return low + entry.step * round((high - low) / entry.step / 2) if entry.step else (low + high) / 2
+    return (
+        low + entry.step * round((high - low) / entry.step / 2) if entry.step else (low + high) / 2
+    )
 
 
 def differing(arms: Sequence[Arm]) -> tuple[str, ...]:
     """The parameters that two trials of a comparison may differ in."""
     points: list[Mapping[str, Value]] = [arm.default for arm in arms]
     for arm in arms:
-        points.append({name: entry.value for name, entry in arm.space.entries.items() if isinstance(entry, Fixed)})
+        points.append(
+            {
+                name: entry.value
+                for name, entry in arm.space.entries.items()
+                if isinstance(entry, Fixed)
+            }
+        )
     names = dict.fromkeys(name for arm in arms for name in (*arm.space.entries, *arm.default))
-    return tuple(name for name in names if len({repr(point.get(name, ...)) for point in points}) > 1)
+    return tuple(
+        name for name in names if len({repr(point.get(name, ...)) for point in points}) > 1
+    )

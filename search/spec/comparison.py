@@ -1,4 +1,5 @@
-"""The ``comparison`` section of a sweep file: optimizers tuned side by side, each in its own space, at equal cost."""
+"""The ``comparison`` section of a sweep file: optimizers tuned side by side, each in its own
+space, at equal cost."""
 
 from __future__ import annotations
 
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
     from foldrace.search.spec.sweep_spec import SweepSpec
 
-__all__ = ["ArmSpec", "ComparisonSpec", "check_kind", "planned_trials", "trials_text", "with_defaults"]
+__all__ = [
+    "ArmSpec",
+    "ComparisonSpec",
+    "check_kind",
+    "planned_trials",
+    "trials_text",
+    "with_defaults",
+]
 
 _SAMPLERS = {"random": "random", "qmc": "quasi-random"}
 _FOR_SEVERAL = ("nsga2", "tpe", "random")
@@ -26,7 +34,9 @@ _FOLDS = ("kfold", "stratified", "group")
 _DEFAULTS = {"scheduler": ("kind", "fifo"), "search": ("sampler", "random")}
 _PLACE = ("comparison", "arms")
 
-Label = Annotated[str, Text("must be an arm's label: letters, digits, '_' and '-'", NAME.pattern, NAME.longest)]
+Label = Annotated[
+    str, Text("must be an arm's label: letters, digits, '_' and '-'", NAME.pattern, NAME.longest)
+]
 
 
 def _optimizer(value: object) -> str:
@@ -40,15 +50,19 @@ class ArmSpec(Section):
 
     optimizer: (
         Annotated[
-            str, PlainValidator(_optimizer), WithJsonSchema({"type": "string", "enum": list(OPTIMIZER_PARAMETERS)})
+            str,
+            PlainValidator(_optimizer),
+            WithJsonSchema({"type": "string", "enum": list(OPTIMIZER_PARAMETERS)}),
         ]
         | None
     ) = Field(default=None, description="the optimizer; by default the one that the label names")
     space: dict[Name, SpaceEntry] = Field(
-        default_factory=dict, description="parameters of this arm: a fixed value or a distribution each"
+        default_factory=dict,
+        description="parameters of this arm: a fixed value or a distribution each",
     )
     defaults: dict[Name, Bare] = Field(
-        default_factory=dict, description="values of the arm's default trial, where the optimizer's own will not do"
+        default_factory=dict,
+        description="values of the arm's default trial, where the optimizer's own will not do",
     )
 
 
@@ -59,11 +73,20 @@ def _arms(arms: dict[str, ArmSpec]) -> dict[str, ArmSpec]:
     for label, arm in arms.items():
         if arm.optimizer is None and label not in OPTIMIZER_PARAMETERS:
             rule = f"is missing, and {label} is no optimizer's name"
-            raise broken(rule, nearest(label, OPTIMIZER_PARAMETERS), at=(label, "optimizer"), value=None)
+            raise broken(
+                rule, nearest(label, OPTIMIZER_PARAMETERS), at=(label, "optimizer"), value=None
+            )
         for part, names in (("space", arm.space), ("defaults", arm.defaults)):
             if "optimizer" in names:
-                raise broken("is the arm's own, and stands beside its space", at=(label, part, "optimizer"), value=None)
-    return {label: arm.model_copy(update={"optimizer": arm.optimizer or label}) for label, arm in arms.items()}
+                raise broken(
+                    "is the arm's own, and stands beside its space",
+                    at=(label, part, "optimizer"),
+                    value=None,
+                )
+    return {
+        label: arm.model_copy(update={"optimizer": arm.optimizer or label})
+        for label, arm in arms.items()
+    }
 
 
 class ComparisonSpec(Section):
@@ -73,7 +96,10 @@ class ComparisonSpec(Section):
         description="the optimizers, two or more, each under a label"
     )
     repeats: Count = Field(
-        default=3, description="trainings of each arm's best configuration, with new seeds on newly drawn folds"
+        default=3,
+        description=(
+            "trainings of each arm's best configuration, with new seeds on newly drawn folds"
+        ),
     )
 
 
@@ -116,18 +142,29 @@ def _objective_errors(spec: SweepSpec) -> Iterator[PydanticCustomError]:
         rule = f"must be one of {', '.join(_FOR_SEVERAL)} with more than one objective"
         yield broken(rule, at=("search", "sampler"), value=search.sampler)
     if spec.scheduler.kind != "fifo":
-        rule = "must be fifo with more than one objective: a trial that was given up has no place in a Pareto front"
-        yield broken(rule, "scheduler: {kind: fifo}", at=("scheduler", "kind"), value=spec.scheduler.kind)
+        rule = (
+            "must be fifo with more than one objective: a trial that was given up has no place in"
+            " a Pareto front"
+        )
+        yield broken(
+            rule, "scheduler: {kind: fifo}", at=("scheduler", "kind"), value=spec.scheduler.kind
+        )
 
 
 def _comparison_errors(spec: SweepSpec) -> Iterator[PydanticCustomError]:
     if spec.comparison is None:
-        rule, hint = "is missing: kind: comparison compares its arms", "comparison: {arms: {adam: {}, sgd: {}}}"
+        rule, hint = (
+            "is missing: kind: comparison compares its arms",
+            "comparison: {arms: {adam: {}, sgd: {}}}",
+        )
         yield broken(rule, hint, at=("comparison",), value=None)
         return
     search, folds = spec.search, spec.folds
     if search.sampler not in _SAMPLERS:
-        rule = "must be random or qmc in a comparison: the best of n trials can be told of draws that do not learn"
+        rule = (
+            "must be random or qmc in a comparison: the best of n trials can be told of draws that"
+            " do not learn"
+        )
         yield broken(rule, at=("search", "sampler"), value=search.sampler)
     if len(search.objectives) > 1:
         rule = "must be [val_loss] in a comparison: its test compares losses"
@@ -136,20 +173,32 @@ def _comparison_errors(spec: SweepSpec) -> Iterator[PydanticCustomError]:
         rule = "is not for a comparison: its draws do not learn"
         yield broken(rule, at=("search", "warm_start"), value=search.warm_start)
     if search.start_with:
-        rule, hint = "is not for a comparison: every arm begins with its defaults", "see comparison.arms.LABEL.defaults"
+        rule, hint = (
+            "is not for a comparison: every arm begins with its defaults",
+            "see comparison.arms.LABEL.defaults",
+        )
         yield broken(rule, hint, at=("search", "start_with"), value=None)
     for name in ("time_budget", "fold_epochs", "target"):
         if (limit := getattr(search, name)) is not None:
             rule = "is not for a comparison: it would cut the arms off at different points"
             yield broken(rule, "search.trials is what it costs", at=("search", name), value=limit)
     if spec.scheduler.kind != "fifo":
-        rule = "must be fifo in a comparison: arms whose trials are stopped do not get the same fold-epochs"
+        rule = (
+            "must be fifo in a comparison: arms whose trials are stopped do not get the same"
+            " fold-epochs"
+        )
         yield broken(rule, at=("scheduler", "kind"), value=spec.scheduler.kind)
     if spec.early_stopping.patience is not None:
-        rule = "is not for a comparison: arms whose folds stop early do not get the same fold-epochs"
+        rule = (
+            "is not for a comparison: arms whose folds stop early do not get the same fold-epochs"
+        )
         yield broken(rule, at=("early_stopping", "patience"), value=spec.early_stopping.patience)
     if folds.kind not in _FOLDS:
-        rule = "must be one of " + ", ".join(_FOLDS) + " in a comparison: its test needs K folds, drawn once a repeat"
+        rule = (
+            "must be one of "
+            + ", ".join(_FOLDS)
+            + " in a comparison: its test needs K folds, drawn once a repeat"
+        )
         yield broken(rule, at=("folds", "kind"), value=folds.kind)
     if folds.seeds > 1:
         rule = "must be 1 in a comparison: its repeats train with new seeds"
@@ -162,12 +211,17 @@ def _comparison_errors(spec: SweepSpec) -> Iterator[PydanticCustomError]:
 
 def _space_errors(spec: SweepSpec, comparison: ComparisonSpec) -> Iterator[PydanticCustomError]:
     if "optimizer" in spec.space:
-        rule, hint = "is what the arms of a comparison differ in", "leave it out of the space that they share"
+        rule, hint = (
+            "is what the arms of a comparison differ in",
+            "leave it out of the space that they share",
+        )
         yield broken(rule, hint, at=("space", "optimizer"), value=None)
     for label, arm in comparison.arms.items():
         for name in sorted(spec.space.keys() & arm.space.keys()):
             rule = "stands in the space that all arms share as well"
-            yield broken(rule, "keep it in one of them", at=(*_PLACE, label, "space", name), value=None)
+            yield broken(
+                rule, "keep it in one of them", at=(*_PLACE, label, "space", name), value=None
+            )
 
 
 def planned_trials(spec: SweepSpec) -> int:

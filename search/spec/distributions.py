@@ -9,8 +9,8 @@
 | ``{log_int: [low, high]}`` | is a whole number between these, its logarithm spread evenly |
 | ``{value: x}`` or just ``x`` | is always x |
 
-Bounds belong to the range. Any form takes ``when: {parent: [values]}``: the parameter then exists only in trials in
-which every parent has one of its values.
+Bounds belong to the range. Any form takes ``when: {parent: [values]}``: the parameter then exists
+only in trials in which every parent has one of its values.
 """
 
 from __future__ import annotations
@@ -99,7 +99,13 @@ def _bounds(number: Number) -> tuple[Callable[[object], tuple[Any, Any]], WithJs
         return low, high
 
     return check, WithJsonSchema(
-        {"type": "array", "items": number.json_schema, "minItems": 2, "maxItems": 2, "description": "low, high"}
+        {
+            "type": "array",
+            "items": number.json_schema,
+            "minItems": 2,
+            "maxItems": 2,
+            "description": "low, high",
+        }
     )
 
 
@@ -137,9 +143,9 @@ class _Form(Section):
 class Choice(_Form):
     """One of the listed values."""
 
-    choices: Annotated[tuple[Value, ...], PlainValidator(_bare_list), WithJsonSchema(_BARE_LIST)] = Field(
-        alias="choice"
-    )
+    choices: Annotated[
+        tuple[Value, ...], PlainValidator(_bare_list), WithJsonSchema(_BARE_LIST)
+    ] = Field(alias="choice")
 
 
 class Fixed(_Form):
@@ -164,7 +170,9 @@ class _Stepped(_Form):
         if step > high - low:
             raise broken("is wider than the range", at=("step",), value=step)
         if (high - low) / step > _MOST_STEPS:
-            raise broken(f"gives more than {_MOST_STEPS:,} values", "leave it out", at=("step",), value=step)
+            raise broken(
+                f"gives more than {_MOST_STEPS:,} values", "leave it out", at=("step",), value=step
+            )
         rest = width % Decimal(str(step))
         if rest:
             last = type(high)(Decimal(str(high)) - rest)
@@ -176,20 +184,28 @@ class _Stepped(_Form):
 class Uniform(_Stepped):
     """A number, spread evenly between two bounds."""
 
-    bounds: Annotated[tuple[float, float], PlainValidator(_FLOATS), _FLOATS_SCHEMA] = Field(alias="uniform")
-    step: Annotated[float, Number(above=0)] | None = Field(default=None, description="distance between the values")
+    bounds: Annotated[tuple[float, float], PlainValidator(_FLOATS), _FLOATS_SCHEMA] = Field(
+        alias="uniform"
+    )
+    step: Annotated[float, Number(above=0)] | None = Field(
+        default=None, description="distance between the values"
+    )
 
 
 class Log(_Form):
     """A number above 0, its logarithm spread evenly between two bounds."""
 
-    bounds: Annotated[tuple[float, float], PlainValidator(_POSITIVE), _POSITIVE_SCHEMA] = Field(alias="log")
+    bounds: Annotated[tuple[float, float], PlainValidator(_POSITIVE), _POSITIVE_SCHEMA] = Field(
+        alias="log"
+    )
 
 
 class Int(_Stepped):
     """A whole number, spread evenly between two bounds."""
 
-    bounds: Annotated[tuple[int, int], PlainValidator(_WHOLES), _WHOLES_SCHEMA] = Field(alias="int")
+    bounds: Annotated[tuple[int, int], PlainValidator(_WHOLES), _WHOLES_SCHEMA] = Field(
+        alias="int"
+    )
     step: Annotated[int, Number(low=1, whole=True)] | None = Field(
         default=None, description="distance between the values"
     )
@@ -198,7 +214,9 @@ class Int(_Stepped):
 class LogInt(_Form):
     """A whole number from 1, its logarithm spread evenly between two bounds."""
 
-    bounds: Annotated[tuple[int, int], PlainValidator(_COUNTS), _COUNTS_SCHEMA] = Field(alias="log_int")
+    bounds: Annotated[tuple[int, int], PlainValidator(_COUNTS), _COUNTS_SCHEMA] = Field(
+        alias="log_int"
+    )
 
 
 Range = Uniform | Log | Int | LogInt
@@ -220,7 +238,9 @@ def _one_form(value: object) -> object:
     if isinstance(value, _Form):
         return value
     if isinstance(value, list | tuple):
-        raise broken("must be a value or a distribution", f"did you mean {{choice: {list(value)!r}}}?")
+        raise broken(
+            "must be a value or a distribution", f"did you mean {{choice: {list(value)!r}}}?"
+        )
     if not isinstance(value, Mapping):
         return {"value": value}
     forms = [key for key in value if key in FORMS]

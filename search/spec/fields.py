@@ -1,6 +1,8 @@
-"""The kinds of value that a sweep file holds: each with its rule in plain words and its JSON schema.
+"""The kinds of value that a sweep file holds: each with its rule in plain words and its JSON
+schema.
 
-They are stricter than Python is: ``"3"`` is no number and ``true`` is no 1; a whole number serves as a float.
+They are stricter than Python is: ``"3"`` is no number and ``true`` is no 1; a whole number serves
+as a float.
 """
 
 from __future__ import annotations
@@ -25,13 +27,29 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from foldrace.trainables.tasks.parameters import Parameter, Value
 
-__all__ = ["BARE_VALUE", "NAME", "Bare", "Name", "Number", "Section", "Text", "broken", "check_bare"]
+__all__ = [
+    "BARE_VALUE",
+    "NAME",
+    "Bare",
+    "Name",
+    "Number",
+    "Section",
+    "Text",
+    "broken",
+    "check_bare",
+]
 
-_LARGEST = 1e100  # Optuna subtracts, squares and adds what is given here; 1e308 would overflow on the way
-_LARGEST_WHOLE = 2**53  # every whole number up to here is a float as well, which is how samplers see it
+_LARGEST = (
+    1e100  # Optuna subtracts, squares and adds what is given here; 1e308 would overflow on the way
+)
+_LARGEST_WHOLE = (
+    2**53
+)  # every whole number up to here is a float as well, which is how samplers see it
 
 
-def broken(rule: str, hint: str = "", *, at: tuple[str | int, ...] = (), **value: object) -> PydanticCustomError:
+def broken(
+    rule: str, hint: str = "", *, at: tuple[str | int, ...] = (), **value: object
+) -> PydanticCustomError:
     """The error of a broken rule, for `foldrace.search.spec.messages` to translate.
 
     Args:
@@ -53,7 +71,9 @@ class _Kind:
     def json_schema(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)
 
     def __get_pydantic_json_schema__(
@@ -75,7 +95,13 @@ class Number(_Kind):
     @property
     def _parameter(self) -> Parameter:
         """The same as a `Parameter`, whose words and bounds these are."""
-        return Parameter(0 if self.whole else 0.0, low=self.low, high=self.high, above=self.above, below=self.below)
+        return Parameter(
+            0 if self.whole else 0.0,
+            low=self.low,
+            high=self.high,
+            above=self.above,
+            below=self.below,
+        )
 
     @property
     def rule(self) -> str:
@@ -84,7 +110,9 @@ class Number(_Kind):
 
     def check(self, value: object) -> Any:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
-            quoted = isinstance(value, str) and re.fullmatch(r"\s*[-+]?[\d.]+(?:[eE][-+]?\d+)?\s*", value)
+            quoted = isinstance(value, str) and re.fullmatch(
+                r"\s*[-+]?[\d.]+(?:[eE][-+]?\d+)?\s*", value
+            )
             raise broken(self.rule, "without quotes" if quoted else "", value=value)
         if isinstance(value, float) and not math.isfinite(value):
             raise broken("must be a finite number", value=value)
@@ -120,7 +148,11 @@ class Text(_Kind):
         if not isinstance(value, str):
             scalar = isinstance(value, int | float)
             raise broken(self.rule, "put it in quotes if it is a name" if scalar else "")
-        if len(value) > self.longest or not value.isprintable() or not re.fullmatch(self.pattern, value):
+        if (
+            len(value) > self.longest
+            or not value.isprintable()
+            or not re.fullmatch(self.pattern, value)
+        ):
             raise broken(self.rule)
         return str(value)
 
@@ -129,7 +161,9 @@ class Text(_Kind):
         return {"type": "string", "pattern": f"^(?:{self.pattern})$", "maxLength": self.longest}
 
 
-NAME = Text("must be a parameter's name: letters, digits, '_' and '-'", r"[A-Za-z_][A-Za-z0-9_-]*", 100)
+NAME = Text(
+    "must be a parameter's name: letters, digits, '_' and '-'", r"[A-Za-z_][A-Za-z0-9_-]*", 100
+)
 Name = Annotated[str, NAME]
 
 _LINE = Text(longest=200)

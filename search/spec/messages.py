@@ -24,7 +24,8 @@ _WORDS = {
 
 
 class SpecError(InputError):
-    """Several mistakes in one sweep file, one a line; ``field``, ``value``, ``rule`` and ``hint`` are the first's."""
+    """Several mistakes in one sweep file, one a line; ``field``, ``value``, ``rule`` and ``hint``
+    are the first's."""
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         first = errors[0]
@@ -49,7 +50,8 @@ def dotted(location: Iterable[str | int]) -> str:
 
 
 def translate(error: ValidationError, model: type[BaseModel]) -> InputError:
-    """The `InputError` that says what pydantic found wrong with ``model``'s input; `SpecError` if it is several."""
+    """The `InputError` that says what pydantic found wrong with ``model``'s input; `SpecError` if
+    it is several."""
     found = [_one(dict(details), model) for details in error.errors(include_url=False)]
     return found[0] if len(found) == 1 else SpecError(found)
 
@@ -59,14 +61,21 @@ def _one(details: Mapping[str, Any], model: type[BaseModel]) -> InputError:
     context = details.get("ctx", {})
     if kind == "rule":
         value = None if location[-1:] == ("[key]",) else context.get("value", value)
-        return InputError(dotted((*location, *context["at"])), value, context["rule"], context["hint"])
+        return InputError(
+            dotted((*location, *context["at"])), value, context["rule"], context["hint"]
+        )
     if kind == "extra_forbidden":
         known = _known_keys(location[:-1], model)
         return InputError(dotted(location), value, "unknown key", nearest(location[-1], known))
     if kind == "literal_error":
         quoted = re.findall(r"'([^']*)'|(True|False)", context["expected"])
         choices = [text or flag.lower() for text, flag in quoted]  # as a YAML file has them
-        return InputError(dotted(location), value, "must be one of " + ", ".join(choices), closest(value, choices))
+        return InputError(
+            dotted(location),
+            value,
+            "must be one of " + ", ".join(choices),
+            closest(value, choices),
+        )
     rule, hint = _WORDS.get(kind, (str(details["msg"]), ""))
     return InputError(dotted(location), None if kind == "missing" else value, rule, hint)
 

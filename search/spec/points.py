@@ -21,7 +21,8 @@ Key = tuple[tuple[str, str], ...]
 
 
 def point_key(params: Mapping[str, Value]) -> Key:
-    """The same for two trials' parameters that are the same configuration; numbers count to 12 digits."""
+    """The same for two trials' parameters that are the same configuration; numbers count to 12
+    digits."""
     return tuple((name, _text(params[name])) for name in sorted(params))
 
 
@@ -30,10 +31,15 @@ def _text(value: Value) -> str:
 
 
 def all_points(space: SearchSpace, most: int = _MOST_POINTS) -> list[dict[str, Value]] | None:
-    """The parameters of every possible trial; None if one can be continuous or there are more than ``most``."""
+    """The parameters of every possible trial; None if one can be continuous or there are more than
+    ``most``."""
     points: list[dict[str, Value]] = [{}]
     for name, entry in space.entries.items():
-        active = [p for p in points if all(o in p and among(p[o], values) for o, values in entry.when.items())]
+        active = [
+            p
+            for p in points
+            if all(o in p and among(p[o], values) for o, values in entry.when.items())
+        ]
         if not active:
             continue
         values = _values(entry)
@@ -41,7 +47,11 @@ def all_points(space: SearchSpace, most: int = _MOST_POINTS) -> list[dict[str, V
             return None
         there = {id(point) for point in active}
         points = [point for point in points if id(point) not in there]
-        points += [{**p, name: space.declared[name].check(name, value)} for p in active for value in values]
+        points += [
+            {**p, name: space.declared[name].check(name, value)}
+            for p in active
+            for value in values
+        ]
         if len(points) > most:
             return None
     return points
@@ -55,8 +65,8 @@ def _values(entry: Distribution) -> Sequence[Value] | None:
 
 
 def unseen_point(space: SearchSpace, seen: Container[Key], seed: int) -> dict[str, Value] | None:
-    """The parameters of a trial at random whose key is not in ``seen``; None if there is none, or, in a space that
-    cannot be counted, if 200 draws have found none."""
+    """The parameters of a trial at random whose key is not in ``seen``; None if there is none, or,
+    in a space that cannot be counted, if 200 draws have found none."""
     points = all_points(space)
     if points is not None:
         left = [point for point in points if point_key(point) not in seen]

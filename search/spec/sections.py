@@ -38,7 +38,9 @@ __all__ = [
 Count = Annotated[int, Number(low=1, whole=True)]
 _Seed = Annotated[int, Number(low=0, high=2**32 - 1, whole=True)]
 Line = Annotated[str, Text()]
-_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?", re.ASCII)
+_DURATION = re.compile(
+    r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?", re.ASCII
+)
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]?b)", re.ASCII | re.IGNORECASE)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _LEAST_MEMORY = 64 * 10**6
@@ -121,7 +123,10 @@ def _objectives(value: object) -> tuple[str, ...]:
 
 def _ladder(value: object) -> tuple[tuple[int, int], ...]:
     """Rungs [folds, epochs], each above the one before."""
-    rule, hint = "must be a list of rungs, [folds, epochs] each", "[[1, 1], [1, 3], [1, 9], [3, 9]]"
+    rule, hint = (
+        "must be a list of rungs, [folds, epochs] each",
+        "[[1, 1], [1, 3], [1, 9], [3, 9]]",
+    )
     if not isinstance(value, list | tuple) or not value:
         raise broken(rule, hint)
     count = Number(low=1, high=10**6, whole=True)
@@ -130,9 +135,14 @@ def _ladder(value: object) -> tuple[tuple[int, int], ...]:
         if not isinstance(rung, list | tuple) or len(rung) != 2:
             raise broken(rule, hint, at=(place,), value=rung)
         folds, epochs = (count.check(number) for number in rung)
-        if rungs and (folds < rungs[-1][0] or epochs < rungs[-1][1] or (folds, epochs) == rungs[-1]):
+        if rungs and (
+            folds < rungs[-1][0] or epochs < rungs[-1][1] or (folds, epochs) == rungs[-1]
+        ):
             below = f"[{rungs[-1][0]}, {rungs[-1][1]}]"
-            rule = f"must rise above the rung before it, {below}, in folds or in epochs, and fall in neither"
+            rule = (
+                f"must rise above the rung before it, {below}, in folds or in epochs, and fall in"
+                " neither"
+            )
             raise broken(rule, at=(place,), value=[folds, epochs])
         rungs.append((folds, epochs))
     return tuple(rungs)
@@ -145,8 +155,12 @@ def _point_list(value: object) -> object:
 class DatasetSpec(Section):
     """The images."""
 
-    name: Line = Field(description="a built-in data set, a .npz file, a folder of images, or ./file.py:function")
-    limit: Count | None = Field(default=None, description="use that many images only, drawn with `seed`")
+    name: Line = Field(
+        description="a built-in data set, a .npz file, a folder of images, or ./file.py:function"
+    )
+    limit: Count | None = Field(
+        default=None, description="use that many images only, drawn with `seed`"
+    )
     seed: _Seed = Field(default=0, description="draws the images under `limit`")
     size: (
         Annotated[
@@ -162,7 +176,9 @@ class DatasetSpec(Section):
             ),
         ]
         | None
-    ) = Field(default=None, description="height and width, in pixels, that the images are resized to")
+    ) = Field(
+        default=None, description="height and width, in pixels, that the images are resized to"
+    )
 
 
 def named_dataset(value: object) -> object:
@@ -173,11 +189,15 @@ def named_dataset(value: object) -> object:
 def _dataset(value: object) -> object:
     value = named_dataset(value)
     if not isinstance(value, Mapping | DatasetSpec):
-        raise broken("must be a data set's name, or a mapping with its name", "dataset: fashion-mnist")
+        raise broken(
+            "must be a data set's name, or a mapping with its name", "dataset: fashion-mnist"
+        )
     return value
 
 
-NamedDataset = Annotated[DatasetSpec, BeforeValidator(_dataset, json_schema_input_type=DatasetSpec | Line)]
+NamedDataset = Annotated[
+    DatasetSpec, BeforeValidator(_dataset, json_schema_input_type=DatasetSpec | Line)
+]
 """A data set by its name, or as a mapping."""
 
 
@@ -189,7 +209,9 @@ class FoldsSpec(Section):
         default=3, description="number of folds (of each repeat); a holdout ignores it"
     )
     repeats: Count = Field(default=2, description="kind: repeated draws the folds that often")
-    seeds: Count = Field(default=1, description="each fold is trained with so many seeds, and each counts as a fold")
+    seeds: Count = Field(
+        default=1, description="each fold is trained with so many seeds, and each counts as a fold"
+    )
     shuffle: bool = Field(default=True, description="shuffle the images before they are split")
     seed: _Seed = Field(default=0, description="draws the folds, the same for every trial")
     fraction: Annotated[float, Number(above=0, below=1)] = Field(
@@ -208,7 +230,9 @@ class FoldsSpec(Section):
             splits = data.get("splits")
             if isinstance(splits, int) and splits == 1 and splits is not True:
                 rule = "must be a whole number at least 2"
-                raise broken(rule, "use kind: holdout for a single split", at=("splits",), value=splits)
+                raise broken(
+                    rule, "use kind: holdout for a single split", at=("splits",), value=splits
+                )
         return data
 
     @property
@@ -230,14 +254,17 @@ class EarlyStoppingSpec(Section):
     patience: Annotated[int, Number(low=0, whole=True)] | None = Field(
         default=None, description="epochs without improvement before a fold stops; null: never"
     )
-    min_delta: Annotated[float, Number(low=0)] = Field(default=0.0, description="what counts as an improvement")
+    min_delta: Annotated[float, Number(low=0)] = Field(
+        default=0.0, description="what counts as an improvement"
+    )
 
 
 class SearchSpec(Section):
     """How trials are drawn."""
 
     sampler: Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2"] = Field(
-        default="tpe", description="where new points come from; a comparison's: random (its default) or qmc"
+        default="tpe",
+        description="where new points come from; a comparison's: random (its default) or qmc",
     )
     objectives: Annotated[
         tuple[str, ...],
@@ -253,32 +280,49 @@ class SearchSpec(Section):
         ),
     ] = Field(
         default=OBJECTIVES[:1],
-        description="all minimised: val_loss, then parameters (trainable weights) or seconds (of training), or both",
+        description=(
+            "all minimised: val_loss, then parameters (trainable weights) or seconds (of"
+            " training), or both"
+        ),
     )
-    trials: Count = Field(default=20, description="how many points are tried; in a comparison, for each arm")
+    trials: Count = Field(
+        default=20, description="how many points are tried; in a comparison, for each arm"
+    )
     seed: _Seed = Field(default=0, description="of the sampler and of every trial's training")
     time_budget: _Duration | None = Field(
         default=None,
-        description="90s, 30m, 1h30m or seconds, after which nothing goes on once there is a winner",
+        description=(
+            "90s, 30m, 1h30m or seconds, after which nothing goes on once there is a winner"
+        ),
     )
     fold_epochs: Count | None = Field(
-        default=None, description="epochs of single folds, all trials together, that the sweep may train"
+        default=None,
+        description="epochs of single folds, all trials together, that the sweep may train",
     )
     target: Annotated[float, Number()] | None = Field(
-        default=None, description="the sweep ends when a trial evaluated to the end has this loss or a lower one"
+        default=None,
+        description=(
+            "the sweep ends when a trial evaluated to the end has this loss or a lower one"
+        ),
     )
     warm_start: Line | None = Field(
-        default=None, description="an earlier sweep of the same store, whose trials the sampler learns from"
+        default=None,
+        description="an earlier sweep of the same store, whose trials the sampler learns from",
     )
     start_with: Annotated[
         tuple[dict[Name, Bare], ...],
         BeforeValidator(_point_list, json_schema_input_type=list[dict[Name, Bare]]),
     ] = Field(default=(), description="points to try first; what a point leaves out is drawn")
-    max_concurrent_trials: Count | None = Field(default=None, description="null: as many as the resources allow")
+    max_concurrent_trials: Count | None = Field(
+        default=None, description="null: as many as the resources allow"
+    )
     deterministic: bool = Field(
         default=False,
-        description="results are taken in an order that follows from max_concurrent_trials alone: the same trials and "
-        "the same winner on any number of workers, whatever is interrupted, at the cost of some waiting",
+        description=(
+            "results are taken in an order that follows from max_concurrent_trials alone: the same"
+            " trials and the same winner on any number of workers, whatever is interrupted, at the"
+            " cost of some waiting"
+        ),
     )
 
 
@@ -287,13 +331,18 @@ class SchedulerSpec(Section):
 
     kind: Literal["promotion", "stopping", "fifo"] = Field(
         default="promotion",
-        description="promotion pauses trials at the rungs of a ladder, and the best go on; stopping ends the others "
-        "for good (Ray's ASHA); fifo trains every trial to the end (a comparison's default)",
+        description=(
+            "promotion pauses trials at the rungs of a ladder, and the best go on; stopping ends"
+            " the others for good (Ray's ASHA); fifo trains every trial to the end (a comparison's"
+            " default)"
+        ),
     )
     reduction_factor: Annotated[float, Number(low=1.1, high=1000)] = Field(
         default=REDUCTION_FACTOR, description="one in so many trials passes a rung"
     )
-    grace_epochs: Count = Field(default=1, description="epochs of the lowest rung, where no ladder is given")
+    grace_epochs: Count = Field(
+        default=1, description="epochs of the lowest rung, where no ladder is given"
+    )
     ladder: (
         Annotated[
             tuple[tuple[int, int], ...],
@@ -314,11 +363,16 @@ class SchedulerSpec(Section):
         | None
     ) = Field(
         default=None,
-        description="rungs [folds, epochs], rising to all folds and epochs; null: promotion trains one fold to the end "
-        "first, then the others; stopping all side by side",
+        description=(
+            "rungs [folds, epochs], rising to all folds and epochs; null: promotion trains one"
+            " fold to the end first, then the others; stopping all side by side"
+        ),
     )
     brackets: Count = Field(
-        default=1, description="promotion: bracket b of so many leaves out the b lowest rungs, against slow starters"
+        default=1,
+        description=(
+            "promotion: bracket b of so many leaves out the b lowest rungs, against slow starters"
+        ),
     )
 
 
@@ -350,16 +404,24 @@ class LimitsSpec(Section):
 
     max_failures: Annotated[int, Number(low=0, high=1000, whole=True)] = Field(
         default=3,
-        description="how often a trial whose worker died goes on from its last checkpoint; what a task raises is final",
+        description=(
+            "how often a trial whose worker died goes on from its last checkpoint; what a task"
+            " raises is final"
+        ),
     )
     fail_fast: bool = Field(
-        default=False, description="the first trial that fails stops the sweep, which can be resumed then"
+        default=False,
+        description="the first trial that fails stops the sweep, which can be resumed then",
     )
     trial_timeout: _Duration | None = Field(
-        default=None, description="90s, 30m, 1h30m or seconds of training, after which a trial has failed"
+        default=None,
+        description="90s, 30m, 1h30m or seconds of training, after which a trial has failed",
     )
     memory: _Bytes | None = Field(
-        default=None, description="4GB, 512MB or bytes that a trial may hold beyond what its worker process began with"
+        default=None,
+        description=(
+            "4GB, 512MB or bytes that a trial may hold beyond what its worker process began with"
+        ),
     )
 
 
@@ -368,17 +430,24 @@ class TrainingSpec(Section):
 
     fused: Literal["auto", True, False] = Field(
         default="auto",
-        description="train folds that stand at the same epoch as one batched program; auto: on a GPU, where it can be",
+        description=(
+            "train folds that stand at the same epoch as one batched program; auto: on a GPU,"
+            " where it can be"
+        ),
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32",
-        description="tf32: a GPU's faster products of float32, without effect on a CPU; "
-        "bfloat16: automatic mixed precision",
+        description=(
+            "tf32: a GPU's faster products of float32, without effect on a CPU; "
+            "bfloat16: automatic mixed precision"
+        ),
     )
 
 
 class TrackingSpec(Section):
     """Where results are recorded."""
 
-    experiment: Line | None = Field(default=None, description="MLflow experiment; null: the sweep's name")
+    experiment: Line | None = Field(
+        default=None, description="MLflow experiment; null: the sweep's name"
+    )
     uri: Line | None = Field(default=None, description="MLflow server; null: a local store")

@@ -1,5 +1,5 @@
-"""What a space may not hold, beside values out of range: conditions that cannot be, and optimizers' parameters
-without their optimizer."""
+"""What a space may not hold, beside values out of range: conditions that cannot be, and
+optimizers' parameters without their optimizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from foldrace.errors import InputError, nearest
 from foldrace.search.spec.distributions import Choice, Distribution, Fixed, Int, LogInt, same
-from foldrace.trainables.tasks.parameters import OPTIMIZER_PARAMETERS, TRAINING_PARAMETERS, Parameter, Value
+from foldrace.trainables.tasks.parameters import (
+    OPTIMIZER_PARAMETERS,
+    TRAINING_PARAMETERS,
+    Parameter,
+    Value,
+)
 
 __all__ = [
     "among",
@@ -25,7 +30,12 @@ Space = Mapping[str, Distribution]
 def among(value: Value, values: Iterable[Value]) -> bool:
     """Whether ``value`` is one of ``values``; true is not 1."""
     if isinstance(values, range):
-        return not isinstance(value, bool | str) and value is not None and value == int(value) and int(value) in values
+        return (
+            not isinstance(value, bool | str)
+            and value is not None
+            and value == int(value)
+            and int(value) in values
+        )
     return any(same(value, other) for other in values)
 
 
@@ -36,7 +46,11 @@ def possible_values(entry: Distribution) -> Sequence[Value] | None:
     if isinstance(entry, Fixed):
         return (entry.value,)
     if isinstance(entry, Int | LogInt):
-        return range(entry.bounds[0], entry.bounds[1] + 1, (entry.step or 1) if isinstance(entry, Int) else 1)
+        return range(
+            entry.bounds[0],
+            entry.bounds[1] + 1,
+            (entry.step or 1) if isinstance(entry, Int) else 1,
+        )
     return None
 
 
@@ -44,7 +58,8 @@ def fit_conditions(name: str, space: Space, declared: Mapping[str, Parameter]) -
     """The entry of that name, its conditions' values in the types of the parents.
 
     Raises:
-        InputError: a parent that is unknown, continuous or the parameter itself, or that never has the value.
+        InputError: a parent that is unknown, continuous or the parameter itself, or that never has
+            the value.
     """
     when: dict[str, tuple[Value, ...]] = {}
     for parent, wanted in space[name].when.items():
@@ -53,7 +68,11 @@ def fit_conditions(name: str, space: Space, declared: Mapping[str, Parameter]) -
             raise InputError(field, None, "a parameter cannot depend on itself")
         if parent not in space:
             known = parent in declared
-            rule = f"{parent} is not in the space and stays {declared[parent].default!r}" if known else "unknown parent"
+            rule = (
+                f"{parent} is not in the space and stays {declared[parent].default!r}"
+                if known
+                else "unknown parent"
+            )
             hint = f"add {parent} to the space" if known else nearest(parent, set(space) - {name})
             raise InputError(field, None, rule, hint)
         possible = possible_values(space[parent])
@@ -63,7 +82,11 @@ def fit_conditions(name: str, space: Space, declared: Mapping[str, Parameter]) -
         when[parent] = tuple(declared[parent].check(field, value) for value in wanted)
         for value in when[parent]:
             if not among(value, possible):
-                hint = str(space[parent]) if isinstance(possible, range) else nearest(value, map(str, possible))
+                hint = (
+                    str(space[parent])
+                    if isinstance(possible, range)
+                    else nearest(value, map(str, possible))
+                )
                 raise InputError(field, value, f"{parent} never has this value", hint)
     return space[name].model_copy(update={"when": when})
 
@@ -80,11 +103,14 @@ def parents_first(space: Space) -> dict[str, Distribution]:
     except graphlib.CycleError as error:
         circle = [str(name) for name in error.args[1]]
         shown = " -> ".join(circle)
-        raise InputError(f"space.{circle[-1]}.when", shown, "these depend on each other in a circle") from error
+        raise InputError(
+            f"space.{circle[-1]}.when", shown, "these depend on each other in a circle"
+        ) from error
 
 
 def _requirements(name: str, space: Space) -> dict[str, tuple[Value, ...]]:
-    """What ancestors must be for ``name`` to exist: its own conditions, and those of its parents, and so on."""
+    """What ancestors must be for ``name`` to exist: its own conditions, and those of its parents,
+    and so on."""
     required: dict[str, tuple[Value, ...]] = {}
     for parent, values in space[name].when.items():
         for who, allowed in ((parent, values), *_requirements(parent, space).items()):
@@ -119,35 +145,55 @@ def check_optimizer(space: Space) -> None:
             continue
         fitting = [optimizer for optimizer in possible if optimizer in owners]
         conditions = {**entry.when, "optimizer": fitting or owners}
-        shown = ", ".join(f"{parent}: [{', '.join(map(str, values))}]" for parent, values in conditions.items())
+        shown = ", ".join(
+            f"{parent}: [{', '.join(map(str, values))}]" for parent, values in conditions.items()
+        )
         line = f"`when: {{{shown}}}`"
-        rule = f"{' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no parameter of that name"
+        rule = (
+            f"{' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no parameter of that"
+            " name"
+        )
         if "optimizer" not in space:
             rule += f", and {lacking[0]} is the optimizer by default"
-        let = f"{name} belongs to {', '.join(owners)}: put one of them in optimizer's choices, and here "
-        raise InputError(f"space.{name}", str(entry), rule, ("" if fitting else let) + f"add {line}")
+        let = (
+            f"{name} belongs to {', '.join(owners)}: put one of them in optimizer's choices, and"
+            " here "
+        )
+        raise InputError(
+            f"space.{name}", str(entry), rule, ("" if fitting else let) + f"add {line}"
+        )
 
 
 def check_nesterov(space: Space) -> None:
     """Refuses Nesterov momentum that can stand without a momentum above 0.
 
     Raises:
-        InputError: ``momentum`` is not in the space, can be 0, or can be absent where ``nesterov`` is there.
+        InputError: ``momentum`` is not in the space, can be 0, or can be absent where ``nesterov``
+            is there.
     """
     if "nesterov" not in space or not among(True, possible_values(space["nesterov"]) or ()):
         return
     field, shown = "space.nesterov", str(space["nesterov"])
     if "momentum" not in space:
-        raise InputError(field, shown, "needs a momentum above 0", "add `momentum: {uniform: [0.5, 0.99]}`")
+        raise InputError(
+            field, shown, "needs a momentum above 0", "add `momentum: {uniform: [0.5, 0.99]}`"
+        )
     required = _requirements("nesterov", space)
     momentum = space["momentum"]
     values = required.get("momentum", possible_values(momentum))
     lowest = momentum.bounds[0] if values is None else 0 if among(0, values) else 1  # type: ignore[union-attr]
     if lowest <= 0:
         hint = "let momentum start above 0"
-        raise InputError(field, shown, f"needs a momentum above 0, and momentum can be 0 ({momentum})", hint)
+        raise InputError(
+            field, shown, f"needs a momentum above 0, and momentum can be 0 ({momentum})", hint
+        )
     for parent, allowed in _requirements("momentum", space).items():
         here = required.get(parent, possible_values(space[parent]) or ())
         if not all(among(value, allowed) for value in here):
             hint = f"give it momentum's own conditions: {dict(momentum.when)}"
-            raise InputError(field, shown, f"needs a momentum, which is there for some values of {parent} alone", hint)
+            raise InputError(
+                field,
+                shown,
+                f"needs a momentum, which is there for some values of {parent} alone",
+                hint,
+            )

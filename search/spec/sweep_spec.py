@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from foldrace.errors import InputError
-from foldrace.search.spec.comparison import ComparisonSpec, check_kind, planned_trials, trials_text, with_defaults
+from foldrace.search.spec.comparison import (
+    ComparisonSpec,
+    check_kind,
+    planned_trials,
+    trials_text,
+    with_defaults,
+)
 from foldrace.search.spec.distributions import Fixed, SpaceEntry
 from foldrace.search.spec.fields import Name, Section, Text, broken
 from foldrace.search.spec.messages import translate
@@ -59,7 +65,9 @@ _DEFAULT_TASK = "autoencoder"
 
 
 def _default_name(task: object) -> str:
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", task.rpartition(":")[2]) if isinstance(task, str) else ""
+    name = (
+        re.sub(r"[^A-Za-z0-9_.-]+", "-", task.rpartition(":")[2]) if isinstance(task, str) else ""
+    )
     return re.sub(r"\.{2,}", ".", name).lstrip("_.-")[:64] or "sweep"
 
 
@@ -67,18 +75,21 @@ class SweepSpec(Section):
     """A whole sweep. Made by `load_spec` and `parse_spec`, whose errors are `InputError`."""
 
     kind: Literal["sweep", "comparison"] = Field(
-        default="sweep", description="sweep searches one space; comparison tunes several optimizers at equal cost"
+        default="sweep",
+        description="sweep searches one space; comparison tunes several optimizers at equal cost",
     )
     name: Annotated[
         str,
         Text(
-            "must be 1 to 64 letters, digits, '-', '_' or '.', a letter or digit first and no '..'",
+            "must be 1 to 64 letters, digits, '-', '_' or '.', a letter or digit first and no"
+            " '..'",
             r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
             64,
         ),
     ] = Field(default=_DEFAULT_TASK, description="the sweep's name; by default the task's")
     task: Line = Field(
-        default=_DEFAULT_TASK, description="a built-in task, ./file.py:ClassName, or package.module:ClassName"
+        default=_DEFAULT_TASK,
+        description="a built-in task, ./file.py:ClassName, or package.module:ClassName",
     )
     dataset: NamedDataset = Field(description="the images, by name or with options")
     folds: FoldsSpec = Field(default=FoldsSpec(), description="cross-validation")
@@ -87,18 +98,29 @@ class SweepSpec(Section):
         default=EarlyStoppingSpec(), description="ends a fold that has ceased to improve"
     )
     objective: Annotated[str, Text(longest=100)] | None = Field(
-        default=None, description="per-sample term that trials are compared by, such as mse; null: the task's own"
+        default=None,
+        description=(
+            "per-sample term that trials are compared by, such as mse; null: the task's own"
+        ),
     )
     space: dict[Name, SpaceEntry] = Field(
         default_factory=dict, description="parameters: a fixed value or a distribution each"
     )
-    comparison: ComparisonSpec | None = Field(default=None, description="kind: comparison alone: the arms")
+    comparison: ComparisonSpec | None = Field(
+        default=None, description="kind: comparison alone: the arms"
+    )
     search: SearchSpec = Field(default=SearchSpec(), description="how trials are drawn")
     scheduler: SchedulerSpec = Field(default=SchedulerSpec(), description="which trials go on")
-    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="what one trial occupies")
+    resources: ResourcesSpec = Field(
+        default=ResourcesSpec(), description="what one trial occupies"
+    )
     limits: LimitsSpec = Field(default=LimitsSpec(), description="what a sweep puts up with")
-    training: TrainingSpec = Field(default=TrainingSpec(), description="how a trial's folds are computed")
-    tracking: TrackingSpec = Field(default=TrackingSpec(), description="where results are recorded")
+    training: TrainingSpec = Field(
+        default=TrainingSpec(), description="how a trial's folds are computed"
+    )
+    tracking: TrackingSpec = Field(
+        default=TrackingSpec(), description="where results are recorded"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +128,12 @@ class SweepSpec(Section):
         if not isinstance(data, Mapping):
             return data
         name = data.get("name")
-        return with_defaults({**data, "name": _default_name(data.get("task", _DEFAULT_TASK)) if name is None else name})
+        return with_defaults(
+            {
+                **data,
+                "name": _default_name(data.get("task", _DEFAULT_TASK)) if name is None else name,
+            }
+        )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> SweepSpec:
@@ -129,35 +156,62 @@ class SweepSpec(Section):
         if self.comparison is not None:
             yield broken("is not for a comparison", "leave it out", at=place, value=True)
         if search.max_concurrent_trials is None:
-            rule = "needs search.max_concurrent_trials: the results depend on how many trials train side by side"
+            rule = (
+                "needs search.max_concurrent_trials: the results depend on how many trials train"
+                " side by side"
+            )
             yield broken(rule, "max_concurrent_trials: 4", at=place, value=True)
         if search.time_budget is not None:
             rule = "cannot be with search.time_budget, which ends a sweep by the clock"
             yield broken(rule, "search.fold_epochs", at=place, value=True)
         if "seconds" in search.objectives:
-            yield broken("cannot be with the objective seconds, which a clock measures", at=place, value=True)
+            yield broken(
+                "cannot be with the objective seconds, which a clock measures",
+                at=place,
+                value=True,
+            )
 
     def _ladder_errors(self) -> Iterator[PydanticCustomError]:
-        """What is wrong with the ladder, the brackets or the budget, for these folds and epochs."""
+        """What is wrong with the ladder, the brackets or the budget, for these folds and
+        epochs."""
         scheduler, top = self.scheduler, [self.folds.count, self.epochs]
         if scheduler.ladder is not None:
             place = ("scheduler", "ladder")
             if scheduler.kind == "fifo":
-                yield broken("is not for kind: fifo, which trains every trial to the end", at=place, value=None)
+                yield broken(
+                    "is not for kind: fifo, which trains every trial to the end",
+                    at=place,
+                    value=None,
+                )
             if list(scheduler.ladder[-1]) != top:
                 rule = f"must end with all {top[0]} folds and {top[1]} epochs"
-                yield broken(rule, f"end it with {top}", at=place, value=[list(rung) for rung in scheduler.ladder])
+                yield broken(
+                    rule,
+                    f"end it with {top}",
+                    at=place,
+                    value=[list(rung) for rung in scheduler.ladder],
+                )
         if scheduler.brackets > 1:
             place = ("scheduler", "brackets")
             if scheduler.kind != "promotion":
-                yield broken("is for kind: promotion alone", "leave it out", at=place, value=scheduler.brackets)
+                yield broken(
+                    "is for kind: promotion alone",
+                    "leave it out",
+                    at=place,
+                    value=scheduler.brackets,
+                )
             if scheduler.brackets > len(self.ladder):
                 rule = f"must be at most the number of rungs, {len(self.ladder)}"
                 yield broken(rule, at=place, value=scheduler.brackets)
         budget = self.search.fold_epochs
         if budget is not None and budget < self.ladder[-1].cost:
-            rule = f"must be at least what one trial costs to the end, {top[0]} folds × {top[1]} epochs"
-            yield broken(rule, str(self.ladder[-1].cost), at=("search", "fold_epochs"), value=budget)
+            rule = (
+                f"must be at least what one trial costs to the end, {top[0]} folds × {top[1]}"
+                " epochs"
+            )
+            yield broken(
+                rule, str(self.ladder[-1].cost), at=("search", "fold_epochs"), value=budget
+            )
 
     @property
     def ladder(self) -> tuple[Rung, ...]:
@@ -169,7 +223,10 @@ class SweepSpec(Section):
             return (Rung(folds, self.epochs),)
         make = default_ladder if scheduler.kind == "promotion" else lockstep_ladder
         return make(
-            self.epochs, folds, reduction_factor=scheduler.reduction_factor, grace_epochs=scheduler.grace_epochs
+            self.epochs,
+            folds,
+            reduction_factor=scheduler.reduction_factor,
+            grace_epochs=scheduler.grace_epochs,
         )
 
     @property
@@ -184,19 +241,27 @@ class SweepSpec(Section):
 
     @property
     def varying(self) -> tuple[str, ...]:
-        """The parameters that differ between trials, in the file's order; the arms of a comparison count as one."""
+        """The parameters that differ between trials, in the file's order; the arms of a comparison
+        count as one."""
         arms = self.comparison.arms.values() if self.comparison else ()
         spaces = [self.space, *(arm.space for arm in arms)]
-        tuned = [name for space in spaces for name, entry in space.items() if not isinstance(entry, Fixed)]
+        tuned = [
+            name
+            for space in spaces
+            for name, entry in space.items()
+            if not isinstance(entry, Fixed)
+        ]
         return tuple(dict.fromkeys(["optimizer", *tuned] if arms else tuned))
 
     def to_yaml(self) -> str:
-        """The spec as a sweep file with every default written out; reading it gives an equal spec."""
+        """The spec as a sweep file with every default written out; reading it gives an equal
+        spec."""
         return dump_yaml(self.model_dump(by_alias=True))
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """The sweep file at ``path``, with ``overrides`` (``search.trials=40``, values in YAML) put into it.
+    """The sweep file at ``path``, with ``overrides`` (``search.trials=40``, values in YAML) put
+    into it.
 
     Raises:
         InputError: the file cannot be read, or as `parse_spec`.
@@ -208,12 +273,12 @@ def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] 
     """The spec that ``mapping`` (left as it is) describes, with ``overrides`` put into it.
 
     Args:
-        base: folder that relative files in ``task`` and ``dataset`` are in; what is not there is looked for in the
-            current directory. The spec has absolute paths.
+        base: folder that relative files in ``task`` and ``dataset`` are in; what is not there is
+            looked for in the current directory. The spec has absolute paths.
 
     Raises:
-        InputError: the field, its value, the rule and the nearest thing that would be right; several mistakes are
-            one `foldrace.search.spec.messages.SpecError`.
+        InputError: the field, its value, the rule and the nearest thing that would be right;
+            several mistakes are one `foldrace.search.spec.messages.SpecError`.
     """
     if not isinstance(mapping, Mapping):
         raise InputError("spec", mapping, "must be a mapping of keys to values")
@@ -226,7 +291,9 @@ def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] 
         spec = SweepSpec.model_validate(tree)
     except ValidationError as error:
         raise translate(error, SweepSpec) from None
-    dataset = spec.dataset.model_copy(update={"name": _located(spec.dataset.name, "dataset", base)})
+    dataset = spec.dataset.model_copy(
+        update={"name": _located(spec.dataset.name, "dataset", base)}
+    )
     return spec.model_copy(update={"task": _located(spec.task, "task", base), "dataset": dataset})
 
 

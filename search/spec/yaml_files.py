@@ -1,4 +1,5 @@
-"""From a YAML file and ``--set`` to a plain tree of values; nothing here knows what the keys mean."""
+"""From a YAML file and ``--set`` to a plain tree of values; nothing here knows what the keys
+mean."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ _SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain values (``1e-3`` is a number; ``yes`` and 2024-01-01 are text), and only what a spec needs:
-    no aliases, no tags, no duplicate keys."""
+    """YAML 1.2's plain values (``1e-3`` is a number; ``yes`` and 2024-01-01 are text), and only
+    what a spec needs: no aliases, no tags, no duplicate keys."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     _depth = 0
@@ -69,7 +70,8 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that either YAML version would read as something else; writes values out each time."""
+    """Quotes text that either YAML version would read as something else; writes values out each
+    time."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -82,13 +84,27 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:
     """``tree`` as YAML that ``yaml.safe_load`` and `read_yaml` read alike."""
-    text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    text: str = yaml.dump(
+        tree,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=100,
+    )
     return text
 
 
 def inline_yaml(tree: Any) -> str:
     """``tree`` as YAML on one line."""
-    text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=1e9)
+    text: str = yaml.dump(
+        tree,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=True,
+        width=1e9,
+    )
     return text.removesuffix("...\n").strip()
 
 
@@ -107,10 +123,14 @@ def read_yaml(text: str, source: str) -> Any:
         lines = text.split("\n")
         line = lines[mark.line].strip()[:80] if mark.line < len(lines) else ""
         hint = "indent with spaces, not tabs" if "'\\t'" in problem else ""
-        rule = f"line {mark.line + 1}, column {mark.column + 1}: {problem}" + (f", in `{line}`" if line else "")
+        rule = f"line {mark.line + 1}, column {mark.column + 1}: {problem}" + (
+            f", in `{line}`" if line else ""
+        )
         raise InputError(source, None, rule, hint) from error
     except yaml.YAMLError as error:
-        raise InputError(source, None, "is no YAML: it holds characters that are no text") from error
+        raise InputError(
+            source, None, "is no YAML: it holds characters that are no text"
+        ) from error
     except ValueError as error:  # a number of thousands of digits
         raise InputError(source, None, f"is no YAML: {error}") from error
 
@@ -143,7 +163,9 @@ def read_file(path: Path) -> Mapping[str, Any]:
     if tree is None:
         raise InputError(source, None, "is empty", _examples())
     if not isinstance(tree, Mapping):
-        raise InputError(source, None, f"must be a mapping of keys to values, not {_kind(tree)}", _examples())
+        raise InputError(
+            source, None, f"must be a mapping of keys to values, not {_kind(tree)}", _examples()
+        )
     return tree
 
 
@@ -169,7 +191,9 @@ def _where_else(path: Path) -> str:
     if not path.parent.is_dir():
         return "; ".join(filter(None, (f"there is no folder {path.parent}", _examples())))
     close = difflib.get_close_matches(path.name, _yaml_files(path.parent), n=1, cutoff=0.5)
-    return "; ".join(filter(None, (f"did you mean {path.with_name(close[0])}?" if close else "", _examples())))
+    return "; ".join(
+        filter(None, (f"did you mean {path.with_name(close[0])}?" if close else "", _examples()))
+    )
 
 
 def plain(tree: object, field: str = "", depth: int = 0) -> Any:
@@ -184,7 +208,9 @@ def plain(tree: object, field: str = "", depth: int = 0) -> Any:
         for key in tree:
             if not isinstance(key, str):
                 raise InputError(field or "spec", key, "must be text, as every key")
-        return {str(k): plain(v, f"{field}.{k}" if field else k, depth + 1) for k, v in tree.items()}
+        return {
+            str(k): plain(v, f"{field}.{k}" if field else k, depth + 1) for k, v in tree.items()
+        }
     if isinstance(tree, list | tuple):
         return [plain(item, f"{field}[{i}]", depth + 1) for i, item in enumerate(tree)]
     if tree is None or isinstance(tree, bool):
@@ -192,19 +218,28 @@ def plain(tree: object, field: str = "", depth: int = 0) -> Any:
     for kind in (str, int, float):
         if isinstance(tree, kind):
             return kind(tree)
-    raise InputError(field, tree, "must be text, a number, true, false, null, a list or a mapping", type(tree).__name__)
+    raise InputError(
+        field,
+        tree,
+        "must be text, a number, true, false, null, a list or a mapping",
+        type(tree).__name__,
+    )
 
 
 def set_value(tree: dict[str, Any], override: str) -> None:
-    """Puts what ``a.b=c`` says into ``tree``, in place; c is YAML, and missing mappings on the way are made.
+    """Puts what ``a.b=c`` says into ``tree``, in place; c is YAML, and missing mappings on the way
+    are made.
 
     Raises:
-        InputError: field ``--set``: no ``=``, an empty key, c is no YAML, or the way leads through something else.
+        InputError: field ``--set``: no ``=``, an empty key, c is no YAML, or the way leads through
+            something else.
     """
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise InputError("--set", override, "must have the form key=value", "--set search.trials=40")
+        raise InputError(
+            "--set", override, "must have the form key=value", "--set search.trials=40"
+        )
     try:
         value = read_yaml(text, "value")
     except InputError as error:
@@ -215,6 +250,8 @@ def set_value(tree: dict[str, Any], override: str) -> None:
             below = tree[key] = {}
         if not isinstance(below, dict):
             whole = ".".join(keys[:i])
-            raise InputError("--set", override, f"{whole} is no mapping", f"set it as a whole: {whole}=...")
+            raise InputError(
+                "--set", override, f"{whole} is no mapping", f"set it as a whole: {whole}=..."
+            )
         tree = below
     tree[keys[-1]] = plain(value, "--set")

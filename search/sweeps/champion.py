@@ -1,4 +1,5 @@
-"""A refitted model in MLflow: its weights as an artifact, and the model itself registered as champion."""
+"""A refitted model in MLflow: its weights as an artifact, and the model itself registered as
+champion."""
 
 from __future__ import annotations
 
@@ -27,9 +28,15 @@ _CHECKED = 16
 
 
 def register_champion(
-    client: MlflowClient, uri: str, run_id: str, name: str, run: FoldRun, images: np.ndarray[Any, np.dtype[np.uint8]]
+    client: MlflowClient,
+    uri: str,
+    run_id: str,
+    name: str,
+    run: FoldRun,
+    images: np.ndarray[Any, np.dtype[np.uint8]],
 ) -> str | None:
-    """Logs the weights, and the model as champion: its address, or None for one that torch cannot export."""
+    """Logs the weights, and the model as champion: its address, or None for one that torch cannot
+    export."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         torch.save({key: value.cpu() for key, value in run.model.state_dict().items()}, path)
@@ -44,7 +51,8 @@ def register_champion(
 
 @contextmanager
 def _default_store(uri: str) -> Iterator[None]:
-    """Within this block MLflow's module-level functions write to ``uri``; afterwards to what they wrote to before."""
+    """Within this block MLflow's module-level functions write to ``uri``; afterwards to what they
+    wrote to before."""
     import mlflow
 
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -63,8 +71,11 @@ def _default_store(uri: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _register(client: MlflowClient, run_id: str, name: str, model: torch.nn.Module, sample: torch.Tensor) -> str:
-    """Logs and registers the model, loads it back, checks that it computes the same, and then calls it champion."""
+def _register(
+    client: MlflowClient, run_id: str, name: str, model: torch.nn.Module, sample: torch.Tensor
+) -> str:
+    """Logs and registers the model, loads it back, checks that it computes the same, and then
+    calls it champion."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -75,9 +86,13 @@ def _register(client: MlflowClient, run_id: str, name: str, model: torch.nn.Modu
     signature = ModelSignature(inputs=Schema(shapes[:1]), outputs=Schema(shapes[1:]))
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pytorch.log_model(
-            model, name="model", signature=signature, input_example=sample[:2].numpy(), serialization_format="pt2",
+            model,
+            name="model",
+            signature=signature,
+            input_example=sample[:2].numpy(),
+            serialization_format="pt2",
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-        )  # fmt: skip
+        )
     if not client.search_registered_models(filter_string=f"name = '{name}'"):
         client.create_registered_model(name)
     version = client.create_model_version(name, info.model_uri, run_id, model_id=info.model_id)
@@ -85,6 +100,8 @@ def _register(client: MlflowClient, run_id: str, name: str, model: torch.nn.Modu
     with torch.inference_mode():
         difference = float((loaded(sample) - expected).abs().max())
     if not difference <= 1e-5:  # not a number is no agreement
-        raise StateError(f"models:/{name}/{version.version}: loaded back, it differs by {difference:g}")
+        raise StateError(
+            f"models:/{name}/{version.version}: loaded back, it differs by {difference:g}"
+        )
     client.set_registered_model_alias(name, _ALIAS, version.version)
     return f"models:/{name}@{_ALIAS}"

@@ -14,7 +14,12 @@ from rich.table import Table
 from foldrace.search.sampling.comparison_plan import Phase
 from foldrace.search.tune.progress import params_text, score_text
 from foldrace.search.tune.state import Ledger, TrialRecord, TrialStatus
-from foldrace.trainables.ray.trainable import CHECKPOINT_FILE, Work, load_checkpoint_file, shared_tensor
+from foldrace.trainables.ray.trainable import (
+    CHECKPOINT_FILE,
+    Work,
+    load_checkpoint_file,
+    shared_tensor,
+)
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.cross_validation import mean_and_standard_error
 
@@ -55,8 +60,9 @@ class ArmResult:
     def to_json(self) -> dict[str, Any]:
         """The arm's part of the object that ``--json`` prints.
 
-        ``standard_error`` is that of the mean of the ``count`` fold losses as if they were independent. They are not:
-        folds share their training images, and an interval of width needs the correction of the report.
+        ``standard_error`` is that of the mean of the ``count`` fold losses as if they were
+        independent. They are not: folds share their training images, and an interval of width
+        needs the correction of the report.
         """
         losses = self.fold_losses
         mean, error = mean_and_standard_error(losses) if losses else (None, None)
@@ -65,7 +71,9 @@ class ArmResult:
             "mean": mean,
             "standard_error": error if len(losses) > 1 else None,
             "count": len(losses),
-            "losses": [list(self.repeats[s]) if s in self.repeats else None for s in range(1, last + 1)],
+            "losses": [
+                list(self.repeats[s]) if s in self.repeats else None for s in range(1, last + 1)
+            ],
         }
         return {
             "trials": dict(self.trials),
@@ -87,20 +95,30 @@ def _arm_result(ledger: Ledger, label: str) -> ArmResult:
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
     ranked = [trial for trial in ledger.ranking() if trial.part and trial.part.arm == label]
     best = ranked[0] if ranked else None
-    default = [trial.val_loss for trial in ranked if trial.part and trial.part.phase is Phase.DEFAULT]
+    default = [
+        trial.val_loss for trial in ranked if trial.part and trial.part.phase is Phase.DEFAULT
+    ]
     return ArmResult(
         trials={status.value: sum(trial.status is status for trial in own) for status in ended},
         best_trial=best.number if best else None,
         params=best.params if best else {},
         val_loss=best.val_loss if best else None,
         default=default[0] if default else None,
-        repeats=dict(sorted((trial.part.repeat, tuple(trial.fold_losses)) for trial in _repeats(own) if trial.part)),
+        repeats=dict(
+            sorted(
+                (trial.part.repeat, tuple(trial.fold_losses))
+                for trial in _repeats(own)
+                if trial.part
+            )
+        ),
     )
 
 
 def _repeats(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The completed repeats among ``trials``."""
-    return [trial for trial in trials if not trial.competes and trial.status is TrialStatus.COMPLETED]
+    return [
+        trial for trial in trials if not trial.competes and trial.status is TrialStatus.COMPLETED
+    ]
 
 
 def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
@@ -114,20 +132,29 @@ def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
     table.add_column("tuned parameters", overflow="fold")
     for label, arm in arms.items():
         shown = ["–" if value is None else f"{value:.5f}" for value in (arm.default, arm.val_loss)]
-        repeated = score_text(*mean_and_standard_error(arm.fold_losses)) if arm.fold_losses else "–"
+        repeated = (
+            score_text(*mean_and_standard_error(arm.fold_losses)) if arm.fold_losses else "–"
+        )
         failed = str(arm.trials[TrialStatus.FAILED.value])
         table.add_row(label, *shown, repeated, failed, params_text(arm.params, varying))
     return table
 
 
 def log_reconstructions(
-    client: MlflowClient, run_id: str, ledger: Ledger, checkpoints: Mapping[int, Path], work: Work,
-    test_images: NDArray[np.uint8], into: Path,
-) -> None:  # fmt: skip
-    """Logs the first test images and what each arm's best configuration makes of them, in the model of repeat 1,
-    fold 0, and leaves the file in ``into``. Nothing if no arm has completed that repeat or the task cannot.
+    client: MlflowClient,
+    run_id: str,
+    ledger: Ledger,
+    checkpoints: Mapping[int, Path],
+    work: Work,
+    test_images: NDArray[np.uint8],
+    into: Path,
+) -> None:
+    """Logs the first test images and what each arm's best configuration makes of them, in the
+    model of repeat 1, fold 0, and leaves the file in ``into``. Nothing if no arm has completed
+    that repeat or the task cannot.
 
-    The file: ``images`` (M, C, H, W), ``arms`` (A,) text, ``reconstructions`` (A, M, C, H, W), images in uint8.
+    The file: ``images`` (M, C, H, W), ``arms`` (A,) text, ``reconstructions`` (A, M, C, H, W),
+    images in uint8.
 
     Raises:
         Exception: whatever ``reconstruct`` of a task of the user's raises.
@@ -135,19 +162,29 @@ def log_reconstructions(
     if not work.task.reconstructs:
         return
     images = np.array(test_images[:_SHOWN])
-    first = [trial for trial in _repeats([*ledger.trials.values()]) if trial.part and trial.part.repeat == 1]
+    first = [
+        trial
+        for trial in _repeats([*ledger.trials.values()])
+        if trial.part and trial.part.repeat == 1
+    ]
     made = {
         trial.part.arm: _reconstruct(trial, checkpoints[trial.number], work, images)
         for trial in sorted(first, key=lambda trial: trial.number)
         if trial.part and trial.number in checkpoints
     }
     if made:
-        arrays = {"images": images, "arms": np.array([*made]), "reconstructions": np.stack([*made.values()])}
+        arrays = {
+            "images": images,
+            "arms": np.array([*made]),
+            "reconstructions": np.stack([*made.values()]),
+        }
         np.savez_compressed(into / _FILE, allow_pickle=False, **arrays)
         client.log_artifact(run_id, str(into / _FILE))
 
 
-def _reconstruct(trial: TrialRecord, checkpoint: Path, work: Work, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _reconstruct(
+    trial: TrialRecord, checkpoint: Path, work: Work, images: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     cv = work.cross_validation(trial.params, shared_tensor(work.images), repeat=1)
     cv.load_state_dict(load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["cross_validation"])
     made: NDArray[np.uint8] = cv.runs[0].reconstruct(shared_tensor(images)).cpu().numpy()

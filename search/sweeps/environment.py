@@ -12,17 +12,38 @@ from typing import Any
 __all__ = ["describe_environment", "git_revision", "versions"]
 
 _PACKAGES = (
-    "foldrace", "ray", "torch", "torchvision", "optuna", "scikit-learn", "mlflow", "numpy", "pydantic",
-)  # fmt: skip
+    "foldrace",
+    "ray",
+    "torch",
+    "torchvision",
+    "optuna",
+    "scikit-learn",
+    "mlflow",
+    "numpy",
+    "pydantic",
+)
 
 
 def git_revision(folder: Path) -> str | None:
-    """The commit checked out in ``folder``, with ``-dirty`` if files differ from it; None outside of git."""
+    """The commit checked out in ``folder``, with ``-dirty`` if files differ from it; None outside
+    of git."""
     try:
         shown = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
+            [
+                "git",
+                "-C",
+                str(folder),
+                "describe",
+                "--always",
+                "--dirty",
+                "--abbrev=40",
+                "--exclude=*",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return shown.stdout.strip() or None
@@ -46,7 +67,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def describe_environment() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a refitted model makes of the test images: codes, reconstructions, new images.
 
-Computed once, at refit, where model and data are at hand, and kept with the run as ``evidence.npz``; the reports need
-nothing else, so that they are made anywhere the tracking server can be reached from.
+Computed once, at refit, where model and data are at hand, and kept with the run as
+``evidence.npz``; the reports need nothing else, so that they are made anywhere the tracking server
+can be reached from.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Codec:
-    """A trained model with its task's methods, over uint8 images, in batches and in evaluation mode.
+    """A trained model with its task's methods, over uint8 images, in batches and in evaluation
+    mode.
 
     Args:
         device: where the model is.
@@ -71,11 +73,16 @@ class Codec:
         return made.reshape(*codes.shape[:-1], *made.shape[1:])
 
     def _over(
-        self, method: Callable[[torch.nn.Module, torch.Tensor, Mapping[str, Value]], torch.Tensor], inputs: NDArray[Any]
+        self,
+        method: Callable[[torch.nn.Module, torch.Tensor, Mapping[str, Value]], torch.Tensor],
+        inputs: NDArray[Any],
     ) -> NDArray[np.float32]:
         self.model.eval()
         with torch.inference_mode(), seeded(derive_seed(self.seed, "evidence"), self.device):
-            parts = [method(self.model, part, self.params).float().cpu() for part in self._batches(inputs)]
+            parts = [
+                method(self.model, part, self.params).float().cpu()
+                for part in self._batches(inputs)
+            ]
         return torch.cat(parts).numpy()
 
     def _batches(self, inputs: NDArray[Any]) -> Iterator[torch.Tensor]:
@@ -107,9 +114,10 @@ def collect_evidence(
         kl: the mean KL of each dimension of the code, where there is one.
 
     Returns:
-        ``images``; ``labels``, ``class_names``; ``codes`` (N, D) and ``fold_codes`` (K, N, D) for a task that encodes;
-        ``errors`` (N,), ``first_reconstructions``, ``shown`` and ``shown_reconstructions`` for one that reconstructs;
-        ``prior_samples``, ``traversals``, ``interpolations`` and, in two dimensions, ``manifold`` for a generative one.
+        ``images``; ``labels``, ``class_names``; ``codes`` (N, D) and ``fold_codes`` (K, N, D) for
+        a task that encodes; ``errors`` (N,), ``first_reconstructions``, ``shown`` and
+        ``shown_reconstructions`` for one that reconstructs; ``prior_samples``, ``traversals``,
+        ``interpolations`` and, in two dimensions, ``manifold`` for a generative one.
     """
     images = images[:_IMAGES]
     found: Arrays = {"images": images}
@@ -120,7 +128,9 @@ def collect_evidence(
     if codec.task.can("encode"):
         found["codes"] = codec.encode(images).astype(np.float32)
         if folds:
-            found["fold_codes"] = np.stack([fold.encode(images).astype(np.float32) for fold in folds])
+            found["fold_codes"] = np.stack(
+                [fold.encode(images).astype(np.float32) for fold in folds]
+            )
     if codec.task.reconstructs:
         found |= _reconstructions(codec, images, labels)
     if codec.task.can("encode", "decode") and codec.task.prior == "normal":
@@ -139,10 +149,16 @@ def log_evidence(
     """Logs `collect_evidence` of the test images to a run.
 
     Args:
-        figures: the model's, for the KL of each dimension: ``kl_0``, ``kl_1``, … where there are any.
+        figures: the model's, for the KL of each dimension: ``kl_0``, ``kl_1``, … where there are
+            any.
     """
-    kl = [figures[f"kl_{i}"] for i in itertools.takewhile(lambda i: f"kl_{i}" in figures, itertools.count())]
-    found = collect_evidence(codec, folds, dataset.test_images, dataset.test_labels, dataset.class_names, kl)
+    kl = [
+        figures[f"kl_{i}"]
+        for i in itertools.takewhile(lambda i: f"kl_{i}" in figures, itertools.count())
+    ]
+    found = collect_evidence(
+        codec, folds, dataset.test_images, dataset.test_labels, dataset.class_names, kl
+    )
     with tempfile.TemporaryDirectory() as folder:
         save_evidence(Path(folder) / EVIDENCE, found)
         client.log_artifact(run_id, str(Path(folder) / EVIDENCE))
@@ -154,7 +170,9 @@ def save_evidence(path: Path, found: Arrays) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def _reconstructions(codec: Codec, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Arrays:
+def _reconstructions(
+    codec: Codec, images: NDArray[np.uint8], labels: NDArray[np.int64] | None
+) -> Arrays:
     errors = np.empty(len(images), np.float32)
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
@@ -170,9 +188,12 @@ def _reconstructions(codec: Codec, images: NDArray[np.uint8], labels: NDArray[np
 
 
 def _extremes(errors: NDArray[np.float32], labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """The best and then the worst reconstructed images: of each class, or of all where there are no labels."""
+    """The best and then the worst reconstructed images: of each class, or of all where there are
+    no labels."""
     groups = (
-        [np.arange(len(errors))] if labels is None else [np.flatnonzero(labels == one) for one in np.unique(labels)]
+        [np.arange(len(errors))]
+        if labels is None
+        else [np.flatnonzero(labels == one) for one in np.unique(labels)]
     )
     count = _SHOWN_UNLABELLED if labels is None else _SHOWN
     chosen = []
@@ -187,14 +208,18 @@ def _generated(
 ) -> Arrays:
     dimension = codes.shape[1]
     variances = codes.var(0, dtype=np.float64)
-    order = np.argsort(-np.asarray(kl if len(kl) == dimension else variances), kind="stable")[:_DIMENSIONS]
+    order = np.argsort(-np.asarray(kl if len(kl) == dimension else variances), kind="stable")[
+        :_DIMENSIONS
+    ]
     values = np.linspace(-_REACH, _REACH, _STEPS, dtype=np.float32)
     moved = np.zeros((len(order), _STEPS, dimension), np.float32)
     moved[np.arange(len(order)), :, order] = values
     ends = _pairs(len(codes), labels)
     way = np.linspace(0, 1, _STEPS, dtype=np.float32)[None, :, None]
     between = codes[ends[:, 0], None] * (1 - way) + codes[ends[:, 1], None] * way
-    drawn = np.random.default_rng(derive_seed(codec.seed, "prior")).standard_normal((_SAMPLES, dimension), np.float32)
+    drawn = np.random.default_rng(derive_seed(codec.seed, "prior")).standard_normal(
+        (_SAMPLES, dimension), np.float32
+    )
     found: Arrays = {
         "prior_samples": codec.decode(drawn),
         "traversal_dims": order.astype(np.int64),
@@ -212,15 +237,21 @@ def _generated(
 
 
 def _pairs(count: int, labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """(P, 2) images to go between: the first of one class and of the next, or neighbours where there are no labels."""
-    firsts = np.arange(min(count, 2 * _PAIRS)) if labels is None else np.unique(labels, return_index=True)[1]
+    """(P, 2) images to go between: the first of one class and of the next, or neighbours where
+    there are no labels."""
+    firsts = (
+        np.arange(min(count, 2 * _PAIRS))
+        if labels is None
+        else np.unique(labels, return_index=True)[1]
+    )
     if len(firsts) < 2:
         firsts = np.arange(min(count, 2 * _PAIRS))
     return np.stack([firsts, np.roll(firsts, -1)], 1)[:_PAIRS].astype(np.int64)
 
 
 def _quantile_grid() -> NDArray[np.float32]:
-    """(G, G, 2) codes at the Gaussian's quantiles: the first dimension rightwards, the second upwards."""
+    """(G, G, 2) codes at the Gaussian's quantiles: the first dimension rightwards, the second
+    upwards."""
     steps = torch.special.ndtri((torch.arange(_GRID) + 0.5) / _GRID).numpy()
     across, up = np.meshgrid(steps, steps[::-1])
     return np.stack([across, up], -1).astype(np.float32)

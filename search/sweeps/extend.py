@@ -35,7 +35,8 @@ __all__ = ["Extension", "extend_sweep", "prepare_extension"]
 
 @dataclass(frozen=True)
 class Survivor:
-    """A trial evaluated to the end, with the folder of its checkpoint and the fold-epochs that it has cost."""
+    """A trial evaluated to the end, with the folder of its checkpoint and the fold-epochs that it
+    has cost."""
 
     number: int
     params: Mapping[str, Value]
@@ -60,9 +61,15 @@ class Extension:
 
 
 def prepare_extension(
-    name: str | None, epochs: int, top: int | None, root: Path, data_dir: Path, *,
-    local: bool = True, notify: Callable[[str], None] = lambda _: None,
-) -> Extension:  # fmt: skip
+    name: str | None,
+    epochs: int,
+    top: int | None,
+    root: Path,
+    data_dir: Path,
+    *,
+    local: bool = True,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Extension:
     """Reads and checks all that an extension needs; starts nothing.
 
     Args:
@@ -70,23 +77,35 @@ def prepare_extension(
         top: how many survivors go on; None: all.
 
     Raises:
-        InputError: epochs that are no more than there were, or a learning rate that was scheduled to end with them.
-        StateError: no such sweep, one that has not ended or has been refitted, no survivor, or no checkpoint.
+        InputError: epochs that are no more than there were, or a learning rate that was scheduled
+            to end with them.
+        StateError: no such sweep, one that has not ended or has been refitted, no survivor, or no
+            checkpoint.
     """
     folder = find_sweep(root, name)
     folder.check_private()
     earlier, state = folder.read_result(), folder.read_state()
     old = load_spec(folder.spec)
     if old.comparison is not None:
-        raise StateError(f"{folder.name}: a comparison gives all arms the same epochs; set epochs in a new one")
+        raise StateError(
+            f"{folder.name}: a comparison gives all arms the same epochs; set epochs in a new one"
+        )
     if epochs <= old.epochs:
-        raise InputError("--epochs", epochs, f"must be more than the {old.epochs} that the sweep had")
+        raise InputError(
+            "--epochs", epochs, f"must be more than the {old.epochs} that the sweep had"
+        )
     if waiting := waiting_records(folder.path):
-        raise StateError(f"{folder.name}: {waiting} records wait to be delivered; `foldrace sync {folder.name}` first")
+        raise StateError(
+            f"{folder.name}: {waiting} records wait to be delivered; `foldrace sync {folder.name}`"
+            " first"
+        )
     check_tracking(state.tracking_uri)
     recorder = Recorder(connect(state.tracking_uri), state.experiment_id, folder.name, state.key)
     if recorder.finished_refit is not None:
-        raise StateError(f"{folder.name}: its winner has been tested; to choose again would be to choose by the test")
+        raise StateError(
+            f"{folder.name}: its winner has been tested; to choose again would be to choose by the"
+            " test"
+        )
     spec = _longer(old, epochs)
     prepared = prepare(spec, data_dir, local=local, notify=notify)
     state.check_spec(old.to_yaml(), folder.name)
@@ -94,33 +113,47 @@ def prepare_extension(
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     survivors = _begun(folder, epochs, top)
     if survivors is None:
-        found = sorted(_survivors(folder, recorder, old.ladder[-1]), key=lambda pair: (pair[0], pair[1].number))
+        found = sorted(
+            _survivors(folder, recorder, old.ladder[-1]),
+            key=lambda pair: (pair[0], pair[1].number),
+        )
         survivors = [survivor for _, survivor in found][:top]
     if not survivors:
-        raise StateError(f"{folder.name}: no trial was evaluated to the end; there is none to go on with")
+        raise StateError(
+            f"{folder.name}: no trial was evaluated to the end; there is none to go on with"
+        )
     for survivor in survivors:
         _check_schedule(prepared, survivor, old.epochs)
     return Extension(folder, prepared, tuple(survivors), earlier)
 
 
 def _longer(old: SweepSpec, epochs: int) -> SweepSpec:
-    """The sweep's file with more epochs and its ladder with one rung more; without its budget, which is spent."""
+    """The sweep's file with more epochs and its ladder with one rung more; without its budget,
+    which is spent."""
     ladder = [(rung.folds, rung.epochs) for rung in old.ladder] + [(old.folds.count, epochs)]
     kept = old.scheduler.kind == "fifo"  # which has no ladder
-    scheduler = old.scheduler if kept else old.scheduler.model_copy(update={"ladder": tuple(ladder)})
+    scheduler = (
+        old.scheduler if kept else old.scheduler.model_copy(update={"ladder": tuple(ladder)})
+    )
     search = old.search.model_copy(update=dict.fromkeys(("fold_epochs", "time_budget", "target")))
     changed = old.model_copy(update={"epochs": epochs, "scheduler": scheduler, "search": search})
     return parse_spec(changed.model_dump(by_alias=True), Path())  # it will be read again
 
 
 def _begun(folder: SweepFolder, epochs: int, top: int | None) -> list[Survivor] | None:
-    """The survivors of this extension, if it has begun before. Raises: InputError if other ones are asked for now."""
+    """The survivors of this extension, if it has begun before. Raises: InputError if other ones
+    are asked for now."""
     path = _list_of(folder, epochs)
     if not path.is_file():
         return None
-    told = [Survivor(**{**one, "checkpoint": Path(one["checkpoint"])}) for one in json.loads(path.read_text())]
+    told = [
+        Survivor(**{**one, "checkpoint": Path(one["checkpoint"])})
+        for one in json.loads(path.read_text())
+    ]
     if top is not None and top != len(told):
-        raise InputError("--top", top, f"this extension was begun with {len(told)} trials", "leave --top out")
+        raise InputError(
+            "--top", top, f"this extension was begun with {len(told)} trials", "leave --top out"
+        )
     return told
 
 
@@ -134,7 +167,9 @@ def _survivors(folder: SweepFolder, recorder: Recorder, top: Rung) -> list[tuple
     for number, loss, fold_epochs in recorder.trials_to_the_end(top.folds, top.epochs):
         checkpoint = folder.checkpoint(number, CHECKPOINT_FILE, top.epochs)
         if checkpoint is None:
-            raise StateError(f"{folder.name}: trial {number} has left no checkpoint in {folder.path}")
+            raise StateError(
+                f"{folder.name}: trial {number} has left no checkpoint in {folder.path}"
+            )
         params = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["params"]
         found.append((loss, Survivor(number, params, checkpoint, min(fold_epochs, top.cost))))
     return found
@@ -143,14 +178,26 @@ def _survivors(folder: SweepFolder, recorder: Recorder, top: Rung) -> list[tuple
 def _check_schedule(prepared: Prepared, survivor: Survivor, epochs: int) -> None:
     schedule = prepared.task.complete(survivor.params)["schedule"]
     if schedule != "constant":
-        rule = f"trial {survivor.number} has schedule: {schedule}, whose learning rate ends with epoch {epochs}"
-        raise InputError("--epochs", prepared.spec.epochs, rule, "a new sweep with these epochs, or --top with fewer")
+        rule = (
+            f"trial {survivor.number} has schedule: {schedule}, whose learning rate ends with"
+            f" epoch {epochs}"
+        )
+        raise InputError(
+            "--epochs",
+            prepared.spec.epochs,
+            rule,
+            "a new sweep with these epochs, or --top with fewer",
+        )
 
 
 def extend_sweep(
-    extension: Extension, *, make_view: Callable[[], AbstractContextManager[View]], address: str | None = None
+    extension: Extension,
+    *,
+    make_view: Callable[[], AbstractContextManager[View]],
+    address: str | None = None,
 ) -> tuple[SweepResult, Ledger]:
-    """Trains the survivors on, and gives the sweep a new result: its best is among those that have all the epochs now.
+    """Trains the survivors on, and gives the sweep a new result: its best is among those that have
+    all the epochs now.
 
     An extension that was interrupted goes on when it is asked for again.
 
@@ -159,14 +206,18 @@ def extend_sweep(
     folder, prepared, survivors = extension.folder, extension.prepared, extension.survivors
     state = folder.read_state()
     configs = [
-        {"trial": one.number, "params": dict(one.params), "checkpoint": str(one.checkpoint)} for one in survivors
+        {"trial": one.number, "params": dict(one.params), "checkpoint": str(one.checkpoint)}
+        for one in survivors
     ]
     experiment = folder.extension(prepared.spec.epochs)
 
     before = sum(one.fold_epochs for one in survivors)
 
     def run(work: Work, session: Session, interrupt: Interrupt) -> dict[int, Path]:
-        told = [{**asdict(one), "params": dict(one.params), "checkpoint": str(one.checkpoint)} for one in survivors]
+        told = [
+            {**asdict(one), "params": dict(one.params), "checkpoint": str(one.checkpoint)}
+            for one in survivors
+        ]
         write_text(_list_of(folder, prepared.spec.epochs), json.dumps(told))
         session.ledger.total = len(configs)
         session.ledger.spent_before = int(extension.earlier["fold_epochs"]) - before
@@ -175,11 +226,19 @@ def extend_sweep(
     def conclude(result: SweepResult, ledger: Ledger) -> SweepResult:
         failed = ledger.count(TrialStatus.FAILED)
         counts = dict(extension.earlier["trials"])
-        counts["completed"], counts["failed"] = counts["completed"] - failed, counts["failed"] + failed
+        counts["completed"], counts["failed"] = (
+            counts["completed"] - failed,
+            counts["failed"] + failed,
+        )
         return replace(result, trials=counts)
 
     outcome = drive(
-        prepared, lambda: found_again(folder, state, address), make_view, address, run=run, conclude=conclude
+        prepared,
+        lambda: found_again(folder, state, address),
+        make_view,
+        address,
+        run=run,
+        conclude=conclude,
     )
     if not outcome[0].interrupted and outcome[0].best is not None:
         _keep_file(folder, prepared.spec.to_yaml(), state.tracking_uri, outcome[0].run_id)
@@ -187,7 +246,8 @@ def extend_sweep(
 
 
 def _keep_file(folder: SweepFolder, text: str, uri: str, run_id: str) -> None:
-    """The sweep's file is the longer one from now on, here and in the record; its time tells the sweep's age still."""
+    """The sweep's file is the longer one from now on, here and in the record; its time tells the
+    sweep's age still."""
     times = folder.spec.stat()
     folder.write_state(replace(folder.read_state(), spec=text))
     write_text(folder.spec, text)

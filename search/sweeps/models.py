@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from foldrace.trainables.ray.trainable import CHECKPOINT_FILE, Work, load_checkpoint_file, shared_tensor
+from foldrace.trainables.ray.trainable import (
+    CHECKPOINT_FILE,
+    Work,
+    load_checkpoint_file,
+    shared_tensor,
+)
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.tasks.protocol import LoadedTask
 from foldrace.trainables.training.splits import Split
@@ -31,23 +36,32 @@ INDICES, POSITIONS = "validation_indices.npy", "validation_positions.npy"
 class _Reconstruction(torch.nn.Module):
     """A task's ``reconstruct`` as a module of its own: (B, C, H, W) in [0, 1] → the same."""
 
-    def __init__(self, task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]) -> None:
+    def __init__(
+        self, task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]
+    ) -> None:
         super().__init__()
         self.model, self._task, self._params = model, task, params
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self._task.implementation.reconstruct(self.model, images, self._params)
+        made: torch.Tensor = self._task.implementation.reconstruct(
+            self.model, images, self._params
+        )
         return made
 
 
-def deployable(task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]) -> torch.nn.Module:
-    """What is exported of a model: images to reconstructions where the task has them, else the model itself."""
+def deployable(
+    task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]
+) -> torch.nn.Module:
+    """What is exported of a model: images to reconstructions where the task has them, else the
+    model itself."""
     return (_Reconstruction(task, model, params) if task.reconstructs else model).eval()
 
 
-def export_program(model: torch.nn.Module, sample: torch.Tensor) -> torch.export.ExportedProgram | None:
-    """``model``, in evaluation mode, as a program for any batch size; None if torch cannot export it, or if it does
-    not return one tensor.
+def export_program(
+    model: torch.nn.Module, sample: torch.Tensor
+) -> torch.export.ExportedProgram | None:
+    """``model``, in evaluation mode, as a program for any batch size; None if torch cannot export
+    it, or if it does not return one tensor.
 
     Args:
         sample: (2 or more, C, H, W) in [0, 1].
@@ -55,7 +69,8 @@ def export_program(model: torch.nn.Module, sample: torch.Tensor) -> torch.export
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:  # a model of the user's may do anything in forward(), and not all that runs can be exported
+        # a model of the user's may do anything in forward(), and not all that runs can be exported
+        try:
             if not isinstance(model(sample), torch.Tensor):
                 return None
             return torch.export.export(model, (sample,), dynamic_shapes=({0: batch},))
@@ -64,18 +79,29 @@ def export_program(model: torch.nn.Module, sample: torch.Tensor) -> torch.export
 
 
 def log_fold_models(
-    client: MlflowClient, recorder: Recorder, record: TrialRecord, checkpoint: Path, work: Work, into: Path
+    client: MlflowClient,
+    recorder: Recorder,
+    record: TrialRecord,
+    checkpoint: Path,
+    work: Work,
+    into: Path,
 ) -> None:
-    """Writes the weights that each fold of a trial keeps, with what is needed to repeat its score, to ``into/fold-K``,
-    and logs them to the fold's run."""
+    """Writes the weights that each fold of a trial keeps, with what is needed to repeat its score,
+    to ``into/fold-K``, and logs them to the fold's run."""
     state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)
     cv = work.cross_validation(record.params, shared_tensor(work.images))
     cv.load_state_dict(state["cross_validation"])
     while record.report is not None and cv.report().fold_epochs < record.report.fold_epochs:
-        cv.advance()  # a kill came between the trial's last report and its checkpoint; the numbers are the same again
+        # a kill came between the trial's last report and its checkpoint; the numbers are the same
+        # again
+        cv.advance()
     for run, split in zip(cv.runs, work.splits, strict=False):
         run.model.load_state_dict(run.weights())
-        about = {"fold": run.fold, "epoch": run.report().best_epoch, "metrics": dict(run.report().metrics)}
+        about = {
+            "fold": run.fold,
+            "epoch": run.report().best_epoch,
+            "metrics": dict(run.report().metrics),
+        }
         folder = into / f"fold-{run.fold}"
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, run.model, work, split, about, record.params)
@@ -92,9 +118,14 @@ def _write(
 ) -> None:
     torch.save({name: value.cpu() for name, value in model.state_dict().items()}, folder / WEIGHTS)
     np.save(folder / INDICES, split.validation)
-    np.save(folder / POSITIONS, split.validation if work.positions is None else work.positions[split.validation])
+    np.save(
+        folder / POSITIONS,
+        split.validation if work.positions is None else work.positions[split.validation],
+    )
     sample = shared_tensor(work.images)[:2].float().div(255)
-    program = export_program(deployable(work.task, model.cpu(), work.task.complete(params)), sample)
+    program = export_program(
+        deployable(work.task, model.cpu(), work.task.complete(params)), sample
+    )
     if program is not None:
         torch.export.save(program, folder / PROGRAM)
     shown = {"task": work.task.reference, "params": work.task.complete(params), **about}

@@ -39,31 +39,46 @@ def _values(record: TrialRecord, objectives: Sequence[str]) -> dict[str, float] 
         "parameters": record.parameters,
         "seconds": record.report.seconds if record.report else None,
     }
-    values = {name: value for name in objectives if (value := known[name]) is not None and math.isfinite(value)}
+    values = {
+        name: value
+        for name in objectives
+        if (value := known[name]) is not None and math.isfinite(value)
+    }
     return values if len(values) == len(objectives) else None
 
 
-def pareto_front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> tuple[ParetoPoint, ...]:
+def pareto_front(
+    records: Iterable[TrialRecord], objectives: Sequence[str]
+) -> tuple[ParetoPoint, ...]:
     """The completed trials that no other completed one dominates, the lowest ``val_loss`` first.
 
-    One dominates another if it is no worse in any objective and better in at least one; equals stay side by side.
+    One dominates another if it is no worse in any objective and better in at least one; equals
+    stay side by side.
 
     Args:
-        objectives: ``val_loss``, and ``parameters``, ``seconds`` or both. None but ``val_loss``: there is no front.
+        objectives: ``val_loss``, and ``parameters``, ``seconds`` or both. None but ``val_loss``:
+            there is no front.
     """
     if len(objectives) < 2:
         return ()
     done = [
         ParetoPoint(record.number, record.params, values, record.standard_error)
         for record in records
-        if record.status is TrialStatus.COMPLETED and (values := _values(record, objectives)) is not None
+        if record.status is TrialStatus.COMPLETED
+        and (values := _values(record, objectives)) is not None
     ]
-    front = [point for point in done if not any(_dominates(other.values, point.values) for other in done)]
+    front = [
+        point
+        for point in done
+        if not any(_dominates(other.values, point.values) for other in done)
+    ]
     return tuple(sorted(front, key=lambda point: (*point.values.values(), point.trial)))
 
 
 def _dominates(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    return all(one[name] <= other[name] for name in one) and any(one[name] < other[name] for name in one)
+    return all(one[name] <= other[name] for name in one) and any(
+        one[name] < other[name] for name in one
+    )
 
 
 def pareto_table(front: Sequence[ParetoPoint], varying: Sequence[str] = ()) -> Table:
@@ -72,7 +87,9 @@ def pareto_table(front: Sequence[ParetoPoint], varying: Sequence[str] = ()) -> T
     Args:
         varying: the parameters to show; all if empty.
     """
-    table = Table(title="Pareto front: no other trial is better in all of these", title_justify="left")
+    table = Table(
+        title="Pareto front: no other trial is better in all of these", title_justify="left"
+    )
     table.header_style = "bold"
     table.add_column("trial", justify="right")
     table.add_column("CV loss ± std. error", justify="right", no_wrap=True)
@@ -81,7 +98,11 @@ def pareto_table(front: Sequence[ParetoPoint], varying: Sequence[str] = ()) -> T
         table.add_column(_HEADS[name], justify="right", no_wrap=True)
     table.add_column("parameters", overflow="fold")
     for point in front:
-        cells = [clock(v) if name == "seconds" else f"{v:,.0f}" for name in others for v in [point.values[name]]]
+        cells = [
+            clock(v) if name == "seconds" else f"{v:,.0f}"
+            for name in others
+            for v in [point.values[name]]
+        ]
         score = score_text(point.values["val_loss"], point.standard_error)
         table.add_row(str(point.trial), score, *cells, params_text(point.params, varying))
     return table

@@ -40,7 +40,9 @@ __all__ = ["RefitResult", "best_epoch_count", "refit"]
 
 _RESULT = "refit.json"
 _BOUND_BATCH = 250
-_GENERIC = re.compile(r"loss|criterion|negative_elbo|(?!iwae_).*_\d+")  # other names' doubles, and one dimension's own
+_GENERIC = re.compile(
+    r"loss|criterion|negative_elbo|(?!iwae_).*_\d+"
+)  # other names' doubles, and one dimension's own
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,26 @@ class RefitResult:
     def rows(self) -> list[tuple[str, str]]:
         """Labels and values for people."""
         figures = [
-            (f"test {name}", f"{value:.5f}") for name, value in self.test.items() if not _GENERIC.fullmatch(name)
+            (f"test {name}", f"{value:.5f}")
+            for name, value in self.test.items()
+            if not _GENERIC.fullmatch(name)
         ]
         rows = [
             ("trained on", f"{self.samples:,} images, {self.epochs} epochs"),
             ("cross-validation loss", f"{self.val_loss:.5f}"),
             *(figures or [("test loss", f"{self.test['loss']:.5f}")]),
-            ("tested on", f"{self.test_samples:,} images, once" + (" (by an earlier refit)" if self.repeated else "")),
+            (
+                "tested on",
+                f"{self.test_samples:,} images, once"
+                + (" (by an earlier refit)" if self.repeated else ""),
+            ),
         ]
         return rows + ([("model", self.model_uri)] if self.model_uri else [])
 
 
 def best_epoch_count(best_epochs: list[int]) -> int:
-    """The epochs to train on all data: the mean of the folds' best epochs, rounded half up, at least 1."""
+    """The epochs to train on all data: the mean of the folds' best epochs, rounded half up, at
+    least 1."""
     return max(1, math.floor(sum(best_epochs) / len(best_epochs) + 0.5))
 
 
@@ -108,7 +117,8 @@ def refit(
 
     Args:
         epochs: to train for; None: the mean of the folds' best epochs.
-        bound_samples: codes an image for the importance-weighted bound on log p(x); None: leave the bound out.
+        bound_samples: codes an image for the importance-weighted bound on log p(x); None: leave
+            the bound out.
 
     Raises:
         StateError: no such sweep, no winner, or a data set that is not the one the sweep ran on.
@@ -117,9 +127,14 @@ def refit(
     folder = find_sweep(root, name)
     result = folder.read_result()
     if result["best"] is None:
-        raise StateError(f"{folder.name}: no trial was evaluated to the end; there is nothing to refit")
+        raise StateError(
+            f"{folder.name}: no trial was evaluated to the end; there is nothing to refit"
+        )
     if waiting := waiting_records(folder.path):
-        raise StateError(f"{folder.name}: {waiting} records wait to be delivered; `foldrace sync {folder.name}` first")
+        raise StateError(
+            f"{folder.name}: {waiting} records wait to be delivered; `foldrace sync {folder.name}`"
+            " first"
+        )
     state = folder.read_state()
     client = connect(state.tracking_uri)
     recorder = Recorder(client, state.experiment_id, folder.name, state.key)
@@ -128,9 +143,14 @@ def refit(
     prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     if bound_samples is not None and not prepared.task.can("bound"):
-        raise InputError("--bound-samples", bound_samples, f"{prepared.task.reference} has no bound on log p(x)")
+        raise InputError(
+            "--bound-samples", bound_samples, f"{prepared.task.reference} has no bound on log p(x)"
+        )
     epochs = epochs or best_epoch_count(result["best"]["best_epochs"])
-    notify(f"{folder.name}: refitting trial {result['best']['trial']} on all training data for {epochs} epochs")
+    notify(
+        f"{folder.name}: refitting trial {result['best']['trial']} on all training data for"
+        f" {epochs} epochs"
+    )
     work = make_work(prepared)
     params = prepared.task.complete(result["best"]["params"])
     run_id = recorder.refit_run({**params, "epochs": epochs})
@@ -140,13 +160,23 @@ def refit(
         test = run.evaluate(torch.arange(len(test_images), device=run.device), test_images)
         if bound_samples is not None:
             test[f"iwae_{bound_samples}"] = mean_bound(run, test_images, bound_samples)
-        client.log_batch(run_id, metrics=_metrics({f"test_{key}": value for key, value in test.items()}, epochs))
+        client.log_batch(
+            run_id, metrics=_metrics({f"test_{key}": value for key, value in test.items()}, epochs)
+        )
         _log_evidence(client, run_id, run, prepared.dataset, folder.winner, test, notify)
-        uri = register_champion(client, state.tracking_uri, run_id, folder.name, run, prepared.dataset.test_images)
+        uri = register_champion(
+            client, state.tracking_uri, run_id, folder.name, run, prepared.dataset.test_images
+        )
         refitted = RefitResult(
-            folder.name, run_id, epochs, len(prepared.dataset), len(test_images), test,
-            result["best"]["val_loss"]["mean"], uri,
-        )  # fmt: skip
+            folder.name,
+            run_id,
+            epochs,
+            len(prepared.dataset),
+            len(test_images),
+            test,
+            result["best"]["val_loss"]["mean"],
+            uri,
+        )
         client.log_text(run_id, json.dumps(refitted.to_json(), indent=2), _RESULT)
         client.set_tag(run_id, REFIT_DONE, "true")
     except BaseException:
@@ -160,48 +190,74 @@ def _recorded(uri: str, run_id: str) -> RefitResult:
     """What an earlier refit has found."""
     import mlflow
 
-    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=_RESULT, tracking_uri=uri)
+    path = mlflow.artifacts.download_artifacts(
+        run_id=run_id, artifact_path=_RESULT, tracking_uri=uri
+    )
     return RefitResult(**{**json.loads(Path(path).read_text()), "repeated": True})
 
 
-def _train(work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str) -> FoldRun:
+def _train(
+    work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str
+) -> FoldRun:
     """Trains on everything; the schedule spans the epochs that it spanned in the search."""
     prepare_process(work.threads, work.precision)
     device = torch.device("cuda" if work.gpu and count_gpus() else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     run = FoldRun(
-        work.task, params, shared_tensor(work.images).to(device), Split(everything, everything[:0]),
-        epochs=max(work.epochs, epochs), seed=work.seed, fold=len(work.splits), objective=work.objective,
+        work.task,
+        params,
+        shared_tensor(work.images).to(device),
+        Split(everything, everything[:0]),
+        epochs=max(work.epochs, epochs),
+        seed=work.seed,
+        fold=len(work.splits),
+        objective=work.objective,
         precision=work.precision,
-    )  # fmt: skip
+    )
     for epoch in range(1, epochs + 1):
         figures = run.train_only_epoch()
         if not all(math.isfinite(value) for value in figures.values()):
-            raise StateError(f"the winner diverged on all training data, in epoch {epoch}; it was not tested")
+            raise StateError(
+                f"the winner diverged on all training data, in epoch {epoch}; it was not tested"
+            )
         client.log_batch(run_id, metrics=_metrics(figures, epoch))
     return run
 
 
 def mean_bound(run: FoldRun, images: torch.Tensor, samples: int) -> float:
-    """The importance-weighted bound on log p(x), in nats, mean over ``images`` (N, C, H, W) uint8."""
+    """The importance-weighted bound on log p(x), in nats, mean over ``images`` (N, C, H, W)
+    uint8."""
     run.model.eval()
     total = 0.0
     with torch.inference_mode(), seeded(derive_seed(run.seed, "bound"), run.device):
         for part in torch.split(images, _BOUND_BATCH):
             pixels = part.to(torch.float32).div_(255.0)
-            total += float(run.task.implementation.bound(run.model, pixels, run.params, samples).double().sum())
+            total += float(
+                run.task.implementation.bound(run.model, pixels, run.params, samples)
+                .double()
+                .sum()
+            )
     return total / len(images)
 
 
 def _log_evidence(
-    client: MlflowClient, run_id: str, run: FoldRun, dataset: Dataset, winner: Path, test: Mapping[str, float],
+    client: MlflowClient,
+    run_id: str,
+    run: FoldRun,
+    dataset: Dataset,
+    winner: Path,
+    test: Mapping[str, float],
     notify: Callable[[str], None],
-) -> None:  # fmt: skip
-    """Logs what the reports show of the model; a task of the user's that cannot give it costs the refit nothing."""
+) -> None:
+    """Logs what the reports show of the model; a task of the user's that cannot give it costs the
+    refit nothing."""
     codec = Codec(run.task, run.model, run.params, run.device, run.seed)
     folds = []
     try:
-        for path in sorted(winner.glob(f"fold-*/{WEIGHTS}"), key=lambda path: int(path.parent.name.partition("-")[2])):
+        for path in sorted(
+            winner.glob(f"fold-*/{WEIGHTS}"),
+            key=lambda path: int(path.parent.name.partition("-")[2]),
+        ):
             model = copy.deepcopy(run.model)
             model.load_state_dict(torch.load(path, weights_only=True, map_location=run.device))
             folds.append(replace(codec, model=model))

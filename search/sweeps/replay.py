@@ -1,4 +1,5 @@
-"""Trains a recorded trial again, in this process and without Ray, and compares every number with the record."""
+"""Trains a recorded trial again, in this process and without Ray, and compares every number with
+the record."""
 
 from __future__ import annotations
 
@@ -46,7 +47,10 @@ class Difference:
     again: float | None
 
     def __str__(self) -> str:
-        return f"fold {self.fold}, epoch {self.epoch}: {self.metric} was {self.recorded!r} and is {self.again!r}"
+        return (
+            f"fold {self.fold}, epoch {self.epoch}: {self.metric} was {self.recorded!r} and is"
+            f" {self.again!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,18 @@ class Replay:
 
 
 def replay_trial(
-    name: str | None, trial: int, root: Path, data_dir: Path, *, notify: Callable[[str], None] = lambda _: None
+    name: str | None,
+    trial: int,
+    root: Path,
+    data_dir: Path,
+    *,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Replay:
     """Trains a trial of a sweep again, as far as it had got.
 
     Raises:
-        StateError: no such sweep or trial, nothing recorded of it, or its file, task or data has changed.
+        StateError: no such sweep or trial, nothing recorded of it, or its file, task or data has
+            changed.
         InputError: the data set or the task cannot be read any more.
     """
     folder = find_sweep(root, name)
@@ -94,7 +104,9 @@ def replay_trial(
         raise StateError(f"{folder.name}: no trial {trial} is recorded")
     recorded = _recorded(client, runs, trial)
     if not recorded:
-        raise StateError(f"{folder.name}: trial {trial} has no recorded epoch; there is nothing to compare")
+        raise StateError(
+            f"{folder.name}: trial {trial} has no recorded epoch; there is nothing to compare"
+        )
     work = make_work(prepared)
     prepare_process(work.threads, work.precision)
     params = _typed(prepared.task, own.data.params)
@@ -102,15 +114,21 @@ def replay_trial(
     cv = work.cross_validation(params, shared_tensor(work.images), repeat)
     again = dict(_train(cv, int(own.data.metrics["fold_epochs"]), notify))
     differences = [
-        Difference(*key, value, again.get(key)) for key, value in sorted(recorded.items()) if again.get(key) != value
+        Difference(*key, value, again.get(key))
+        for key, value in sorted(recorded.items())
+        if again.get(key) != value
     ]
-    return Replay(folder.name, trial, len(recorded), tuple(differences), _versions(client, runs.find(())))
+    return Replay(
+        folder.name, trial, len(recorded), tuple(differences), _versions(client, runs.find(()))
+    )
 
 
 def _recorded(client: MlflowClient, runs: Runs, trial: int) -> dict[Key, float]:
     """Every number of the trial's folds."""
     numbers: dict[Key, float] = {}
-    for run in runs.search(f"tags.`foldrace.trial` = '{trial}' and tags.`foldrace.level` = 'fold'"):
+    for run in runs.search(
+        f"tags.`foldrace.trial` = '{trial}' and tags.`foldrace.level` = 'fold'"
+    ):
         fold = int(run.data.tags["foldrace.fold"])
         for metric in run.data.metrics:
             for point in client.get_metric_history(run.info.run_id, metric):
@@ -138,7 +156,9 @@ def _value(text: str) -> Value:
     return text
 
 
-def _train(cv: CrossValidation, fold_epochs: int, notify: Callable[[str], None]) -> Iterator[tuple[Key, float]]:
+def _train(
+    cv: CrossValidation, fold_epochs: int, notify: Callable[[str], None]
+) -> Iterator[tuple[Key, float]]:
     """What each epoch of each fold is recorded as, up to so many fold-epochs."""
     spent = 0
     while spent < fold_epochs and not cv.finished:
@@ -162,7 +182,11 @@ def _versions(client: MlflowClient, sweep: Run | None) -> dict[str, tuple[Any, A
         except Exception as error:  # MLflow's own and those of whatever lies below
             return {"environment.json": (f"cannot be read: {first_line(error)}", "")}
     here = _flat(describe_environment())
-    return {name: (before.get(name), value) for name, value in here.items() if before.get(name) != value}
+    return {
+        name: (before.get(name), value)
+        for name, value in here.items()
+        if before.get(name) != value
+    }
 
 
 def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:

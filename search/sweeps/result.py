@@ -33,8 +33,8 @@ class Best:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended. ``best`` is None if no trial was evaluated to the end; ``arms`` are a comparison's,
-    ``pareto`` the front of a sweep with several objectives."""
+    """How a sweep ended. ``best`` is None if no trial was evaluated to the end; ``arms`` are a
+    comparison's, ``pareto`` the front of a sweep with several objectives."""
 
     sweep: str
     folder: Path
@@ -71,16 +71,27 @@ class SweepResult:
             "best": best,
             "fold_epochs": self.fold_epochs,
             "wall_seconds": round(self.wall_seconds, 3),
-            **({"arms": {label: arm.to_json() for label, arm in self.arms.items()}} if self.arms else {}),
+            **(
+                {"arms": {label: arm.to_json() for label, arm in self.arms.items()}}
+                if self.arms
+                else {}
+            ),
             **({"pareto": [point.to_json() for point in self.pareto]} if self.pareto else {}),
         }
 
 
 def make_result(
-    folder: SweepFolder, state: SweepState, recorder: Recorder, ledger: Ledger, *, interrupted: bool,
-    arms: Sequence[str] = (), objectives: Sequence[str] = (),
-) -> SweepResult:  # fmt: skip
-    """The result as the ledger has it now; ``arms`` are the labels of a comparison, ``objectives`` the sweep's."""
+    folder: SweepFolder,
+    state: SweepState,
+    recorder: Recorder,
+    ledger: Ledger,
+    *,
+    interrupted: bool,
+    arms: Sequence[str] = (),
+    objectives: Sequence[str] = (),
+) -> SweepResult:
+    """The result as the ledger has it now; ``arms`` are the labels of a comparison, ``objectives``
+    the sweep's."""
     best = ledger.best
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
     return SweepResult(
@@ -89,18 +100,24 @@ def make_result(
         tracking_uri=state.tracking_uri,
         run_id=recorder.sweep_run,
         trials={status.value: ledger.count(status) for status in ended},
-        best=None
-        if best is None
-        else Best(
-            best.number, best.params, best.val_loss, best.standard_error,
-            tuple(best.fold_losses), tuple(best.best_epochs),
+        best=(
+            None
+            if best is None
+            else Best(
+                best.number,
+                best.params,
+                best.val_loss,
+                best.standard_error,
+                tuple(best.fold_losses),
+                tuple(best.best_epochs),
+            )
         ),
         fold_epochs=ledger.fold_epochs,
         wall_seconds=ledger.elapsed,
         interrupted=interrupted,
         arms=make_arm_results(ledger, arms),
         pareto=pareto_front(ledger.trials.values(), objectives),
-    )  # fmt: skip
+    )
 
 
 def closing_tags(result: SweepResult) -> dict[str, object]:
@@ -117,9 +134,14 @@ def closing_tags(result: SweepResult) -> dict[str, object]:
 def note(result: SweepResult) -> str:
     """The sweep run's description in MLflow, Markdown."""
     counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
-    lines = [f"**{result.sweep}**: {counts}; {result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s."]
+    lines = [
+        f"**{result.sweep}**: {counts}; {result.fold_epochs} fold-epochs in"
+        f" {result.wall_seconds:.0f} s."
+    ]
     if result.best is not None:
         best = result.best
-        lines.append(f"Best: trial {best.trial}, CV loss **{score_text(best.mean, best.standard_error)}**")
+        lines.append(
+            f"Best: trial {best.trial}, CV loss **{score_text(best.mean, best.standard_error)}**"
+        )
         lines.append(f"`{params_text(best.params)}`")
     return "\n\n".join(lines)

@@ -15,7 +15,12 @@ from typing import Any, cast
 from foldrace.errors import InputError, StateError, first_line
 from foldrace.files import sync_all, write_text
 from foldrace.search.preparing.prepare import Prepared
-from foldrace.search.preparing.resources import check_resources, check_shared, largest_node, requested
+from foldrace.search.preparing.resources import (
+    check_resources,
+    check_shared,
+    largest_node,
+    requested,
+)
 from foldrace.search.preparing.warm_start import with_warm_start
 from foldrace.search.recording.store import (
     ARTIFACTS,
@@ -82,7 +87,11 @@ def _repeat_splits(prepared: Prepared) -> Iterator[tuple[Split, ...]]:
 
 
 def run_sweep(
-    prepared: Prepared, root: Path, *, make_view: Callable[[], AbstractContextManager[View]], address: str | None = None
+    prepared: Prepared,
+    root: Path,
+    *,
+    make_view: Callable[[], AbstractContextManager[View]],
+    address: str | None = None,
 ) -> tuple[SweepResult, Ledger]:
     """Runs the sweep and records it.
 
@@ -112,9 +121,13 @@ def run_sweep(
         folder = create_sweep_folder(root, spec.name)
         write_text(folder.spec, spec.to_yaml())
         state = SweepState(
-            uuid.uuid4().hex, uri, experiment, dataset_digest=prepared.dataset.digest, spec=spec.to_yaml(),
+            uuid.uuid4().hex,
+            uri,
+            experiment,
+            dataset_digest=prepared.dataset.digest,
+            spec=spec.to_yaml(),
             task_digest=prepared.task.digest,
-        )  # fmt: skip
+        )
         folder.write_state(state)
         return folder, state
 
@@ -128,12 +141,14 @@ def resume_sweep(
     make_view: Callable[[], AbstractContextManager[View]],
     address: str | None = None,
 ) -> tuple[SweepResult, Ledger]:
-    """Goes on with a sweep that was interrupted, from its last saved state; ``prepared`` is of the sweep's own file.
+    """Goes on with a sweep that was interrupted, from its last saved state; ``prepared`` is of the
+    sweep's own file.
 
-    Trials that had not ended go on from their last checkpoint, or from their beginning if they had none: their numbers
-    are those that they would have had.
+    Trials that had not ended go on from their last checkpoint, or from their beginning if they had
+    none: their numbers are those that they would have had.
 
-    Raises: as `run_sweep`; StateError too if the sweep's file, the task's or the data has changed, or if another
+    Raises: as `run_sweep`; StateError too if the sweep's file, the task's or the data has changed,
+        or if another
     process runs the sweep.
     """
     folder.check_private()
@@ -145,8 +160,11 @@ def resume_sweep(
     return drive(prepared, lambda: found_again(folder, state, address), make_view, address)
 
 
-def found_again(folder: SweepFolder, state: SweepState, address: str | None) -> tuple[SweepFolder, SweepState]:
-    """The folder and the state of a sweep that goes on. Raises: InputError if not all of a cluster sees the folder."""
+def found_again(
+    folder: SweepFolder, state: SweepState, address: str | None
+) -> tuple[SweepFolder, SweepState]:
+    """The folder and the state of a sweep that goes on. Raises: InputError if not all of a cluster
+    sees the folder."""
     if address is not None:
         check_shared(folder.path)
     return folder, state
@@ -165,7 +183,8 @@ def drive(
 
     Args:
         begin: makes or finds the sweep's folder, once it is sure that there is a Ray for it.
-        run: runs the trials and returns their checkpoints; the sweep's own (`run_trials`) if it is None.
+        run: runs the trials and returns their checkpoints; the sweep's own (`run_trials`) if it is
+            None.
         conclude: has the last word on the result.
     """
     spec, started = prepared.spec, time.monotonic()
@@ -184,7 +203,9 @@ def drive(
             view.say(str(prepared.warm_start))
         for line in without_effect(spec):
             view.say(line)
-        recorder = Recorder(connect(state.tracking_uri), state.experiment_id, folder.name, state.key, folder.path)
+        recorder = Recorder(
+            connect(state.tracking_uri), state.experiment_id, folder.name, state.key, folder.path
+        )
         ledger = Ledger(total=spec.planned_trials, earlier=state.seconds, started=started)
         _begin_record(recorder, prepared, folder, state, view.say)
         spooled = stack.enter_context(recording(folder, recorder, view.say))
@@ -204,13 +225,20 @@ def drive(
         finally:
             arms = [arm.label for arm in prepared.arms]
             result = make_result(
-                folder, state, recorder, ledger,
-                interrupted=interrupt.asked, arms=arms, objectives=spec.search.objectives,
-            )  # fmt: skip
+                folder,
+                state,
+                recorder,
+                ledger,
+                interrupted=interrupt.asked,
+                arms=arms,
+                objectives=spec.search.objectives,
+            )
             result = conclude(result, ledger)
             spooled.close(outcome, closing_tags(result), note(result))
             folder.write_state(replace(state, seconds=ledger.elapsed))
-        if not interrupt.asked and (run is None or result.best is not None):  # a result that is there is not lost
+        if not interrupt.asked and (
+            run is None or result.best is not None
+        ):  # a result that is there is not lost
             sync_all(folder.winner)  # a sweep that has a result is whole
             write_text(folder.result, json.dumps(result.to_json(), indent=2))
         return result, ledger
@@ -222,41 +250,63 @@ def without_effect(spec: SweepSpec) -> Iterator[str]:
         if spec.training.precision == "tf32":
             yield "training.precision: tf32 changes nothing without a GPU (resources.gpu is 0)"
         if spec.training.fused is True:
-            yield "training.fused: folds as one batched program are slower on a CPU than one after the other"
+            yield (
+                "training.fused: folds as one batched program are slower on a CPU than one after"
+                " the other"
+            )
 
 
 def _begin_record(
-    recorder: Recorder, prepared: Prepared, folder: SweepFolder, state: SweepState, notify: Callable[[str], None]
+    recorder: Recorder,
+    prepared: Prepared,
+    folder: SweepFolder,
+    state: SweepState,
+    notify: Callable[[str], None],
 ) -> None:
-    """Delivers what an earlier session has left, and says in the record what the sweep is. Raises: StateError."""
+    """Delivers what an earlier session has left, and says in the record what the sweep is. Raises:
+    StateError."""
     spec = prepared.spec
     deliver_rest(folder, recorder, notify)
     try:
-        recorder.start_sweep(folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task, spec.kind)
+        recorder.start_sweep(
+            folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task, spec.kind
+        )
     except Exception as error:  # MLflow's own and those of whatever lies below
-        raise StateError(f"{state.tracking_uri}: the tracking store cannot be used: {first_line(error)}") from error
+        raise StateError(
+            f"{state.tracking_uri}: the tracking store cannot be used: {first_line(error)}"
+        ) from error
 
 
 def _log_models(
-    prepared: Prepared, folder: SweepFolder, work: Work, session: Session, checkpoints: Mapping[int, Path],
+    prepared: Prepared,
+    folder: SweepFolder,
+    work: Work,
+    session: Session,
+    checkpoints: Mapping[int, Path],
     spooled: SpooledRecording,
-) -> None:  # fmt: skip
-    """Logs the winner's fold models, and of a comparison what the arms' models make of the same test images."""
+) -> None:
+    """Logs the winner's fold models, and of a comparison what the arms' models make of the same
+    test images."""
     ledger, files = session.ledger, cast(Any, spooled)  # in the place of a client and a recorder
     if ledger.best is not None and ledger.best.number in checkpoints:
-        log_fold_models(files, files, ledger.best, checkpoints[ledger.best.number], work, folder.winner)
+        log_fold_models(
+            files, files, ledger.best, checkpoints[ledger.best.number], work, folder.winner
+        )
     if not prepared.arms:
         return
     images = prepared.dataset.test_images
     try:
         log_reconstructions(files, files.sweep_run, ledger, checkpoints, work, images, folder.path)
-    except Exception as error:  # a task of the user's may do anything; a comparison does not fail over a picture
+    except (
+        Exception
+    ) as error:  # a task of the user's may do anything; a comparison does not fail over a picture
         session.view.say(f"the report will lack the arms' reconstructions: {first_line(error)}")
 
 
 def _experiment(name: str, root: Path, uri: str) -> str:
     """The id of the experiment of that name, made if it is not there. Raises: StateError."""
-    # a server chooses where its artifacts lie; the local store keeps them beside itself, in a folder of a safe name
+    # a server chooses where its artifacts lie; the local store keeps them beside itself, in a
+    # folder of a safe name
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "experiment"
     location = (root.resolve() / ARTIFACTS / safe).as_uri() if uri.startswith("sqlite:") else None
     try:
@@ -265,7 +315,11 @@ def _experiment(name: str, root: Path, uri: str) -> str:
         if known is None:
             return str(client.create_experiment(name, artifact_location=location))
     except Exception as error:  # MLflow's own and those of whatever database lies below
-        raise StateError(f"{uri}: the tracking store cannot be used: {first_line(error)}") from error
+        raise StateError(
+            f"{uri}: the tracking store cannot be used: {first_line(error)}"
+        ) from error
     if known.lifecycle_stage != "active":
-        raise StateError(f"{name}: this MLflow experiment is deleted; restore it, or set tracking.experiment")
+        raise StateError(
+            f"{name}: this MLflow experiment is deleted; restore it, or set tracking.experiment"
+        )
     return str(known.experiment_id)

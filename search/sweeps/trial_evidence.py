@@ -21,11 +21,18 @@ __all__ = ["log_trial_evidence"]
 
 
 def log_trial_evidence(
-    name: str | None, trial: int, root: Path, data_dir: Path, *, notify: Callable[[str], None] = lambda _: None
+    name: str | None,
+    trial: int,
+    root: Path,
+    data_dir: Path,
+    *,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Logs `collect_evidence` of a trial, made with its fold 0, to the trial's run; returns the run's id.
+    """Logs `collect_evidence` of a trial, made with its fold 0, to the trial's run; returns the
+    run's id.
 
-    It looks at the test images, and notes how well each is reconstructed; nothing may be chosen by that.
+    It looks at the test images, and notes how well each is reconstructed; nothing may be chosen by
+    that.
 
     Raises:
         StateError: no such sweep, or the trial has left no checkpoint here.
@@ -38,13 +45,17 @@ def log_trial_evidence(
     prepared = prepare(spec, data_dir, notify=notify)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     work = make_work(prepared)
-    cv = work.cross_validation(saved["params"], shared_tensor(work.images), repeat=saved.get("repeat", 0))
+    cv = work.cross_validation(
+        saved["params"], shared_tensor(work.images), repeat=saved.get("repeat", 0)
+    )
     cv.load_state_dict(saved["cross_validation"])
     folds = []
     for run in cv.runs:
         run.model.load_state_dict(run.weights())
         folds.append(Codec(run.task, run.model, run.params, torch.device("cpu"), run.seed))
-    figures = {name.removeprefix("val_"): value for name, value in cv.runs[0].report().metrics.items()}
+    figures = {
+        name.removeprefix("val_"): value for name, value in cv.runs[0].report().metrics.items()
+    }
     client = connect(state.tracking_uri)
     run_id: str = Recorder(client, state.experiment_id, folder.name, state.key).trial_run(trial)
     log_evidence(client, run_id, folds[0], folds, prepared.dataset, figures)
@@ -56,7 +67,12 @@ def _checkpoint(folder: SweepFolder, trial: int, epochs: int) -> Path:
     if found is not None:
         return found / CHECKPOINT_FILE
     kept: Any = sorted(
-        {int(path.parts[-3][-4:]) for path in folder.path.glob(f"tune*/trial-*/checkpoint_*/{CHECKPOINT_FILE}")}
+        {
+            int(path.parts[-3][-4:])
+            for path in folder.path.glob(f"tune*/trial-*/checkpoint_*/{CHECKPOINT_FILE}")
+        }
     )
     shown = ", ".join(map(str, kept)) or "none"
-    raise StateError(f"{folder.name}: trial {trial} has left no checkpoint here; trials that have: {shown}")
+    raise StateError(
+        f"{folder.name}: trial {trial} has left no checkpoint here; trials that have: {shown}"
+    )

@@ -33,7 +33,8 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class Session:
-    """What the events of one running sweep act on. None of it may wait for MLflow: Tune's loop would."""
+    """What the events of one running sweep act on. None of it may wait for MLflow: Tune's loop
+    would."""
 
     ledger: Ledger
     recorder: Recording
@@ -43,14 +44,18 @@ class Session:
     snapshots: Snapshots | None = None
     on_failure: Callable[[TrialRecord], None] | None = None
     begun: set[int] = field(default_factory=set)
-    """The trials whose runs have been made, or opened again, since this process took the sweep up."""
+    """The trials whose runs have been made, or opened again, since this process took the sweep
+    up."""
 
 
 _SESSIONS: dict[str, Session] = {}
 
 
-def _ending(report: EpochReport | None, raised: tuple[str, str] | None = None) -> tuple[TrialStatus, str]:
-    """How a trial that Tune has ended without an error did end, and why; ``raised`` is what its task has raised."""
+def _ending(
+    report: EpochReport | None, raised: tuple[str, str] | None = None
+) -> tuple[TrialStatus, str]:
+    """How a trial that Tune has ended without an error did end, and why; ``raised`` is what its
+    task has raised."""
     if raised is not None:
         return TrialStatus.FAILED, textwrap.shorten(raised[0], _REASON)
     if report is not None and report.diverged:
@@ -88,8 +93,8 @@ def _new_record(config: Mapping[str, Any]) -> TrialRecord:
 class SweepCallback(Callback):  # type: ignore[misc]
     """Tune's events, in the sweep's words.
 
-    Tune pickles its callbacks beside the experiment's state, so this one holds the sweep's key alone; what it acts on
-    is registered for the time of the run.
+    Tune pickles its callbacks beside the experiment's state, so this one holds the sweep's key
+    alone; what it acts on is registered for the time of the run.
     """
 
     def __init__(self, key: str) -> None:
@@ -115,7 +120,9 @@ class SweepCallback(Callback):  # type: ignore[misc]
         self._take_over(trials)  # a restored experiment with nothing left to do has no step
         if self._session.snapshots is not None:
             self._session.snapshots.keep_newest(trials, self._given_up())
-            self._session.snapshots.clear(self._given_up())  # Tune has written its last state before this
+            self._session.snapshots.clear(
+                self._given_up()
+            )  # Tune has written its last state before this
 
     def _take_over(self, trials: list[Trial]) -> None:
         """The trials of a restored experiment that had ended before."""
@@ -123,13 +130,21 @@ class SweepCallback(Callback):  # type: ignore[misc]
             if trial.status in (Trial.TERMINATED, Trial.ERROR, Trial.PAUSED):
                 report = (trial.last_result or {}).get("report")
                 record = _new_record(trial.config)
-                record.report, record.parameters = report, (trial.last_result or {}).get("parameters")
+                record.report, record.parameters = (
+                    report,
+                    (trial.last_result or {}).get("parameters"),
+                )
                 if trial.status == Trial.PAUSED:
                     record.status = TrialStatus.PAUSED
                 elif trial.status == Trial.ERROR:
-                    record.status, record.reason = TrialStatus.FAILED, "failed before the interruption"
+                    record.status, record.reason = (
+                        TrialStatus.FAILED,
+                        "failed before the interruption",
+                    )
                 else:
-                    record.status, record.reason = _ending(report, (trial.last_result or {}).get(RAISED))
+                    record.status, record.reason = _ending(
+                        report, (trial.last_result or {}).get(RAISED)
+                    )
                 self._session.ledger.note(record)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -145,18 +160,26 @@ class SweepCallback(Callback):  # type: ignore[misc]
             self._session.snapshots.keep_newest_soon(trials, self._given_up())
 
     def _given_up(self) -> Iterator[int]:
-        """The trials that have ended short of the end. An interrupted one has not, though Tune has stopped it."""
+        """The trials that have ended short of the end. An interrupted one has not, though Tune has
+        stopped it."""
         for number, record in self._session.ledger.trials.items():
             if record.status in (TrialStatus.PRUNED, TrialStatus.FAILED):
                 yield number
 
     def on_checkpoint(
-        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Checkpoint, **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        checkpoint: Checkpoint,
+        **info: Any,
     ) -> None:
         if self._session.snapshots is not None:
             self._session.snapshots.checkpointed(Path(checkpoint.path))
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         record = self._record(trial)
         record.status = TrialStatus.RUNNING
         self._session.ledger.note(record)
@@ -175,19 +198,28 @@ class SweepCallback(Callback):  # type: ignore[misc]
         return record
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: Any,
     ) -> None:
         record = self._record(trial)
         record.parameters = result.get("parameters", record.parameters)
         if DROPPED in result:
-            record.tags["remark"] = f"printed too much: {result[DROPPED]:,} characters were dropped"
+            record.tags["remark"] = (
+                f"printed too much: {result[DROPPED]:,} characters were dropped"
+            )
         if "hostname" in result:  # Tune's own
             record.tags["node"] = str(result["hostname"])
         if result.get(GPUS):
             record.tags["gpus"] = result[GPUS]
         for earlier, at in result.pop("earlier", ()):
             record.report = earlier
-            self._session.recorder.reported(record.number, earlier, None, at, parameters=record.parameters)
+            self._session.recorder.reported(
+                record.number, earlier, None, at, parameters=record.parameters
+            )
         if RAISED in result:
             self._session.ledger.note(record)
             return
@@ -195,33 +227,49 @@ class SweepCallback(Callback):  # type: ignore[misc]
         record.report = report
         self._session.ledger.note(record)
         self._session.recorder.reported(
-            record.number, report, result.pop("picture", None), result["reported_ms"], parameters=record.parameters
+            record.number,
+            report,
+            result.pop("picture", None),
+            result["reported_ms"],
+            parameters=record.parameters,
         )
         self._session.view.update(self._session.ledger)
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         record = self._record(trial)
         previous = self._session.ledger.best
         raised = (trial.last_result or {}).get(RAISED)
         self._end(record, *_ending(record.report, raised), raised[1] if raised else "")
         if self._session.ledger.best is not previous:
             self._session.recorder.incumbent(
-                record.number, record.val_loss, record.standard_error, self._session.ledger.fold_epochs, now_ms()
+                record.number,
+                record.val_loss,
+                record.standard_error,
+                self._session.ledger.fold_epochs,
+                now_ms(),
             )
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         record = self._record(trial)
         detail = _error_text(trial)
         lines = [line for line in detail.splitlines() if line.strip()]
         reason = textwrap.shorten(lines[-1], _REASON) if lines else "its worker died"
         self._end(record, TrialStatus.FAILED, reason, detail)
 
-    def _end(self, record: TrialRecord, status: TrialStatus, reason: str = "", detail: str = "") -> None:
+    def _end(
+        self, record: TrialRecord, status: TrialStatus, reason: str = "", detail: str = ""
+    ) -> None:
         waited = record.status is TrialStatus.PAUSED and status is TrialStatus.PRUNED
         record.status, record.reason = status, reason
         self._session.ledger.note(record)
         folds = record.report.folds if record.report else ()
-        self._session.recorder.finished(record.number, _OUTCOMES[status], folds, reason, detail, record.tags)
+        self._session.recorder.finished(
+            record.number, _OUTCOMES[status], folds, reason, detail, record.tags
+        )
         # a trial that was paused has been shown already, and at the end there are many of them
         self._session.view.update(self._session.ledger, changed=None if waited else record)
         if status is TrialStatus.FAILED and self._session.on_failure is not None:

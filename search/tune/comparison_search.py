@@ -1,4 +1,5 @@
-"""Hands Ray Tune the trials of a comparison: those of its plan, and then the repeats of each arm's best."""
+"""Hands Ray Tune the trials of a comparison: those of its plan, and then the repeats of each arm's
+best."""
 
 from __future__ import annotations
 
@@ -21,26 +22,34 @@ def make_comparison_search(prepared: Prepared) -> ComparisonSearch:
     search, comparison = prepared.spec.search, prepared.spec.comparison
     assert comparison is not None
     plan = draw_plan(
-        prepared.arms, sampler=search.sampler, trials=search.trials, repeats=comparison.repeats, seed=search.seed
+        prepared.arms,
+        sampler=search.sampler,
+        trials=search.trials,
+        repeats=comparison.repeats,
+        seed=search.seed,
     )
     return ComparisonSearch(plan)
 
 
 class ComparisonSearch(Searcher):  # type: ignore[misc]
-    """Follows a plan. What it hands out depends on the losses of the trials, and not on the order in which they end.
+    """Follows a plan. What it hands out depends on the losses of the trials, and not on the order
+    in which they end.
 
-    An arm's repeats follow once all its other trials have ended; an arm of which none was evaluated to the end has no
-    repeats.
+    An arm's repeats follow once all its other trials have ended; an arm of which none was
+    evaluated to the end has no repeats.
     """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._plan = plan
         self._given: dict[str, dict[str, Any]] = {}
-        self._losses: dict[int, float] = {}  # of the trials that have ended; infinite without a loss
+        self._losses: dict[
+            int, float
+        ] = {}  # of the trials that have ended; infinite without a loss
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next configuration; None while trials that may bring another still run; FINISHED when none can come."""
+        """The next configuration; None while trials that may bring another still run; FINISHED
+        when none can come."""
         if trial_id not in self._given:
             config = self._next()
             if config is None:
@@ -66,16 +75,24 @@ class ComparisonSearch(Searcher):  # type: ignore[misc]
         return all(number in self._losses for number in self._plan.candidates_of(arm))
 
     def _best(self, arm: str) -> int | None:
-        """The arm's trial with the lowest loss, the earlier of equals; None as long as that is not known, or if there
-        is none."""
+        """The arm's trial with the lowest loss, the earlier of equals; None as long as that is not
+        known, or if there is none."""
         if not self._all_ended(arm):
             return None
-        best = min(self._plan.candidates_of(arm), key=lambda number: (self._losses[number], number))
+        best = min(
+            self._plan.candidates_of(arm), key=lambda number: (self._losses[number], number)
+        )
         return best if math.isfinite(self._losses[best]) else None
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Notes a trial's loss; a second call for the same trial changes nothing."""
-        value = result.get(METRIC) if result is not None and result.get("finished") and not error else None
+        value = (
+            result.get(METRIC)
+            if result is not None and result.get("finished") and not error
+            else None
+        )
         loss = value if value is not None and math.isfinite(value) else math.inf
         self._losses.setdefault(self._given[trial_id]["trial"], loss)
 

@@ -30,7 +30,8 @@ class Interrupt:
 
 @contextmanager
 def graceful_interrupt(notify: Callable[[str], None]) -> Iterator[Interrupt]:
-    """Within this block, the first SIGINT or SIGTERM lets a running Tune experiment end after saving its state.
+    """Within this block, the first SIGINT or SIGTERM lets a running Tune experiment end after
+    saving its state.
 
     Before and after the experiment, and the second time, it raises KeyboardInterrupt.
     """
@@ -52,8 +53,8 @@ def graceful_interrupt(notify: Callable[[str], None]) -> Iterator[Interrupt]:
 
 
 def repeat_swallowed_interrupts() -> None:
-    """From now on, a KeyboardInterrupt that Python cannot raise, as it came amid an object's end or a weak reference's
-    callback, comes again a moment later, and shows no traceback."""
+    """From now on, a KeyboardInterrupt that Python cannot raise, as it came amid an object's end
+    or a weak reference's callback, comes again a moment later, and shows no traceback."""
     before = sys.unraisablehook
 
     def show(unraisable: sys.UnraisableHookArgs) -> None:

@@ -1,4 +1,5 @@
-"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere. All on standard error."""
+"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere. All on
+standard error."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ class View(Protocol):
         ...
 
     def __enter__(self) -> View: ...
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
 
 
 def clock(seconds: float | None) -> str:
@@ -62,7 +65,9 @@ def _short(value: Value) -> str:
 
 
 def _states(ledger: Ledger) -> str:
-    counts = [f"{count} {status.value}" for status in TrialStatus if (count := ledger.count(status))]
+    counts = [
+        f"{count} {status.value}" for status in TrialStatus if (count := ledger.count(status))
+    ]
     return f"{len(ledger.trials)} of {ledger.total} trials: " + (", ".join(counts) or "none yet")
 
 
@@ -71,15 +76,24 @@ def reached(trial: TrialRecord, folds: int, epochs: int) -> str:
     if trial.status is TrialStatus.COMPLETED or trial.report is None:
         return "to the end"
     part = f"{trial.report.epoch}/{epochs} epochs"
-    return part if len(trial.report.folds) == folds else f"{len(trial.report.folds)}/{folds} folds, {part}"
+    return (
+        part
+        if len(trial.report.folds) == folds
+        else f"{len(trial.report.folds)}/{folds} folds, {part}"
+    )
 
 
-def top_table(ledger: Ledger, varying: Sequence[str], folds: int, epochs: int, count: int = 5) -> Table:
+def top_table(
+    ledger: Ledger, varying: Sequence[str], folds: int, epochs: int, count: int = 5
+) -> Table:
     """The best trials: CV mean ± standard error, and the parameters that vary.
 
-    Trials evaluated to the end come first; those given up follow, with what they reached, and never lead.
+    Trials evaluated to the end come first; those given up follow, with what they reached, and
+    never lead.
     """
-    table = Table(title="Best configurations by cross-validation", title_justify="left", header_style="bold")
+    table = Table(
+        title="Best configurations by cross-validation", title_justify="left", header_style="bold"
+    )
     table.add_column("#", justify="right")
     table.add_column("trial", justify="right")
     arms = any(trial.part for trial in ledger.trials.values())
@@ -95,7 +109,12 @@ def top_table(ledger: Ledger, varying: Sequence[str], folds: int, epochs: int, c
         score = score_text(trial.val_loss, trial.standard_error)
         row = (*([str(trial.part)] if arms else []), score, reached(trial, folds, epochs))
         style = "bold green" if done and place == 1 else "" if done else "dim"
-        cells = (str(place) if done else "·", str(trial.number), *row, params_text(trial.params, varying))
+        cells = (
+            str(place) if done else "·",
+            str(trial.number),
+            *row,
+            params_text(trial.params, varying),
+        )
         table.add_row(*cells, style=style)
     return table
 
@@ -105,16 +124,20 @@ _QUIET = 30.0  # seconds
 
 def _change(trial: TrialRecord) -> str:
     """``trial 3 pruned 0.07899 (given up at epoch 1 of 1 fold)``."""
-    score = score_text(trial.val_loss, trial.standard_error) if math.isfinite(trial.val_loss) else ""
+    score = (
+        score_text(trial.val_loss, trial.standard_error) if math.isfinite(trial.val_loss) else ""
+    )
     reason = f"({trial.reason})" if trial.reason else ""
     return " ".join(part for part in (f"{trial.name} {trial.status.value}", score, reason) if part)
 
 
 class PlainView:
-    """One line for each trial that ends or pauses, for logs and CI; and a sign of life when the first one begins, and
-    whenever there has been none for half a minute."""
+    """One line for each trial that ends or pauses, for logs and CI; and a sign of life when the
+    first one begins, and whenever there has been none for half a minute."""
 
-    def __init__(self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None) -> None:
+    def __init__(
+        self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None
+    ) -> None:
         self._console, self._varying, self._budget = console, varying, time_budget
         self._shown = -math.inf
 
@@ -127,7 +150,11 @@ class PlainView:
         self._shown = time.monotonic()
         what = f"{_change(changed)} | " if changed else ""
         best = ledger.best
-        incumbent = f"best {score_text(best.val_loss, best.standard_error)} ({best.name})" if best else "no best yet"
+        incumbent = (
+            f"best {score_text(best.val_loss, best.standard_error)} ({best.name})"
+            if best
+            else "no best yet"
+        )
         eta = clock(ledger.remaining(self._budget))
         self.say(
             f"[{clock(ledger.elapsed)}] {what}{_states(ledger)} | {incumbent}"
@@ -137,14 +164,19 @@ class PlainView:
     def __enter__(self) -> PlainView:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
         return None
 
 
 class LiveView:
-    """A bar, the counts, the incumbent with its error bar, and the trials that run, redrawn in place."""
+    """A bar, the counts, the incumbent with its error bar, and the trials that run, redrawn in
+    place."""
 
-    def __init__(self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None) -> None:
+    def __init__(
+        self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None
+    ) -> None:
         self._varying, self._budget = varying, time_budget
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._drawn = 0.0
@@ -177,7 +209,9 @@ class LiveView:
         for trial in running[-8:]:
             at = "…"
             if trial.report:
-                folds = f"{len(trial.report.folds)} fold{'s' if len(trial.report.folds) > 1 else ''}"
+                folds = (
+                    f"{len(trial.report.folds)} fold{'s' if len(trial.report.folds) > 1 else ''}"
+                )
                 score = score_text(trial.val_loss, trial.standard_error)
                 at = f"{folds}, epoch {trial.report.epoch}: {score}"
             text = f"      {trial.name}, {at}  {params_text(trial.params, self._varying)}"
@@ -189,5 +223,7 @@ class LiveView:
         self._live.update(Text("starting Ray and its workers …", style="dim"))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self._live.__exit__(kind, e, tb)

@@ -1,4 +1,5 @@
-"""A Ray to run on: one of our own on this machine, always shut down, or a cluster that is there already."""
+"""A Ray to run on: one of our own on this machine, always shut down, or a cluster that is there
+already."""
 
 from __future__ import annotations
 
@@ -25,13 +26,15 @@ _QUIET = {
     "RAY_ROTATION_MAX_BYTES": "16000000",  # of each of its logs, a worker's output among them
     "RAY_ROTATION_BACKUP_COUNT": "2",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a diverged trial reports no val_loss, so that nothing compares it
+    # a diverged trial reports no val_loss, so that nothing compares it
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own, which asks Tune to stop by SIGUSR1
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors are recorded and shown by the view
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 _READY_WORKERS = {
-    # what cannot be imported is left out: the last is not found where this project is not installed
+    # what cannot be imported is left out: the last is not found where this project is not
+    # installed
     "RAY_preload_python_modules": "torch,ray.tune,foldrace.search.tune.warm_worker",
     # Ray ends what is idle for a second while another worker is busy
     "RAY_idle_worker_killing_time_threshold_ms": "86400000",
@@ -43,14 +46,15 @@ _open = False
 
 @contextmanager
 def ray_session(address: str | None, spec: SweepSpec | None = None) -> Iterator[None]:
-    """Connects to ``address``, or starts a quiet Ray of our own without a dashboard and shuts it down at the end.
+    """Connects to ``address``, or starts a quiet Ray of our own without a dashboard and shuts it
+    down at the end.
 
     Within another session, there is that one.
 
     Args:
-        spec: of the sweep that will run. A Ray of our own then offers no more CPUs than its trials can use, and starts
-            a worker process for each at once, which imports what trials need while the sweep is still being prepared.
-            None: workers start when they are asked for.
+        spec: of the sweep that will run. A Ray of our own then offers no more CPUs than its trials
+            can use, and starts a worker process for each at once, which imports what trials need
+            while the sweep is still being prepared. None: workers start when they are asked for.
 
     Raises:
         StateError: the address does not answer.
@@ -73,7 +77,9 @@ def ray_session(address: str | None, spec: SweepSpec | None = None) -> Iterator[
             cpus = None if spec is None else _usable_cpus(spec)
             with _ready_workers(cpus is not None):
                 # "local": never a cluster that happens to run here, or that RAY_ADDRESS names
-                ray.init(address="local", include_dashboard=False, num_cpus=_offered(cpus), **common)
+                ray.init(
+                    address="local", include_dashboard=False, num_cpus=_offered(cpus), **common
+                )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = address or "this machine"
         raise StateError(f"Ray on {where} does not start or answer: {error}") from error
@@ -87,8 +93,8 @@ def ray_session(address: str | None, spec: SweepSpec | None = None) -> Iterator[
 
 
 def _usable_cpus(spec: SweepSpec) -> float | None:
-    """How many CPUs the trials of a sweep can use on this machine, all together; None where a trial takes several,
-    since Ray would start a worker for each of them."""
+    """How many CPUs the trials of a sweep can use on this machine, all together; None where a
+    trial takes several, since Ray would start a worker for each of them."""
     cpu, gpu, trials = spec.resources.cpu, spec.resources.gpu, spec.planned_trials
     if cpu > 1:
         return None
@@ -111,11 +117,15 @@ def _offered(cpus: float | None) -> int | None:
 
 @contextmanager
 def _ready_workers(wanted: bool) -> Iterator[None]:
-    """Within this block, a Ray that starts has its workers import what trials need, at once; and trials take those.
+    """Within this block, a Ray that starts has its workers import what trials need, at once; and
+    trials take those.
 
-    A task could not do that for a trial: Ray runs actors, as trials are, in no process that has run tasks.
+    A task could not do that for a trial: Ray runs actors, as trials are, in no process that has
+    run tasks.
     """
-    added = {name: value for name, value in _READY_WORKERS.items() if wanted and name not in os.environ}
+    added = {
+        name: value for name, value in _READY_WORKERS.items() if wanted and name not in os.environ
+    }
     os.environ.update(added)
     try:
         yield
@@ -125,7 +135,8 @@ def _ready_workers(wanted: bool) -> Iterator[None]:
     if wanted:
         from ray.tune.execution import class_cache
 
-        # Tune asks for processes with a variable of Lightning's in their environment, which these do not have
+        # Tune asks for processes with a variable of Lightning's in their environment, which these
+        # do not have
         class_cache.DEFAULT_ENV_VARS.clear()
 
 
@@ -138,5 +149,6 @@ def _check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise StateError(
-            f"--address {address}: nothing answers there ({error}); is the cluster up, and the tunnel to it open?"
+            f"--address {address}: nothing answers there ({error}); is the cluster up, and the"
+            " tunnel to it open?"
         ) from error

@@ -1,9 +1,10 @@
 """Tune's state of an experiment as one file that is always whole: what a sweep goes on from.
 
-Tune writes its state into several files and copies them to the experiment's folder one after the other, while it goes
-on. A process that is killed meanwhile, or a power failure soon after, leaves some of them cut short, or of another time
-than the others; Tune then begins the experiment anew with half of what it knew. So each state is kept here as well, in
-one file that takes the place of the one before, and only after all that it speaks of is safe on disk.
+Tune writes its state into several files and copies them to the experiment's folder one after the
+other, while it goes on. A process that is killed meanwhile, or a power failure soon after, leaves
+some of them cut short, or of another time than the others; Tune then begins the experiment anew
+with half of what it knew. So each state is kept here as well, in one file that takes the place of
+the one before, and only after all that it speaks of is safe on disk.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ __all__ = ["Snapshots", "go_back_to_snapshot", "has_snapshot"]
 _FILE = "state.zip"
 _TUNER = "tuner.pkl"
 _STATES = ("experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl")
-"""What Tune writes of the trials, of its side of the searcher, and of the searcher; names end in a session's time."""
+"""What Tune writes of the trials, of its side of the searcher, and of the searcher; names end in a
+session's time."""
 
 _PAUSE = 0.5
-"""Seconds between two looks at a folder that has an entry for every trial: Tune writes its state every ten or so."""
+"""Seconds between two looks at a folder that has an entry for every trial: Tune writes its state
+every ten or so."""
 
 
 class _Staged(Protocol):
@@ -44,17 +47,20 @@ class _StoredTrial(Protocol):
 
 
 class Snapshots:
-    """Keeps each state of an experiment once Tune has written it, and removes the checkpoints of trials that it knows
-    to have been given up or to have failed.
+    """Keeps each state of an experiment once Tune has written it, and removes the checkpoints of
+    trials that it knows to have been given up or to have failed.
 
     Args:
-        experiment: Tune's folder of it, on this machine; the Tuner has been made, and does not run yet.
+        experiment: Tune's folder of it, on this machine; the Tuner has been made, and does not run
+            yet.
         settle: makes safe on disk what else must not be older than a snapshot.
     """
 
     def __init__(self, experiment: Path, settle: Callable[[], None] = lambda: None) -> None:
         self._experiment, self._settle = experiment, settle
-        self._tuner = (experiment / _TUNER).read_bytes()  # later Tune may be copying something over it
+        self._tuner = (
+            experiment / _TUNER
+        ).read_bytes()  # later Tune may be copying something over it
         self._kept = 0
         self._looked = -math.inf
         self._checkpoints: list[Path] = []
@@ -65,7 +71,9 @@ class Snapshots:
         """A trial has a new checkpoint, which the next snapshot may name."""
         self._checkpoints.append(folder)
 
-    def keep_newest_soon(self, trials: Sequence[_StoredTrial], given_up: Iterable[int] = ()) -> None:
+    def keep_newest_soon(
+        self, trials: Sequence[_StoredTrial], given_up: Iterable[int] = ()
+    ) -> None:
         """`keep_newest`, unless it has looked a moment ago; for every step of a sweep."""
         if time.monotonic() >= self._looked + _PAUSE:
             self.keep_newest(trials, given_up)
@@ -102,8 +110,8 @@ class Snapshots:
         self.clear(given_up)
 
     def clear(self, given_up: Iterable[int]) -> None:
-        """Removes the checkpoints of those that were given up before the last call: Tune has written a state since that
-        says so, and nobody who goes on from it asks for them."""
+        """Removes the checkpoints of those that were given up before the last call: Tune has
+        written a state since that says so, and nobody who goes on from it asks for them."""
         for number in self._given_up - self._cleared:
             for folder in self._experiment.glob(f"trial-{number:04d}/checkpoint_*"):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -125,9 +133,11 @@ def has_snapshot(experiment: Path) -> bool:
 
 
 def go_back_to_snapshot(experiment: Path) -> None:
-    """Puts the newest snapshot in the place of whatever state Tune has left in the folder of an experiment.
+    """Puts the newest snapshot in the place of whatever state Tune has left in the folder of an
+    experiment.
 
-    If there is none and no trial has a checkpoint, the experiment had hardly begun, and its folder is removed.
+    If there is none and no trial has a checkpoint, the experiment had hardly begun, and its folder
+    is removed.
     """
     snapshot = experiment / _FILE
     if not has_snapshot(experiment):

@@ -79,17 +79,20 @@ class TrialRecord:
 class Ledger:
     """All trials of a sweep, and the clock.
 
-    Its sums are kept as trials change, since a sweep of thousands asks for them at each of its events: what is changed
-    in a trial must be told to `note`.
+    Its sums are kept as trials change, since a sweep of thousands asks for them at each of its
+    events: what is changed in a trial must be told to `note`.
     """
 
     total: int
     earlier: float = 0.0
     spent_before: int = 0
-    """Fold-epochs that are in none of its trials, where these are the survivors of a sweep that has ended."""
+    """Fold-epochs that are in none of its trials, where these are the survivors of a sweep that
+    has ended."""
     started: float = field(default_factory=time.monotonic)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
-    _noted: dict[int, tuple[TrialStatus, int]] = field(default_factory=dict, init=False, repr=False)
+    _noted: dict[int, tuple[TrialStatus, int]] = field(
+        default_factory=dict, init=False, repr=False
+    )
     _counts: Counter[TrialStatus] = field(default_factory=Counter, init=False, repr=False)
     _best: TrialRecord | None = field(default=None, init=False, repr=False)
     _fold_epochs: int = field(default=0, init=False, repr=False)
@@ -139,12 +142,20 @@ class Ledger:
         return sorted(filter(_is_done, self.trials.values()), key=_place)
 
     def given_up(self) -> list[TrialRecord]:
-        """The pruned and the paused trials: those that got furthest first, the better of equals first."""
+        """The pruned and the paused trials: those that got furthest first, the better of equals
+        first."""
         early = (TrialStatus.PRUNED, TrialStatus.PAUSED)
         pruned = [
-            ((len(t.report.folds), t.report.epoch), t) for t in self.trials.values() if t.status in early and t.report
+            ((len(t.report.folds), t.report.epoch), t)
+            for t in self.trials.values()
+            if t.status in early and t.report
         ]
-        return [t for _, t in sorted(pruned, key=lambda p: (-p[0][0], -p[0][1], p[1].val_loss, p[1].number))]
+        return [
+            t
+            for _, t in sorted(
+                pruned, key=lambda p: (-p[0][0], -p[0][1], p[1].val_loss, p[1].number)
+            )
+        ]
 
     @property
     def best(self) -> TrialRecord | None:
@@ -157,9 +168,11 @@ class Ledger:
         return self.earlier + time.monotonic() - self.started
 
     def remaining(self, time_budget: float | None = None) -> float | None:
-        """Estimated seconds to the end, from the trials that have ended or paused; None while there is none.
+        """Estimated seconds to the end, from the trials that have ended or paused; None while
+        there is none.
 
-        The time before the first trial is not a trial's: most of a short sweep's first minute is Ray's start.
+        The time before the first trial is not a trial's: most of a short sweep's first minute is
+        Ray's start.
         """
         if not self.settled:
             return None
@@ -168,7 +181,9 @@ class Ledger:
 
 
 def _is_done(trial: TrialRecord) -> bool:
-    return trial.status is TrialStatus.COMPLETED and trial.competes and math.isfinite(trial.val_loss)
+    return (
+        trial.status is TrialStatus.COMPLETED and trial.competes and math.isfinite(trial.val_loss)
+    )
 
 
 def _place(trial: TrialRecord) -> tuple[float, int]:

@@ -42,13 +42,15 @@ from foldrace.trainables.ray.trainable import FoldTrainable, Work
 
 __all__ = ["make_scheduler", "run_given_trials", "run_trials"]
 
-# A trial's newest. With every so many of them Tune writes the whole experiment down at once, so that it never names one
-# that is gone; with one to keep that was at every pause, and the longer the more trials there were.
+# A trial's newest. With every so many of them Tune writes the whole experiment down at once, so
+# that it never names one that is gone; with one to keep that was at every pause, and the longer
+# the more trials there were.
 _CHECKPOINTS = 3
 
-# How many trials Tune may hold for which no worker is ready. A FoldSearch hands out none before one is free for it. But
-# where only one may wait, and a worker takes longer to start than a trial to end, Tune gives that trial to the worker
-# that has just become free, ends the other one's start, and begins it anew for the next trial, again and again.
+# How many trials Tune may hold for which no worker is ready. A FoldSearch hands out none before
+# one is free for it. But where only one may wait, and a worker takes longer to start than a trial
+# to end, Tune gives that trial to the worker that has just become free, ends the other one's
+# start, and begins it anew for the next trial, again and again.
 _PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 
 _SCHEDULERS = {"promotion": PromotionScheduler, "stopping": StoppingLadder, "fifo": FifoLadder}
@@ -56,7 +58,8 @@ _IN_ORDER = {"promotion": OrderedPromotion, "stopping": OrderedStopping, "fifo":
 
 
 def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
-    """Tune's scheduler for ``scheduler.kind``; it asks the process that it runs in under ``key``."""
+    """Tune's scheduler for ``scheduler.kind``; it asks the process that it runs in under
+    ``key``."""
     wanted, search = spec.scheduler, spec.search
     rule = Rule(reduction_factor=wanted.reduction_factor, brackets=wanted.brackets)
     race = Race(spec.ladder, rule, trials=search.trials)
@@ -73,7 +76,8 @@ def _slots(spec: SweepSpec) -> int:
 
 
 def _remembered(ask: Callable[[], int], seconds: float = 1.0) -> Callable[[], int]:
-    """``ask``, asked again only after so long: Ray takes milliseconds to answer, a scheduler asks at every event."""
+    """``ask``, asked again only after so long: Ray takes milliseconds to answer, a scheduler asks
+    at every event."""
     known, until = 0, -math.inf
 
     def answer() -> int:
@@ -86,8 +90,8 @@ def _remembered(ask: Callable[[], int], seconds: float = 1.0) -> Callable[[], in
 
 
 def _elapsed(folder: SweepFolder, session: Session, every: float = 10.0) -> Callable[[], float]:
-    """The seconds spent on the sweep; when it is asked, they are kept now and then, so that a time budget goes on after
-    a process that was killed."""
+    """The seconds spent on the sweep; when it is asked, they are kept now and then, so that a time
+    budget goes on after a process that was killed."""
     kept = session.ledger.elapsed
 
     def elapsed() -> float:
@@ -104,7 +108,8 @@ def _elapsed(folder: SweepFolder, session: Session, every: float = 10.0) -> Call
 def run_trials(
     prepared: Prepared, folder: SweepFolder, work: Work, session: Session, interrupt: Interrupt
 ) -> dict[int, Path]:
-    """Runs all trials of a sweep; returns the checkpoint folders of those that have one, by trial number."""
+    """Runs all trials of a sweep; returns the checkpoint folders of those that have one, by trial
+    number."""
     spec = prepared.spec
     scheduler = make_scheduler(spec, folder.name)
     live = Live(slots=_remembered(lambda: _slots(spec)), elapsed=_elapsed(folder, session))
@@ -117,7 +122,9 @@ def run_trials(
         }
     else:
         drawn = _search(prepared, folder)
-        drawn.gate = scheduler  # which ends the search, and counts the trials that run side by side
+        drawn.gate = (
+            scheduler  # which ends the search, and counts the trials that run side by side
+        )
         if isinstance(scheduler, OrderedPromotion):
             scheduler.listener = drawn
         search = {"search_alg": drawn, "scheduler": scheduler, "num_samples": -1}
@@ -126,9 +133,13 @@ def run_trials(
 
 
 def run_given_trials(
-    prepared: Prepared, experiment: Path, configs: Sequence[Mapping[str, Any]], work: Work, session: Session,
+    prepared: Prepared,
+    experiment: Path,
+    configs: Sequence[Mapping[str, Any]],
+    work: Work,
+    session: Session,
     interrupt: Interrupt,
-) -> dict[int, Path]:  # fmt: skip
+) -> dict[int, Path]:
     """Runs the trials of these configurations, each to the end, as an experiment of their own."""
     search = {
         "search_alg": _Given(configs),
@@ -140,22 +151,31 @@ def run_given_trials(
 
 
 def _fit(
-    prepared: Prepared, experiment: Path, search: Mapping[str, Any], work: Work, session: Session,
+    prepared: Prepared,
+    experiment: Path,
+    search: Mapping[str, Any],
+    work: Work,
+    session: Session,
     interrupt: Interrupt,
-) -> dict[int, Path]:  # fmt: skip
+) -> dict[int, Path]:
     resources = prepared.spec.resources
     module = sys.modules[type(prepared.task.implementation).__module__]
     if module.__name__.startswith("_foldrace_"):
-        ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import it: it has no place on their path
+        ray.cloudpickle.register_pickle_by_value(
+            module
+        )  # workers cannot import it: it has no place on their path
     callback = SweepCallback(f"{experiment.parent.name}/{experiment.name}")
     trainable = tune.with_resources(
-        tune.with_parameters(FoldTrainable, work=work), {"cpu": resources.cpu, "gpu": resources.gpu}
+        tune.with_parameters(FoldTrainable, work=work),
+        {"cpu": resources.cpu, "gpu": resources.gpu},
     )
     mend_tune()
     go_back_to_snapshot(experiment)
     tuner = _restored_tuner(experiment, trainable)
     if tuner is None:
-        tuner = _new_tuner(experiment, trainable, callback, search, prepared.spec.limits.max_failures)
+        tuner = _new_tuner(
+            experiment, trainable, callback, search, prepared.spec.limits.max_failures
+        )
     journal = SweepFolder(experiment.parents[1], experiment.parent.name).optuna
 
     def settle() -> None:
@@ -164,36 +184,50 @@ def _fit(
 
     def stop(record: TrialRecord) -> None:
         if not interrupt.asked:
-            session.view.say(f"Stopping at the first failure (limits.fail_fast): {record.name} has failed.")
+            session.view.say(
+                f"Stopping at the first failure (limits.fail_fast): {record.name} has failed."
+            )
             interrupt.stop()
 
     on_failure = stop if prepared.spec.limits.fail_fast else None
-    with callback.acting_on(replace(session, snapshots=Snapshots(experiment, settle), on_failure=on_failure)):
+    with callback.acting_on(
+        replace(session, snapshots=Snapshots(experiment, settle), on_failure=on_failure)
+    ):
         os.environ[_PENDING] = "1000" if isinstance(search["search_alg"], FoldSearch) else "1"
         interrupt.tuning = True
         try:
             results = tuner.fit()
         finally:
             interrupt.tuning = False
-    return {result.config["trial"]: Path(result.checkpoint.path) for result in results if result.checkpoint}
+    return {
+        result.config["trial"]: Path(result.checkpoint.path)
+        for result in results
+        if result.checkpoint
+    }
 
 
 def _restored_tuner(experiment: Path, trainable: Any) -> tune.Tuner | None:
-    """Tune's experiment in this folder; None if there is none, or one that was cut off before its first snapshot and
-    cannot be read. Raises: StateError, if another cannot be read."""
+    """Tune's experiment in this folder; None if there is none, or one that was cut off before its
+    first snapshot and cannot be read. Raises: StateError, if another cannot be read."""
     if not tune.Tuner.can_restore(str(experiment)):
         return None
     try:
         return tune.Tuner.restore(str(experiment), trainable=trainable, resume_unfinished=True)
     except Exception as error:  # whatever unpickling half a file comes to
         if has_snapshot(experiment):
-            raise StateError(f"{experiment}: Tune's state cannot be read: {first_line(error)}") from error
+            raise StateError(
+                f"{experiment}: Tune's state cannot be read: {first_line(error)}"
+            ) from error
         shutil.rmtree(experiment)
         return None
 
 
 def _new_tuner(
-    experiment: Path, trainable: Any, callback: SweepCallback, search: Mapping[str, Any], max_failures: int
+    experiment: Path,
+    trainable: Any,
+    callback: SweepCallback,
+    search: Mapping[str, Any],
+    max_failures: int,
 ) -> tune.Tuner:
     return tune.Tuner(
         trainable,
@@ -246,7 +280,9 @@ class _Given(Searcher):  # type: ignore[misc]
             self._given[trial_id] = len(self._given)
         return self._configs[self._given[trial_id]]
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Nothing is learned."""
 
     def save(self, checkpoint_path: str) -> None:

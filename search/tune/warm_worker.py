@@ -1,4 +1,5 @@
-"""What a trial imports, imported by Ray's worker processes as they start: see `foldrace.search.tune.session`."""
+"""What a trial imports, imported by Ray's worker processes as they start: see
+`foldrace.search.tune.session`."""
 
 import torch
 

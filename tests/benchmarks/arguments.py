@@ -1,4 +1,5 @@
-"""The command line that the benchmarks share: what they are given is checked before anything is measured."""
+"""The command line that the benchmarks share: what they are given is checked before anything is
+measured."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from foldrace.trainables.data.datasets import load_dataset
 __all__ = ["benchmark_parser", "dataset_of", "one_or_more", "parse_out", "refusing", "say_written"]
 
 
-def benchmark_parser(name: str, description: str, *, rounds: int | None = None) -> argparse.ArgumentParser:
+def benchmark_parser(
+    name: str, description: str, *, rounds: int | None = None
+) -> argparse.ArgumentParser:
     """A parser with OUT, and with ``--rounds`` if there is a usual number of them.
 
     Args:
@@ -22,10 +25,16 @@ def benchmark_parser(name: str, description: str, *, rounds: int | None = None) 
         description: what is measured, and about how long that takes.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m tests.benchmarks.{name}", description=description,
+        prog=f"python -m tests.benchmarks.{name}",
+        description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("out", metavar="OUT", type=Path, help=f"folder for {name}.json, and a picture if there is one")
+    )
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        type=Path,
+        help=f"folder for {name}.json, and a picture if there is one",
+    )
     if rounds is not None:
         text = "how often every side is measured, in turn"
         parser.add_argument("--rounds", type=one_or_more, default=rounds, metavar="N", help=text)
@@ -39,8 +48,11 @@ def one_or_more(text: str) -> int:
     return int(text)
 
 
-def parse_out(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments, with the folder OUT made; ends the process with status 2 where they cannot be used."""
+def parse_out(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """The arguments, with the folder OUT made; ends the process with status 2 where they cannot be
+    used."""
     asked = parser.parse_args(arguments)
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
@@ -59,7 +71,8 @@ def refusing(parser: argparse.ArgumentParser) -> Iterator[None]:
 
 
 def dataset_of(parser: argparse.ArgumentParser, name: str, data_dir: Path) -> Dataset:
-    """The data set of that name, which the notebook can read as well; else the process ends with status 2."""
+    """The data set of that name, which the notebook can read as well; else the process ends with
+    status 2."""
     with refusing(parser):
         data = load_dataset(name, data_dir=data_dir)
     if data.images.shape[1:] != (1, 28, 28):

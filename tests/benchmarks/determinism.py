@@ -1,9 +1,11 @@
-"""What ``search.deterministic`` keeps, and what it costs: ``python -m tests.benchmarks.determinism OUT``.
+"""What ``search.deterministic`` keeps, and what it costs: ``python -m tests.benchmarks.determinism
+OUT``.
 
-The same race on Rays of 1, 2 and 4 workers (CPUs that Ray is told of, whatever the machine has), four trials side by
-side on the virtual clock: with the option and without, in turn; and with the option once more for each number of
-workers while as many processes as there are cores do nothing but count. A result is what ``--json`` prints, without the
-times, and every number of every trial and fold in MLflow.
+The same race on Rays of 1, 2 and 4 workers (CPUs that Ray is told of, whatever the machine has),
+four trials side by side on the virtual clock: with the option and without, in turn; and with the
+option once more for each number of workers while as many processes as there are cores do nothing
+but count. A result is what ``--json`` prints, without the times, and every number of every trial
+and fold in MLflow.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from foldrace.search.spec.sweep_spec import load_spec
-from tests.benchmarks.arguments import benchmark_parser, one_or_more, parse_out, refusing, say_written
+from tests.benchmarks.arguments import (
+    benchmark_parser,
+    one_or_more,
+    parse_out,
+    refusing,
+    say_written,
+)
 from tests.benchmarks.spread import Spread, paired_ratios, write_record
 
 __all__ = ["Run", "main", "run_sweep", "summary"]
@@ -30,7 +38,8 @@ __all__ = ["Run", "main", "run_sweep", "summary"]
 SPEC = Path("tests/benchmarks/specs/bench-determinism.yaml")
 _LEFT_OUT = ("wall_seconds", "run_id", "tracking_uri", "sweep")
 _POINTS = """
-select r.name, m.key, m.step, m.value, m.is_nan from metrics m join runs r on r.run_uuid = m.run_uuid
+select r.name, m.key, m.step, m.value, m.is_nan
+from metrics m join runs r on r.run_uuid = m.run_uuid
 where r.name like 'trial %' and m.key <> 'train_seconds' order by 1, 2, 3, 4, 5
 """
 _COUNT = "while True: pass"
@@ -38,7 +47,8 @@ _COUNT = "while True: pass"
 
 @dataclass(frozen=True)
 class Run:
-    """One sweep: its setting, its seconds as it says itself, its fold-epochs, and a digest of its result."""
+    """One sweep: its setting, its seconds as it says itself, its fold-epochs, and a digest of its
+    result."""
 
     workers: int
     deterministic: bool
@@ -50,7 +60,8 @@ class Run:
 
 @contextmanager
 def _load(on: bool) -> Iterator[None]:
-    """Within this block every core has something else to do, at the priority that Ray gives its workers."""
+    """Within this block every core has something else to do, at the priority that Ray gives its
+    workers."""
     command = ["nice", "-n", "15", sys.executable, "-c", _COUNT]
     busy = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)] if on else []
     try:
@@ -61,8 +72,11 @@ def _load(on: bool) -> Iterator[None]:
             process.wait()
 
 
-def run_sweep(workers: int, *, deterministic: bool, loaded: bool, overrides: Sequence[str] = ()) -> Run:
-    """Runs the sweep on a Ray of so many CPUs. Raises: subprocess.CalledProcessError if it fails."""
+def run_sweep(
+    workers: int, *, deterministic: bool, loaded: bool, overrides: Sequence[str] = ()
+) -> Run:
+    """Runs the sweep on a Ray of so many CPUs. Raises: subprocess.CalledProcessError if it
+    fails."""
     from ray.cluster_utils import Cluster
 
     values = [f"search.deterministic={str(deterministic).lower()}", *overrides]
@@ -73,7 +87,9 @@ def run_sweep(workers: int, *, deterministic: bool, loaded: bool, overrides: Seq
         with tempfile.TemporaryDirectory() as folder, _load(loaded):
             places = ["--dir", folder, "--address", cluster.address, "--json"]
             command = [sys.executable, "-m", "foldrace", "sweep", str(SPEC), *places, *options]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            done = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
             result = json.loads(done.stdout.splitlines()[-1])
             with closing(sqlite3.connect(Path(folder) / "mlflow.db")) as base:
                 points = list(base.execute(_POINTS))
@@ -81,19 +97,28 @@ def run_sweep(workers: int, *, deterministic: bool, loaded: bool, overrides: Seq
         cluster.shutdown()
     told = {name: value for name, value in result.items() if name not in _LEFT_OUT}
     digest = hashlib.sha256(json.dumps([told, points], sort_keys=True).encode()).hexdigest()[:12]
-    return Run(workers, deterministic, loaded, result["wall_seconds"], result["fold_epochs"], digest)
+    return Run(
+        workers, deterministic, loaded, result["wall_seconds"], result["fold_epochs"], digest
+    )
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
-    """How many different results there were, with the option and without; and what it costs, by number of workers."""
+    """How many different results there were, with the option and without; and what it costs, by
+    number of workers."""
     found: dict[str, Any] = {}
     for deterministic in (True, False):
         its = [run for run in runs if run.deterministic is deterministic]
         name = "deterministic" if deterministic else "as it comes"
-        found[f"{name}: results"] = f"{len({run.digest for run in its})} different in {len(its)} sweeps"
+        found[f"{name}: results"] = (
+            f"{len({run.digest for run in its})} different in {len(its)} sweeps"
+        )
     for workers in sorted({run.workers for run in runs}):
         sides = [
-            [run for run in runs if (run.workers, run.deterministic, run.loaded) == (workers, deterministic, False)]
+            [
+                run
+                for run in runs
+                if (run.workers, run.deterministic, run.loaded) == (workers, deterministic, False)
+            ]
             for deterministic in (True, False)
         ]
         seconds = [[run.seconds for run in side] for side in sides]
@@ -107,25 +132,42 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark; writes determinism.json into OUT and prints its figures."""
-    parser = benchmark_parser("determinism", "What the deterministic order costs a sweep.", rounds=3)
-    parser.add_argument("--workers", type=one_or_more, nargs="+", default=[1, 2, 4], metavar="N", help="at a time")
+    parser = benchmark_parser(
+        "determinism", "What the deterministic order costs a sweep.", rounds=3
+    )
+    parser.add_argument(
+        "--workers", type=one_or_more, nargs="+", default=[1, 2, 4], metavar="N", help="at a time"
+    )
     parser.add_argument("--set", action="append", default=[], help="an override of the sweep file")
     asked = parse_out(parser, arguments)
     with refusing(parser):
         load_spec(SPEC, asked.set)
-    settings = [(workers, turn, False) for _ in range(asked.rounds) for workers in asked.workers for turn in (1, 0)]
+    settings = [
+        (workers, turn, False)
+        for _ in range(asked.rounds)
+        for workers in asked.workers
+        for turn in (1, 0)
+    ]
     settings += [(workers, 1, True) for workers in asked.workers]
     runs = []
     for workers, deterministic, loaded in settings:
-        run = run_sweep(workers, deterministic=bool(deterministic), loaded=loaded, overrides=asked.set)
+        run = run_sweep(
+            workers, deterministic=bool(deterministic), loaded=loaded, overrides=asked.set
+        )
         runs.append(run)
         how = "deterministic" if deterministic else "as it comes"
         where = "a loaded machine" if loaded else "an idle one"
-        print(f"{workers} workers on {where}, {how}: {run.seconds:.1f} s, {run.digest}", flush=True)
+        print(
+            f"{workers} workers on {where}, {how}: {run.seconds:.1f} s, {run.digest}", flush=True
+        )
     found = summary(runs)
     for name, value in found.items():
         print(f"{name}: {value.text() if isinstance(value, Spread) else value}")
-    write_record(asked.out / "determinism.json", "determinism", {"summary": found, "runs": [vars(run) for run in runs]})
+    write_record(
+        asked.out / "determinism.json",
+        "determinism",
+        {"summary": found, "runs": [vars(run) for run in runs]},
+    )
     say_written(asked.out / "determinism.json")
 
 

@@ -1,16 +1,23 @@
-"""The study as a notebook does it, as the rival of the benchmarks: torchvision, a DataLoader, scikit-learn, Optuna.
+"""The study as a notebook does it, as the rival of the benchmarks: torchvision, a DataLoader,
+scikit-learn, Optuna.
 
-A faithful plain rewrite of what a PyTorch notebook of 2021 does, made neither slower nor faster than it was:
+A faithful plain rewrite of what a PyTorch notebook of 2021 does, made neither slower nor faster
+than it was:
 
-- ``torchvision.datasets.FashionMNIST`` with ``ToTensor``: each image a PIL image in Python, each time it is read;
-- a ``DataLoader`` of default settings (no worker processes), shuffled by a ``SubsetRandomSampler`` of a fold's images;
-- ``torch.nn`` layers, ``nn.Dropout``, ``torch.optim.Adam`` with its defaults, ``nn.MSELoss``, float32;
+- ``torchvision.datasets.FashionMNIST`` with ``ToTensor``: each image a PIL image in Python, each
+  time it is read;
+- a ``DataLoader`` of default settings (no worker processes), shuffled by a ``SubsetRandomSampler``
+  of a fold's images;
+- ``torch.nn`` layers, ``nn.Dropout``, ``torch.optim.Adam`` with its defaults, ``nn.MSELoss``,
+  float32;
 - the loss of every batch fetched to the CPU, and averaged there;
-- validation without gradients in batches of the same size, all reconstructions kept, one loss over them;
+- validation without gradients in batches of the same size, all reconstructions kept, one loss over
+  them;
 - one fold after the other, one trial after the other, with as many threads as torch takes.
 
-Left out in the notebook's favour: the pictures that it draws after every epoch. Left out so that both sides train the
-same number of epochs: early stopping. ``python -m tests.benchmarks.notebook OUT --raw FOLDER`` runs the whole study.
+Left out in the notebook's favour: the pictures that it draws after every epoch. Left out so that
+both sides train the same number of epochs: early stopping. ``python -m tests.benchmarks.notebook
+OUT --raw FOLDER`` runs the whole study.
 """
 
 from __future__ import annotations
@@ -32,20 +39,30 @@ from torch.utils.data import DataLoader, SubsetRandomSampler
 from foldrace.trainables.data.datasets import Dataset
 
 __all__ = [
-    "Counts", "NotebookAutoencoder", "StudyResult", "fashion_mnist", "loader", "study", "train_epoch", "validate",
+    "Counts",
+    "NotebookAutoencoder",
+    "StudyResult",
+    "fashion_mnist",
+    "loader",
+    "study",
+    "train_epoch",
+    "validate",
     "write_raw",
-]  # fmt: skip
+]
 
 LEARNING_RATES = (0.01, 0.03)
-_FILES = {True: ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-          False: ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}  # fmt: skip
+_FILES = {
+    True: ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    False: ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How much a study trains: ``trials`` × ``folds`` × ``epochs`` fold-epochs, and ``epochs`` on everything."""
+    """How much a study trains: ``trials`` × ``folds`` × ``epochs`` fold-epochs, and ``epochs`` on
+    everything."""
 
     trials: int
     folds: int
@@ -58,7 +75,8 @@ class Counts:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found: the learning rate, its cross-validated error and that of the refit on the test images."""
+    """What a study found: the learning rate, its cross-validated error and that of the refit on
+    the test images."""
 
     lr: float
     val_mse: float
@@ -67,9 +85,12 @@ class StudyResult:
 
 
 class NotebookAutoencoder(nn.Module):
-    """The study's network for (B, 1, 28, 28): the layers of `…tasks.autoencoder_network`, in their order."""
+    """The study's network for (B, 1, 28, 28): the layers of `…tasks.autoencoder_network`, in their
+    order."""
 
-    def __init__(self, latent_dim: int = 16, dropout: Sequence[float] = (0.5, 0.5, 0.2, 0.1)) -> None:
+    def __init__(
+        self, latent_dim: int = 16, dropout: Sequence[float] = (0.5, 0.5, 0.2, 0.1)
+    ) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Conv2d(1, 8, 3, stride=2, padding=1),
@@ -110,18 +131,25 @@ class NotebookAutoencoder(nn.Module):
 
 
 def write_raw(folder: Path, data: Dataset) -> None:
-    """Writes a data set of 28×28 grey images as the files that torchvision downloads, for its own class to read."""
+    """Writes a data set of 28×28 grey images as the files that torchvision downloads, for its own
+    class to read."""
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for train, images, labels in ((True, data.images, data.labels), (False, data.test_images, data.test_labels)):
+    for train, images, labels in (
+        (True, data.images, data.labels),
+        (False, data.test_images, data.test_labels),
+    ):
         classes = np.zeros(len(images)) if labels is None else labels
-        for name, values in zip(_FILES[train], (images.reshape(-1, 28, 28), classes.astype(np.uint8)), strict=True):
+        for name, values in zip(
+            _FILES[train], (images.reshape(-1, 28, 28), classes.astype(np.uint8)), strict=True
+        ):
             header = struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape)
             (raw / name).write_bytes(header + values.tobytes())
 
 
 def fashion_mnist(folder: Path, *, train: bool) -> Any:
-    """torchvision's data set over the files in ``folder``: (1, 28, 28) float32 in [0, 1] and a class, one by one."""
+    """torchvision's data set over the files in ``folder``: (1, 28, 28) float32 in [0, 1] and a
+    class, one by one."""
     from torchvision import datasets, transforms
 
     return datasets.FashionMNIST(str(folder), train=train, transform=transforms.ToTensor())
@@ -129,10 +157,14 @@ def fashion_mnist(folder: Path, *, train: bool) -> Any:
 
 def loader(dataset: Any, indices: NDArray[np.int64], batch_size: int) -> Loader:
     """These images in random order, in batches."""
-    return DataLoader(dataset, batch_size=batch_size, sampler=SubsetRandomSampler(indices.tolist()))
+    return DataLoader(
+        dataset, batch_size=batch_size, sampler=SubsetRandomSampler(indices.tolist())
+    )
 
 
-def train_epoch(model: nn.Module, batches: Loader, optimizer: torch.optim.Optimizer, device: torch.device) -> float:
+def train_epoch(
+    model: nn.Module, batches: Loader, optimizer: torch.optim.Optimizer, device: torch.device
+) -> float:
     """Trains an epoch; the mean of the batches' losses."""
     model.train()
     loss_function = nn.MSELoss()
@@ -161,7 +193,8 @@ def validate(model: nn.Module, batches: Loader, device: torch.device) -> float:
 def study(
     raw: Path, counts: Counts, *, batch_size: int, latent_dim: int, seed: int, device: torch.device
 ) -> StudyResult:
-    """Searches the learning rate by cross-validation, trains the best on everything and tests it once."""
+    """Searches the learning rate by cross-validation, trains the best on everything and tests it
+    once."""
     import optuna
     from sklearn.model_selection import KFold
 
@@ -170,15 +203,23 @@ def study(
     dataset, test = (fashion_mnist(raw, train=train) for train in (True, False))
     trained = 0
 
-    def fit(lr: float, indices: NDArray[np.int64]) -> tuple[nn.Module, Loader, torch.optim.Optimizer]:
+    def fit(
+        lr: float, indices: NDArray[np.int64]
+    ) -> tuple[nn.Module, Loader, torch.optim.Optimizer]:
         model = NotebookAutoencoder(latent_dim).to(device)
-        return model, loader(dataset, indices, batch_size), torch.optim.Adam(model.parameters(), lr=lr)
+        return (
+            model,
+            loader(dataset, indices, batch_size),
+            torch.optim.Adam(model.parameters(), lr=lr),
+        )
 
     def objective(trial: optuna.Trial) -> float:
         nonlocal trained
         lr = trial.suggest_float("lr", *LEARNING_RATES)
         scores = []
-        for train, validation in KFold(counts.folds, shuffle=True, random_state=42).split(np.arange(len(dataset))):
+        for train, validation in KFold(counts.folds, shuffle=True, random_state=42).split(
+            np.arange(len(dataset))
+        ):
             model, batches, optimizer = fit(lr, train)
             for _ in range(counts.epochs):
                 train_epoch(model, batches, optimizer, device)
@@ -187,7 +228,9 @@ def study(
             scores.append(score)
         return float(np.mean(scores))
 
-    found = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=seed))
+    found = optuna.create_study(
+        direction="minimize", sampler=optuna.samplers.TPESampler(seed=seed)
+    )
     found.optimize(objective, n_trials=counts.trials)
     lr = float(found.best_params["lr"])
     model, batches, optimizer = fit(lr, np.arange(len(dataset)))
@@ -201,7 +244,9 @@ def main() -> None:
     """Runs the study and writes its result as JSON."""
     parser = argparse.ArgumentParser(description="The study as a notebook does it.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--raw", type=Path, required=True, help="the folder that torchvision's files lie in")
+    parser.add_argument(
+        "--raw", type=Path, required=True, help="the folder that torchvision's files lie in"
+    )
     for name, value in (
         ("trials", 10),
         ("folds", 3),
@@ -214,9 +259,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     found = study(
-        asked.raw, Counts(asked.trials, asked.folds, asked.epochs), batch_size=asked.batch_size,
-        latent_dim=asked.latent_dim, seed=asked.seed, device=torch.device(asked.device),
-    )  # fmt: skip
+        asked.raw,
+        Counts(asked.trials, asked.folds, asked.epochs),
+        batch_size=asked.batch_size,
+        latent_dim=asked.latent_dim,
+        seed=asked.seed,
+        device=torch.device(asked.device),
+    )
     asked.out.write_text(json.dumps(asdict(found) | {"threads": torch.get_num_threads()}))
 
 

@@ -15,7 +15,8 @@ __all__ = ["Nothing", "loss_of"]
 
 
 def loss_of(lr: float, shape: float) -> float:
-    """What a configuration of these two parameters reaches: lowest at lr = 0.01 and shape = 0.5."""
+    """What a configuration of these two parameters reaches: lowest at lr = 0.01 and shape =
+    0.5."""
     return 0.1 + (math.log10(lr) + 2) ** 2 / 10 + (shape - 0.5) ** 2
 
 
@@ -28,7 +29,9 @@ class Nothing:
         """A model that is a weight."""
         return nn.Linear(1, 1, bias=False)
 
-    def losses(self, model: nn.Module, images: Tensor, params: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(
+        self, model: nn.Module, images: Tensor, params: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
         """``loss``, (B,)."""
         weight = next(model.parameters()).flatten()
         known = loss_of(float(params["lr"]), float(params["shape"]))

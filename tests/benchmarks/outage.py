@@ -1,9 +1,10 @@
 """A sweep whose tracking server is away for a minute, against the same one undisturbed:
 ``python -m tests.benchmarks.outage OUT [--rounds N]``.
 
-Both record in a real MLflow server on this machine; they take turns. In one of them the server is killed (SIGKILL, with
-its workers) once the first trial has ended, and started again on the same store after so many seconds. Timed is the
-whole process, from its start to its end; its points are counted in the server's SQLite store.
+Both record in a real MLflow server on this machine; they take turns. In one of them the server is
+killed (SIGKILL, with its workers) once the first trial has ended, and started again on the same
+store after so many seconds. Timed is the whole process, from its start to its end; its points are
+counted in the server's SQLite store.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ __all__ = ["Run", "main", "run_sweep", "summary"]
 
 SPEC = Path("tests/benchmarks/specs/bench-outage.yaml")
 _POINTS = """
-select r.name, m.key, m.step, m.value, m.is_nan from metrics m join runs r on r.run_uuid = m.run_uuid
+select r.name, m.key, m.step, m.value, m.is_nan
+from metrics m join runs r on r.run_uuid = m.run_uuid
 where r.name like 'trial %' and m.key <> 'train_seconds' order by 1, 2, 3, 4, 5
 """
 _TWICE = """
@@ -58,7 +60,8 @@ class Run:
 
 
 def run_sweep(folder: Path, away: float, overrides: Sequence[str] = ()) -> Run:
-    """Runs the sweep on a server of its own that is away for so long, or not at all. Raises: SystemExit if it fails."""
+    """Runs the sweep on a server of its own that is away for so long, or not at all. Raises:
+    SystemExit if it fails."""
     server = TrackingServer(folder)
     server.start()
     options = [part for override in overrides for part in ("--set", override)]
@@ -67,13 +70,17 @@ def run_sweep(folder: Path, away: float, overrides: Sequence[str] = ()) -> Run:
         started = time.monotonic()
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "foldrace", "sweep", str(SPEC), *places, *options], stdout=log, stderr=log
+                [sys.executable, "-m", "foldrace", "sweep", str(SPEC), *places, *options],
+                stdout=log,
+                stderr=log,
             )
         gone = _take_away(server, process, folder / "log", away) if away else 0.0
         status = process.wait(_TIMEOUT)
         seconds = time.monotonic() - started
         if status or "records wait in" in (folder / "log").read_text():
-            raise SystemExit(f"the sweep ended with {status}; see {(folder / 'log').read_text()[-2000:]}")
+            raise SystemExit(
+                f"the sweep ended with {status}; see {(folder / 'log').read_text()[-2000:]}"
+            )
         [(twice,)] = server.query(_TWICE)
         [(still,)] = server.query("select count(*) from runs where status = 'RUNNING'")
         return Run(seconds, gone, tuple(server.query(_POINTS)), int(str(twice)), int(str(still)))
@@ -81,10 +88,14 @@ def run_sweep(folder: Path, away: float, overrides: Sequence[str] = ()) -> Run:
         server.kill()
 
 
-def _take_away(server: TrackingServer, process: subprocess.Popen[bytes], log: Path, seconds: float) -> float:
+def _take_away(
+    server: TrackingServer, process: subprocess.Popen[bytes], log: Path, seconds: float
+) -> float:
     while " completed " not in log.read_text():
         if process.poll() is not None:
-            raise SystemExit(f"the sweep ended before any of its trials; see {log.read_text()[-2000:]}")
+            raise SystemExit(
+                f"the sweep ended before any of its trials; see {log.read_text()[-2000:]}"
+            )
         time.sleep(0.1)
     killed = time.monotonic()
     server.kill()
@@ -101,10 +112,14 @@ def summary(undisturbed: Sequence[Run], disturbed: Sequence[Run]) -> dict[str, A
     return {
         "undisturbed_seconds": Spread.of([run.seconds for run in undisturbed]),
         "outage_seconds": Spread.of([run.seconds for run in disturbed]),
-        "outage / undisturbed": paired_ratios([run.seconds for run in disturbed], [run.seconds for run in undisturbed]),
+        "outage / undisturbed": paired_ratios(
+            [run.seconds for run in disturbed], [run.seconds for run in undisturbed]
+        ),
         "away_seconds": Spread.of([run.away for run in disturbed]),
         "points": len(first),
-        "runs_with_the_same_points": sum(run.points == first for run in [*undisturbed, *disturbed]),
+        "runs_with_the_same_points": sum(
+            run.points == first for run in [*undisturbed, *disturbed]
+        ),
         "runs": len(undisturbed) + len(disturbed),
         "points_there_twice": sum(run.twice for run in [*undisturbed, *disturbed]),
         "runs_left_open": sum(run.open for run in [*undisturbed, *disturbed]),
@@ -113,7 +128,9 @@ def summary(undisturbed: Sequence[Run], disturbed: Sequence[Run]) -> dict[str, A
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark; writes outage.json into OUT and prints its figures."""
-    parser = benchmark_parser("outage", "What an outage of MLflow costs a sweep: four minutes a round.", rounds=5)
+    parser = benchmark_parser(
+        "outage", "What an outage of MLflow costs a sweep: four minutes a round.", rounds=5
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the server is dead")
     parser.add_argument("--set", action="append", default=[], help="an override of the sweep file")
     asked = parse_out(parser, arguments)
@@ -125,7 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 run = run_sweep(Path(folder), away, asked.set)
             sides[away].append(run)
-            print(f"{'away' if away else 'undisturbed'}: {run.seconds:.1f} s, {len(run.points)} points", flush=True)
+            print(
+                f"{'away' if away else 'undisturbed'}: {run.seconds:.1f} s, {len(run.points)}"
+                " points",
+                flush=True,
+            )
     found = summary(*sides.values())
     for name, value in found.items():
         print(f"{name}: {value.text() if isinstance(value, Spread) else value}")

@@ -1,8 +1,10 @@
-"""How a sweep grows: ``python -m tests.benchmarks.scaling OUT [--trials 100 1000 10000] [--workers 1 2 4 8]``.
+"""How a sweep grows: ``python -m tests.benchmarks.scaling OUT [--trials 100 1000 10000] [--workers
+1 2 4 8]``.
 
-Whole sweeps of trials that do nothing, under the default scheduler. More workers than the machine has cores are had by
-trials that ask for a part of a core. Of each sweep: the time a trial at its start and at its end, the driver's memory,
-the time of a suggestion with all its trials known, the size of its records, and the time of its report.
+Whole sweeps of trials that do nothing, under the default scheduler. More workers than the machine
+has cores are had by trials that ask for a part of a core. Of each sweep: the time a trial at its
+start and at its end, the driver's memory, the time of a suggestion with all its trials known, the
+size of its records, and the time of its report.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ class Growth:
 
 
 def by_tenths(starts: Sequence[float]) -> tuple[float, ...]:
-    """Seconds between two trials' starts in each tenth of a sweep, from their times of starting, in order.
+    """Seconds between two trials' starts in each tenth of a sweep, from their times of starting,
+    in order.
 
     The first ten are left out: workers are new, and a sampler draws them at random.
     """
@@ -76,7 +79,11 @@ def measure(trials: int, workers: int, folder: Path) -> Growth:
     """Runs the sweep in ``folder`` and looks at what it leaves."""
     cores = os.cpu_count() or 1
     cpu = 1.0 if workers <= cores else cores / workers
-    overrides = [f"search.trials={trials}", f"search.max_concurrent_trials={workers}", f"resources.cpu={cpu:g}"]
+    overrides = [
+        f"search.trials={trials}",
+        f"search.max_concurrent_trials={workers}",
+        f"resources.cpu={cpu:g}",
+    ]
     options = [part for override in overrides for part in ("--set", override)]
     started = time.perf_counter()
     memory = _run("sweep", str(SPEC), *options, "--dir", str(folder))
@@ -88,19 +95,30 @@ def measure(trials: int, workers: int, folder: Path) -> Growth:
     report = time.perf_counter() - started
     journal = folder / "nothing" / "optuna.log"
     return Growth(
-        trials, workers, seconds, by_tenths(starts), memory, _suggestion(journal),
-        (folder / "mlflow.db").stat().st_size, journal.stat().st_size, report,
-    )  # fmt: skip
+        trials,
+        workers,
+        seconds,
+        by_tenths(starts),
+        memory,
+        _suggestion(journal),
+        (folder / "mlflow.db").stat().st_size,
+        journal.stat().st_size,
+        report,
+    )
 
 
 def _run(*arguments: str) -> int:
     """A command of ours; returns the largest resident set of its process, in bytes."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "foldrace", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "foldrace", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"foldrace {' '.join(arguments)}: exit {os.waitstatus_to_exitcode(status)}")
+        raise SystemExit(
+            f"foldrace {' '.join(arguments)}: exit {os.waitstatus_to_exitcode(status)}"
+        )
     return usage.ru_maxrss * 1024
 
 
@@ -113,13 +131,16 @@ def _starts(database: Path) -> list[float]:
 
 
 def _suggestion(journal: Path) -> float:
-    """The median time of a suggestion to a study as it stands in a journal, which is left as it is."""
+    """The median time of a suggestion to a study as it stands in a journal, which is left as it
+    is."""
     prepared = prepare(load_spec(SPEC, []), Path("data"))
     with tempfile.TemporaryDirectory() as scratch:
         copied = shutil.copy(journal, Path(scratch) / "optuna.log")
         search = FoldSearch(prepared.space, storage=open_journal(Path(copied)))
         known = len(search.study.trials)
-        for number in range(known):  # those that are there are handed out first, as after an interruption
+        for number in range(
+            known
+        ):  # those that are there are handed out first, as after an interruption
             search.suggest(f"known {number}")
         times = []
         for number in range(_SUGGESTIONS):
@@ -130,17 +151,24 @@ def _suggestion(journal: Path) -> float:
 
 
 def draw(found: Sequence[Growth], path: Path) -> None:
-    """The time a trial as a sweep of many trials goes on; and of one of few, by how many run at a time."""
+    """The time a trial as a sweep of many trials goes on; and of one of few, by how many run at a
+    time."""
     with figure_style():
         from matplotlib import pyplot as plt
 
-        figure, (by_part, by_workers) = plt.subplots(1, 2, figsize=(7.2, 2.8), layout="constrained", sharey=True)
+        figure, (by_part, by_workers) = plt.subplots(
+            1, 2, figsize=(7.2, 2.8), layout="constrained", sharey=True
+        )
         fewest = min(one.trials for one in found)
         long = sorted((one for one in found if one.trials > fewest), key=lambda one: one.trials)
         for one, colour in zip(long, cycle((BLUE, ORANGE)), strict=False):
             milliseconds = [1e3 * seconds for seconds in one.tenths]
-            by_part.plot(range(1, 11), milliseconds, "o-", color=colour, label=f"{one.trials:,} trials")
-        by_part.set(title="As a sweep goes on", xlabel="tenth of its trials", ylabel="milliseconds a trial")
+            by_part.plot(
+                range(1, 11), milliseconds, "o-", color=colour, label=f"{one.trials:,} trials"
+            )
+        by_part.set(
+            title="As a sweep goes on", xlabel="tenth of its trials", ylabel="milliseconds a trial"
+        )
         by_part.set_xticks(range(1, 11))
         if long:
             by_part.legend(frameon=False, labelcolor=MUTED, loc="lower right")
@@ -154,13 +182,28 @@ def draw(found: Sequence[Growth], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, writes scaling.json after every sweep and scaling.png at the end."""
-    parser = benchmark_parser("scaling", "How a sweep's costs grow with its trials and workers: half an hour.")
-    text = "of sweeps with two workers; the first number's are repeated with other numbers of workers"
-    parser.add_argument("--trials", type=one_or_more, nargs="+", default=[100, 1000, 10000], metavar="N", help=text)
-    parser.add_argument("--workers", type=one_or_more, nargs="+", default=[1, 2, 4, 8], metavar="N", help="at a time")
+    parser = benchmark_parser(
+        "scaling", "How a sweep's costs grow with its trials and workers: half an hour."
+    )
+    text = (
+        "of sweeps with two workers; the first number's are repeated with other numbers of workers"
+    )
+    parser.add_argument(
+        "--trials", type=one_or_more, nargs="+", default=[100, 1000, 10000], metavar="N", help=text
+    )
+    parser.add_argument(
+        "--workers",
+        type=one_or_more,
+        nargs="+",
+        default=[1, 2, 4, 8],
+        metavar="N",
+        help="at a time",
+    )
     asked = parse_out(parser, arguments)
     if min(asked.trials) < 22:
-        parser.error(f"--trials: {min(asked.trials)}: must be at least 22, since the first ten are left out")
+        parser.error(
+            f"--trials: {min(asked.trials)}: must be at least 22, since the first ten are left out"
+        )
     plans = [(asked.trials[0], workers) for workers in asked.workers]
     plans += [(trials, 2) for trials in asked.trials if (trials, 2) not in plans]
     found: list[Growth] = []
@@ -169,12 +212,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found.append(measure(trials, workers, Path(folder)))
         one = found[-1]
         print(
-            f"{one.trials} trials, {one.workers} at a time: {one.each * 1e3:.0f} ms a trial, in the first tenth"
-            f" {one.tenths[0] * 1e3:.0f}, in the last {one.tenths[-1] * 1e3:.0f}; {one.memory / 2**20:.0f} MiB;"
-            f" suggestion {one.suggestion * 1e3:.0f} ms; store {one.store / 2**20:.0f} MiB; report {one.report:.0f} s",
+            f"{one.trials} trials, {one.workers} at a time: {one.each * 1e3:.0f} ms a trial, in"
+            f" the first tenth {one.tenths[0] * 1e3:.0f}, in the last {one.tenths[-1] * 1e3:.0f};"
+            f" {one.memory / 2**20:.0f} MiB; suggestion {one.suggestion * 1e3:.0f} ms; store"
+            f" {one.store / 2**20:.0f} MiB; report {one.report:.0f} s",
             flush=True,
         )
-        write_record(asked.out / "scaling.json", "scaling", {"sweeps": [asdict(each) for each in found]})
+        write_record(
+            asked.out / "scaling.json", "scaling", {"sweeps": [asdict(each) for each in found]}
+        )
     draw(found, asked.out / "scaling.png")
     say_written(asked.out / "scaling.json", asked.out / "scaling.png")
 

@@ -1,9 +1,10 @@
-"""How much memory W workers on one machine need for the data: ``python -m tests.benchmarks.sharing OUT``.
+"""How much memory W workers on one machine need for the data: ``python -m tests.benchmarks.sharing
+OUT``.
 
-A sweep's `Work` lies in Ray's object store, as ``foldrace sweep`` puts it there; 1, 2 and 4 workers take it, train an
-epoch of its folds and read every pixel. Each worker's memory is read from the kernel twice: when it has imported
-everything and trained on a few images, and when all workers have the data. For comparison the same with a copy of the
-images for each worker.
+A sweep's `Work` lies in Ray's object store, as ``foldrace sweep`` puts it there; 1, 2 and 4
+workers take it, train an epoch of its folds and read every pixel. Each worker's memory is read
+from the kernel twice: when it has imported everything and trained on a few images, and when all
+workers have the data. For comparison the same with a copy of the images for each worker.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from foldrace.trainables.ray.trainable import Work, shared_tensor
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.process import prepare_process
 from foldrace.trainables.training.splits import FoldPlan
-from tests.benchmarks.arguments import benchmark_parser, one_or_more, parse_out, refusing, say_written
+from tests.benchmarks.arguments import (
+    benchmark_parser,
+    one_or_more,
+    parse_out,
+    refusing,
+    say_written,
+)
 from tests.benchmarks.spread import write_record
 
 __all__ = ["Growth", "Memory", "main", "measure", "memory_of_this_process"]
@@ -68,7 +75,10 @@ class Growth:
 def memory_of_this_process() -> Memory:
     """Reads the kernel's figures. Linux alone has them."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
-    sizes = {name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    sizes = {
+        name: 1024 * int(rest.split()[0])
+        for name, _, rest in (line.partition(":") for line in lines)
+    }
     return Memory(
         resident=sizes["Rss"],
         proportional=sizes["Pss"],
@@ -87,7 +97,12 @@ class _Worker:
         """Takes the data, trains on some of it and looks at all of it; returns its sum."""
         prepare_process(work.threads)
         self._held = replace(work, images=work.images.copy()) if self._copy else work
-        params: dict[str, Value] = {"optimizer": "adam", "lr": 1e-3, "batch_size": 256, "latent_dim": 16}
+        params: dict[str, Value] = {
+            "optimizer": "adam",
+            "lr": 1e-3,
+            "batch_size": 256,
+            "latent_dim": 16,
+        }
         self._trained = self._held.cross_validation(params, shared_tensor(self._held.images))
         self._trained.advance()
         return int(self._held.images.sum(dtype=np.int64))
@@ -99,7 +114,8 @@ class _Worker:
 def measure(work: Work, count: int, *, copy: bool) -> list[Growth]:
     """Each of ``count`` workers before and after it has taken the data, within a Ray that runs.
 
-    Both readings are taken when all workers stand equally far: pages count as shared by who has them then.
+    Both readings are taken when all workers stand equally far: pages count as shared by who has
+    them then.
     """
     import ray
 
@@ -110,7 +126,9 @@ def measure(work: Work, count: int, *, copy: bool) -> list[Growth]:
     workers = [actor.remote(copy) for _ in range(count)]
 
     def each(method: str, *arguments: Any) -> list[Any]:
-        found: list[Any] = ray.get([getattr(worker, method).remote(*arguments) for worker in workers])
+        found: list[Any] = ray.get(
+            [getattr(worker, method).remote(*arguments) for worker in workers]
+        )
         return found
 
     for _ in range(2):  # the allocator has grown to what training needs
@@ -124,20 +142,30 @@ def measure(work: Work, count: int, *, copy: bool) -> list[Growth]:
 
 
 def _quick(work: Work) -> Work:
-    """The same data with small folds of its first images: what is trained on is not what is measured."""
+    """The same data with small folds of its first images: what is trained on is not what is
+    measured."""
     plan = FoldPlan(min(_FEW, len(work.images)), splits=max(2, len(work.splits)))
     return replace(work, splits=tuple(plan.split()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark; writes sharing.json into OUT and prints a line a number of workers."""
-    parser = benchmark_parser("sharing", "The memory that workers have for the images: a few minutes.")
-    parser.add_argument("--workers", type=one_or_more, nargs="+", default=[1, 2, 4], metavar="N", help="that train")
+    parser = benchmark_parser(
+        "sharing", "The memory that workers have for the images: a few minutes."
+    )
     parser.add_argument(
-        "--times", type=one_or_more, default=8, help="the images so many times over: allocators weigh less then"
+        "--workers", type=one_or_more, nargs="+", default=[1, 2, 4], metavar="N", help="that train"
+    )
+    parser.add_argument(
+        "--times",
+        type=one_or_more,
+        default=8,
+        help="the images so many times over: allocators weigh less then",
     )
     parser.add_argument("--set", action="append", default=[], help="an override of the sweep file")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets are kept")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="where data sets are kept"
+    )
     asked = parse_out(parser, arguments)
     with refusing(parser):
         work = make_work(prepare(load_spec(SPEC, asked.set), asked.data_dir))
@@ -149,12 +177,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 grown = measure(work, count, copy=copy)
             rows.append({"workers": count, "copy": copy, "memory": grown})
             private, shared, whole = (
-                [getattr(growth.by, name) / _MIB for growth in grown] for name in ("private", "shared", "proportional")
+                [getattr(growth.by, name) / _MIB for growth in grown]
+                for name in ("private", "shared", "proportional")
             )
             print(
-                f"{count} workers, {'a copy each' if copy else 'one copy'}: more private memory, each "
-                f"{min(private):.1f} to {max(private):.1f} MiB; shared {min(shared):.1f} to {max(shared):.1f} MiB; "
-                f"together {sum(whole):.1f} MiB",
+                f"{count} workers, {'a copy each' if copy else 'one copy'}: more private memory,"
+                f" each {min(private):.1f} to {max(private):.1f} MiB; shared {min(shared):.1f} to"
+                f" {max(shared):.1f} MiB; together {sum(whole):.1f} MiB",
                 flush=True,
             )
     print(f"the images: {work.images.nbytes / _MIB:.1f} MiB")

@@ -29,7 +29,10 @@ class TrackingServer:
     """
 
     def __init__(self, root: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.root, self._environment = root, dict(os.environ if environment is None else environment)
+        self.root, self._environment = (
+            root,
+            dict(os.environ if environment is None else environment),
+        )
         self._process: subprocess.Popen[bytes] | None = None
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))

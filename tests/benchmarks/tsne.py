@@ -1,7 +1,8 @@
 """Which t-SNE makes the better map for the time: ``python -m tests.benchmarks.tsne EVIDENCE.npz``.
 
-All start from the same principal components with the same schedule, 250 exaggerated and 500 plain steps, on one thread.
-The divergence is exact, over all pairs and the affinities at perplexity 30, whatever the optimiser has approximated.
+All start from the same principal components with the same schedule, 250 exaggerated and 500 plain
+steps, on one thread. The divergence is exact, over all pairs and the affinities at perplexity 30,
+whatever the optimiser has approximated.
 """
 
 from __future__ import annotations
@@ -29,9 +30,15 @@ def open_tsne(codes: Points, method: str, angle: float) -> NDArray[np.float64]:
     from openTSNE import TSNE
 
     made = TSNE(
-        perplexity=PERPLEXITY, initialization=_start(codes), negative_gradient_method=method, theta=angle,
-        neighbors="exact", n_iter=500, n_jobs=1, random_state=0,
-    )  # fmt: skip
+        perplexity=PERPLEXITY,
+        initialization=_start(codes),
+        negative_gradient_method=method,
+        theta=angle,
+        neighbors="exact",
+        n_iter=500,
+        n_jobs=1,
+        random_state=0,
+    )
     return np.asarray(made.fit(codes))
 
 
@@ -39,7 +46,14 @@ def scikit_learn(codes: Points, angle: float) -> NDArray[np.float64]:
     """scikit-learn's, with its own learning rate; it counts N / 12 as N / 48."""
     from sklearn.manifold import TSNE
 
-    made = TSNE(perplexity=PERPLEXITY, init=_start(codes), angle=angle, max_iter=750, n_jobs=1, random_state=0)
+    made = TSNE(
+        perplexity=PERPLEXITY,
+        init=_start(codes),
+        angle=angle,
+        max_iter=750,
+        n_jobs=1,
+        random_state=0,
+    )
     return np.asarray(made.fit_transform(codes))
 
 
@@ -60,7 +74,8 @@ def _start(codes: Points) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """Prints a line a method: processor seconds, divergence, share of the ten nearest neighbours kept."""
+    """Prints a line a method: processor seconds, divergence, share of the ten nearest neighbours
+    kept."""
     from openTSNE.affinity import PerplexityBasedNN
     from threadpoolctl import threadpool_limits
 
@@ -69,7 +84,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only so many codes")
     asked = parser.parse_args()
     codes = np.load(asked.evidence)["codes"][: asked.limit].astype(np.float32)
-    affinities = PerplexityBasedNN(codes.astype(np.float64), perplexity=PERPLEXITY, method="exact").P.tocoo()
+    affinities = PerplexityBasedNN(
+        codes.astype(np.float64), perplexity=PERPLEXITY, method="exact"
+    ).P.tocoo()
     truth = neighbours(codes, 10)
     methods: dict[str, Callable[[Points], NDArray[np.float64]]] = {
         "this report's": partial(tsne, perplexity=PERPLEXITY),
@@ -85,7 +102,11 @@ def main() -> None:
             points = method(codes)
             spent = time.process_time() - started
         kept = neighbour_recall(truth, neighbours(points, 10), 10)
-        print(f"{name:32} {spent:6.1f} s  KL {divergence(affinities, points):.3f}  kept {100 * kept:.1f} %", flush=True)
+        print(
+            f"{name:32} {spent:6.1f} s  KL {divergence(affinities, points):.3f}  kept"
+            f" {100 * kept:.1f} %",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

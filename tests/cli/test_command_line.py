@@ -1,4 +1,5 @@
-"""The command line: wrong input is one message that names the field, exit status 2, and leaves nothing behind."""
+"""The command line: wrong input is one message that names the field, exit status 2, and leaves
+nothing behind."""
 
 from __future__ import annotations
 
@@ -23,13 +24,21 @@ GOOD: dict[str, Any] = {
     "space": {"lr": {"log": [1e-3, 1e-2]}},
     "search": {"trials": 2},
 }
-BROKEN_TASK = "class Broken:\n    parameters = {'units': 3}\n    def build(self, params, sample_shape):\n        "
+BROKEN_TASK = (
+    "class Broken:\n    parameters = {'units': 3}\n    def build(self, params, sample_shape):\n   "
+    "     "
+)
 TASKS = {
     "syntax": "class Task(:\n",
-    "build": BROKEN_TASK + "raise ValueError('no such layer')\n    def losses(self, m, x, p): ...\n",
+    "build": (
+        BROKEN_TASK + "raise ValueError('no such layer')\n    def losses(self, m, x, p): ...\n"
+    ),
     "no_losses": "class Broken:\n    def build(self, params, sample_shape): ...\n",
-    "shape": BROKEN_TASK
-    + "import torch; return torch.nn.Identity()\n    def losses(self, m, x, p):\n        return {'loss': x.mean()}\n",
+    "shape": (
+        BROKEN_TASK
+        + "import torch; return torch.nn.Identity()\n    def losses(self, m, x, p):\n       "
+        " return {'loss': x.mean()}\n"
+    ),
 }
 
 
@@ -37,7 +46,12 @@ class Place:
     """A folder with a sweep file, and the command line's answer about it."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.runs, self.data, self._capsys = folder, folder / "runs", folder / "data", capsys
+        self.folder, self.runs, self.data, self._capsys = (
+            folder,
+            folder / "runs",
+            folder / "data",
+            capsys,
+        )
 
     def write(self, name: str, text: str) -> str:
         (self.folder / name).write_text(text)
@@ -53,7 +67,9 @@ class Place:
         return status, captured.out, captured.err
 
     def sweep(self, spec: str, *arguments: str) -> tuple[int, str, str]:
-        return self.ask("sweep", spec, "--dir", str(self.runs), "--data-dir", str(self.data), *arguments)
+        return self.ask(
+            "sweep", spec, "--dir", str(self.runs), "--data-dir", str(self.data), *arguments
+        )
 
     def refused(self, spec: str, *arguments: str) -> str:
         """The one message for a sweep that must be refused."""
@@ -63,12 +79,16 @@ class Place:
         assert len(re.findall(r"\bError\b:?", err.replace("ValueError", ""))) == 1, err
         assert "Traceback" not in err
         assert not self.runs.exists() and not self.data.exists()
-        assert [path for path in sorted(self.folder.rglob("*")) if "__pycache__" not in path.parts] == before
+        assert [
+            path for path in sorted(self.folder.rglob("*")) if "__pycache__" not in path.parts
+        ] == before
         return err
 
 
 @pytest.fixture
-def place(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Place:
     for name in ("FOLDRACE_DIR", "FOLDRACE_DATA_DIR", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
@@ -81,41 +101,81 @@ def spec_text(changes: dict[str, Any]) -> str:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"epoch": 3}, "epoch: 3: unknown key; did you mean 'epochs'?"),
-    "unknown key below": ({"search": {"trails": 3}}, "search.trails: 3: unknown key; did you mean 'trials'?"),
+    "unknown key below": (
+        {"search": {"trails": 3}},
+        "search.trails: 3: unknown key; did you mean 'trials'?",
+    ),
     "text for a number": ({"epochs": "three"}, "epochs: three: must be a whole number"),
     "a list for a mapping": ({"search": [1]}, "search: [1]: must be a mapping"),
     "no epochs": ({"epochs": 0}, "epochs: 0: must be"),
     "no trials": ({"search": {"trials": 0}}, "search.trials: 0: must be"),
     "lr reversed": ({"space": {"lr": {"log": [1e-2, 1e-3]}}}, "space.lr"),
-    "lr below zero": ({"space": {"lr": {"uniform": [-1.0, 1.0]}}}, "space.lr: -1.0: must be a number above 0"),
+    "lr below zero": (
+        {"space": {"lr": {"uniform": [-1.0, 1.0]}}},
+        "space.lr: -1.0: must be a number above 0",
+    ),
     "an arm's wrong parameter": (
-        {"kind": "comparison", "comparison": {"arms": {"adam": {"space": {"momentum": 0.9}}, "sgd": {}}}},
+        {
+            "kind": "comparison",
+            "comparison": {"arms": {"adam": {"space": {"momentum": 0.9}}, "sgd": {}}},
+        },
         "comparison.arms.adam.space.momentum: 0.9: adam has no parameter of that name",
     ),
     "a comparison that stops arms": (
-        {"kind": "comparison", "comparison": {"arms": {"adam": {}, "sgd": {}}}, "scheduler": {"kind": "stopping"}},
+        {
+            "kind": "comparison",
+            "comparison": {"arms": {"adam": {}, "sgd": {}}},
+            "scheduler": {"kind": "stopping"},
+        },
         "scheduler.kind: stopping: must be fifo",
     ),
     "empty choice": ({"space": {"optimizer": {"choice": []}}}, "space.optimizer"),
     "unknown distribution": ({"space": {"lr": {"lognormal": [0, 1]}}}, "space.lr"),
     "unknown parameter": ({"space": {"learning_rate": 0.1}}, "space.learning_rate"),
-    "unknown optimizer": ({"space": {"optimizer": {"choice": ["adam", "sdg"]}}}, "did you mean 'sgd'?"),
+    "unknown optimizer": (
+        {"space": {"optimizer": {"choice": ["adam", "sdg"]}}},
+        "did you mean 'sgd'?",
+    ),
     "momentum for adam": ({"space": {"momentum": {"uniform": [0.1, 0.9]}}}, "space.momentum"),
-    "one split": ({"folds": {"splits": 1}}, "folds.splits: 1: must be a whole number at least 2; use kind: holdout"),
-    "too many splits": ({"folds": {"splits": 201}}, "folds.splits: 201: more splits than the 200 training samples"),
+    "one split": (
+        {"folds": {"splits": 1}},
+        "folds.splits: 1: must be a whole number at least 2; use kind: holdout",
+    ),
+    "too many splits": (
+        {"folds": {"splits": 201}},
+        "folds.splits: 201: more splits than the 200 training samples",
+    ),
     "groups without groups": ({"folds": {"kind": "group"}}, "folds.kind: group: needs groups"),
     "unknown fold kind": ({"folds": {"kind": "kfolds"}}, "folds.kind: kfolds: must be one of"),
-    "unknown data set": ({"dataset": "digit"}, "dataset: digit: unknown data set; did you mean 'digits'?"),
+    "unknown data set": (
+        {"dataset": "digit"},
+        "dataset: digit: unknown data set; did you mean 'digits'?",
+    ),
     "no data set": ({"dataset": None}, "dataset"),
     "data set not there": ({"dataset": "./nothing.npz"}, "dataset: "),
-    "limit too high": ({"dataset": {"name": "digits", "limit": 5000}}, "dataset.limit: 5000: must be at most"),
+    "limit too high": (
+        {"dataset": {"name": "digits", "limit": 5000}},
+        "dataset.limit: 5000: must be at most",
+    ),
     "images too small": ({"dataset": {"name": "digits", "size": [7, 12]}}, "dataset: 1×7×12"),
-    "unknown task": ({"task": "autoencodr"}, "task: autoencodr: unknown task; did you mean 'autoencoder'?"),
+    "unknown task": (
+        {"task": "autoencodr"},
+        "task: autoencodr: unknown task; did you mean 'autoencoder'?",
+    ),
     "no task file": ({"task": "./nothing.py:Task"}, "no such file"),
     "unknown objective": ({"objective": "msse"}, "objective: msse"),
-    "too many processors": ({"resources": {"cpu": 4096}}, "resources.cpu: 4096.0: a trial asks for more CPUs"),
-    "a start off the space": ({"search": {"start_with": [{"lr": 0.5}]}}, "search.start_with[0].lr: 0.5"),
-    "grace beyond the end": ({"scheduler": {"grace_epochs": 3}}, "scheduler.grace_epochs: 3: must be at most"),
+    "too many processors": (
+        {"resources": {"cpu": 4096}},
+        "resources.cpu: 4096.0: a trial asks for more CPUs",
+    ),
+    "a start off the space": (
+        {"search": {"start_with": [{"lr": 0.5}]}},
+        "search.start_with[0].lr: 0.5",
+    ),
+    "grace beyond the end": (
+        {"scheduler": {"grace_epochs": 3}},
+        "scheduler.grace_epochs: 3: must be at most",
+    ),
     "unknown scheduler": ({"scheduler": {"kind": "asha"}}, "scheduler.kind: asha: must be one of"),
     "a name that is a path": ({"name": "../x"}, "name: ../x"),
     "dropout too high": ({"space": {"dropout": 2.5}}, "space.dropout: 2.5: must be"),
@@ -123,7 +183,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_sweep_is_refused_in_one_message_and_leaves_nothing_behind(place: Place, kind: str) -> None:
+def test_a_wrong_sweep_is_refused_in_one_message_and_leaves_nothing_behind(
+    place: Place, kind: str
+) -> None:
     changes, message = WRONG[kind]
     err = place.refused(place.write("wrong.yaml", spec_text(changes)))
     assert err.startswith("Error: ")
@@ -132,7 +194,11 @@ def test_a_wrong_sweep_is_refused_in_one_message_and_leaves_nothing_behind(place
 
 
 def test_several_mistakes_are_a_line_each(place: Place) -> None:
-    err = place.refused(place.write("wrong.yaml", spec_text({"epochs": 0, "folds": {"splits": 1}, "colour": "red"})))
+    err = place.refused(
+        place.write(
+            "wrong.yaml", spec_text({"epochs": 0, "folds": {"splits": 1}, "colour": "red"})
+        )
+    )
     assert len(err.strip().splitlines()) == 3
     assert all(field in err for field in ("epochs: 0", "folds.splits: 1", "colour: red"))
 
@@ -143,13 +209,17 @@ def test_a_missing_file_is_answered_with_the_nearest(place: Place) -> None:
     assert "is a folder" in place.refused(str(place.folder))
 
 
-@pytest.mark.parametrize("text", ["a: [1, 2", "a: {b", "\ta: 1", "a: 1\na: 2", "- 1", "just words", "", "a: *b"])
+@pytest.mark.parametrize(
+    "text", ["a: [1, 2", "a: {b", "\ta: 1", "a: 1\na: 2", "- 1", "just words", "", "a: *b"]
+)
 def test_broken_yaml_is_refused_with_its_file(place: Place, text: str) -> None:
     path = place.write("broken.yaml", text)
     assert path in place.refused(path)
 
 
-@pytest.mark.parametrize("override", ["search.trials=0", "search.trials", "=3", "search.trials=[", "colour=red"])
+@pytest.mark.parametrize(
+    "override", ["search.trials=0", "search.trials", "=3", "search.trials=[", "colour=red"]
+)
 def test_a_wrong_override_is_refused(place: Place, override: str) -> None:
     err = place.refused(place.write("sweep.yaml", spec_text({})), "--set", override)
     assert "search.trials" in err or "--set" in err or "colour" in err
@@ -172,9 +242,19 @@ def test_wrong_options_are_refused(place: Place, arguments: list[str]) -> None:
         ({"images": np.zeros((40, 12, 12), np.uint8), "labels": np.zeros(39, int)}, "labels"),
         ({"images": np.array([{"a": 1}], dtype=object)}, "arrays of Python objects are not read"),
     ],
-    ids=["truncated", "NaN", "out of range", "empty", "another key", "labels too short", "pickled"],
+    ids=[
+        "truncated",
+        "NaN",
+        "out of range",
+        "empty",
+        "another key",
+        "labels too short",
+        "pickled",
+    ],
 )
-def test_wrong_data_of_the_users_is_refused(place: Place, content: bytes | dict[str, Any], message: str) -> None:
+def test_wrong_data_of_the_users_is_refused(
+    place: Place, content: bytes | dict[str, Any], message: str
+) -> None:
     path = place.folder / "mine.npz"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -189,7 +269,10 @@ def test_wrong_data_of_the_users_is_refused(place: Place, content: bytes | dict[
     ("task", "message"),
     [
         ("./syntax.py:Task", "does not import: SyntaxError"),
-        ("./build.py:Broken", "fails on two samples of shape (1, 12, 12): ValueError: no such layer"),
+        (
+            "./build.py:Broken",
+            "fails on two samples of shape (1, 12, 12): ValueError: no such layer",
+        ),
         ("./build.py:Brokn", "has no Brokn; did you mean 'Broken'?"),
         ("./no_losses.py:Broken", "has no method losses"),
         ("./shape.py:Broken", "losses() must give one value a sample"),
@@ -203,10 +286,15 @@ def test_a_broken_task_of_the_users_is_refused(place: Place, task: str, message:
     assert message in err
 
 
-def test_a_gpu_is_refused_where_there_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_refused_where_there_is_none(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("foldrace.search.preparing.prepare.count_gpus", lambda: 0)
     err = place.refused(place.write("sweep.yaml", spec_text({"resources": {"gpu": 0.5}})))
-    assert "resources.gpu: 0.5: a trial asks for more GPUs than there are (0); set resources.gpu: 0" in err
+    assert (
+        "resources.gpu: 0.5: a trial asks for more GPUs than there are (0); set resources.gpu: 0"
+        in err
+    )
 
 
 def test_a_folder_of_sweeps_that_cannot_be_one_is_refused(place: Place) -> None:
@@ -217,7 +305,9 @@ def test_a_folder_of_sweeps_that_cannot_be_one_is_refused(place: Place) -> None:
 
 
 def test_a_tracking_server_that_does_not_answer_is_refused(place: Place) -> None:
-    err = place.refused(place.write("sweep.yaml", spec_text({})), "--tracking-uri", "http://127.0.0.1:9")
+    err = place.refused(
+        place.write("sweep.yaml", spec_text({})), "--tracking-uri", "http://127.0.0.1:9"
+    )
     assert "http://127.0.0.1:9" in err
 
 
@@ -225,8 +315,12 @@ def test_a_cluster_that_does_not_answer_is_refused_in_good_time(place: Place) ->
     command = [sys.executable, "-m", "foldrace", "sweep", place.write("sweep.yaml", spec_text({}))]
     done = subprocess.run(
         [*command, "--dir", str(place.runs), "--address", "127.0.0.1:9"],
-        cwd=place.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=45,
-    )  # fmt: skip
+        cwd=place.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=45,
+    )
     assert done.returncode == 2
     assert "127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
     assert not place.runs.exists()
@@ -244,21 +338,24 @@ def test_a_wrong_sweep_starts_neither_ray_nor_mlflow_nor_torch(place: Place) -> 
     ]
     specs = [place.write(f"{i}.yaml", spec_text(WRONG[kind][0])) for i, kind in enumerate(kinds)]
     script = (
-        "import sys\nfrom foldrace.cli.app import main\n"
-        "for spec in sys.argv[1:]:\n"
-        "    status = main(['sweep', spec])\n"
-        "    heavy = [m for m in ('ray', 'mlflow', 'torch', 'optuna', 'pandas', 'sklearn') if m in sys.modules]\n"
-        "    print(status, heavy)\n"
+        "import sys\nfrom foldrace.cli.app import main\nfor spec in sys.argv[1:]:\n    status ="
+        " main(['sweep', spec])\n    heavy = [m for m in ('ray', 'mlflow', 'torch', 'optuna',"
+        " 'pandas', 'sklearn') if m in sys.modules]\n    print(status, heavy)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     printed = subprocess.run(
         [sys.executable, "-c", script, *specs],
-        cwd=place.folder, env=environment, capture_output=True, text=True, check=True, timeout=60,
-    ).stdout  # fmt: skip
+        cwd=place.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
     assert printed.splitlines() == ["2 []"] * len(kinds)
 
 
-# --- the other commands -------------------------------------------------------------------------------------------
+# --- the other commands --------------------------------------------------------------------------
 
 
 def test_schema_is_the_one_in_the_repository(place: Place) -> None:
@@ -286,7 +383,9 @@ def test_data_of_an_unknown_name(place: Place) -> None:
 def test_a_command_on_an_empty_folder_says_how_to_begin(place: Place, command: str) -> None:
     status, out, err = place.ask(command, "--dir", str(place.runs))
     assert (status, out) == (2, "")
-    assert re.search(r"no sweep here.*start one with `foldrace sweep`, or name its folder with --dir", err)
+    assert re.search(
+        r"no sweep here.*start one with `foldrace sweep`, or name its folder with --dir", err
+    )
     assert not place.runs.exists()
 
 
@@ -337,10 +436,16 @@ def test_a_full_disk_is_one_line_that_says_how_to_go_on(
     monkeypatch.setattr("foldrace.search.spec.sweep_spec.json_schema", full)
     assert main(["schema"]) == 2
     said = capsys.readouterr().err
-    assert "the disk is full (/runs/ae/spool)" in said and "foldrace resume" in said and "Traceback" not in said
+    assert (
+        "the disk is full (/runs/ae/spool)" in said
+        and "foldrace resume" in said
+        and "Traceback" not in said
+    )
 
 
-def test_another_error_of_the_system_is_not_taken_for_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_of_the_system_is_not_taken_for_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 

@@ -21,7 +21,15 @@ from foldrace.search.tune import session as ray_session
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-PARTS = ["Python", "packages", "Ray on this machine", "GPUs", "folder of sweeps", "data sets", "tracking store"]
+PARTS = [
+    "Python",
+    "packages",
+    "Ray on this machine",
+    "GPUs",
+    "folder of sweeps",
+    "data sets",
+    "tracking store",
+]
 
 
 @contextmanager
@@ -32,7 +40,8 @@ def no_ray(address: str | None) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def seams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project's own requirements, installed or not; no server; and no Ray, whose start costs seconds."""
+    """The project's own requirements, installed or not; no server; and no Ray, whose start costs
+    seconds."""
     monkeypatch.setattr(metadata, "requires", lambda name: REQUIRED)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(ray_session, "ray_session", no_ray)
@@ -70,16 +79,23 @@ def test_a_ray_that_does_not_start_is_said_in_one_line_and_is_status_1(
     assert "✗" in capsys.readouterr().out
 
 
-def test_missing_and_wrong_packages_are_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_wrong_packages_are_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = [*REQUIRED, "no-such-package>=1", "numpy>=999", 'pytest>=999; extra == "dev"']
     monkeypatch.setattr(metadata, "requires", lambda name: wanted)
     finding = find("packages", tmp_path)
     assert finding.bad
-    assert finding.found == f"no-such-package is missing; numpy {metadata.version('numpy')} is not >=999"
+    assert (
+        finding.found
+        == f"no-such-package is missing; numpy {metadata.version('numpy')} is not >=999"
+    )
     assert "make install" in finding.remedy
 
 
-def test_a_project_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_that_is_not_installed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def requires(name: str) -> list[str]:
         raise metadata.PackageNotFoundError(name)
 
@@ -88,10 +104,14 @@ def test_a_project_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: py
     assert finding.bad and "not installed" in finding.found and "make install" in finding.remedy
 
 
-def test_a_folder_that_cannot_be_written_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.access
 
-    def access(path: os.PathLike[str], mode: int) -> bool:  # root may write anywhere, so chmod would not do
+    def access(
+        path: os.PathLike[str], mode: int
+    ) -> bool:  # root may write anywhere, so chmod would not do
         return Path(path) != tmp_path and real(path, mode)
 
     monkeypatch.setattr(os, "access", access)
@@ -100,7 +120,9 @@ def test_a_folder_that_cannot_be_written_is_bad(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_full_disk_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=2**40, used=2**40, free=2**28))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: SimpleNamespace(total=2**40, used=2**40, free=2**28)
+    )
     finding = find("folder of sweeps", tmp_path)
     assert finding.bad and "0 GiB free" in finding.found and "free some space" in finding.remedy
 

@@ -53,7 +53,9 @@ class Up:
         """From a laptop's loopback to the head's: the dashboard and MLflow."""
         laptop.spawn(f"exec python -m foldrace tunnel {self.yaml}")
         until = time.monotonic() + 30
-        while laptop.run("curl -s -o /dev/null http://127.0.0.1:5000/health", check=False).returncode:
+        while laptop.run(
+            "curl -s -o /dev/null http://127.0.0.1:5000/health", check=False
+        ).returncode:
             assert time.monotonic() < until, "the tunnel does not open"
             time.sleep(0.1)
 
@@ -74,18 +76,27 @@ class Up:
 
 
 def _cluster_file(up: Up) -> str:
-    """cluster/templates/onprem.yaml with its marked lines changed, not installed, and with GPUs that are not there."""
+    """cluster/templates/onprem.yaml with its marked lines changed, not installed, and with GPUs
+    that are not there."""
     text = (ROOT / "cluster/templates/onprem.yaml").read_text()
     addresses = ", ".join(host.address for host in up.workers.values())
-    install = 'python -m pip install --quiet --constraint ~/foldrace/constraints.txt "$HOME/foldrace[cluster]"'
+    install = (
+        "python -m pip install --quiet --constraint ~/foldrace/constraints.txt"
+        ' "$HOME/foldrace[cluster]"'
+    )
     changes = {
-        "HEAD_ADDRESS": up.head.address, "WORKER_ADDRESS": addresses, "SSH_USER": "root",
-        "min_workers: 1": f"min_workers: {len(up.workers)}", "max_workers: 1": f"max_workers: {len(up.workers)}",
-        "ray start --address=$RAY_HEAD_IP:6379": "ray start --address=$RAY_HEAD_IP:6379 --num-cpus=2 --num-gpus=2",
+        "HEAD_ADDRESS": up.head.address,
+        "WORKER_ADDRESS": addresses,
+        "SSH_USER": "root",
+        "min_workers: 1": f"min_workers: {len(up.workers)}",
+        "max_workers: 1": f"max_workers: {len(up.workers)}",
+        "ray start --address=$RAY_HEAD_IP:6379": (
+            "ray start --address=$RAY_HEAD_IP:6379 --num-cpus=2 --num-gpus=2"
+        ),
         install: "echo installed",
         "  ~/foldrace: .\n": f"  ~/foldrace/cluster: {ROOT}/cluster\n",
         "rsync_filter: [.gitignore]\n": "",
-    }  # fmt: skip
+    }
     for before, after in changes.items():
         assert before in text, before
         text = text.replace(before, after)
@@ -101,7 +112,11 @@ def up() -> Iterator[Up]:
     with lan() as net:
         head, *workers = [net.add(name) for name in ("head", *WORKERS)]
         up = Up(
-            net, head, dict(zip(WORKERS, workers, strict=True)), net.add("laptop", serves=False), net.add("outside")
+            net,
+            head,
+            dict(zip(WORKERS, workers, strict=True)),
+            net.add("laptop", serves=False),
+            net.add("outside"),
         )
         head.run(_POSTGRES)
         head.set(FOLDRACE_MLFLOW_STORE=_STORE)
@@ -109,7 +124,9 @@ def up() -> Iterator[Up]:
             host.set(FOLDRACE_TRAIN_ON_CPU="1")
         up.yaml.write_text(_cluster_file(up))
         up.laptop.run("ray get-auth-token --generate")
-        up.laptop.run(f"ray up -y --no-config-cache {up.yaml}", timeout=300, RAY_UP_enable_autoscaler_v2="0")
+        up.laptop.run(
+            f"ray up -y --no-config-cache {up.yaml}", timeout=300, RAY_UP_enable_autoscaler_v2="0"
+        )
         for host in (head, *up.workers.values()):
             host.set(RAY_AUTH_MODE="token")
         up.wait_for(gpus=4)

@@ -1,4 +1,5 @@
-"""Hosts of one's own on this machine, each with its network, processes, files and an SSH server."""
+"""Hosts of one's own on this machine, each with its network, processes, files and an SSH
+server."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ exec {first}
 
 
 def missing() -> list[str]:
-    """What this machine lacks for hosts of one's own: tools and rights; nothing if it can have them."""
+    """What this machine lacks for hosts of one's own: tools and rights; nothing if it can have
+    them."""
     lacks = [f"the command {tool}" for tool in _TOOLS if _which(tool) is None]
     if os.geteuid() != 0:
         return [*lacks, "the rights of root"]
@@ -59,7 +61,9 @@ def missing() -> list[str]:
 
 
 def _which(tool: str) -> str | None:
-    return shutil.which(tool, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *_POSTGRES]))
+    return shutil.which(
+        tool, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *_POSTGRES])
+    )
 
 
 def _run(*command: str) -> None:
@@ -85,7 +89,21 @@ class Host:
         self._furnish()
         _run("ip", "netns", "add", self.network)
         end = f"{lan.prefix}v{number}"
-        _run("ip", "-n", lan.switch, "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", self.network)
+        _run(
+            "ip",
+            "-n",
+            lan.switch,
+            "link",
+            "add",
+            end,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            self.network,
+        )
         _run("ip", "-n", lan.switch, "link", "set", end, "master", "br0", "up")
         _run("ip", "-n", self.network, "addr", "add", f"{self.address}/24", "dev", "eth0")
         _run("ip", "-n", self.network, "link", "set", "lo", "up")
@@ -107,31 +125,59 @@ class Host:
         (self.files / "run/ssh_host_key").chmod(0o600)
         (self.files / "run/sshd_config").write_text(_SSHD.format(address=self.address))
         path = os.pathsep.join(
-            [str(Path(sys.executable).parent), "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", *_POSTGRES]
+            [
+                str(Path(sys.executable).parent),
+                "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+                *_POSTGRES,
+            ]
         )
-        self.set(PATH=path, PYTHONPATH=str(ROOT), RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
+        self.set(
+            PATH=path,
+            PYTHONPATH=str(ROOT),
+            RAY_USAGE_STATS_ENABLED="0",
+            MLFLOW_DISABLE_TELEMETRY="true",
+        )
 
     def set(self, **variables: str) -> None:
         """For all that will be started on it."""
         for name in (".bashrc", ".profile"):
             with (self.files / "root" / name).open("a") as file:
-                file.writelines(f"export {variable}={shlex.quote(value)}\n" for variable, value in variables.items())
+                file.writelines(
+                    f"export {variable}={shlex.quote(value)}\n"
+                    for variable, value in variables.items()
+                )
 
     def start(self) -> None:
         """Switches it on; returns once it answers."""
         for shared in self.lan.shared:  # what lies below a private folder would be hidden by it
             inside = self.files / shared.relative_to("/")
-            if any(shared.is_relative_to(f"/{name}") for name in _PRIVATE) and not os.path.ismount(inside):
+            if any(shared.is_relative_to(f"/{name}") for name in _PRIVATE) and not os.path.ismount(
+                inside
+            ):
                 inside.mkdir(parents=True, exist_ok=True)
                 _run("mount", "--bind", str(shared), str(inside))
         first = f"{_which('sshd')} -D -e -f /run/sshd_config" if self._serves else "sleep infinity"
-        script = _START.format(private=" ".join(_PRIVATE), own=self.files, name=self.name, first=first)
-        separate = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        script = _START.format(
+            private=" ".join(_PRIVATE), own=self.files, name=self.name, first=first
+        )
+        separate = [
+            "unshare",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
         with (self.files / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 ["ip", "netns", "exec", self.network, *separate, "bash", "-c", script],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + 30
         while self.run("true", check=False).returncode:
             if time.monotonic() > deadline or self._process.poll() is not None:
@@ -152,13 +198,32 @@ class Host:
     def _inside(self, command: str, environment: Mapping[str, str]) -> list[str]:
         own = {"HOME": "/root", "USER": "root", "TERM": "dumb", "LANG": "C.UTF-8", **environment}
         settings = [f"{name}={value}" for name, value in own.items()]
-        enter = ["nsenter", "--target", str(self._first or 0), "--mount", "--uts", "--ipc", "--net", "--pid"]
-        return [*enter, "env", "--ignore-environment", *settings, "bash", "--login", "-c", f"cd; {command}"]
+        enter = [
+            "nsenter",
+            "--target",
+            str(self._first or 0),
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--net",
+            "--pid",
+        ]
+        return [
+            *enter,
+            "env",
+            "--ignore-environment",
+            *settings,
+            "bash",
+            "--login",
+            "-c",
+            f"cd; {command}",
+        ]
 
     def run(
         self, command: str, *, check: bool = True, timeout: float = 120, **environment: str
-    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-        """What a shell on it makes of a command. Raises: RuntimeError if it fails, unless ``check`` is false."""
+    ) -> subprocess.CompletedProcess[str]:
+        """What a shell on it makes of a command. Raises: RuntimeError if it fails, unless
+        ``check`` is false."""
         done = subprocess.run(
             self._inside(command, environment),
             stdin=subprocess.DEVNULL,
@@ -168,21 +233,30 @@ class Host:
         )
         if check and done.returncode:
             raise RuntimeError(
-                f"{self.name}: {command}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+                f"{self.name}: {command}:"
+                f" {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
             )
         return done
 
     def spawn(self, command: str, **environment: str) -> subprocess.Popen[str]:
         """The same, in the background; its output in one stream."""
         return subprocess.Popen(
-            self._inside(command, environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+            self._inside(command, environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def processes(self) -> list[psutil.Process]:
         """All that runs on it."""
         first = self._first
-        return [] if first is None else [psutil.Process(first), *psutil.Process(first).children(recursive=True)]
+        return (
+            []
+            if first is None
+            else [psutil.Process(first), *psutil.Process(first).children(recursive=True)]
+        )
 
     def kill(self) -> None:
         """Pulls its plug."""
@@ -195,8 +269,12 @@ class Host:
         """Leaves nothing of it."""
         self.kill()
         subprocess.run(["ip", "netns", "del", self.network], capture_output=True)
-        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        for place in sorted((m for m in mounts if Path(m).is_relative_to(self.files)), reverse=True):
+        mounts = [
+            line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        ]
+        for place in sorted(
+            (m for m in mounts if Path(m).is_relative_to(self.files)), reverse=True
+        ):
             _run("umount", place)
 
 
@@ -204,7 +282,8 @@ class Lan:
     """A switch with hosts on it, that nothing else on this machine can reach.
 
     Attributes:
-        shared: folders that every host sees at their own place: Python, this project, and ``common``.
+        shared: folders that every host sees at their own place: Python, this project, and
+            ``common``.
         common: an empty folder, the same on all hosts.
     """
 
@@ -214,17 +293,39 @@ class Lan:
         self.switch = f"{self.prefix}lan"
         self.common = self.folder / "common"
         self.common.mkdir()
-        needed = {Path(sys.prefix), Path(sys.base_prefix), ROOT, self.common, *(Path(entry) for entry in sys.path)}
-        self.shared = {path for path in needed if path.is_dir() and not any(other in path.parents for other in needed)}
+        needed = {
+            Path(sys.prefix),
+            Path(sys.base_prefix),
+            ROOT,
+            self.common,
+            *(Path(entry) for entry in sys.path),
+        }
+        self.shared = {
+            path
+            for path in needed
+            if path.is_dir() and not any(other in path.parents for other in needed)
+        }
         self.hosts: list[Host] = []
         for name in ("key", "host_key"):
-            _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.folder / name))
+            _run(
+                "ssh-keygen",
+                "-q",
+                "-t",
+                "ed25519",
+                "-N",
+                "",
+                "-C",
+                name,
+                "-f",
+                str(self.folder / name),
+            )
         _run("ip", "netns", "add", self.switch)
         _run("ip", "-n", self.switch, "link", "add", "br0", "type", "bridge")
         _run("ip", "-n", self.switch, "link", "set", "br0", "up")
 
     def add(self, name: str, *, serves: bool = True) -> Host:
-        """A new host, switched on; ``serves`` SSH, or is a laptop, which has the key to all others."""
+        """A new host, switched on; ``serves`` SSH, or is a laptop, which has the key to all
+        others."""
         host = Host(self, name, len(self.hosts) + 1, serves=serves)
         self.hosts.append(host)
         if not serves:

@@ -1,4 +1,5 @@
-"""The shipped cluster files pass our check and Ray's; a mistake that is planted in one is found, where it stands."""
+"""The shipped cluster files pass our check and Ray's; a mistake that is planted in one is found,
+where it stands."""
 
 from __future__ import annotations
 
@@ -22,7 +23,11 @@ FILES = ("cluster.yaml", "gcp.yaml", "onprem.yaml", "kuberay.yaml", "Dockerfile"
 def test_what_is_shipped_is_right_but_for_what_is_to_be_filled_in(name: str) -> None:
     found = check_file(CLUSTER / name)
     assert [str(finding) for finding in found if not finding.open] == []
-    marked = {i for i, line in enumerate((CLUSTER / name).read_text().splitlines(), 1) if "# CHANGE" in line}
+    marked = {
+        i
+        for i, line in enumerate((CLUSTER / name).read_text().splitlines(), 1)
+        if "# CHANGE" in line
+    }
     assert {finding.line for finding in found} <= marked
 
 
@@ -372,7 +377,9 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "right", "wrong", "told"), PLANTED, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "told"), PLANTED, ids=lambda value: str(value)[:30]
+)
 def test_a_planted_mistake_is_found_where_it_stands(
     name: str, right: str, wrong: str, told: str | None, tmp_path: Path
 ) -> None:
@@ -390,8 +397,12 @@ def test_a_planted_mistake_is_found_where_it_stands(
         assert min(abs(line - planted) for line in named) <= 4 or "file_mounts" in told
 
 
-def test_the_command_line_names_the_line_and_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cluster", "check", str(CLUSTER / "onprem.yaml"), str(CLUSTER / "Dockerfile")]) == 0
+def test_the_command_line_names_the_line_and_ends_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["cluster", "check", str(CLUSTER / "onprem.yaml"), str(CLUSTER / "Dockerfile")]) == 0
+    )
     assert "2 files: nothing is wrong" in capsys.readouterr().err
     assert main(["cluster", "check", "--ready", str(CLUSTER / "onprem.yaml")]) == 2
     assert "onprem.yaml:9: HEAD_ADDRESS has still to be filled in" in capsys.readouterr().err

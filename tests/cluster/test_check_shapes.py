@@ -1,4 +1,5 @@
-"""What people write differently is understood; what is no cluster's file at all is refused, without a traceback."""
+"""What people write differently is understood; what is no cluster's file at all is refused,
+without a traceback."""
 
 from __future__ import annotations
 
@@ -46,8 +47,16 @@ def test_what_ray_and_yaml_allow_is_allowed(tmp_path: Path) -> None:
     """Ray's own `SubnetIds`, and values that are merged in."""
     text = (CLUSTER / "cluster.yaml").read_text()
     first, second = text.index("    node_config:\n"), text.rindex("    node_config:\n")
-    text = text[:second] + "    node_config:\n      <<: *machine\n" + text[second + len("    node_config:\n") :]
-    text = text[:first] + "    node_config: &machine\n      SubnetIds: [subnet-1]\n" + text[first:].split("\n", 1)[1]
+    text = (
+        text[:second]
+        + "    node_config:\n      <<: *machine\n"
+        + text[second + len("    node_config:\n") :]
+    )
+    text = (
+        text[:first]
+        + "    node_config: &machine\n      SubnetIds: [subnet-1]\n"
+        + text[first:].split("\n", 1)[1]
+    )
     (tmp_path / "x.yaml").write_text(text)
     assert [str(finding) for finding in check_file(tmp_path / "x.yaml") if not finding.open] == []
 
@@ -55,7 +64,13 @@ def test_what_ray_and_yaml_allow_is_allowed(tmp_path: Path) -> None:
 def variants(value: Any, odd: Any) -> Iterator[Any]:
     """Each value in turn replaced."""
     yield odd
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    parts = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, below in parts:
         for variant in variants(below, odd):
             changed = copy.copy(value)
@@ -87,7 +102,12 @@ def test_a_file_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("a: [", "is no YAML: line"), ("a: 1", "is neither a file for `ray up`"), ("- 1", "is neither")]
+    ("text", "told"),
+    [
+        ("a: [", "is no YAML: line"),
+        ("a: 1", "is neither a file for `ray up`"),
+        ("- 1", "is neither"),
+    ],
 )
 def test_what_is_no_cluster_file_is_refused(text: str, told: str, tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"

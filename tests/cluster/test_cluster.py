@@ -1,4 +1,5 @@
-"""Sweeps on a cluster of three machines that `ray up` has brought up, from laptops that reach it by SSH alone."""
+"""Sweeps on a cluster of three machines that `ray up` has brought up, from laptops that reach it
+by SSH alone."""
 
 from __future__ import annotations
 
@@ -30,27 +31,34 @@ resources: {{cpu: 1, gpu: 1}}
 """
 NUMBERS = """
 select r.name, m.key, m.step, m.value from metrics m
-join runs r on r.run_uuid = m.run_uuid join tags t on t.run_uuid = r.run_uuid and t.key = 'foldrace.sweep_key'
+join runs r on r.run_uuid = m.run_uuid
+join tags t on t.run_uuid = r.run_uuid and t.key = 'foldrace.sweep_key'
 where r.name like 'trial %' and m.key <> 'train_seconds'
 and t.value = (select value from tags where key = 'foldrace.sweep_key' and run_uuid =
 (select run_uuid from runs where name = '{name}')) order by 1, 2, 3, 4
 """
 RUNS = """
-select t.value, r.status, count(*) from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'foldrace.level'
+select t.value, r.status, count(*) from runs r
+join tags t on t.run_uuid = r.run_uuid and t.key = 'foldrace.level'
 group by 1, 2 order by 1, 2
 """
 PLACES = """
-select n.value, g.value from tags n join tags g on g.run_uuid = n.run_uuid and g.key = 'foldrace.gpus'
+select n.value, g.value from tags n
+join tags g on g.run_uuid = n.run_uuid and g.key = 'foldrace.gpus'
 where n.key = 'foldrace.node'
 """
 
 
-def submit(up: Up, laptop: Host, name: str, *options: str, epochs: int = 6, check: bool = True) -> Any:
+def submit(
+    up: Up, laptop: Host, name: str, *options: str, epochs: int = 6, check: bool = True
+) -> Any:
     folder = up.net.common / name
     folder.mkdir(exist_ok=True)
     (folder / "sweep.yaml").write_text(SPEC.format(name=name, epochs=epochs))
     arguments = " ".join(["--dir", str(up.runs), *options])
-    return laptop.run(f"python -m foldrace submit {folder}/sweep.yaml {arguments}", timeout=300, check=check)
+    return laptop.run(
+        f"python -m foldrace submit {folder}/sweep.yaml {arguments}", timeout=300, check=check
+    )
 
 
 def flat(text: str) -> str:
@@ -73,16 +81,26 @@ def undisturbed(up: Up) -> list[list[str]]:
 def test_a_sweep_uses_all_machines_and_all_their_gpus_and_its_record_is_whole(
     up: Up, undisturbed: list[list[str]]
 ) -> None:
-    assert up.query(flat(RUNS)) == [["fold", "FINISHED", "24"], ["sweep", "FINISHED", "1"], ["trial", "FINISHED", "8"]]
-    assert {tuple(place) for place in up.query(flat(PLACES))} == {(n, g) for n in ("one", "two") for g in "01"}
+    assert up.query(flat(RUNS)) == [
+        ["fold", "FINISHED", "24"],
+        ["sweep", "FINISHED", "1"],
+        ["trial", "FINISHED", "8"],
+    ]
+    assert {tuple(place) for place in up.query(flat(PLACES))} == {
+        (n, g) for n in ("one", "two") for g in "01"
+    }
     keys = [tuple(row[:3]) for row in undisturbed]
     assert len(keys) == len(set(keys)) > 8 * 3 * 6 * 3
     assert result(up, "calm")["trials"] == {"completed": 8, "pruned": 0, "failed": 0}
 
 
-def test_the_jobs_are_listed_and_their_logs_are_there(up: Up, undisturbed: list[list[str]]) -> None:
+def test_the_jobs_are_listed_and_their_logs_are_there(
+    up: Up, undisturbed: list[list[str]]
+) -> None:
     [job] = [
-        job for job in json.loads(up.laptop.run("python -m foldrace list --json").stdout) if job["sweep"] == "calm"
+        job
+        for job in json.loads(up.laptop.run("python -m foldrace list --json").stdout)
+        if job["sweep"] == "calm"
     ]
     assert (job["status"], job["exit_status"]) == ("SUCCEEDED", 0)
     logs = up.laptop.run("python -m foldrace logs calm").stdout
@@ -90,32 +108,52 @@ def test_the_jobs_are_listed_and_their_logs_are_there(up: Up, undisturbed: list[
 
 
 def test_its_state_is_shown_on_the_laptop(up: Up, undisturbed: list[list[str]]) -> None:
-    shown = up.laptop.run("python -m foldrace status calm --address http://127.0.0.1:8265 --json").stdout
+    shown = up.laptop.run(
+        "python -m foldrace status calm --address http://127.0.0.1:8265 --json"
+    ).stdout
     told = json.loads(shown.splitlines()[-1])
-    assert (told["state"], told["trials"]["completed"], told["job"]["status"]) == ("finished", 8, "SUCCEEDED")
+    assert (told["state"], told["trials"]["completed"], told["job"]["status"]) == (
+        "finished",
+        8,
+        "SUCCEEDED",
+    )
 
 
 def test_its_report_is_drawn_on_the_laptop(up: Up, undisturbed: list[list[str]]) -> None:
     folder = up.net.common / "report"
-    up.laptop.run(f"python -m foldrace report calm --tracking-uri http://127.0.0.1:5000 -o {folder} --dir /nowhere")
+    up.laptop.run(
+        f"python -m foldrace report calm --tracking-uri http://127.0.0.1:5000 -o {folder} --dir"
+        " /nowhere"
+    )
     assert list(folder.glob("*.html"))
 
 
 def test_a_sweep_with_failed_trials_does_not_end_as_a_success(up: Up) -> None:
-    done = submit(up, up.laptop, "failing", "--set space.lr=1.0e+6", "--set search.trials=1", epochs=2, check=False)
+    done = submit(
+        up,
+        up.laptop,
+        "failing",
+        "--set space.lr=1.0e+6",
+        "--set search.trials=1",
+        epochs=2,
+        check=False,
+    )
     assert done.returncode == 3, done.stderr
     assert "failing: done, with failed trials" in done.stderr
     [job] = [
-        job for job in json.loads(up.laptop.run("python -m foldrace list --json").stdout) if job["sweep"] == "failing"
+        job
+        for job in json.loads(up.laptop.run("python -m foldrace list --json").stdout)
+        if job["sweep"] == "failing"
     ]
     assert job["status"] == "FAILED"
 
 
-# --- a machine and a laptop that die --------------------------------------------------------------------------------
+# --- a machine and a laptop that die -------------------------------------------------------------
 
 
 def follow_until(laptop: Host, command: str, pattern: str, seconds: float = 120) -> Iterator[str]:
-    """Runs a command until a line of it matches; yields what it said up to there, and then lives on with the caller."""
+    """Runs a command until a line of it matches; yields what it said up to there, and then lives
+    on with the caller."""
     process = laptop.spawn(command)
     assert process.stdout is not None
     said, until = "", time.monotonic() + seconds
@@ -133,7 +171,11 @@ def follow_until(laptop: Host, command: str, pattern: str, seconds: float = 120)
 
 def test_a_machine_that_dies_changes_no_number(up: Up, undisturbed: list[list[str]]) -> None:
     submit(up, up.laptop, "hurt", "--detach")
-    [_] = zip(follow_until(up.laptop, "python -m foldrace attach hurt", " completed "), [None], strict=False)
+    [_] = zip(
+        follow_until(up.laptop, "python -m foldrace attach hurt", " completed "),
+        [None],
+        strict=False,
+    )
     up.workers["two"].kill()
     done = up.laptop.run("python -m foldrace attach hurt", timeout=300)
     assert "hurt: done" in done.stderr
@@ -159,24 +201,32 @@ def test_a_laptop_that_dies_leaves_the_sweep_and_another_attaches(up: Up) -> Non
     assert (state["sweep"], state["status"]) == ("long", "RUNNING")
     [said] = [
         said
-        for said, _ in zip(follow_until(up.laptop, "python -m foldrace attach long", "fold-epochs"), [0], strict=False)
+        for said, _ in zip(
+            follow_until(up.laptop, "python -m foldrace attach long", "fold-epochs"),
+            [0],
+            strict=False,
+        )
     ]
     assert "long: in " in said  # from its beginning
     stopped = up.laptop.run("python -m foldrace stop long", timeout=200)
     assert "foldrace submit --resume long goes on" in stopped.stderr
     assert not (up.runs / "long/result.json").exists()
-    resumed = up.laptop.run(f"python -m foldrace submit --resume long --dir {up.runs}", timeout=300)
+    resumed = up.laptop.run(
+        f"python -m foldrace submit --resume long --dir {up.runs}", timeout=300
+    )
     assert "long: done" in resumed.stderr
     assert result(up, "long")["trials"] == {"completed": 8, "pruned": 0, "failed": 0}
 
 
-# --- what a laptop is told ------------------------------------------------------------------------------------------
+# --- what a laptop is told -----------------------------------------------------------------------
 
 
 def refusal(laptop: Host, options: str = "", **environment: str) -> str:
     """What submitting says, which it does within ten seconds."""
     began = time.monotonic()
-    done = laptop.run(f"unset RAY_AUTH_MODE; python -m foldrace list {options}", check=False, **environment)
+    done = laptop.run(
+        f"unset RAY_AUTH_MODE; python -m foldrace list {options}", check=False, **environment
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert time.monotonic() - began < 10
     return done.stderr
@@ -184,7 +234,10 @@ def refusal(laptop: Host, options: str = "", **environment: str) -> str:
 
 def test_a_token_that_is_wrong_or_missing_is_said_with_the_remedy(up: Up) -> None:
     said = refusal(up.laptop, RAY_AUTH_TOKEN_PATH="/nowhere")
-    assert "asks for a token, and there is none" in said and "copy it from where `ray up` was run" in said
+    assert (
+        "asks for a token, and there is none" in said
+        and "copy it from where `ray up` was run" in said
+    )
     said = refusal(up.laptop, RAY_AUTH_TOKEN="0" * 64)
     assert "does not know the token" in said and "copy the cluster's" in said
 
@@ -194,23 +247,30 @@ def test_no_tunnel_no_server_and_another_server_are_said_with_the_remedy(up: Up)
     assert "nothing answers there" in said and "foldrace tunnel" in said
     assert "nothing answers there" in refusal(up.laptop, "--address http://10.77.0.200:8265")
     assert "no Ray dashboard" in refusal(up.laptop, "--address http://127.0.0.1:5000")
-    assert "must be the address of Ray's dashboard" in refusal(up.laptop, "--address 127.0.0.1:8265")
+    assert "must be the address of Ray's dashboard" in refusal(
+        up.laptop, "--address 127.0.0.1:8265"
+    )
 
 
 def test_other_versions_are_said_before_anything_is_submitted(up: Up) -> None:
     before = up.laptop.run("python -m foldrace list --json").stdout
     fake = up.net.common / "fake"
     (fake / "ray-2.59.0.dist-info").mkdir(parents=True)
-    (fake / "ray-2.59.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.59.0\n")
+    (fake / "ray-2.59.0.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: ray\nVersion: 2.59.0\n"
+    )
     folder = up.net.common / "calm"
-    command = f"PYTHONPATH={fake}:$PYTHONPATH python -m foldrace submit {folder}/sweep.yaml --dir {up.runs}"
+    command = (
+        f"PYTHONPATH={fake}:$PYTHONPATH python -m foldrace submit {folder}/sweep.yaml --dir"
+        f" {up.runs}"
+    )
     done = up.laptop.run(command, check=False)
     assert done.returncode == 2
     assert "ray is 2.59.0 here and 2.60.0 on the cluster; make them the same" in done.stderr
     assert up.laptop.run("python -m foldrace list --json").stdout == before
 
 
-# --- who may reach what ---------------------------------------------------------------------------------------------
+# --- who may reach what --------------------------------------------------------------------------
 
 SCAN = """
 import socket, sys
@@ -231,7 +291,9 @@ def test_from_outside_only_ssh_and_what_rays_machines_need_answers(up: Up) -> No
     assert {"22", "6379"} <= set(found)
     assert not {"8265", "5000", "5432"} & set(found)
     for host in (up.head, up.workers["one"]):
-        foreign = {port: owner for port, owner in listeners(host).items() if not RAYS.search(owner)}
+        foreign = {
+            port: owner for port, owner in listeners(host).items() if not RAYS.search(owner)
+        }
         assert set(foreign) <= {"22", RAY_CLIENT}, foreign
     assert set(found) <= set(listeners(up.head))
 
@@ -239,7 +301,11 @@ def test_from_outside_only_ssh_and_what_rays_machines_need_answers(up: Up) -> No
 def test_rays_client_server_asks_strangers_for_the_token(up: Up) -> None:
     code = f"import ray; ray.init('ray://{up.head.address}:{RAY_CLIENT}'); print('in')"
     token = (up.laptop.files / "root/.ray/auth_token").read_text().strip()
-    for given, said in (({}, []), ({"RAY_AUTH_TOKEN": "0" * 64}, []), ({"RAY_AUTH_TOKEN": token}, ["in"])):
+    for given, said in (
+        ({}, []),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, []),
+        ({"RAY_AUTH_TOKEN": token}, ["in"]),
+    ):
         mode = {"RAY_AUTH_MODE": "token"} if given else {}
         done = up.outside.run(f'python -c "{code}"', check=False, timeout=120, **given, **mode)
         assert done.stdout.split() == said, done.stderr[-2000:]
@@ -252,12 +318,15 @@ RAYS = re.compile(r"/ray/core/src/ray/|/ray/dashboard/agent|/ray/_private/|^ray:
 
 
 def listeners(host: Host) -> dict[str, str]:
-    """Of each port that listens on more than the loopback, the command of the process that does."""
+    """Of each port that listens on more than the loopback, the command of the process that
+    does."""
     found = {}
     for line in host.run("ss -ltnpH").stdout.splitlines():
         address, process = line.split()[3], re.search(r"pid=(\d+)", line)
         if not address.startswith(("127.", "[::1]")) and process:
-            found[address.rpartition(":")[2]] = host.run(f"tr '\\0' ' ' < /proc/{process[1]}/cmdline").stdout
+            found[address.rpartition(":")[2]] = host.run(
+                f"tr '\\0' ' ' < /proc/{process[1]}/cmdline"
+            ).stdout
     return found
 
 
@@ -267,18 +336,22 @@ def test_the_dashboard_asks_for_the_token(up: Up) -> None:
         assert up.laptop.run(f"{code}{path}").stdout == "401", path
 
 
-def test_the_token_is_in_no_log_no_process_list_and_no_record(up: Up, undisturbed: list[list[str]]) -> None:
+def test_the_token_is_in_no_log_no_process_list_and_no_record(
+    up: Up, undisturbed: list[list[str]]
+) -> None:
     token = (up.laptop.files / "root/.ray/auth_token").read_text().strip()
     assert len(token) > 20
     for host in (up.head, up.workers["one"], up.laptop):
-        found = host.run(f"grep -rlF {token} /tmp/ray /root/mlflow 2>/dev/null", check=False).stdout.split()
+        found = host.run(
+            f"grep -rlF {token} /tmp/ray /root/mlflow 2>/dev/null", check=False
+        ).stdout.split()
         assert found == [], found
         assert not [command for command in commands(host) if token in command]
     for table, column in (("tags", "value"), ("params", "value"), ("metrics", "key")):
         assert up.query(f"select count(*) from {table} where {column} like '%{token}%'") == [["0"]]
 
 
-# --- the end --------------------------------------------------------------------------------------------------------
+# --- the end -------------------------------------------------------------------------------------
 
 
 def test_ray_down_and_what_docs_say_beside_it_leave_nothing(up: Up) -> None:
@@ -286,7 +359,12 @@ def test_ray_down_and_what_docs_say_beside_it_leave_nothing(up: Up) -> None:
     up.head.run("python -m foldrace.cluster.mlflow_server stop")
     up.workers["one"].run("ray stop --grace-period 20", timeout=100)
     until = time.monotonic() + 120
-    while left := [line for host in (up.head, up.workers["one"]) for line in commands(host) if OURS.search(line)]:
+    while left := [
+        line
+        for host in (up.head, up.workers["one"])
+        for line in commands(host)
+        if OURS.search(line)
+    ]:
         assert time.monotonic() < until, left
         time.sleep(0.5)
 

@@ -34,15 +34,37 @@ def names(root: Path) -> list[str]:
     return [str(path.relative_to(root.resolve())) for path in files_of(root)]
 
 
-# --- what travels ---------------------------------------------------------------------------------------------------
+# --- what travels --------------------------------------------------------------------------------
 
 
 def test_what_git_ignores_stays_here_as_git_means_it(tmp_path: Path) -> None:
-    write(tmp_path, "sweep.yaml", "my models.py", "runs/a/big.bin", "keep/runs.txt", "sub/notes.log", "sub/keep.log")
-    write(tmp_path, ".git/config", "pkg/__pycache__/a.pyc", ".venv/bin/python", "sub/deep/data/x.npy", "data/y.npy")
+    write(
+        tmp_path,
+        "sweep.yaml",
+        "my models.py",
+        "runs/a/big.bin",
+        "keep/runs.txt",
+        "sub/notes.log",
+        "sub/keep.log",
+    )
+    write(
+        tmp_path,
+        ".git/config",
+        "pkg/__pycache__/a.pyc",
+        ".venv/bin/python",
+        "sub/deep/data/x.npy",
+        "data/y.npy",
+    )
     write(tmp_path, ".gitignore", text="/runs/\n*.log\n/data\n")
     write(tmp_path, "sub/.gitignore", text="!keep.log\ndeep/data/\n")
-    kept = [".gitignore", "keep/runs.txt", "my models.py", "sub/.gitignore", "sub/keep.log", "sweep.yaml"]
+    kept = [
+        ".gitignore",
+        "keep/runs.txt",
+        "my models.py",
+        "sub/.gitignore",
+        "sub/keep.log",
+        "sweep.yaml",
+    ]
     assert names(tmp_path) == kept
 
 
@@ -53,7 +75,9 @@ def test_files_arrive_as_they_are_and_an_inner_link_as_a_file(tmp_path: Path) ->
     (here / "again.yaml").symlink_to("sweep.yaml")
     there.mkdir()
     assert pack(here, there) == [Path("again.yaml"), Path("sweep.yaml"), Path("tools/run.sh")]
-    assert (there / "again.yaml").read_text() == "content" and not (there / "again.yaml").is_symlink()
+    assert (there / "again.yaml").read_text() == "content" and not (
+        there / "again.yaml"
+    ).is_symlink()
     assert (there / "tools/run.sh").stat().st_mode & 0o777 == 0o755
 
 
@@ -89,8 +113,9 @@ def test_too_much_is_refused_and_the_largest_are_named(tmp_path: Path) -> None:
     write(here, "larger.npz", text="x" * 5_000_000)
     with pytest.raises(InputError) as caught:
         pack(here, tmp_path / "there", limit=6_000_000)
-    assert "holds 8 MB, and at most 6 MB travel; the largest: larger.npz (5.0 MB), weights/large.pt (3.0 MB)" in str(
-        caught.value
+    assert (
+        "holds 8 MB, and at most 6 MB travel; the largest: larger.npz (5.0 MB), weights/large.pt"
+        " (3.0 MB)" in str(caught.value)
     )
     assert not (tmp_path / "there").exists()
 
@@ -104,7 +129,7 @@ def test_code_is_kept_once_and_under_its_digest(tmp_path: Path) -> None:
     assert [path.name for path in kept.parent.iterdir()] == ["abc"]
 
 
-# --- the way there --------------------------------------------------------------------------------------------------
+# --- the way there -------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -117,7 +142,11 @@ def heard() -> Iterator[tuple[str, list[str]]]:
 
 @contextmanager
 def server(
-    status: int, body: str, token: str | None = None, location: str = "", asked: list[str] | None = None
+    status: int,
+    body: str,
+    token: str | None = None,
+    location: str = "",
+    asked: list[str] | None = None,
 ) -> Iterator[str]:
     """Something that answers on this machine; with a token, only to those who have it."""
 
@@ -166,7 +195,9 @@ def test_a_closed_tunnel_and_another_server_are_said_with_the_remedy() -> None:
         pass
     assert "nothing answers there" in refused(address) and "ray dashboard" in refused(address)
     with server(404, "not here") as address:
-        assert "answers with 404, so it is no Ray dashboard; is the port right?" in refused(address)
+        assert "answers with 404, so it is no Ray dashboard; is the port right?" in refused(
+            address
+        )
     for body in ("<html>", "{}"):
         with server(200, body) as address:
             assert "something answers there that is no Ray dashboard" in refused(address)
@@ -197,26 +228,41 @@ def test_nobody_else_is_shown_the_token(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_something_else_that_listens_is_said_to_be_that() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=lambda: listener.accept()[0].sendall(b"SSH-2.0-x\r\n"), daemon=True).start()
+        threading.Thread(
+            target=lambda: listener.accept()[0].sendall(b"SSH-2.0-x\r\n"), daemon=True
+        ).start()
         assert "no web server" in refused(f"http://127.0.0.1:{listener.getsockname()[1]}")
 
 
 @pytest.mark.parametrize(
-    "address", ["http://127.0.0.1:abc", "http://[foo", "127.0.0.1:8265", "ray://head:10001", "ftp://x", "", "http://"]
+    "address",
+    [
+        "http://127.0.0.1:abc",
+        "http://[foo",
+        "127.0.0.1:8265",
+        "ray://head:10001",
+        "ftp://x",
+        "",
+        "http://",
+    ],
 )
 def test_an_address_of_another_kind_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="must be the address of Ray's dashboard"):
         connect(address)
 
 
-# --- jobs -----------------------------------------------------------------------------------------------------------
+# --- jobs ----------------------------------------------------------------------------------------
 
 
 class Cluster:
     """A job server that runs a job at once: what it prints is given."""
 
     def __init__(self, printed: str = "", status: str = "SUCCEEDED") -> None:
-        self.printed, self.status, self.deleted = printed, SimpleNamespace(value=status), list[str]()
+        self.printed, self.status, self.deleted = (
+            printed,
+            SimpleNamespace(value=status),
+            list[str](),
+        )
         self.jobs: list[Any] = []
 
     def submit_job(self, entrypoint: str, submission_id: str) -> str:
@@ -237,10 +283,15 @@ class Cluster:
     def add(self, name: str, sweep: str, began: int, status: str = "RUNNING") -> None:
         self.jobs.append(
             SimpleNamespace(
-                submission_id=name, metadata={"sweep": sweep}, status=SimpleNamespace(value=status), message="",
-                start_time=began, end_time=None, driver_exit_code=None,
+                submission_id=name,
+                metadata={"sweep": sweep},
+                status=SimpleNamespace(value=status),
+                message="",
+                start_time=began,
+                end_time=None,
+                driver_exit_code=None,
             )
-        )  # fmt: skip
+        )
 
 
 def told(**other: str) -> str:
@@ -257,10 +308,15 @@ def test_the_same_versions_are_not_worth_a_word() -> None:
 def test_another_ray_or_python_stops_a_submission_and_other_packages_are_noted() -> None:
     said: list[str] = []
     cluster: Any = Cluster(told(ray="2.59.0", torch="2.13.0"))
-    with pytest.raises(StateError, match=r"ray is \S+ here and 2\.59\.0 on the cluster; make them the same, or pass"):
+    with pytest.raises(
+        StateError,
+        match=r"ray is \S+ here and 2\.59\.0 on the cluster; make them the same, or pass",
+    ):
         check_versions(cluster, strict=True, say=said.append)
     check_versions(cluster, strict=False, say=said.append)
-    assert any(line.startswith("Note: torch is ") for line in said) and any("Note: ray is" in line for line in said)
+    assert any(line.startswith("Note: torch is ") for line in said) and any(
+        "Note: ray is" in line for line in said
+    )
     major, minor, _ = versions()["python"].split(".")
     said.clear()
     check_versions(Cluster(told(python=f"{major}.{minor}.99")), strict=True, say=said.append)  # type: ignore[arg-type]
@@ -284,7 +340,12 @@ def test_a_job_is_found_by_its_sweep_or_its_id_the_newest_first() -> None:
     cluster.add("foldrace-b-1", "b", 2)
     cluster.add("somebody's", "", 9)
     found = [find_job(cluster, name) for name in (None, "a", "b", "foldrace-a-1")]
-    assert [job.id for job in found] == ["foldrace-a-2", "foldrace-a-2", "foldrace-b-1", "foldrace-a-1"]
+    assert [job.id for job in found] == [
+        "foldrace-a-2",
+        "foldrace-a-2",
+        "foldrace-b-1",
+        "foldrace-a-1",
+    ]
     assert found[0] == Job("foldrace-a-2", "a", "RUNNING", "", 3, None, None)
     with pytest.raises(StateError, match="c: no such job on this cluster; it knows: a, b"):
         find_job(cluster, "c")
@@ -300,7 +361,9 @@ def test_a_tunnel_needs_a_clusters_file_and_free_ports(tmp_path: Path) -> None:
     spec.write_text("name: x\n")
     with pytest.raises(InputError, match="must be a file for `ray up`"):
         open_tunnel(spec, {8265: 8265}, nothing)
-    with pytest.raises(InputError, match="kubectl port-forward service/foldrace-head-svc 8265:8265"):
+    with pytest.raises(
+        InputError, match="kubectl port-forward service/foldrace-head-svc 8265:8265"
+    ):
         open_tunnel(shipped / "kuberay.yaml", {8265: 8265}, nothing)
     with pytest.raises(InputError, match="cannot be read"):
         open_tunnel(tmp_path / "nowhere.yaml", {8265: 8265}, nothing)
@@ -311,7 +374,9 @@ def test_a_tunnel_needs_a_clusters_file_and_free_ports(tmp_path: Path) -> None:
 
 
 def test_a_tunnel_is_ssh_alone_to_loopback_alone() -> None:
-    command = ssh_command("10.0.0.1", {"ssh_user": "me", "ssh_private_key": "/keys/id"}, {8266: 8265})
+    command = ssh_command(
+        "10.0.0.1", {"ssh_user": "me", "ssh_private_key": "/keys/id"}, {8266: 8265}
+    )
     assert command[:2] == ["ssh", "-N"] and command[-1] == "me@10.0.0.1"
     assert command[-3:-1] == ["-L", "127.0.0.1:8266:127.0.0.1:8265"]
     assert command[command.index("-i") :][:2] == ["-i", "/keys/id"]

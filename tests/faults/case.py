@@ -1,4 +1,5 @@
-"""One sweep that is hurt at random, resumed as often as it takes, and compared with the undisturbed one."""
+"""One sweep that is hurt at random, resumed as often as it takes, and compared with the
+undisturbed one."""
 
 from __future__ import annotations
 
@@ -81,16 +82,22 @@ def draw_case(seed: int, kind: Kind, rhythm: Rhythm) -> Case:
     kinds = [draw.choice(several) if kind is Kind.MIXED else kind for _ in range(count)]
     faults = [draw_fault(one, rhythm, draw) for one in kinds]
     if kind is Kind.WORKER:  # which the sweep survives: all in one session, in their order
-        return Case(seed, kind, (tuple(sorted(faults, key=lambda fault: fault.progress or 0)),), snapshots)
+        return Case(
+            seed, kind, (tuple(sorted(faults, key=lambda fault: fault.progress or 0)),), snapshots
+        )
     return Case(seed, kind, tuple((fault,) for fault in faults), snapshots)
 
 
 @contextmanager
-def _stage(name: str, *, snapshots: str = "auto", small_disk: bool = False, keep: bool = False) -> Iterator[Stage]:
+def _stage(
+    name: str, *, snapshots: str = "auto", small_disk: bool = False, keep: bool = False
+) -> Iterator[Stage]:
     folder = Path(tempfile.mkdtemp(prefix="ff"))  # short: Ray's sockets lie below it
     stage = Stage(folder, name, snapshots=snapshots)
     if small_disk:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "none", str(stage.root)], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "none", str(stage.root)], check=True
+        )
     try:
         yield stage
     finally:
@@ -117,12 +124,16 @@ def run_reference() -> Reference:
         session = Session(stage, _command(stage))
         session.wait_until(lambda: False, 900)
         if session.process.poll() != 0 or stage.sweep is None:
-            raise RuntimeError(f"the undisturbed sweep ended with {session.process.poll()}:\n{session.errors}")
+            raise RuntimeError(
+                f"the undisturbed sweep ended with {session.process.poll()}:\n{session.errors}"
+            )
         left = read_left(stage.sweep)
         if left.amiss:
             raise RuntimeError(f"the undisturbed sweep: {left.amiss}")
         seconds, epochs = session.seconds, stage.trained()
-        rhythm = Rhythm(epochs[0] - session.began, len(epochs), session.began + seconds - epochs[-1])
+        rhythm = Rhythm(
+            epochs[0] - session.began, len(epochs), session.began + seconds - epochs[-1]
+        )
         return Reference(left, rhythm, seconds, _size(stage.ray))
 
 
@@ -146,7 +157,9 @@ def run_case(case: Case, reference: Reference, *, keep: bool = False) -> Outcome
         if outcome.amiss and keep:
             (stage.folder / "keep").touch()
             outcome.log.append(f"kept in {stage.folder}")
-            (stage.folder / "outcome.json").write_text(json.dumps([outcome.log, outcome.amiss], indent=1))
+            (stage.folder / "outcome.json").write_text(
+                json.dumps([outcome.log, outcome.amiss], indent=1)
+            )
         elif keep:
             shutil.rmtree(stage.folder / "r", ignore_errors=True)
     if keep and not outcome.amiss:
@@ -156,13 +169,22 @@ def run_case(case: Case, reference: Reference, *, keep: bool = False) -> Outcome
 
 def _ended(stage: Stage) -> bool:
     """Whether there is nothing more to do: it has a result, and all of its record has arrived."""
-    return stage.sweep is not None and (stage.sweep / "result.json").exists() and not waiting_records(stage.sweep)
+    return (
+        stage.sweep is not None
+        and (stage.sweep / "result.json").exists()
+        and not waiting_records(stage.sweep)
+    )
 
 
 def _run_session(
-    faults: Sequence[Fault], stage: Stage, disk: Disk, rhythm: Rhythm, outcome: Outcome, draw: random.Random,
+    faults: Sequence[Fault],
+    stage: Stage,
+    disk: Disk,
+    rhythm: Rhythm,
+    outcome: Outcome,
+    draw: random.Random,
     limit: float,
-) -> None:  # fmt: skip
+) -> None:
     """One run of the command line, hurt as told, to its end."""
     command = _command(stage)
     session = Session(stage, command, disk.look)
@@ -187,7 +209,9 @@ def _run_session(
         outcome.amiss.append(f"{command[0]} ended with {status}: {session.errors[-1500:]}")
     before, found, after = session.errors.partition("Traceback")
     if found:
-        outcome.amiss.append(f"{command[0]} shows a traceback: {before[-300:]}{found}{after[:2000]}")
+        outcome.amiss.append(
+            f"{command[0]} shows a traceback: {before[-300:]}{found}{after[:2000]}"
+        )
 
 
 def _examine(stage: Stage, outcome: Outcome, reference: Reference) -> None:
@@ -200,7 +224,9 @@ def _examine(stage: Stage, outcome: Outcome, reference: Reference) -> None:
     outcome.seconds -= reference.seconds
     allowed = outcome.sessions * (2 * reference.ray_bytes + 10 * 2**20)
     if (size := _size(stage.ray)) > allowed:
-        outcome.amiss.append(f"Ray's session folders hold {size} bytes after {outcome.sessions} sessions")
+        outcome.amiss.append(
+            f"Ray's session folders hold {size} bytes after {outcome.sessions} sessions"
+        )
 
 
 def _shared() -> set[str]:
@@ -212,7 +238,11 @@ def _leaked(before: set[str]) -> list[str]:
     new = _shared() - before
     for process in psutil.process_iter() if new else ():
         try:
-            new -= {Path(mapped.path).name for mapped in process.memory_maps() if mapped.path.startswith("/dev/shm/")}
+            new -= {
+                Path(mapped.path).name
+                for mapped in process.memory_maps()
+                if mapped.path.startswith("/dev/shm/")
+            }
             new -= {Path(file.path).name for file in process.open_files()}
         except psutil.Error:
             continue
@@ -220,4 +250,8 @@ def _leaked(before: set[str]) -> list[str]:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(
+        path.lstat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    )

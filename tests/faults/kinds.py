@@ -34,7 +34,8 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Rhythm:
-    """The undisturbed sweep: seconds to its first epoch, how many fold-epochs, and seconds from the last to the end."""
+    """The undisturbed sweep: seconds to its first epoch, how many fold-epochs, and seconds from
+    the last to the end."""
 
     start: float
     fold_epochs: int
@@ -46,8 +47,8 @@ class Fault:
     """One fault of one session.
 
     Attributes:
-        progress: the share of what is left to train when the session begins, after which it comes: so a busy machine
-            changes little. None: before any training.
+        progress: the share of what is left to train when the session begins, after which it comes:
+            so a busy machine changes little. None: before any training.
         delay: seconds after that, or after the session's beginning.
         strength: how many workers; how many signals; seconds that the disk stays full.
         gap: seconds between two signals.
@@ -69,9 +70,14 @@ class Fault:
 
 
 def draw_fault(kind: Kind, rhythm: Rhythm, draw: random.Random) -> Fault:
-    """A fault at a random time: one in seven before the training, one in seven after it, the others in it."""
+    """A fault at a random time: one in seven before the training, one in seven after it, the
+    others in it."""
     assert kind is not Kind.MIXED
-    phase = "training" if kind in (Kind.WORKER, Kind.RAYLET) else draw.choice(("start", "closing", *["training"] * 5))
+    phase = (
+        "training"
+        if kind in (Kind.WORKER, Kind.RAYLET)
+        else draw.choice(("start", "closing", *["training"] * 5))
+    )
     match phase:
         case "start":
             progress, delay = None, draw.uniform(0.2, rhythm.start)
@@ -84,7 +90,9 @@ def draw_fault(kind: Kind, rhythm: Rhythm, draw: random.Random) -> Fault:
             return Fault(kind, progress, delay, draw.choice((1, 1, 2)))
         case Kind.INTERRUPT:
             number = draw.choice((signal.SIGINT, signal.SIGTERM))
-            return Fault(kind, progress, delay, draw.choice((1, 1, 2)), draw.uniform(0.02, 2.0), number)
+            return Fault(
+                kind, progress, delay, draw.choice((1, 1, 2)), draw.uniform(0.02, 2.0), number
+            )
         case Kind.DISK:
             return Fault(kind, progress, delay, draw.uniform(1, 8))
     return Fault(kind, progress, delay)
@@ -93,14 +101,20 @@ def draw_fault(kind: Kind, rhythm: Rhythm, draw: random.Random) -> Fault:
 def can_mount() -> bool:
     """Whether this process may mount a small file system, which a full disk takes."""
     with tempfile.TemporaryDirectory() as folder:
-        tried = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True)
-        return tried.returncode == 0 and subprocess.run(["umount", folder], capture_output=True).returncode == 0
+        tried = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True
+        )
+        return (
+            tried.returncode == 0
+            and subprocess.run(["umount", folder], capture_output=True).returncode == 0
+        )
 
 
 def inject(
     fault: Fault, session: Session, rhythm: Rhythm, disk: Disk, draw: random.Random, limit: float
-) -> bool:  # fmt: skip
-    """Waits for its time and does it; False if the session ended before. What was torn is told to the session."""
+) -> bool:
+    """Waits for its time and does it; False if the session ended before. What was torn is told to
+    the session."""
     if fault.progress is not None:
         left = max(1, rhythm.fold_epochs - session.earlier)
         goal = session.earlier + max(1, math.ceil(fault.progress * left))

@@ -1,4 +1,5 @@
-"""What a power cut leaves of a folder: all that the disk had confirmed, and a random part of the rest."""
+"""What a power cut leaves of a folder: all that the disk had confirmed, and a random part of the
+rest."""
 
 from __future__ import annotations
 
@@ -37,12 +38,15 @@ class Disk:
         for pattern in _APPENDED:
             for path in self._root.glob(pattern):
                 try:
-                    self._sizes.setdefault(_key(path), deque(maxlen=100)).append((now, path.stat().st_size))
+                    self._sizes.setdefault(_key(path), deque(maxlen=100)).append(
+                        (now, path.stat().st_size)
+                    )
                 except FileNotFoundError:
                     continue
 
     def tear(self, draw: random.Random) -> list[str]:
-        """Cuts young files to a random length, but never what was confirmed or is old; tells which."""
+        """Cuts young files to a random length, but never what was confirmed or is old; tells
+        which."""
         safe, now, told = self._confirmed(), time.time(), []
         for path in sorted(self._young(now)):
             key, size = _key(path), path.stat().st_size
@@ -59,7 +63,8 @@ class Disk:
             inside = path.relative_to(self._root).parts
             kept = path.name.startswith("mlflow.db") and path.name != "mlflow.db-wal"
             if inside[0] == "artifacts" or kept or path.name == "lock" or not path.is_file():
-                continue  # MLflow's own, which nobody confirms; SQLite's file, which SQLite confirms
+                # MLflow's own, which nobody confirms; SQLite's file, which SQLite confirms
+                continue
             if now - path.stat().st_mtime < _YOUNG:
                 yield path
 

@@ -1,4 +1,5 @@
-"""What a sweep has left behind, read where it lies: MLflow's tables, the result, Optuna's journal, the folder."""
+"""What a sweep has left behind, read where it lies: MLflow's tables, the result, Optuna's journal,
+the folder."""
 
 from __future__ import annotations
 
@@ -22,9 +23,16 @@ select r.run_uuid, r.status, t.key, t.value from runs r join tags t on t.run_uui
 where t.key like 'foldrace.%'
 and r.run_uuid in (select run_uuid from tags where key = 'foldrace.sweep_key' and value = ?)
 """
-_POINTS = "select run_uuid, key, step, value, is_nan, count(*) from metrics group by run_uuid, key, step"
+_POINTS = (
+    "select run_uuid, key, step, value, is_nan, count(*) from metrics group by run_uuid, key, step"
+)
 _PARAMS = "select run_uuid, key, value from params"
-_KEPT_TAGS = ("foldrace.pruned_at", "foldrace.failure", "foldrace.epochs", "foldrace.stopped_early")
+_KEPT_TAGS = (
+    "foldrace.pruned_at",
+    "foldrace.failure",
+    "foldrace.epochs",
+    "foldrace.stopped_early",
+)
 _TEMPORARY = ("*.part", "*.tmp", "*.torn", "refused.jsonl", "spool")
 
 
@@ -57,9 +65,15 @@ def read_left(sweep: Path) -> Left:
     """What the sweep in this folder has left; its tracking store lies beside it."""
     state = json.loads((sweep / "state.json").read_text())
     facts, amiss = _read_store(sweep.parent / "mlflow.db", state["key"])
-    facts |= _read_result(sweep / "result.json") | _read_study(sweep / "optuna.log") | _read_winner(sweep / "winner")
+    facts |= (
+        _read_result(sweep / "result.json")
+        | _read_study(sweep / "optuna.log")
+        | _read_winner(sweep / "winner")
+    )
     for pattern in _TEMPORARY:
-        amiss += [f"left in the folder: {path.relative_to(sweep)}" for path in sweep.rglob(pattern)]
+        amiss += [
+            f"left in the folder: {path.relative_to(sweep)}" for path in sweep.rglob(pattern)
+        ]
     return Left(facts, tuple(amiss))
 
 
@@ -79,7 +93,9 @@ def _read_store(path: Path, key: str) -> tuple[dict[str, object], list[str]]:
                 amiss.append(f"{count} runs for {place}")
         for run, place in places.items():
             facts[f"{place} status"] = status[run]
-            facts |= {f"{place} {name}": tags[run][name] for name in _KEPT_TAGS if name in tags[run]}
+            facts |= {
+                f"{place} {name}": tags[run][name] for name in _KEPT_TAGS if name in tags[run]
+            }
             if status[run] == "RUNNING":
                 amiss.append(f"{place} is RUNNING")
         for run, name, value in base.execute(_PARAMS):
@@ -96,7 +112,10 @@ def _read_store(path: Path, key: str) -> tuple[dict[str, object], list[str]]:
 
 
 def _place(tags: Mapping[str, str]) -> str:
-    parts = [tags["foldrace.level"], *(tags[name] for name in ("foldrace.trial", "foldrace.fold") if name in tags)]
+    parts = [
+        tags["foldrace.level"],
+        *(tags[name] for name in ("foldrace.trial", "foldrace.fold") if name in tags),
+    ]
     return " ".join(parts)
 
 
@@ -105,7 +124,11 @@ def _read_result(path: Path) -> dict[str, object]:
         return {}
     told: dict[str, Any] = json.loads(path.read_text())
     left_out = {"wall_seconds", "tracking_uri", "run_id", "sweep"}
-    return {f"result.json {name}": json.dumps(value) for name, value in told.items() if name not in left_out}
+    return {
+        f"result.json {name}": json.dumps(value)
+        for name, value in told.items()
+        if name not in left_out
+    }
 
 
 def _read_study(path: Path) -> dict[str, object]:
@@ -116,7 +139,12 @@ def _read_study(path: Path) -> dict[str, object]:
     facts: dict[str, object] = {}
     for trial in storage.get_all_trials(study):
         if "trial" in trial.user_attrs:
-            told = (trial.state.name, trial.values, trial.params, sorted(trial.intermediate_values.items()))
+            told = (
+                trial.state.name,
+                trial.values,
+                trial.params,
+                sorted(trial.intermediate_values.items()),
+            )
             facts[f"optuna trial {trial.user_attrs['trial']}"] = told
     return facts
 

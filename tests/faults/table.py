@@ -15,7 +15,10 @@ __all__ = ["markdown", "to_json"]
 def markdown(outcomes: Sequence[Outcome], reference: Reference, seed: int) -> str:
     """A row for each kind of sweep; a mixed one counts the faults of all its kinds."""
     lines = [
-        "| kind | sweeps | faults | sessions | undisturbed | repeated fold-epochs: mean, most | seconds more: mean |",
+        (
+            "| kind | sweeps | faults | sessions | undisturbed | repeated fold-epochs: mean, most"
+            " | seconds more: mean |"
+        ),
         "|---|---|---|---|---|---|---|",
     ]
     for kind in Kind:
@@ -24,8 +27,9 @@ def markdown(outcomes: Sequence[Outcome], reference: Reference, seed: int) -> st
     lines.append(_row("all", outcomes))
     lines.append("")
     lines.append(
-        f"Seed {seed}. Undisturbed: {reference.rhythm.fold_epochs} fold-epochs in {reference.seconds:.1f} s, "
-        f"{reference.rhythm.start:.1f} s before the first; {len(reference.left.facts)} facts compared a sweep."
+        f"Seed {seed}. Undisturbed: {reference.rhythm.fold_epochs} fold-epochs in"
+        f" {reference.seconds:.1f} s, {reference.rhythm.start:.1f} s before the first;"
+        f" {len(reference.left.facts)} facts compared a sweep."
     )
     return "\n".join(lines) + "\n"
 

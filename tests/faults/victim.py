@@ -26,7 +26,8 @@ class Stage:
     """The folders of one case: the sweep's root, what is noted of it, and Ray's own.
 
     Attributes:
-        name: unique among all cases that run on the machine; the processes carry it in their environment.
+        name: unique among all cases that run on the machine; the processes carry it in their
+            environment.
         snapshots: seconds between two snapshots of Tune's state, or ``auto``.
     """
 
@@ -42,7 +43,11 @@ class Stage:
         kept = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
         path = os.pathsep.join([str(INSIDE), str(ROOT), os.environ.get("PYTHONPATH", "")])
         own = {_MARK: self.name, "FOLDRACE_FAULTS_LOG": str(self.log), "RAY_TMPDIR": str(self.ray)}
-        own |= {"TUNE_GLOBAL_CHECKPOINT_S": self.snapshots, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        own |= {
+            "TUNE_GLOBAL_CHECKPOINT_S": self.snapshots,
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+        }
         return kept | own | {"RAY_USAGE_STATS_ENABLED": "0"}
 
     @property
@@ -61,7 +66,10 @@ class Stage:
         """Every process of the case that lives, whoever is its parent by now."""
         for process in psutil.process_iter():
             try:
-                if process.environ().get(_MARK) == self.name and process.status() != psutil.STATUS_ZOMBIE:
+                if (
+                    process.environ().get(_MARK) == self.name
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
                     yield process
             except psutil.Error:
                 continue
@@ -71,7 +79,9 @@ class Stage:
         found = []
         for process in self.processes():
             try:
-                if process.name().startswith(start) or "".join(process.cmdline()[:1]).startswith(start):
+                if process.name().startswith(start) or "".join(process.cmdline()[:1]).startswith(
+                    start
+                ):
                     found.append(process)
             except psutil.Error:
                 continue
@@ -113,15 +123,22 @@ class Session:
         told: what was done to it, for the log.
     """
 
-    def __init__(self, stage: Stage, arguments: list[str], watch: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, stage: Stage, arguments: list[str], watch: Callable[[], None] = lambda: None
+    ) -> None:
         self.stage, self._watch, self.told = stage, watch, list[str]()
         self.began, self.earlier = time.time(), len(stage.trained())
         self.out, self.err = stage.folder / "out", stage.folder / "err"
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "foldrace", *arguments], cwd=stage.folder, env=stage.environment,
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, "-m", "foldrace", *arguments],
+                cwd=stage.folder,
+                env=stage.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
         self._until = time.monotonic()
 
     @property
@@ -134,7 +151,8 @@ class Session:
         return self.process.poll() is None
 
     def wait_until(self, condition: Callable[[], bool], limit: float) -> bool:
-        """Whether the condition came to hold while the session lived and was no older than ``limit`` seconds."""
+        """Whether the condition came to hold while the session lived and was no older than
+        ``limit`` seconds."""
         while self.lives and self.seconds < limit:
             if condition():
                 return True

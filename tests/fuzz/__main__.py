@@ -1,5 +1,5 @@
-"""Gives the product input that nobody means well with, and counts what is not met with one clear line:
-``python -m tests.fuzz --help``."""
+"""Gives the product input that nobody means well with, and counts what is not met with one clear
+line: ``python -m tests.fuzz --help``."""
 
 from __future__ import annotations
 
@@ -86,8 +86,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--specs", type=int, default=10_000, help="sweep files (10,000)")
     parser.add_argument("--data", type=int, default=500, help="data sets (500)")
-    parser.add_argument("--records", type=int, default=500, help="checkpoints and sweeps' folders (500)")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first case; the time by default")
+    parser.add_argument(
+        "--records", type=int, default=500, help="checkpoints and sweeps' folders (500)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=int(time.time()), help="of the first case; the time by default"
+    )
     asked = parser.parse_args()
     amiss = 0
     for kind in KINDS:
@@ -100,9 +104,10 @@ def main() -> int:
         amiss += len(found.amiss)
         slowest, seed = found.slowest
         print(
-            f"{kind}: {count:,} from seed {asked.seed}: {found.counts['accepted']:,} accepted, "
-            f"{found.counts['refused']:,} refused with a message, {len(found.amiss)} tracebacks or hangs; "
-            f"{time.monotonic() - began:.0f} s, the slowest {slowest:.1f} s (seed {seed})",
+            f"{kind}: {count:,} from seed {asked.seed}: {found.counts['accepted']:,} accepted,"
+            f" {found.counts['refused']:,} refused with a message, {len(found.amiss)} tracebacks"
+            f" or hangs; {time.monotonic() - began:.0f} s, the slowest {slowest:.1f} s (seed"
+            f" {seed})",
             flush=True,
         )
     return int(amiss > 0)
@@ -116,7 +121,9 @@ def _side_by_side(kind: str, seeds: range) -> Found:
             for part in pool.map(run_cases, [kind] * len(parts), parts):
                 found.add(part)
         except BrokenProcessPool:
-            found.amiss.append(f"{kind}: a process died, in one of the seeds after {found.counts.total()}")
+            found.amiss.append(
+                f"{kind}: a process died, in one of the seeds after {found.counts.total()}"
+            )
     return found
 
 

@@ -22,7 +22,23 @@ from tests.fuzz.damage import Harm, damaged
 __all__ = ["run_case"]
 
 _Make = Callable[[random.Random, Path], str]
-_DTYPES = (*["u1"] * 12, "f4", "f4", "f8", "f2", "i8", "b1", "c8", "U3", "S3", "M8[s]", ">u2", ">f4", "O", "V4")
+_DTYPES = (
+    *["u1"] * 12,
+    "f4",
+    "f4",
+    "f8",
+    "f2",
+    "i8",
+    "b1",
+    "c8",
+    "U3",
+    "S3",
+    "M8[s]",
+    ">u2",
+    ">f4",
+    "O",
+    "V4",
+)
 _SIDES = (0, 1, 2, 3, 4, 7, 8)
 _SUFFIXES = ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm")
 _MODES = ("L", "L", "L", "RGB", "RGB", "RGBA", "P", "1", "I;16", "I", "F", "CMYK", "LA")
@@ -39,7 +55,9 @@ def run_case(seed: int, folder: Path) -> str:
     place = folder / "data"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    name = draw.choice((_npz, _npz, _npz, _zip_by_hand, _zip_by_hand, _images, _images, _code))(draw, place)
+    name = draw.choice((_npz, _npz, _npz, _zip_by_hand, _zip_by_hand, _images, _images, _code))(
+        draw, place
+    )
     size = draw.choice((None, None, (8, 8)))
     limit = draw.choice((None, None, None, 5, 10**9))
     try:
@@ -49,7 +67,9 @@ def run_case(seed: int, folder: Path) -> str:
         return "refused"
     assert not Harm.done
     for images, labels in ((data.images, data.labels), (data.test_images, data.test_labels)):
-        assert images.dtype == np.uint8 and images.ndim == 4 and min(images.shape) > 0, images.shape
+        assert images.dtype == np.uint8 and images.ndim == 4 and min(images.shape) > 0, (
+            images.shape
+        )
         assert labels is None or (labels.dtype == np.int64 and labels.shape == images.shape[:1])
     return "accepted"
 
@@ -65,7 +85,11 @@ def _array(draw: random.Random, count: int) -> np.ndarray[Any, Any]:
     if kind.kind == "f" and draw.random() < 0.5 and values.size:
         values.flat[draw.randrange(values.size)] = draw.choice((np.nan, np.inf, -1.0, 256.0, 1e30))
     with np.errstate(all="ignore"):
-        return (values * (1 if kind.kind == "f" else 200)).astype(kind if kind.kind != "V" else "u4").view(kind)
+        return (
+            (values * (1 if kind.kind == "f" else 200))
+            .astype(kind if kind.kind != "V" else "u4")
+            .view(kind)
+        )
 
 
 def _shape(draw: random.Random) -> tuple[int, ...]:
@@ -78,7 +102,11 @@ def _npz(draw: random.Random, place: Path) -> str:
     for name in ("labels", "groups", "test_images", "test_labels", "x_train", "other"):
         if draw.random() < 0.1:
             many = draw.choice((count, count, count, count + 1))
-            arrays[name] = _array(draw, many) if "images" in name or draw.random() < 0.2 else np.arange(many) % 3
+            arrays[name] = (
+                _array(draw, many)
+                if "images" in name or draw.random() < 0.2
+                else np.arange(many) % 3
+            )
     if draw.random() < 0.1:
         del arrays["images"]
     file = io.BytesIO()
@@ -89,10 +117,18 @@ def _npz(draw: random.Random, place: Path) -> str:
 
 
 def _zip_by_hand(draw: random.Random, place: Path) -> str:
-    """Archives that numpy would not write: lying headers, bombs, names that lead out of the archive."""
+    """Archives that numpy would not write: lying headers, bombs, names that lead out of the
+    archive."""
     path = place / "data.npz"
     shape = draw.choice(
-        ("(30, 8, 8)", f"({10 ** draw.randrange(4, 25)}, 8, 8)", "(-1, 8, 8)", "(30, 8", "(1,) * 99", "()")
+        (
+            "(30, 8, 8)",
+            f"({10 ** draw.randrange(4, 25)}, 8, 8)",
+            "(-1, 8, 8)",
+            "(30, 8",
+            "(1,) * 99",
+            "()",
+        )
     )
     kind = draw.choice(("|u1", "<f8", "|O", "__import__('os')", "|V0", "<U0", "(9999999,)u1"))
     order = draw.choice(("False", "True", "2", "'x'"))
@@ -101,11 +137,18 @@ def _zip_by_hand(draw: random.Random, place: Path) -> str:
         header = b"(" * draw.choice((10, 9000)) + header
     body = bytes(draw.choice((0, 10, 1920, 30 * 64 * 8)))
     version = draw.choice((b"\x01\x00", b"\x02\x00", b"\x09\x09"))
-    length = struct.pack("<H" if version[0] == 1 else "<I", len(header) + draw.choice((0, 0, 0, 999)))
+    length = struct.pack(
+        "<H" if version[0] == 1 else "<I", len(header) + draw.choice((0, 0, 0, 999))
+    )
     data = b"\x93NUMPY" + version + length + header + body
-    how = draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2))
+    how = draw.choice(
+        (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2)
+    )
     with zipfile.ZipFile(path, "w", how) as archive:
-        archive.writestr(draw.choice(("images.npy", "images.npy", "images", "../images.npy", "/images.npy")), data)
+        archive.writestr(
+            draw.choice(("images.npy", "images.npy", "images", "../images.npy", "/images.npy")),
+            data,
+        )
         if draw.random() < 0.3:
             archive.writestr("images.npy", data)
     if draw.random() < 0.3:
@@ -116,15 +159,19 @@ def _zip_by_hand(draw: random.Random, place: Path) -> str:
 
 
 def _bomb(path: Path, draw: random.Random) -> None:
-    """A small archive that says of itself that it unpacks to a thousand times the memory there is, or that it is small
-    and is not."""
+    """A small archive that says of itself that it unpacks to a thousand times the memory there is,
+    or that it is small and is not."""
     claimed = draw.choice((2**44, 2**32 + 7, 1920 + 128))
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 8, 8), }" % (claimed // 64)
     data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = packer.compress(data + bytes(2**22)) + packer.flush()
     info = zipfile.ZipInfo("images.npy")
-    info.compress_type, info.file_size, info.compress_size = zipfile.ZIP_DEFLATED, claimed, len(packed)
+    info.compress_type, info.file_size, info.compress_size = (
+        zipfile.ZIP_DEFLATED,
+        claimed,
+        len(packed),
+    )
     with zipfile.ZipFile(path, "w") as archive:
         info.header_offset = info.CRC = 0
         archive.filelist.append(info)
@@ -137,7 +184,12 @@ def _bomb(path: Path, draw: random.Random) -> None:
 
 def _images(draw: random.Random, place: Path) -> str:
     folders = draw.choice(
-        ((place,), (place / "a", place / "b"), (place / "train/a", place / "test/a"), (place / "test",))
+        (
+            (place,),
+            (place / "a", place / "b"),
+            (place / "train/a", place / "test/a"),
+            (place / "test",),
+        )
     )
     same = draw.random() < 0.8
     mode, suffix = draw.choice(_MODES), draw.choice(_SUFFIXES)
@@ -167,27 +219,48 @@ def _write_image(path: Path, mode: str, draw: random.Random) -> None:
         Image.new("L", (side, 8)).save(file, "PNG")
     data = file.getvalue()
     if draw.random() < 0.02:
-        huge = struct.pack(">II", *draw.choice(((2**31 - 1, 2**31 - 1), (12_000, 12_000), (30_000, 30_000), (0, 8))))
+        huge = struct.pack(
+            ">II",
+            *draw.choice(((2**31 - 1, 2**31 - 1), (12_000, 12_000), (30_000, 30_000), (0, 8))),
+        )
         chunk = b"IHDR" + huge + b"\x08\x00\x00\x00\x00"
-        data = b"\x89PNG\r\n\x1a\n\0\0\0\r" + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+        data = (
+            b"\x89PNG\r\n\x1a\n\0\0\0\r" + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+        )
     path.write_bytes(damaged(data, draw) if draw.random() < 0.03 else data)
 
 
 def _code(draw: random.Random, place: Path) -> str:
     body = draw.choice(
         (
-            "return None", "return 3", "return {}", "return {'images': None}", "raise ValueError('no')",
+            "return None",
+            "return 3",
+            "return {}",
+            "return {'images': None}",
+            "raise ValueError('no')",
             "raise SystemExit",
-            "return {1: 2}", "import numpy as n; return n.zeros((30, 8, 8))", "return [[[0.5]]] * 20",
+            "return {1: 2}",
+            "import numpy as n; return n.zeros((30, 8, 8))",
+            "return [[[0.5]]] * 20",
             "import numpy as n; return n.full((30, 8, 8), n.nan)",
             "import numpy as n; return n.zeros((30, 8, 8), object)",
-            "import torch; return torch.zeros(30, 8, 8)", "import torch; return torch.zeros(30, 8, 8, device='meta')",
-            "import numpy as n; return {'images': n.zeros((30, 8, 8), n.uint8), 'labels': ['a'] * 30}",
-            "import numpy as n; return {'images': n.zeros((30, 8, 8), n.uint8), 'labels': n.full(30, 0.5)}",
-            "return f()", "return (x for x in ())", "return type", "return b'x' * 99",
+            "import torch; return torch.zeros(30, 8, 8)",
+            "import torch; return torch.zeros(30, 8, 8, device='meta')",
+            (
+                "import numpy as n; return {'images': n.zeros((30, 8, 8), n.uint8), 'labels':"
+                " ['a'] * 30}"
+            ),
+            (
+                "import numpy as n; return {'images': n.zeros((30, 8, 8), n.uint8), 'labels':"
+                " n.full(30, 0.5)}"
+            ),
+            "return f()",
+            "return (x for x in ())",
+            "return type",
+            "return b'x' * 99",
             "return {'images': [[1], [1, 2]]}",
         )
-    )  # fmt: skip
+    )
     code = f"def f():\n    {body}\n"
     path = place / f"code{draw.randrange(10**9)}.py"
     path.write_bytes(damaged(code.encode(), draw) if draw.random() < 0.2 else code.encode())

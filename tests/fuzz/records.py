@@ -51,7 +51,10 @@ class _Started(BaseException):
 def _checkpoint() -> bytes:
     file = BytesIO()
     tensors = {"weight": torch.arange(512.0).reshape(8, 64), "step": torch.tensor(3)}
-    torch.save({"trial": 3, "params": {"lr": 0.1}, "cross_validation": {"folds": [tensors, tensors]}}, file)
+    torch.save(
+        {"trial": 3, "params": {"lr": 0.1}, "cross_validation": {"folds": [tensors, tensors]}},
+        file,
+    )
     return file.getvalue()
 
 
@@ -72,7 +75,8 @@ def run_case(seed: int, folder: Path) -> str:
 
 
 def _load_checkpoint(draw: random.Random, place: Path) -> str:
-    """A checkpoint, with the digest that it had, or, as somebody who means harm would write it, with its own."""
+    """A checkpoint, with the digest that it had, or, as somebody who means harm would write it,
+    with its own."""
     if draw.random() < 0.3:
         file = BytesIO()
         torch.save(draw.choice((Harm(), {"cross_validation": Harm()}, [1], 3, {})), file)

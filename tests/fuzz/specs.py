@@ -1,4 +1,5 @@
-"""Sweep files that nobody would write: the shipped ones and others, damaged at random, given to the command line."""
+"""Sweep files that nobody would write: the shipped ones and others, damaged at random, given to
+the command line."""
 
 from __future__ import annotations
 
@@ -22,25 +23,152 @@ ROOT = Path(__file__).parents[2]
 _DATASET = {"name": "digits", "limit": 90, "seed": 0, "size": [12, 12]}
 
 _NASTY: tuple[Any, ...] = (
-    None, True, False, -1, 0, 1, 2, 3, 17, 10**30, -(10**30), 2**31, 2**32, 2**63, 10**9, 0.5, -0.0, 1e-320, 1e308,
-    float("inf"), float("-inf"), float("nan"), "", " ", "\t", "\n", "..", "../x", "a/../b", "/etc/passwd", "~",
-    "~root/x", "x" * 300, "x" * 100_000, "é" * 200, "💥", "\u202edcba", "\x00", "\x1b[31m", "\x7f", "\u2028",
-    "[red]", "[/]", "{0}", "%s", "%n", "'; drop table runs; --", "1e3", "yes", "null", "0x10", "1_000", "12:30:00",
-    "2024-01-01", "=",
-    "!!python/object/apply:os.system [id]", "*a", "&a", "<<", "nan", "inf", "90s", "1h", "-1h", "9" * 40 + "h", "CON",
-    "os:system", "./nothing.py:f", "json:loads", "digits", "autoencoder", "variational", "tpe", "adam", "relu",
-    "random", [], {}, [[]], [None], [1, 1], [1, 2], [2, 1], [0, 0], [1e-3, 1e-1], ["a", "a"], list(range(3000)),
-    [[1, 1], [3, 9]], {"choice": []}, {"choice": [1, 1]}, {"choice": [float("nan")]}, {"log": [0, 1]},
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    17,
+    10**30,
+    -(10**30),
+    2**31,
+    2**32,
+    2**63,
+    10**9,
+    0.5,
+    -0.0,
+    1e-320,
+    1e308,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    "",
+    " ",
+    "\t",
+    "\n",
+    "..",
+    "../x",
+    "a/../b",
+    "/etc/passwd",
+    "~",
+    "~root/x",
+    "x" * 300,
+    "x" * 100_000,
+    "é" * 200,
+    "💥",
+    "\u202edcba",
+    "\x00",
+    "\x1b[31m",
+    "\x7f",
+    "\u2028",
+    "[red]",
+    "[/]",
+    "{0}",
+    "%s",
+    "%n",
+    "'; drop table runs; --",
+    "1e3",
+    "yes",
+    "null",
+    "0x10",
+    "1_000",
+    "12:30:00",
+    "2024-01-01",
+    "=",
+    "!!python/object/apply:os.system [id]",
+    "*a",
+    "&a",
+    "<<",
+    "nan",
+    "inf",
+    "90s",
+    "1h",
+    "-1h",
+    "9" * 40 + "h",
+    "CON",
+    "os:system",
+    "./nothing.py:f",
+    "json:loads",
+    "digits",
+    "autoencoder",
+    "variational",
+    "tpe",
+    "adam",
+    "relu",
+    "random",
+    [],
+    {},
+    [[]],
+    [None],
+    [1, 1],
+    [1, 2],
+    [2, 1],
+    [0, 0],
+    [1e-3, 1e-1],
+    ["a", "a"],
+    list(range(3000)),
+    [[1, 1], [3, 9]],
+    {"choice": []},
+    {"choice": [1, 1]},
+    {"choice": [float("nan")]},
+    {"log": [0, 1]},
     {"log": [1, float("inf")]},
-    {"int": [1, 10**30]}, {"uniform": [1, 1]}, {"uniform": [-1e308, 1e308]}, {"int": [1, 9], "step": 0},
-    {"choice": ["adam", "sgd"], "when": {"optimizer": "adam"}}, {"log_int": [1, 2**70]}, {"a": {"b": {"c": 1}}},
-)  # fmt: skip
+    {"int": [1, 10**30]},
+    {"uniform": [1, 1]},
+    {"uniform": [-1e308, 1e308]},
+    {"int": [1, 9], "step": 0},
+    {"choice": ["adam", "sgd"], "when": {"optimizer": "adam"}},
+    {"log_int": [1, 2**70]},
+    {"a": {"b": {"c": 1}}},
+)
 _TOKENS = (
-    b"\t", b"\0", b"\xff", b"\xef\xbb\xbf", b"\r", b"\r\n", b": ", b"- ", b"? ", b"{", b"}", b"[", b"]", b"&a ", b"*a",
-    b"!!python/name:os.system ", b"!x ", b"---\n", b"...\n", b"%YAML 9.9\n", b"|", b">", b"'", b'"', b"#", b"<<: ",
-    b"\xe2\x80\xa8", b"\x1b", b"@", b"`", b"9" * 5000, b"1e999", b".nan", b"-.inf", b",", b"\\", b"name: ../../x\n",
-)  # fmt: skip
-_LAUGHS = "\n".join(["a0: &a0 [lol, lol]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))])
+    b"\t",
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\r",
+    b"\r\n",
+    b": ",
+    b"- ",
+    b"? ",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"&a ",
+    b"*a",
+    b"!!python/name:os.system ",
+    b"!x ",
+    b"---\n",
+    b"...\n",
+    b"%YAML 9.9\n",
+    b"|",
+    b">",
+    b"'",
+    b'"',
+    b"#",
+    b"<<: ",
+    b"\xe2\x80\xa8",
+    b"\x1b",
+    b"@",
+    b"`",
+    b"9" * 5000,
+    b"1e999",
+    b".nan",
+    b"-.inf",
+    b",",
+    b"\\",
+    b"name: ../../x\n",
+)
+_LAUGHS = "\n".join(
+    [
+        "a0: &a0 [lol, lol]",
+        *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)),
+    ]
+)
 
 
 class Started(BaseException):
@@ -49,13 +177,23 @@ class Started(BaseException):
 
 def _known_keys() -> list[str]:
     schema = SweepSpec.model_json_schema()
-    named = {name for section in (schema, *schema["$defs"].values()) for name in section.get("properties", {})}
-    return sorted(named | {"kind", "lr", "momentum", "latent_dim", "optimizer", "dropout", "choice", "log", "when"})
+    named = {
+        name
+        for section in (schema, *schema["$defs"].values())
+        for name in section.get("properties", {})
+    }
+    return sorted(
+        named
+        | {"kind", "lr", "momentum", "latent_dim", "optimizer", "dropout", "choice", "log", "when"}
+    )
 
 
 def _trees() -> list[dict[str, Any]]:
     trees = []
-    for path in [*sorted((ROOT / "search/specs").rglob("*.yaml")), ROOT / "tests/faults/sweep.yaml"]:
+    for path in [
+        *sorted((ROOT / "search/specs").rglob("*.yaml")),
+        ROOT / "tests/faults/sweep.yaml",
+    ]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         tree["dataset"] = dict(_DATASET)
         trees.append(tree)
@@ -122,14 +260,28 @@ def _hurt_text(data: bytes, draw: random.Random) -> bytes:
             lines.insert(draw.randrange(len(lines) + 1), draw.choice(lines))
             return b"\n".join(lines)
         case 6:
-            return data.replace(b"  ", draw.choice([b"\t", b" ", b"   ", b"\xc2\xa0"]), draw.randrange(1, 5))
+            return data.replace(
+                b"  ", draw.choice([b"\t", b" ", b"   ", b"\xc2\xa0"]), draw.randrange(1, 5)
+            )
     return draw.choice(
         [
-            data.decode("utf-8", "replace").encode("utf-16"), b"\xef\xbb\xbf" + data, data.replace(b"\n", b"\r\n"),
-            data * 3, b"[" * 100_000, b"{a: " * 5000, (_LAUGHS + "\n").encode() + data, b"", b"\0" * 1000, b"- " * 3000,
-            b"x: " + b"9" * 20_000, data + b"#" * 1_000_000, b"'" + data, b"? " * 2000, bytes(range(256)),
+            data.decode("utf-8", "replace").encode("utf-16"),
+            b"\xef\xbb\xbf" + data,
+            data.replace(b"\n", b"\r\n"),
+            data * 3,
+            b"[" * 100_000,
+            b"{a: " * 5000,
+            (_LAUGHS + "\n").encode() + data,
+            b"",
+            b"\0" * 1000,
+            b"- " * 3000,
+            b"x: " + b"9" * 20_000,
+            data + b"#" * 1_000_000,
+            b"'" + data,
+            b"? " * 2000,
+            bytes(range(256)),
         ]
-    )  # fmt: skip
+    )
 
 
 def draw_case(seed: int) -> tuple[bytes, list[str]]:
@@ -145,7 +297,10 @@ def draw_case(seed: int) -> tuple[bytes, list[str]]:
     if draw.random() < 0.2:
         key = ".".join(draw.choice(_KEYS) for _ in range(draw.choice([1, 2, 2, 40])))
         value = draw.choice(_NASTY)
-        overrides = ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}".replace("\0", "\\0")]
+        overrides = [
+            "--set",
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}".replace("\0", "\\0"),
+        ]
     return data, overrides
 
 
@@ -153,16 +308,20 @@ def _dumped(tree: dict[str, Any], draw: random.Random) -> bytes:
     try:
         if draw.random() < 0.2:
             return json.dumps(tree).encode("utf-8", "surrogatepass")
-        return yaml.safe_dump(tree, allow_unicode=draw.random() < 0.5).encode("utf-8", "surrogatepass")
+        return yaml.safe_dump(tree, allow_unicode=draw.random() < 0.5).encode(
+            "utf-8", "surrogatepass"
+        )
     except RecursionError:
         return b"{a: " * 400
 
 
 def run_case(seed: int, folder: Path) -> str:
-    """Gives the case to ``foldrace sweep``, up to where it would start; returns ``accepted`` or ``refused``.
+    """Gives the case to ``foldrace sweep``, up to where it would start; returns ``accepted`` or
+    ``refused``.
 
     Raises:
-        AssertionError: it says nothing, ends otherwise than with 2, or would leave the folder of sweeps.
+        AssertionError: it says nothing, ends otherwise than with 2, or would leave the folder of
+            sweeps.
         Exception: whatever the command line lets through, which would be a traceback.
     """
     data, overrides = draw_case(seed)
@@ -171,12 +330,16 @@ def run_case(seed: int, folder: Path) -> str:
     accepted: list[SweepSpec] = []
     out, err = StringIO(), StringIO()
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("foldrace.search.tune.session.ray_session", _note(accepted)))
+        stack.enter_context(
+            mock.patch("foldrace.search.tune.session.ray_session", _note(accepted))
+        )
         stack.enter_context(mock.patch("foldrace.search.recording.store.import_store_meanwhile"))
         for stream, redirect in ((out, redirect_stdout), (err, redirect_stderr)):
             stack.enter_context(redirect(stream))  # type: ignore[arg-type]
         try:
-            status = main(["sweep", str(path), "--dir", str(runs), "--data-dir", str(folder), *overrides])
+            status = main(
+                ["sweep", str(path), "--dir", str(runs), "--data-dir", str(folder), *overrides]
+            )
         except Started:
             [spec] = accepted
             assert (runs / spec.name).resolve().parent == runs.resolve(), spec.name

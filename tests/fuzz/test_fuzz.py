@@ -29,7 +29,9 @@ def test_what_is_not_met_with_a_message_is_found(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fuzz, "_LIMIT", 0.2)
     found = fuzz.run_cases("bad", range(4))
     assert found.counts == {"refused": 2}
-    assert "KeyError" in found.amiss[0] and "bad 2: hangs" in found.amiss[1] and len(found.amiss) == 2
+    assert (
+        "KeyError" in found.amiss[0] and "bad 2: hangs" in found.amiss[1] and len(found.amiss) == 2
+    )
 
 
 def test_a_traceback_of_the_command_line_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""Comparisons with losses from a formula instead of training: in memory, or as the recorder leaves them in MLflow."""
+"""Comparisons with losses from a formula instead of training: in memory, or as the recorder leaves
+them in MLflow."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ REASON = "diverged: fold 0, epoch 1: val_loss is inf"
 
 @dataclass(frozen=True)
 class Arm:
-    """An optimizer whose loss is ``floor`` at the learning rate ``best`` and grows with the squared distance from it.
+    """An optimizer whose loss is ``floor`` at the learning rate ``best`` and grows with the
+    squared distance from it.
 
     Attributes:
         diverges: from this learning rate on.
@@ -96,12 +98,18 @@ def trials_of(arms: Mapping[str, Arm], plan: Plan) -> list[Trial]:
     done = []
     for label, arm in arms.items():
         done.append(trial(label, "default", arm.default))
-        drawn = 10 ** np.random.default_rng(arm.own).uniform(*np.log10(arm.rates), size=plan.search)
+        drawn = 10 ** np.random.default_rng(arm.own).uniform(
+            *np.log10(arm.rates), size=plan.search
+        )
         done += [trial(label, "search", float(lr)) for lr in drawn]
-    best = {label: min((t for t in done if t.arm == label), key=lambda t: t.val_loss) for label in arms}
+    best = {
+        label: min((t for t in done if t.arm == label), key=lambda t: t.val_loss) for label in arms
+    }
     repeats = range(1, (plan.repeats if plan.done_repeats is None else plan.done_repeats) + 1)
     tuned = {label: found.lr for label, found in best.items() if found.losses is not None}
-    return done + [trial(label, "repeat", lr, repeat) for repeat in repeats for label, lr in tuned.items()]
+    return done + [
+        trial(label, "repeat", lr, repeat) for repeat in repeats for label, lr in tuned.items()
+    ]
 
 
 def compare(arms: Mapping[str, Arm], plan: Plan = Plan()) -> Comparison:
@@ -109,15 +117,21 @@ def compare(arms: Mapping[str, Arm], plan: Plan = Plan()) -> Comparison:
     made = trials_of(arms, plan)
     rows = [
         {
-            "trial": number, "run_id": str(number), "status": "completed" if t.losses is not None else "failed",
-            "reason": "" if t.losses is not None else REASON, "arm": t.arm, "phase": t.phase, "repeat": t.repeat,
+            "trial": number,
+            "run_id": str(number),
+            "status": "completed" if t.losses is not None else "failed",
+            "reason": "" if t.losses is not None else REASON,
+            "arm": t.arm,
+            "phase": t.phase,
+            "repeat": t.repeat,
             "val_loss": t.val_loss if t.losses is not None else math.nan,
             "fold_epochs": t.losses.size if t.losses is not None else plan.folds,
             "train_seconds": SPEED * (t.losses.size if t.losses is not None else plan.folds),
-            "params.lr": str(t.lr), "params.optimizer": "adam",
+            "params.lr": str(t.lr),
+            "params.optimizer": "adam",
         }
         for number, t in enumerate(made)
-    ]  # fmt: skip
+    ]
     repeats = [t for t in made if t.phase == "repeat" and t.losses is not None]
     curves = [
         (t.arm, t.repeat, fold, epoch, loss)
@@ -133,24 +147,48 @@ def compare(arms: Mapping[str, Arm], plan: Plan = Plan()) -> Comparison:
     every = pd.DataFrame(curves, columns=["arm", "repeat", "fold", "epoch", "val_loss"])
     labels = list(dict.fromkeys(t.arm for t in repeats))
     return Comparison(
-        name="race", state=plan.state, arms=tuple(arms), trials=_table(rows),
-        folds=every[every["epoch"] == plan.epochs].drop(columns="epoch"), curves=every,
-        progress=pd.DataFrame(progress, columns=["arm", "repeat", "epoch", "fold_epochs", "seconds", "val_loss"]),
-        repeats=plan.repeats, splits=plan.folds, test_share=1 / (plan.folds - 1), spec="kind: comparison\n",
-        sampler="random", rates={label: arm.rates for label, arm in arms.items()},
+        name="race",
+        state=plan.state,
+        arms=tuple(arms),
+        trials=_table(rows),
+        folds=every[every["epoch"] == plan.epochs].drop(columns="epoch"),
+        curves=every,
+        progress=pd.DataFrame(
+            progress, columns=["arm", "repeat", "epoch", "fold_epochs", "seconds", "val_loss"]
+        ),
+        repeats=plan.repeats,
+        splits=plan.folds,
+        test_share=1 / (plan.folds - 1),
+        spec="kind: comparison\n",
+        sampler="random",
+        rates={label: arm.rates for label, arm in arms.items()},
         reconstructions=pictures(labels) if plan.pictures else None,
-    )  # fmt: skip
+    )
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    columns = ["trial", "run_id", "status", "reason", "arm", "phase", "repeat", "val_loss", "fold_epochs"]
+    columns = [
+        "trial",
+        "run_id",
+        "status",
+        "reason",
+        "arm",
+        "phase",
+        "repeat",
+        "val_loss",
+        "fold_epochs",
+    ]
     return pd.DataFrame(rows, columns=None if rows else [*columns, "train_seconds"])
 
 
-def record_comparison(root: Path, arms: Mapping[str, Arm], plan: Plan = Plan()) -> tuple[MlflowClient, Run]:
+def record_comparison(
+    root: Path, arms: Mapping[str, Arm], plan: Plan = Plan()
+) -> tuple[MlflowClient, Run]:
     """A whole comparison in a store of its own; the client and the sweep's run."""
     client = connect(f"sqlite:///{root}/mlflow.db")
-    experiment = client.create_experiment(uuid.uuid4().hex, artifact_location=(root / "artifacts").as_uri())
+    experiment = client.create_experiment(
+        uuid.uuid4().hex, artifact_location=(root / "artifacts").as_uri()
+    )
     recorder = Recorder(client, experiment, "race", key=uuid.uuid4().hex)
     run = recorder.sweep_run
     client.set_tag(run, "foldrace.kind", "comparison")
@@ -161,8 +199,17 @@ def record_comparison(root: Path, arms: Mapping[str, Arm], plan: Plan = Plan()) 
     if plan.pictures:
         shown = pictures(list(dict.fromkeys(t.arm for t in made if t.phase == "repeat")))
         path = root / "comparison.npz"
-        stacked = np.array([*shown.by_arm.values()]) if shown.by_arm else np.zeros((0, *shown.images.shape), np.uint8)
-        np.savez(path, images=shown.images, arms=np.array([*shown.by_arm], np.str_), reconstructions=stacked)
+        stacked = (
+            np.array([*shown.by_arm.values()])
+            if shown.by_arm
+            else np.zeros((0, *shown.images.shape), np.uint8)
+        )
+        np.savez(
+            path,
+            images=shown.images,
+            arms=np.array([*shown.by_arm], np.str_),
+            reconstructions=stacked,
+        )
         client.log_artifact(run, str(path))
     recorder.close(Outcome.COMPLETED if plan.state == "finished" else Outcome.PRUNED, {}, "")
     return client, client.get_run(run)
@@ -170,7 +217,11 @@ def record_comparison(root: Path, arms: Mapping[str, Arm], plan: Plan = Plan()) 
 
 def _spec(arms: Mapping[str, Arm], plan: Plan) -> dict[str, object]:
     entries = {
-        label: {"optimizer": "adam", "space": {"lr": {"log": list(arm.rates)}}, "defaults": {"lr": arm.default}}
+        label: {
+            "optimizer": "adam",
+            "space": {"lr": {"log": list(arm.rates)}},
+            "defaults": {"lr": arm.default},
+        }
         for label, arm in arms.items()
     }
     return {
@@ -183,16 +234,25 @@ def _spec(arms: Mapping[str, Arm], plan: Plan) -> dict[str, object]:
     }
 
 
-def _record(client: MlflowClient, recorder: Recorder, number: int, trial: Trial, plan: Plan) -> None:
-    """Writes a trial: all epochs of a repeat, the last one of others, which is all that anyone looks at."""
+def _record(
+    client: MlflowClient, recorder: Recorder, number: int, trial: Trial, plan: Plan
+) -> None:
+    """Writes a trial: all epochs of a repeat, the last one of others, which is all that anyone
+    looks at."""
     run = recorder.trial_run(number)
-    tags = {"arm": trial.arm, "phase": trial.phase} | ({"repeat": trial.repeat} if trial.repeat else {})
+    tags = {"arm": trial.arm, "phase": trial.phase} | (
+        {"repeat": trial.repeat} if trial.repeat else {}
+    )
     for name, value in tags.items():
         client.set_tag(run, f"foldrace.{name}", str(value))
     recorder.started(number, {"optimizer": "adam", "lr": trial.lr})
     if trial.losses is None:
-        folds = tuple(FoldReport(k, 1, 0, True, REASON, {"val_loss": math.inf}) for k in range(plan.folds))
-        recorder.reported(number, EpochReport(1, folds, plan.folds, SPEED * plan.folds, True, folds), None, 1000)
+        folds = tuple(
+            FoldReport(k, 1, 0, True, REASON, {"val_loss": math.inf}) for k in range(plan.folds)
+        )
+        recorder.reported(
+            number, EpochReport(1, folds, plan.folds, SPEED * plan.folds, True, folds), None, 1000
+        )
         recorder.finished(number, Outcome.FAILED, folds, REASON)
         return
     for epoch in range(1, plan.epochs + 1) if trial.repeat else [plan.epochs]:
@@ -201,7 +261,12 @@ def _record(client: MlflowClient, recorder: Recorder, number: int, trial: Trial,
             for k, loss in enumerate(trial.losses[epoch - 1])
         )
         spent = epoch * plan.folds
-        recorder.reported(number, EpochReport(epoch, folds, spent, SPEED * spent, False, folds), None, 1000 * epoch)
+        recorder.reported(
+            number,
+            EpochReport(epoch, folds, spent, SPEED * spent, False, folds),
+            None,
+            1000 * epoch,
+        )
     recorder.finished(number, Outcome.COMPLETED, folds)
 
 
@@ -211,5 +276,8 @@ def pictures(arms: Sequence[str]) -> Reconstructions:
 
     images = (load_digits().images[:10, None] * 15.9375).astype(np.uint8)
     noise = np.random.default_rng(0).normal(size=images.shape)
-    made = {arm: np.clip(images + (5 + 12 * at) * noise, 0, 255).astype(np.uint8) for at, arm in enumerate(arms)}
+    made = {
+        arm: np.clip(images + (5 + 12 * at) * noise, 0, 255).astype(np.uint8)
+        for at, arm in enumerate(arms)
+    }
     return Reconstructions(images, made)

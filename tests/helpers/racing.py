@@ -1,4 +1,5 @@
-"""Sweeps without Ray: random curves, a fake of Tune's controller whose events come in any order, and the checks."""
+"""Sweeps without Ray: random curves, a fake of Tune's controller whose events come in any order,
+and the checks."""
 
 from __future__ import annotations
 
@@ -19,7 +20,12 @@ from foldrace.search.scheduling.promotion import PromotionScheduler
 from foldrace.search.scheduling.stopping import LadderScheduler, Live
 from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.fold import FoldReport
-from foldrace.trainables.training.ladder import Rung, aligned_points, default_ladder, lockstep_ladder
+from foldrace.trainables.training.ladder import (
+    Rung,
+    aligned_points,
+    default_ladder,
+    lockstep_ladder,
+)
 
 PLAIN = Rule(first_wave=None, margin=None)
 
@@ -31,11 +37,15 @@ def make_report(losses: np.ndarray, ladder: Sequence[Rung], position: int) -> Ep
     broken = not np.isfinite(losses[: point.folds, : point.epochs]).all()
     folds = tuple(
         FoldReport(
-            fold, point.epochs, 0 if broken else point.epochs, broken, "diverged" if broken else None,
+            fold,
+            point.epochs,
+            0 if broken else point.epochs,
+            broken,
+            "diverged" if broken else None,
             {"val_loss": math.inf if broken else float(losses[fold, point.epochs - 1])},
         )
         for fold in range(point.folds)
-    )  # fmt: skip
+    )
     reached = [rung for rung in ladder if points.index(rung) <= position - broken]
     return EpochReport(
         epoch=point.epochs,
@@ -49,7 +59,12 @@ def make_report(losses: np.ndarray, ladder: Sequence[Rung], position: int) -> Ep
 
 
 def make_result(number: int, report: EpochReport) -> dict[str, Any]:
-    result = {"trial": number, "report": report, "fold_epochs": report.fold_epochs, "epoch": report.epoch}
+    result = {
+        "trial": number,
+        "report": report,
+        "fold_epochs": report.fold_epochs,
+        "epoch": report.epoch,
+    }
     return result if report.diverged else {**result, "val_loss": report.metrics["val_loss"]}
 
 
@@ -60,7 +75,9 @@ class Watched(Race):
         super().__init__(*args, **keywords)
         self.promotions: list[tuple[int, int]] = []
         self.earlier: dict[int, int] = {}  # the rungs that trials had reached before a restart
-        self.worst_rank = 0.0  # of those that were promoted before the race was exhausted: rank ÷ places
+        self.worst_rank = (
+            0.0  # of those that were promoted before the race was exhausted: rank ÷ places
+        )
 
     def promote(self, trial: int) -> None:
         runner = self.runners[trial]
@@ -79,7 +96,11 @@ class Watched(Race):
         """The rung up to which a trial may train."""
         first = self.runners[trial].bracket.first
         return max(
-            [first, self.earlier.get(trial, 0), *(rung + 1 for promoted, rung in self.promotions if promoted == trial)]
+            [
+                first,
+                self.earlier.get(trial, 0),
+                *(rung + 1 for promoted, rung in self.promotions if promoted == trial),
+            ]
         )
 
 
@@ -103,9 +124,11 @@ class Plan:
 
     Attributes:
         losses: (C, K, E).
-        failures: (trial, position) at which a worker dies, once each, in training; with ``saving`` while it pauses.
+        failures: (trial, position) at which a worker dies, once each, in training; with ``saving``
+            while it pauses.
         retries: whether Tune tries a failed trial again.
-        saves: whether pausing takes a step, in which a trial still counts as running, as it does in Tune.
+        saves: whether pausing takes a step, in which a trial still counts as running, as it does
+            in Tune.
         picks: of the events that could come next, which does; in turn. None: the oldest.
     """
 
@@ -158,7 +181,9 @@ class FakeTune:
     def live(self) -> Live:
         return Live(slots=lambda: self.plan.workers, elapsed=lambda: float(self.fold_epochs))
 
-    def run(self, check: Callable[[FakeTune], None] = lambda _: None, *, until: int | None = None) -> FakeTune:
+    def run(
+        self, check: Callable[[FakeTune], None] = lambda _: None, *, until: int | None = None
+    ) -> FakeTune:
         """To the end, or up to a step of that number."""
         idle = 0
         with self.scheduler.acting_on(self.live):
@@ -175,7 +200,9 @@ class FakeTune:
 
     @property
     def alive(self) -> bool:
-        return not self.ended or any(trial.status not in (Trial.TERMINATED, Trial.ERROR) for trial in self.trials)
+        return not self.ended or any(
+            trial.status not in (Trial.TERMINATED, Trial.ERROR) for trial in self.trials
+        )
 
     def step(self) -> None:
         self.steps += 1
@@ -236,7 +263,11 @@ class FakeTune:
         report = make_report(self.plan.losses[trial.number], self.plan.ladder, trial.position)
         trial.position += 1
         result = make_result(trial.number, report)
-        decision = TrialScheduler.STOP if report.finished else self.scheduler.on_trial_result(self, trial, result)
+        decision = (
+            TrialScheduler.STOP
+            if report.finished
+            else self.scheduler.on_trial_result(self, trial, result)
+        )
         trial.last_result = result
         if report.finished and not report.diverged:
             self.arrivals.append(trial.number)
@@ -275,11 +306,12 @@ class FakeTune:
         trial.set_status(Trial.TERMINATED)
 
 
-# --- what always holds --------------------------------------------------------------------------------------------
+# --- what always holds ---------------------------------------------------------------------------
 
 
 def check_race(race: Race) -> None:
-    """Rung sets are sorted, hold a trial once, and who waits is among those that have been there."""
+    """Rung sets are sorted, hold a trial once, and who waits is among those that have been
+    there."""
     waiting: dict[int, list[int]] = {number: [] for number in race.runners}
     for bracket in race.brackets:
         for rung, (scores, wait) in enumerate(zip(bracket.scores, bracket.waiting, strict=True)):
@@ -307,13 +339,17 @@ def check_sweep(sweep: FakeTune) -> None:
     saving = {trial.number for trial, kind in sweep.busy if kind == "save"}
     for trial in sweep.trials:
         runner = race.runners[trial.number]
-        assert trial.position <= 1 + sweep.points.index(sweep.plan.ladder[race.allowed(trial.number)]), "unpromoted"
-        assert (runner.waits_at is not None) == (trial.status == Trial.PAUSED or trial.number in saving)
+        assert trial.position <= 1 + sweep.points.index(
+            sweep.plan.ladder[race.allowed(trial.number)]
+        ), "unpromoted"
+        assert (runner.waits_at is not None) == (
+            trial.status == Trial.PAUSED or trial.number in saving
+        )
         if trial.status in (Trial.TERMINATED, Trial.ERROR):
             assert runner.gone
 
 
-# --- random sweeps ------------------------------------------------------------------------------------------------
+# --- random sweeps -------------------------------------------------------------------------------
 
 
 def random_losses(seed: int, shape: tuple[int, int, int], diverging: float) -> np.ndarray:
@@ -321,9 +357,15 @@ def random_losses(seed: int, shape: tuple[int, int, int], diverging: float) -> n
     rng = np.random.default_rng(seed)
     count, folds, epochs = shape
     level = rng.integers(0, 12, (count, 1, 1)) + rng.integers(0, 4, (count, folds, 1))
-    losses = level + rng.integers(0, 12, (count, 1, 1)) / np.arange(1, epochs + 1) + rng.integers(0, 2, shape)
+    losses = (
+        level
+        + rng.integers(0, 12, (count, 1, 1)) / np.arange(1, epochs + 1)
+        + rng.integers(0, 2, shape)
+    )
     for number in np.flatnonzero(rng.random(count) < diverging):
-        losses[number, rng.integers(folds), rng.integers(epochs) :] = rng.choice([np.nan, np.inf, -np.inf])
+        losses[number, rng.integers(folds), rng.integers(epochs) :] = rng.choice(
+            [np.nan, np.inf, -np.inf]
+        )
     return np.asarray(losses, dtype=np.float64)
 
 
@@ -337,7 +379,9 @@ def ladders(draw: st.DrawFn) -> tuple[Rung, ...]:
         return tuple(make(epochs, folds, reduction_factor=factor, grace_epochs=grace))
     rungs = [Rung(draw(st.integers(1, folds)), draw(st.integers(1, epochs)))]
     for _ in range(draw(st.integers(0, 3))):
-        rung = Rung(draw(st.integers(rungs[-1].folds, folds)), draw(st.integers(rungs[-1].epochs, epochs)))
+        rung = Rung(
+            draw(st.integers(rungs[-1].folds, folds)), draw(st.integers(rungs[-1].epochs, epochs))
+        )
         rungs += [rung] if rung != rungs[-1] else []
     return tuple(rungs)
 
@@ -353,7 +397,13 @@ def rules(draw: st.DrawFn, ladder: Sequence[Rung]) -> Rule:
 
 
 @st.composite
-def plans(draw: st.DrawFn, *, diverging: Sequence[float] = (0.0, 0.4), fail: bool = False, workers: int = 5) -> Plan:
+def plans(
+    draw: st.DrawFn,
+    *,
+    diverging: Sequence[float] = (0.0, 0.4),
+    fail: bool = False,
+    workers: int = 5,
+) -> Plan:
     ladder = draw(ladders())
     count = draw(st.integers(1, 14))
     points = len(aligned_points(ladder))
@@ -363,7 +413,9 @@ def plans(draw: st.DrawFn, *, diverging: Sequence[float] = (0.0, 0.4), fail: boo
     return Plan(
         ladder=ladder,
         rule=draw(rules(ladder)),
-        losses=random_losses(draw(st.integers(0, 2**32 - 1)), shape, draw(st.sampled_from(diverging))),
+        losses=random_losses(
+            draw(st.integers(0, 2**32 - 1)), shape, draw(st.sampled_from(diverging))
+        ),
         workers=draw(st.integers(1, workers)),
         planned=draw(st.sampled_from([count, 2 * count, max(1, count // 2)])),
         failures=draw(st.frozensets(places, max_size=4)) if fail else frozenset(),
@@ -381,23 +433,28 @@ def budgets(cost: int) -> Iterator[Budget]:
 
 
 def restarted(sweep: FakeTune, scheduler: LadderScheduler, order: Sequence[int]) -> FakeTune:
-    """The sweep as Tune restores it: unfinished trials become PENDING, at their last checkpoint, and all are added
-    again in whatever order; a searcher that has ended stays so."""
+    """The sweep as Tune restores it: unfinished trials become PENDING, at their last checkpoint,
+    and all are added again in whatever order; a searcher that has ended stays so."""
     again = replace(sweep, scheduler=scheduler, pending=[], busy=[], trials=[])
     with scheduler.acting_on(again.live):
-        for trial in sorted(map(copy.copy, sweep.trials), key=lambda trial: order[trial.number % len(order)]):
+        for trial in sorted(
+            map(copy.copy, sweep.trials), key=lambda trial: order[trial.number % len(order)]
+        ):
             trial.position = trial.checkpoint
             if trial.status not in (Trial.TERMINATED, Trial.ERROR):
                 trial.set_status(Trial.PENDING)
             again.add(trial)
-    reports = {trial.number: trial.last_result["report"] for trial in again.trials if trial.last_result}
+    reports = {
+        trial.number: trial.last_result["report"] for trial in again.trials if trial.last_result
+    }
     again.race.earlier = {number: len(one.rungs) - 1 for number, one in reports.items()}
     again.trials.sort(key=lambda trial: trial.number)
     return again
 
 
 def reloaded(sweep: FakeTune, scheduler: LadderScheduler, path: str) -> FakeTune:
-    """The sweep with a new scheduler that is given the trials as they are, and the old one's saved state."""
+    """The sweep with a new scheduler that is given the trials as they are, and the old one's saved
+    state."""
     for trial in sweep.trials:
         scheduler.on_trial_add(sweep, trial)
     sweep.scheduler.save(path)

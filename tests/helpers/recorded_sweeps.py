@@ -1,4 +1,5 @@
-"""Sweeps as the recorder leaves them in MLflow, without anything being trained: for what reads them."""
+"""Sweeps as the recorder leaves them in MLflow, without anything being trained: for what reads
+them."""
 
 from __future__ import annotations
 
@@ -50,14 +51,20 @@ class Store:
         self.root = root
         self.uri = tracking_uri(root, f"sqlite:///{root}/mlflow.db")
         self.client: MlflowClient = connect(self.uri)
-        self._experiment = self.client.create_experiment("all", artifact_location=(root / "artifacts").as_uri())
+        self._experiment = self.client.create_experiment(
+            "all", artifact_location=(root / "artifacts").as_uri()
+        )
 
-    def record(self, name: str, trials: Sequence[Trial], outcome: Outcome | None = Outcome.COMPLETED) -> Run:
+    def record(
+        self, name: str, trials: Sequence[Trial], outcome: Outcome | None = Outcome.COMPLETED
+    ) -> Run:
         """A sweep of these trials; one whose outcome is None still runs."""
         spec = parse_spec(SPEC | {"name": name}, self.root).to_yaml()
         folder = create_sweep_folder(self.root, name)
         folder.spec.write_text(spec)
-        folder.write_state(SweepState(key=name, tracking_uri=self.uri, experiment_id=self._experiment))
+        folder.write_state(
+            SweepState(key=name, tracking_uri=self.uri, experiment_id=self._experiment)
+        )
         recorder = Recorder(self.client, self._experiment, name, key=name)
         recorder.start_sweep(spec, {"python": "3.11"}, dataset(), "autoencoder")
         spent, best = 0, math.inf
@@ -87,26 +94,38 @@ class Store:
 
 
 def many(seed: int = 0) -> list[Trial]:
-    """24 trials: the loss depends on the learning rate's distance to 0.01 and on nothing else; a third is given up."""
+    """24 trials: the loss depends on the learning rate's distance to 0.01 and on nothing else; a
+    third is given up."""
     random = np.random.default_rng(seed)
     trials = []
     for number in range(24):
         lr = float(10 ** random.uniform(-4, 0))
-        params: dict[str, Value] = {"optimizer": ["adam", "sgd"][number % 2], "lr": lr, "latent_dim": 16}
+        params: dict[str, Value] = {
+            "optimizer": ["adam", "sgd"][number % 2],
+            "lr": lr,
+            "latent_dim": 16,
+        }
         if number % 2:
             params["momentum"] = float(random.uniform(0, 0.9))
         end = 0.02 + 0.03 * (math.log10(lr) + 2) ** 2
         folds = [[end * (1 + 1 / epoch) + 0.001 * k for k in range(2)] for epoch in (1, 2, 3)]
         given_up = end > 0.08
         trials.append(
-            Trial(params, folds[:1], Outcome.PRUNED, "given up at epoch 1") if given_up else Trial(params, folds)
+            Trial(params, folds[:1], Outcome.PRUNED, "given up at epoch 1")
+            if given_up
+            else Trial(params, folds)
         )
     return trials
 
 
 def failed(reason: str = "diverged: fold 0, epoch 1: val_loss is inf") -> Trial:
     """One that failed before it had a loss."""
-    return Trial({"optimizer": "sgd", "lr": 1.0, "momentum": 0.5, "latent_dim": 16}, [], Outcome.FAILED, reason)
+    return Trial(
+        {"optimizer": "sgd", "lr": 1.0, "momentum": 0.5, "latent_dim": 16},
+        [],
+        Outcome.FAILED,
+        reason,
+    )
 
 
 def plain(loss: float, folds: int = 2) -> Trial:

@@ -27,7 +27,8 @@ def train(run, epochs=4):
 
 
 class Scripted:
-    """Its weight starts at 100 and falls by lr a step of SGD; its validation losses are as given, one an epoch."""
+    """Its weight starts at 100 and falls by lr a step of SGD; its validation losses are as given,
+    one an epoch."""
 
     def __init__(self, *script):
         self.script, self.seen = list(script), []
@@ -50,7 +51,9 @@ NUMBERED = torch.arange(N, dtype=torch.uint8)[:, None, None, None].expand(N, 1, 
 
 def scripted(*script, params=None, n=12, **options):
     task = LoadedTask("scripted", Scripted(*script), {}, None)
-    return make(NUMBERED, {"optimizer": "sgd", "lr": 1.0, **(params or {})}, task=task, n=n, **options)
+    return make(
+        NUMBERED, {"optimizer": "sgd", "lr": 1.0, **(params or {})}, task=task, n=n, **options
+    )
 
 
 class Linear:
@@ -58,7 +61,9 @@ class Linear:
 
     def build(self, params, sample_shape):
         n = math.prod(sample_shape)
-        return nn.Sequential(nn.Flatten(), nn.Linear(n, 2), nn.Linear(2, n), nn.Unflatten(1, sample_shape))
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(n, 2), nn.Linear(2, n), nn.Unflatten(1, sample_shape)
+        )
 
     def losses(self, model, images, params):
         return {"loss": (model(images) - images).square().flatten(1).mean(1)}

@@ -31,7 +31,8 @@ RACE = [
     "search={sampler: random, trials: 4, seed: 0, start_with: "
     "[{optimizer: adam, lr: 3e-3, batch_size: 32}, {optimizer: adam, lr: 1e-6, batch_size: 32}]}",
 ]
-"""Overrides of quick.yaml: a good and a hopeless configuration first, then two random ones; seconds of training."""
+"""Overrides of quick.yaml: a good and a hopeless configuration first, then two random ones;
+seconds of training."""
 
 TIMES = {"train_seconds"}
 
@@ -48,7 +49,16 @@ def environment() -> dict[str, str]:
 
 def sweep_arguments(spec: Path, root: Path, overrides: list[str]) -> list[str]:
     sets = [part for override in overrides for part in ("--set", override)]
-    return ["sweep", str(spec), *sets, "--dir", str(root), "--data-dir", str(root / "data"), "--json"]
+    return [
+        "sweep",
+        str(spec),
+        *sets,
+        "--dir",
+        str(root),
+        "--data-dir",
+        str(root / "data"),
+        "--json",
+    ]
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,9 @@ class Swept:
 def run_alone(spec: Path, root: Path, overrides: list[str]) -> Swept:
     """A sweep in a process of its own, on a Ray of its own."""
     command = [sys.executable, "-m", "foldrace", *sweep_arguments(spec, root, overrides)]
-    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        command, cwd=root, env=environment(), capture_output=True, text=True, timeout=200
+    )
     return Swept(done.returncode, done.stdout, done.stderr, root)
 
 
@@ -110,7 +122,10 @@ class Record:
     def folds(self) -> Mapping[tuple[int, int], Run]:
         tags = {run.info.run_id: run.data.tags for run in self.level("fold")}
         return {
-            (int(tags[run.info.run_id]["foldrace.trial"]), int(tags[run.info.run_id]["foldrace.fold"])): run
+            (
+                int(tags[run.info.run_id]["foldrace.trial"]),
+                int(tags[run.info.run_id]["foldrace.fold"]),
+            ): run
             for run in self.level("fold")
         }
 

@@ -1,4 +1,5 @@
-"""Sweeps that several tests look at, each run once; and one Ray cluster for those that can share it."""
+"""Sweeps that several tests look at, each run once; and one Ray cluster for those that can share
+it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,16 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from foldrace.cli.app import main
-from tests.helpers.sweeps import QUICK, RACE, SMALL_DIGITS, Swept, environment, run_alone, run_here, sweep_arguments
+from tests.helpers.sweeps import (
+    QUICK,
+    RACE,
+    SMALL_DIGITS,
+    Swept,
+    environment,
+    run_alone,
+    run_here,
+    sweep_arguments,
+)
 
 DEADLINE = 120.0
 VAE = """
@@ -25,7 +35,8 @@ name: vae
 task: variational
 dataset: {name: digits, limit: 600, size: [12, 12]}
 epochs: 6
-space: {latent_dim: 2, variance: 0.02, batch_size: 16, lr: {log: [1.0e-3, 1.0e-2]}, beta: {choice: [0.5, 1, 2]}}
+space: {latent_dim: 2, variance: 0.02, batch_size: 16, lr: {log: [1.0e-3, 1.0e-2]},
+        beta: {choice: [0.5, 1, 2]}}
 search: {sampler: random, trials: 3}
 scheduler: {kind: stopping, reduction_factor: 2}
 """
@@ -60,7 +71,9 @@ def no_outside() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """A Ray of one node with two processors that belongs to no sweep."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
+    )
     yield cluster
     cluster.shutdown()
 
@@ -80,24 +93,40 @@ def one_by_one(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 @pytest.fixture(scope="session")
 def stopping(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """The same sweep under the scheduler that stops trials; one at a time, so that the good one reports first."""
-    overrides = [*RACE, "scheduler={kind: stopping, reduction_factor: 2}", "search.max_concurrent_trials=1"]
+    """The same sweep under the scheduler that stops trials; one at a time, so that the good one
+    reports first."""
+    overrides = [
+        *RACE,
+        "scheduler={kind: stopping, reduction_factor: 2}",
+        "search.max_concurrent_trials=1",
+    ]
     return run_here(QUICK, tmp_path_factory.mktemp("stopping"), overrides, cluster.address)
 
 
 @pytest.fixture(scope="session")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Swept, dict[psutil.Process, str]]:
-    """A long sweep that got SIGINT once a trial had completed, and all its processes with their names."""
+def interrupted(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Swept, dict[psutil.Process, str]]:
+    """A long sweep that got SIGINT once a trial had completed, and all its processes with their
+    names."""
     return interrupt(tmp_path_factory.mktemp("interrupted"), LONG, r"trial \d+ completed")
 
 
-def interrupt(root: Path, overrides: list[str], when: str) -> tuple[Swept, dict[psutil.Process, str]]:
-    """A sweep of quick.yaml that gets SIGINT once a line of its progress says ``when``, and all its processes."""
+def interrupt(
+    root: Path, overrides: list[str], when: str
+) -> tuple[Swept, dict[psutil.Process, str]]:
+    """A sweep of quick.yaml that gets SIGINT once a line of its progress says ``when``, and all
+    its processes."""
     command = [sys.executable, "-m", "foldrace", *sweep_arguments(QUICK, root, overrides)]
     process = subprocess.Popen(
-        command, cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=root,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     assert process.stdout is not None and process.stderr is not None
     deadline = Timer(DEADLINE, process.kill)
     deadline.start()
@@ -107,7 +136,9 @@ def interrupt(root: Path, overrides: list[str], when: str) -> tuple[Swept, dict[
             lines.append(line)
             if re.search(when, line):
                 break
-        descendants = {child: child.name() for child in psutil.Process(process.pid).children(recursive=True)}
+        descendants = {
+            child: child.name() for child in psutil.Process(process.pid).children(recursive=True)
+        }
         os.kill(process.pid, signal.SIGINT)
         out, rest = process.communicate()
     finally:
@@ -127,7 +158,8 @@ def comparison_sweep(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def reported_vae(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A VAE with two latent dimensions, swept, refitted and reported: the folder of sweeps, and its name."""
+    """A VAE with two latent dimensions, swept, refitted and reported: the folder of sweeps, and
+    its name."""
     root = tmp_path_factory.mktemp("vae")
     spec = root / "vae.yaml"
     spec.write_text(VAE)

@@ -34,13 +34,19 @@ TOTAL = CANDIDATES + len(ARMS) * REPEATS
 
 def tags(swept: Swept, number: int) -> dict[str, str]:
     found = swept.record.trials[number].data.tags
-    return {name.removeprefix("foldrace."): value for name, value in found.items() if name.startswith("foldrace.")}
+    return {
+        name.removeprefix("foldrace."): value
+        for name, value in found.items()
+        if name.startswith("foldrace.")
+    }
 
 
 def test_it_says_what_it_is_and_ends_well(comparison_sweep: Swept) -> None:
     assert comparison_sweep.status == 0, comparison_sweep.err
     first = comparison_sweep.err.splitlines()[0]
-    assert first.startswith("3 arms × (1 default + 3 random trials + 2 repeats) of autoencoder on digits (480 images)")
+    assert first.startswith(
+        "3 arms × (1 default + 3 random trials + 2 repeats) of autoencoder on digits (480 images)"
+    )
     assert comparison_sweep.result["trials"] == {"completed": TOTAL, "pruned": 0, "failed": 0}
     assert comparison_sweep.result["fold_epochs"] == TOTAL * FOLDS * EPOCHS
     assert comparison_sweep.record.sweep.data.tags["foldrace.kind"] == "comparison"
@@ -57,7 +63,10 @@ def test_every_trial_is_tagged_with_its_part(comparison_sweep: Swept) -> None:
             expected = (ARMS[arm], "repeat", str(repeat + 1))
         assert (found["arm"], found["phase"], found.get("repeat")) == expected
         for fold in range(FOLDS):
-            assert comparison_sweep.record.folds[number, fold].data.tags["foldrace.arm"] == expected[0]
+            assert (
+                comparison_sweep.record.folds[number, fold].data.tags["foldrace.arm"]
+                == expected[0]
+            )
 
 
 def test_every_arm_gets_the_same_fold_epochs(comparison_sweep: Swept) -> None:
@@ -74,10 +83,16 @@ def test_an_arms_best_is_repeated_and_the_answer_says_so(comparison_sweep: Swept
         numbers = range(place, CANDIDATES, len(ARMS))
         losses = {number: record.trials[number].data.metrics["val_loss"] for number in numbers}
         best = min(losses, key=lambda number: losses[number])
-        assert (said["best_trial"], said["val_loss"], said["default"]) == (best, losses[best], losses[place])
+        assert (said["best_trial"], said["val_loss"], said["default"]) == (
+            best,
+            losses[best],
+            losses[place],
+        )
         repeats = [CANDIDATES + place * REPEATS + repeat for repeat in range(REPEATS)]
         assert all(record.params[number] == record.params[best] for number in repeats), arm
-        folds = [[record.folds[n, k].data.metrics["val_loss"] for k in range(FOLDS)] for n in repeats]
+        folds = [
+            [record.folds[n, k].data.metrics["val_loss"] for k in range(FOLDS)] for n in repeats
+        ]
         assert said["repeats"]["losses"] == folds
         assert said["repeats"]["mean"] == pytest.approx(np.mean(folds))
     assert answer["sgd"]["repeats"]["mean"] > 2 * answer["adam"]["repeats"]["mean"]
@@ -92,7 +107,8 @@ def test_the_best_of_all_is_no_repeat(comparison_sweep: Swept) -> None:
 
 
 def test_repeats_are_paired_across_arms_and_new_each_time(comparison_sweep: Swept) -> None:
-    """Repeat s of any arm is what training its configuration on the folds of s with the seed of s gives."""
+    """Repeat s of any arm is what training its configuration on the folds of s with the seed of s
+    gives."""
     folder = comparison_sweep.root / "comparison"
     prepared = prepare(load_spec(folder / "sweep.yaml"), comparison_sweep.root / "data")
     work = make_work(prepared)
@@ -106,14 +122,19 @@ def test_repeats_are_paired_across_arms_and_new_each_time(comparison_sweep: Swep
                 cv.advance()
             expected = comparison_sweep.result["arms"][arm]["repeats"]["losses"][repeat - 1]
             assert [fold.val_loss for fold in cv.report().folds] == expected
-    repeats = {arm: np.array(said["repeats"]["losses"]) for arm, said in comparison_sweep.result["arms"].items()}
+    repeats = {
+        arm: np.array(said["repeats"]["losses"])
+        for arm, said in comparison_sweep.result["arms"].items()
+    }
     assert len(np.unique(repeats["adam"])) == REPEATS * FOLDS
     # what one fold has that another has not moves both arms alike
     assert np.corrcoef(repeats["adam"].ravel(), repeats["adam-again"].ravel())[0, 1] > 0
 
 
 def test_the_arms_show_the_same_test_images(comparison_sweep: Swept, tmp_path: Path) -> None:
-    path = comparison_sweep.record.artifacts(comparison_sweep.record.sweep, "comparison.npz", tmp_path)
+    path = comparison_sweep.record.artifacts(
+        comparison_sweep.record.sweep, "comparison.npz", tmp_path
+    )
     prepared = prepare(load_spec(comparison_sweep.root / "comparison" / "sweep.yaml"), tmp_path)
     with np.load(path, allow_pickle=False) as kept:
         assert tuple(kept["arms"]) == ARMS
@@ -125,14 +146,22 @@ def test_the_arms_show_the_same_test_images(comparison_sweep: Swept, tmp_path: P
     assert max(errors[:2]) < errors[2] / 2
 
 
-def test_the_best_of_all_can_be_refitted(comparison_sweep: Swept, capsys: pytest.CaptureFixture[str]) -> None:
-    places = ["--dir", str(comparison_sweep.root), "--data-dir", str(comparison_sweep.root / "data"), "--json"]
+def test_the_best_of_all_can_be_refitted(
+    comparison_sweep: Swept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [
+        "--dir",
+        str(comparison_sweep.root),
+        "--data-dir",
+        str(comparison_sweep.root / "data"),
+        "--json",
+    ]
     assert main(["refit", "comparison", *places]) == 0
     refitted = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert refitted["test"]["mse"] < 2 * comparison_sweep.result["best"]["val_loss"]["mean"]
 
 
-# --- ends other than the good one ---------------------------------------------------------------------------------
+# --- ends other than the good one ----------------------------------------------------------------
 
 SMALL = """
 kind: comparison
@@ -154,12 +183,17 @@ def written(folder: Path) -> Path:
     return spec
 
 
-def test_an_arm_that_fails_altogether_has_no_repeats_and_the_sweep_ends(cluster: Any, tmp_path: Path) -> None:
+def test_an_arm_that_fails_altogether_has_no_repeats_and_the_sweep_ends(
+    cluster: Any, tmp_path: Path
+) -> None:
     swept = run_here(written(tmp_path), tmp_path, [HOPELESS], cluster.address)
     assert swept.status == FAILED_TRIALS, swept.err
     assert swept.result["trials"] == {"completed": 4, "pruned": 0, "failed": 2}
     assert sorted(swept.record.trials) == [0, 1, 2, 3, 4, 5]
-    assert (swept.record.trials[1].info.status, swept.record.trials[3].info.status) == ("FAILED", "FAILED")
+    assert (swept.record.trials[1].info.status, swept.record.trials[3].info.status) == (
+        "FAILED",
+        "FAILED",
+    )
     sgd = swept.result["arms"]["sgd"]
     assert (sgd["best_trial"], sgd["default"], sgd["repeats"]["losses"]) == (None, None, [])
     with np.load(swept.root / "small" / "comparison.npz") as kept:
@@ -173,7 +207,9 @@ class Impatient(PlainView):
 
     def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
         super().update(ledger, changed)
-        if not self.asked and any(not t.competes and t.status is TrialStatus.COMPLETED for t in ledger.trials.values()):
+        if not self.asked and any(
+            not t.competes and t.status is TrialStatus.COMPLETED for t in ledger.trials.values()
+        ):
             self.asked = True
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -189,7 +225,7 @@ def planned_losses(prepared: Prepared) -> dict[int, list[float]]:
             cv.advance()
         search.on_trial_complete(
             str(len(losses)), {"finished": True, "val_loss": cv.report().metrics["val_loss"]}
-        )  # fmt: skip
+        )
         losses[config["trial"]] = [fold.val_loss for fold in cv.report().folds]
     return losses
 
@@ -202,14 +238,27 @@ def test_an_interrupted_comparison_goes_on_with_the_trials_of_its_plan(
     assert sorted(expected) == list(range(8))
     with (tmp_path / "log").open("w") as log:
         result, _ = run_sweep(
-            prepared, tmp_path, make_view=lambda: Impatient(Console(file=log)), address=cluster.address
-        )  # fmt: skip
+            prepared,
+            tmp_path,
+            make_view=lambda: Impatient(Console(file=log)),
+            address=cluster.address,
+        )
     assert result.interrupted and sum(result.trials.values()) < 8
-    places = ["--dir", str(tmp_path), "--data-dir", str(tmp_path), "--address", cluster.address, "--json"]
+    places = [
+        "--dir",
+        str(tmp_path),
+        "--data-dir",
+        str(tmp_path),
+        "--address",
+        cluster.address,
+        "--json",
+    ]
     assert main(["resume", *places]) == 0
     resumed = Swept(0, capsys.readouterr().out, "", tmp_path)
     assert {run.info.status for run in resumed.record.runs} == {"FINISHED"}
     found = {key: run.data.metrics["val_loss"] for key, run in resumed.record.folds.items()}
-    assert found == {(n, fold): loss for n, losses in expected.items() for fold, loss in enumerate(losses)}
+    assert found == {
+        (n, fold): loss for n, losses in expected.items() for fold, loss in enumerate(losses)
+    }
     repeats = [arm["repeats"]["losses"] for arm in resumed.result["arms"].values()]
     assert repeats == [[expected[4], expected[5]], [expected[6], expected[7]]]

@@ -1,4 +1,5 @@
-"""The report on a real comparison: an optimizer is no better than itself, and better than one that cannot learn."""
+"""The report on a real comparison: an optimizer is no better than itself, and better than one that
+cannot learn."""
 
 from __future__ import annotations
 
@@ -30,13 +31,17 @@ def pair(verdict: Verdict, *names: str) -> Pair:
     return found
 
 
-def test_identical_optimizers_are_not_declared_different_and_a_hopeless_one_is(verdict: Verdict) -> None:
+def test_identical_optimizers_are_not_declared_different_and_a_hopeless_one_is(
+    verdict: Verdict,
+) -> None:
     assert not pair(verdict, "adam", "adam-again").different
     assert pair(verdict, "adam", "sgd").different and pair(verdict, "adam-again", "sgd").different
     assert verdict.winner is None
     best, second, last = verdict.standings
     assert last == "sgd" and {best, second} == {"adam", "adam-again"}
-    assert verdict.lead.startswith(f"No winner can be declared: {best} has the lowest tuned CV loss")
+    assert verdict.lead.startswith(
+        f"No winner can be declared: {best} has the lowest tuned CV loss"
+    )
     assert f"interval overlaps that of {second}. sgd is worse." in verdict.lead
 
 
@@ -52,5 +57,16 @@ def test_the_record_is_whole(comparison: Comparison, comparison_sweep: Swept) ->
 
 def test_every_section_has_its_figure(comparison_sweep: Swept) -> None:
     report = build(comparison_sweep.record.client, comparison_sweep.record.sweep)
-    drawn = {block.name for section in report.sections for block in section.blocks if isinstance(block, Figure)}
-    assert drawn == {"standings", "best-of-n", "learning-curves", "learning-rates", "reconstructions"}
+    drawn = {
+        block.name
+        for section in report.sections
+        for block in section.blocks
+        if isinstance(block, Figure)
+    }
+    assert drawn == {
+        "standings",
+        "best-of-n",
+        "learning-curves",
+        "learning-rates",
+        "reconstructions",
+    }

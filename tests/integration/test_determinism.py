@@ -1,4 +1,5 @@
-"""A trial's numbers depend on the sweep's seed and its parameters: not on the cluster, the order, or the scheduler."""
+"""A trial's numbers depend on the sweep's seed and its parameters: not on the cluster, the order,
+or the scheduler."""
 
 from __future__ import annotations
 
@@ -10,13 +11,18 @@ import psutil
 from tests.helpers.sweeps import Swept
 
 
-def test_the_same_sweep_again_a_trial_at_a_time_has_the_same_numbers_exactly(quick: Swept, one_by_one: Swept) -> None:
+def test_the_same_sweep_again_a_trial_at_a_time_has_the_same_numbers_exactly(
+    quick: Swept, one_by_one: Swept
+) -> None:
     assert one_by_one.status == 0, one_by_one.err
     assert one_by_one.record.params == quick.record.params
     assert len(quick.record.numbers) > 200
     assert one_by_one.record.numbers == quick.record.numbers
     assert one_by_one.result["best"] == quick.result["best"]
-    ends = [(run.info.start_time, run.info.end_time) for _, run in sorted(one_by_one.record.trials.items())]
+    ends = [
+        (run.info.start_time, run.info.end_time)
+        for _, run in sorted(one_by_one.record.trials.items())
+    ]
     assert all(end <= start for (_, end), (start, _) in pairwise(ends))
 
 
@@ -50,7 +56,12 @@ def test_a_hopeless_trial_is_given_up_and_never_wins(stopping: Swept) -> None:
 def test_a_cluster_that_was_there_is_left_as_it_was(cluster: Any, one_by_one: Swept) -> None:
     """Its processes go on."""
     assert one_by_one.status == 0, one_by_one.err
-    processes = [info.process.pid for kind in cluster.head_node.all_processes.values() for info in kind]
+    processes = [
+        info.process.pid for kind in cluster.head_node.all_processes.values() for info in kind
+    ]
     assert processes
-    assert all(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in processes)
+    assert all(
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        for pid in processes
+    )
     assert not cluster.head_node.dead_processes()

@@ -14,14 +14,20 @@ from tests.helpers.sweeps import QUICK, SMALL_DIGITS, Record, Swept, run_here
 pytestmark = pytest.mark.slow
 
 SWEEP = [
-    SMALL_DIGITS, "epochs=3", "space.lr={log: [1e-4, 2e-2]}", "search={sampler: random, trials: 8, seed: 1}",
+    SMALL_DIGITS,
+    "epochs=3",
+    "space.lr={log: [1e-4, 2e-2]}",
+    "search={sampler: random, trials: 8, seed: 1}",
     "scheduler={kind: promotion}",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
-def extended(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Swept, dict[str, Any], Record]:
-    """A race of three epochs; its result after `foldrace extend --epochs 5`, and the record then."""
+def extended(
+    cluster: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Swept, dict[str, Any], Record]:
+    """A race of three epochs; its result after `foldrace extend --epochs 5`, and the record
+    then."""
     root = tmp_path_factory.mktemp("extended")
     swept = run_here(QUICK, root, SWEEP, cluster.address)
     assert swept.record.runs and swept.record.numbers  # read now: the store changes under it
@@ -46,9 +52,12 @@ def test_every_survivor_has_all_the_epochs_and_nothing_else_has_changed(
     assert {key: record.numbers[key] for key in before} == before
     for number, run in record.trials.items():
         assert run.info.status == ("FINISHED" if number in survivors else "KILLED")
-        assert max(record.history(run, "epoch")) == (15 if number in survivors else swept.record.numbers and max(
-            swept.record.history(swept.record.trials[number], "epoch")
-        ))  # fmt: skip
+        assert max(record.history(run, "epoch")) == (
+            15
+            if number in survivors
+            else swept.record.numbers
+            and max(swept.record.history(swept.record.trials[number], "epoch"))
+        )
 
 
 def test_the_numbers_are_those_of_a_sweep_that_was_longer_from_the_start(
@@ -70,7 +79,9 @@ def test_the_extended_sweep_is_refitted_for_its_new_epochs_and_then_left_alone(
     root = extended[0].root
     places = ["--dir", str(root), "--data-dir", str(root / "data")]
     assert main(["extend", "--epochs", "5", *places]) == 2
-    assert "--epochs: 5: must be more than the 5 that the sweep had" in " ".join(capsys.readouterr().err.split())
+    assert "--epochs: 5: must be more than the 5 that the sweep had" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert main(["refit", *places]) == 0
     assert "5 epochs" in capsys.readouterr().out
     assert main(["extend", "--epochs", "7", *places]) == 2

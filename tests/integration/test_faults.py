@@ -1,4 +1,5 @@
-"""Sweeps that are hurt at chosen moments leave what an undisturbed one leaves; `make test-faults` hurts many more."""
+"""Sweeps that are hurt at chosen moments leave what an undisturbed one leaves; `make test-faults`
+hurts many more."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ def reference() -> Reference:
     return run_reference()
 
 
-@pytest.mark.parametrize(("kind", "seed"), [(Kind.WORKER, 100), (Kind.POWER, 1002), (Kind.DRIVER, 1003)])
+@pytest.mark.parametrize(
+    ("kind", "seed"), [(Kind.WORKER, 100), (Kind.POWER, 1002), (Kind.DRIVER, 1003)]
+)
 def test_a_sweep_that_is_hurt_leaves_what_an_undisturbed_one_leaves(
     kind: Kind, seed: int, reference: Reference
 ) -> None:
@@ -29,4 +32,8 @@ def test_what_is_lost_changed_or_too_much_is_found() -> None:
     whole = Left({"a": 1, "b": 0.1, "c": "x"}, ())
     other = Left({"a": 1, "b": 0.1000000001, "d": 2}, ())
     assert whole.differences(whole) == []
-    assert whole.differences(other) == ["changed: b: 0.1 -> 0.1000000001", "lost: c = x", "too many: d = 2"]
+    assert whole.differences(other) == [
+        "changed: b: 0.1 -> 0.1000000001",
+        "lost: c = x",
+        "too many: d = 2",
+    ]

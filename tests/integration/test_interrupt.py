@@ -47,7 +47,9 @@ def test_nothing_is_recorded_as_running_and_completed_trials_are_whole(
     assert {run.info.status for run in record.trials.values()} <= {"FINISHED", "KILLED"}
 
 
-def test_the_folder_keeps_what_a_resume_needs(interrupted: tuple[Swept, dict[psutil.Process, str]]) -> None:
+def test_the_folder_keeps_what_a_resume_needs(
+    interrupted: tuple[Swept, dict[psutil.Process, str]],
+) -> None:
     folder: Path = interrupted[0].root / "quick"
     assert (folder / "state.json").is_file() and (folder / "sweep.yaml").is_file()
     assert not (folder / "result.json").exists()

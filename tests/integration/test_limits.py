@@ -1,4 +1,5 @@
-"""Tasks that hang, leak, print without end, give up or give back nonsense: each is named, and the sweep goes on."""
+"""Tasks that hang, leak, print without end, give up or give back nonsense: each is named, and the
+sweep goes on."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ class Misbehaving:
 
     def build(self, params, sample_shape):
         n = sample_shape[0] * sample_shape[1] * sample_shape[2]
-        model = nn.Sequential(nn.Flatten(), nn.Linear(n, 4), nn.Linear(4, n), nn.Unflatten(1, sample_shape))
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(n, 4), nn.Linear(4, n), nn.Unflatten(1, sample_shape)
+        )
         model.batches = 0
         return model
 
@@ -104,7 +107,9 @@ def misbehaving(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept
         ("nothing", "diverged: fold 0"),
     ],
 )
-def test_what_a_task_does_is_named_in_the_record(misbehaving: Swept, trap: str, reason: str) -> None:
+def test_what_a_task_does_is_named_in_the_record(
+    misbehaving: Swept, trap: str, reason: str
+) -> None:
     trial = misbehaving.record.trials[TRAPS.index(trap)]
     assert trial.info.status == "FAILED"
     assert reason in trial.data.tags["foldrace.failure"]
@@ -130,8 +135,13 @@ def test_what_is_printed_beyond_a_limit_is_dropped_and_said(misbehaving: Swept) 
     assert "foldrace.remark" not in silent.data.tags
 
 
-def test_fail_fast_stops_at_the_first_failure_and_can_be_resumed(cluster: Any, tmp_path: Path) -> None:
-    overrides = ["limits.fail_fast=true", "search.start_with=[{trap: none}, {trap: leave}, {trap: talk}]"]
+def test_fail_fast_stops_at_the_first_failure_and_can_be_resumed(
+    cluster: Any, tmp_path: Path
+) -> None:
+    overrides = [
+        "limits.fail_fast=true",
+        "search.start_with=[{trap: none}, {trap: leave}, {trap: talk}]",
+    ]
     overrides += ["search.trials=3", "search.max_concurrent_trials=1"]
     stopped = run_here(written(tmp_path), tmp_path, overrides, cluster.address)
     assert stopped.status == 3

@@ -1,4 +1,5 @@
-"""A worker that dies while it is kept for the next trial costs no trial; and no statistics of metrics are kept."""
+"""A worker that dies while it is kept for the next trial costs no trial; and no statistics of
+metrics are kept."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class KillsTheFirst(tune.Callback):  # type: ignore[misc]
 
     killed = 0
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Any], trial: Any, **info: Any
+    ) -> None:
         if not self.killed:
             self.killed = trial.last_result["worker"]
             os.kill(self.killed, signal.SIGKILL)
@@ -53,7 +56,9 @@ def test_a_trial_that_is_given_a_dead_worker_is_tried_again(cluster: Any, tmp_pa
         results = tune.Tuner(
             Brief,
             param_space={"number": tune.grid_search([0, 1, 2])},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1, metric="value", mode="min"),
+            tune_config=tune.TuneConfig(
+                reuse_actors=True, max_concurrent_trials=1, metric="value", mode="min"
+            ),
             run_config=tune.RunConfig(
                 storage_path=str(tmp_path),
                 callbacks=[callback],
@@ -73,6 +78,8 @@ def test_of_a_trials_metrics_the_last_are_kept_and_no_statistics() -> None:
     trial = Trial("none", stub=True)
     for step in (1, 2):
         trial.update_last_result({"value": float(step), "training_iteration": step})
-        assert f'"value": {step}.0' in trial.get_json_state()[1]  # what a snapshot holds is not that of the step before
+        assert (
+            f'"value": {step}.0' in trial.get_json_state()[1]
+        )  # what a snapshot holds is not that of the step before
     assert trial.last_result["value"] == 2.0
     assert not trial.metric_analysis and not trial.metric_n_steps

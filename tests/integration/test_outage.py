@@ -1,4 +1,5 @@
-"""A tracking server that dies while a sweep runs: the sweep goes on, and no point is lost or there twice."""
+"""A tracking server that dies while a sweep runs: the sweep goes on, and no point is lost or there
+twice."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ from tests.helpers.sweeps import QUICK, SMALL_DIGITS, environment, sweep_argumen
 pytestmark = pytest.mark.slow
 
 DEADLINE = 240.0
-SWEEP = [SMALL_DIGITS, "epochs=4", "search.trials=10", "search.sampler=random", "scheduler={kind: fifo}"]
+SWEEP = [
+    SMALL_DIGITS,
+    "epochs=4",
+    "search.trials=10",
+    "search.sampler=random",
+    "scheduler={kind: fifo}",
+]
 POINTS = """
 SELECT r.name, m.key, m.step, COUNT(*) FROM metrics m JOIN runs r ON r.run_uuid = m.run_uuid
 GROUP BY r.name, m.key, m.step
@@ -38,11 +45,21 @@ def server(tmp_path: Path) -> Iterator[TrackingServer]:
 
 @contextmanager
 def running_sweep(server: TrackingServer) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "foldrace", *sweep_arguments(QUICK, server.root / "sweeps", SWEEP)]
+    command = [
+        sys.executable,
+        "-m",
+        "foldrace",
+        *sweep_arguments(QUICK, server.root / "sweeps", SWEEP),
+    ]
     process = subprocess.Popen(
-        [*command, "--tracking-uri", server.uri], cwd=server.root, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [*command, "--tracking-uri", server.uri],
+        cwd=server.root,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     deadline = Timer(DEADLINE, process.kill)
     deadline.start()
     try:
@@ -65,19 +82,34 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
 
 
 def assert_whole(server: TrackingServer, result: Mapping[str, object]) -> None:
-    """Ten trials of three folds and four epochs, every point once, every run ended, the winner's models there."""
+    """Ten trials of three folds and four epochs, every point once, every run ended, the winner's
+    models there."""
     assert result["trials"] == {"completed": 10, "pruned": 0, "failed": 0}
-    levels = server.query("SELECT value, COUNT(*) FROM tags WHERE key = 'foldrace.level' GROUP BY value")
+    levels = server.query(
+        "SELECT value, COUNT(*) FROM tags WHERE key = 'foldrace.level' GROUP BY value"
+    )
     assert dict(levels) == {"sweep": 1, "trial": 10, "fold": 30}
     assert server.query("SELECT DISTINCT status FROM runs") == [("FINISHED",)]
     points = server.query(POINTS)
-    # two trials may end at the same fold-epochs of the sweep, each the best so far; nothing else is there twice
+    # two trials may end at the same fold-epochs of the sweep, each the best so far; nothing else
+    # is there twice
     assert not [point for point in points if point[3] != 1 and point[0] != "quick"]
-    doubled = "SELECT key, step FROM metrics GROUP BY run_uuid, key, step, value HAVING COUNT(*) > 1"
+    doubled = (
+        "SELECT key, step FROM metrics GROUP BY run_uuid, key, step, value HAVING COUNT(*) > 1"
+    )
     assert server.query(doubled) == []
-    losses = [(name, step) for name, key, step, _ in points if key == "val_loss" and name != "quick"]
-    folds = {(f"trial {t:04d} fold {k}", epoch) for t in range(10) for k in range(3) for epoch in (1, 2, 3, 4)}
-    assert set(losses) == folds | {(f"trial {t:04d}", 3 * epoch) for t in range(10) for epoch in (1, 2, 3, 4)}
+    losses = [
+        (name, step) for name, key, step, _ in points if key == "val_loss" and name != "quick"
+    ]
+    folds = {
+        (f"trial {t:04d} fold {k}", epoch)
+        for t in range(10)
+        for k in range(3)
+        for epoch in (1, 2, 3, 4)
+    }
+    assert set(losses) == folds | {
+        (f"trial {t:04d}", 3 * epoch) for t in range(10) for epoch in (1, 2, 3, 4)
+    }
     assert len(list((server.root / "art").glob("**/checkpoint/state_dict.pt"))) == 3
 
 
@@ -94,7 +126,9 @@ def test_killed_and_restarted_in_the_middle_of_a_sweep(server: TrackingServer) -
     assert not (server.root / "sweeps" / "quick" / "spool").exists()
 
 
-def test_killed_for_good_the_sweep_ends_well_and_sync_completes_the_record_later(server: TrackingServer) -> None:
+def test_killed_for_good_the_sweep_ends_well_and_sync_completes_the_record_later(
+    server: TrackingServer,
+) -> None:
     with running_sweep(server) as process:
         read_until(process, r"trial \d+ completed")
         server.kill()
@@ -109,7 +143,14 @@ def test_killed_for_good_the_sweep_ends_well_and_sync_completes_the_record_later
     server.start()
     for said in (r"\d+ records delivered", "nothing waits"):
         command = [sys.executable, "-m", "foldrace", "sync", "quick", "--dir", str(folder.parent)]
-        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=DEADLINE)
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
         assert done.returncode == 0 and re.search(said, done.stdout), done.stdout + done.stderr
     assert_whole(server, result)
     assert (folder / "overview.png").is_file()

@@ -1,4 +1,5 @@
-"""Trials that ask for GPUs, on a cluster of two machines that Ray is told have some: each lands on one of its own."""
+"""Trials that ask for GPUs, on a cluster of two machines that Ray is told have some: each lands on
+one of its own."""
 
 from __future__ import annotations
 
@@ -12,13 +13,23 @@ from ray.cluster_utils import Cluster
 from tests.helpers.sweeps import QUICK, SMALL_DIGITS, run_here
 
 
-def test_trials_are_spread_over_machines_and_their_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_trials_are_spread_over_machines_and_their_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("FOLDRACE_TRAIN_ON_CPU", "1")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=2, num_gpus=2)
-        overrides = [SMALL_DIGITS, "epochs=2", "search.trials=4", "search.sampler=random", "scheduler={kind: fifo}"]
+        overrides = [
+            SMALL_DIGITS,
+            "epochs=2",
+            "search.trials=4",
+            "search.sampler=random",
+            "scheduler={kind: fifo}",
+        ]
         overrides += ["resources={cpu: 1, gpu: 1}"]
         swept = run_here(QUICK, tmp_path, overrides, cluster.address)
     finally:

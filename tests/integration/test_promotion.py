@@ -55,7 +55,10 @@ def curves(full: Swept) -> Curves:
 
 
 def costs(swept: Swept) -> dict[int, int]:
-    return {number: max(swept.record.history(run, "epoch")) for number, run in swept.record.trials.items()}
+    return {
+        number: max(swept.record.history(run, "epoch"))
+        for number, run in swept.record.trials.items()
+    }
 
 
 @pytest.mark.slow
@@ -89,10 +92,14 @@ def test_the_winner_has_all_folds_and_the_others_say_where_they_were_given_up(ra
     record, best = race.record, race.result["best"]
     assert len(best["val_loss"]["folds"]) == FOLDS
     assert record.trials[best["trial"]].info.status == "FINISHED"
-    given_up = {number: run for number, run in record.trials.items() if run.info.status == "KILLED"}
+    given_up = {
+        number: run for number, run in record.trials.items() if run.info.status == "KILLED"
+    }
     assert len(given_up) == race.result["trials"]["pruned"] >= TRIALS / 2
     for number, run in given_up.items():
-        at = {1: "epoch 1 of 1 fold", 3: "epoch 3 of 1 fold", 4: "epoch 4 of 1 fold"}[costs(race)[number]]
+        at = {1: "epoch 1 of 1 fold", 3: "epoch 3 of 1 fold", 4: "epoch 4 of 1 fold"}[
+            costs(race)[number]
+        ]
         assert run.data.tags["foldrace.pruned_at"] == f"given up at {at}"
         assert [fold for trial, fold in record.folds if trial == number] == [0]
 
@@ -106,7 +113,9 @@ def test_optunas_study_in_the_sweeps_folder_tells_every_trial_as_it_was(race: Sw
     for trial in study.trials:
         run = race.record.trials[trial.user_attrs["trial"]]
         losses = race.record.history(run, "val_loss")
-        told = trial.intermediate_values  # what was reported: every rung, and between two of them what took long
+        told = (
+            trial.intermediate_values
+        )  # what was reported: every rung, and between two of them what took long
         assert told.items() <= losses.items()
         assert {rung.cost for rung in LADDER} & losses.keys() <= told.keys()
         if run.info.status == "FINISHED":
@@ -117,12 +126,18 @@ def test_optunas_study_in_the_sweeps_folder_tells_every_trial_as_it_was(race: Sw
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("limit", "least", "most"), [("fold_epochs=30", 12, 30), ("target=0.5", 12, 60), ("time_budget=0.1s", 12, 40)]
+    ("limit", "least", "most"),
+    [("fold_epochs=30", 12, 30), ("target=0.5", 12, 60), ("time_budget=0.1s", 12, 40)],
 )
 def test_a_budget_ends_a_race_with_a_winner_that_has_all_folds(
     limit: str, least: int, most: int, cluster: Any, tmp_path: Path
 ) -> None:
-    swept = run_here(QUICK, tmp_path, [*SWEEP, "search.max_concurrent_trials=2", f"search.{limit}"], cluster.address)
+    swept = run_here(
+        QUICK,
+        tmp_path,
+        [*SWEEP, "search.max_concurrent_trials=2", f"search.{limit}"],
+        cluster.address,
+    )
     assert swept.status == 0, swept.err
     assert len(swept.result["best"]["val_loss"]["folds"]) == FOLDS
     assert least <= swept.result["fold_epochs"] <= most
@@ -132,17 +147,34 @@ def test_a_budget_ends_a_race_with_a_winner_that_has_all_folds(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", [r"trial \d+ completed"])
-def test_a_race_that_was_interrupted_ends_as_if_it_had_not_been(race: Swept, when: str, tmp_path: Path) -> None:
+def test_a_race_that_was_interrupted_ends_as_if_it_had_not_been(
+    race: Swept, when: str, tmp_path: Path
+) -> None:
     before, _ = interrupt(tmp_path, [*SWEEP, "scheduler={kind: promotion}"], when)
     assert before.status == 130 and len(before.record.trials) < TRIALS + 1
-    line = [sys.executable, "-m", "foldrace", "resume", "--dir", str(tmp_path), "--data-dir", str(tmp_path / "data")]
-    done = subprocess.run([*line, "--json"], env=environment(), capture_output=True, text=True, timeout=150)
+    line = [
+        sys.executable,
+        "-m",
+        "foldrace",
+        "resume",
+        "--dir",
+        str(tmp_path),
+        "--data-dir",
+        str(tmp_path / "data"),
+    ]
+    done = subprocess.run(
+        [*line, "--json"], env=environment(), capture_output=True, text=True, timeout=150
+    )
     after = Swept(done.returncode, done.stdout, done.stderr, tmp_path)
     assert after.status == 0, after.err
     assert after.record.params == race.record.params
     assert costs(after) == costs(race)
     assert after.record.numbers == race.record.numbers
-    statuses = {run.info.run_name: run.info.status for run in race.record.runs if "trial" in run.info.run_name}
+    statuses = {
+        run.info.run_name: run.info.status
+        for run in race.record.runs
+        if "trial" in run.info.run_name
+    }
     assert {name: status_of(after, name) for name in statuses} == statuses
     unlike = {"run_id", "tracking_uri", "wall_seconds"}
     assert {k: v for k, v in after.result.items() if k not in unlike} == {

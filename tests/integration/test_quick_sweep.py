@@ -1,4 +1,5 @@
-"""A small sweep from the command line to MLflow: one consistent record at three levels, and a winner to take away."""
+"""A small sweep from the command line to MLflow: one consistent record at three levels, and a
+winner to take away."""
 
 from __future__ import annotations
 
@@ -42,13 +43,23 @@ print(len(weights), len(images))
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     assert "limit: 240" in SMALL_DIGITS
-    return load_dataset("digits", limit=240, seed=0, size=(12, 12), data_dir=tmp_path_factory.mktemp("data"))
+    return load_dataset(
+        "digits", limit=240, seed=0, size=(12, 12), data_dir=tmp_path_factory.mktemp("data")
+    )
 
 
 def test_the_last_line_of_standard_output_is_the_result(quick: Swept) -> None:
     assert quick.status == 0, quick.err
     result = quick.result
-    assert set(result) == {"sweep", "tracking_uri", "run_id", "trials", "best", "fold_epochs", "wall_seconds"}
+    assert set(result) == {
+        "sweep",
+        "tracking_uri",
+        "run_id",
+        "trials",
+        "best",
+        "fold_epochs",
+        "wall_seconds",
+    }
     assert result["sweep"] == "quick"
     assert result["trials"] == {"completed": 4, "pruned": 0, "failed": 0}
     assert result["fold_epochs"] == 4 * 3 * 3
@@ -82,9 +93,16 @@ def test_the_result_is_what_mlflow_has_exactly(quick: Swept) -> None:
     assert trial.data.metrics["val_loss_se"] == best["val_loss"]["standard_error"]
     folds = [record.folds[best["trial"], fold].data.metrics["val_loss"] for fold in range(3)]
     assert folds == best["val_loss"]["folds"]
-    assert (best["val_loss"]["mean"], best["val_loss"]["standard_error"]) == mean_and_standard_error(folds)
-    assert {name: trial.data.params[name] for name in best["params"]} == {k: str(v) for k, v in best["params"].items()}
-    assert best["val_loss"]["mean"] == min(run.data.metrics["val_loss"] for run in record.trials.values())
+    assert (
+        best["val_loss"]["mean"],
+        best["val_loss"]["standard_error"],
+    ) == mean_and_standard_error(folds)
+    assert {name: trial.data.params[name] for name in best["params"]} == {
+        k: str(v) for k, v in best["params"].items()
+    }
+    assert best["val_loss"]["mean"] == min(
+        run.data.metrics["val_loss"] for run in record.trials.values()
+    )
 
 
 def test_at_every_epoch_a_trials_loss_is_the_mean_of_its_folds_losses(quick: Swept) -> None:
@@ -106,13 +124,18 @@ def test_the_sweep_run_says_what_ran_and_who_led(quick: Swept, tmp_path: Path) -
     spec = record.artifacts(record.sweep, "sweep.yaml", tmp_path).read_text()
     assert spec == (quick.root / "quick" / "sweep.yaml").read_text() and "limit: 240" in spec
     found = json.loads(record.artifacts(record.sweep, "environment.json", tmp_path).read_text())
-    assert found["packages"]["torch"] == torch.__version__.partition("+")[0] or found["packages"]["torch"]
+    assert (
+        found["packages"]["torch"] == torch.__version__.partition("+")[0]
+        or found["packages"]["torch"]
+    )
     [given] = record.sweep.inputs.dataset_inputs
     assert given.dataset.name == "digits"
     assert record.sweep.data.tags["foldrace.dataset_digest"].startswith(given.dataset.digest)
     # two trials may end at the same fold-epochs of the sweep, each the best so far
     points = record.client.get_metric_history(record.sweep.info.run_id, "val_loss")
-    led = sorted(((point.step, point.value) for point in points), key=lambda point: (point[0], -point[1]))
+    led = sorted(
+        ((point.step, point.value) for point in points), key=lambda point: (point[0], -point[1])
+    )
     assert [value for _, value in led] == sorted({value for _, value in led}, reverse=True)
     assert led[-1][1] == quick.result["best"]["val_loss"]["mean"]
     assert led[-1][0] <= quick.result["fold_epochs"]
@@ -129,14 +152,21 @@ def test_status_agrees(quick: Swept, capsys: pytest.CaptureFixture[str]) -> None
     assert shown["best"]["val_loss"]["mean"] == best["val_loss"]["mean"]
 
 
-def test_the_winners_folds_are_repeated_by_plain_pytorch(quick: Swept, digits: Dataset, tmp_path: Path) -> None:
+def test_the_winners_folds_are_repeated_by_plain_pytorch(
+    quick: Swept, digits: Dataset, tmp_path: Path
+) -> None:
     record = quick.record
     np.save(tmp_path / "pixels.npy", digits.images)
     fold = record.folds[quick.result["best"]["trial"], 1]
     record.artifacts(fold, "checkpoint", tmp_path)
     command = [sys.executable, "-I", "-W", "ignore", "-c", PLAIN_PYTORCH]
     done = subprocess.run(
-        command, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=100
+        command,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     score, counts = done.stdout.splitlines()
@@ -153,7 +183,7 @@ def test_only_the_winner_leaves_checkpoints_in_mlflow(quick: Swept) -> None:
         assert names == (["checkpoint"] if trial == quick.result["best"]["trial"] else [])
 
 
-# --- refit --------------------------------------------------------------------------------------------------------
+# --- refit ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +192,9 @@ def refitted(quick: Swept) -> Iterator[dict[str, Any]]:
     out, err = io.StringIO(), io.StringIO()
     before = dict(os.environ)
     with redirect_stdout(out), redirect_stderr(err):
-        status = main(["refit", "--dir", str(quick.root), "--data-dir", str(quick.root / "data"), "--json"])
+        status = main(
+            ["refit", "--dir", str(quick.root), "--data-dir", str(quick.root / "data"), "--json"]
+        )
     changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
     assert status == 0, err.getvalue()
     try:
@@ -192,17 +224,23 @@ def test_the_champion_loads_by_its_name_and_repeats_the_test_score(
     client = quick.record.client
     run = client.get_run(refitted["run_id"])
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["test_mse"] == refitted["test"]["mse"] == pytest.approx(error, abs=1e-6)
+    assert (
+        run.data.metrics["test_mse"] == refitted["test"]["mse"] == pytest.approx(error, abs=1e-6)
+    )
     assert run.data.tags["mlflow.parentRunId"] == quick.result["run_id"]
     assert refitted["test_samples"] == len(images) and refitted["samples"] == 240
     assert client.get_model_version_by_alias("quick", "champion").run_id == refitted["run_id"]
 
 
-def test_the_champion_has_a_signature_and_no_pickle(refitted: dict[str, Any], tmp_path: Path) -> None:
+def test_the_champion_has_a_signature_and_no_pickle(
+    refitted: dict[str, Any], tmp_path: Path
+) -> None:
     info = mlflow.models.get_model_info(refitted["model_uri"])
     assert info.signature is not None
     assert [tuple(spec.shape) for spec in info.signature.inputs.inputs] == [(-1, 1, 12, 12)]
-    folder = Path(mlflow.artifacts.download_artifacts(refitted["model_uri"], dst_path=str(tmp_path)))
+    folder = Path(
+        mlflow.artifacts.download_artifacts(refitted["model_uri"], dst_path=str(tmp_path))
+    )
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".pt2" for path in files), files
     assert not [path for path in files if path.suffix in {".pkl", ".pickle", ".pth", ".bin"}]
@@ -220,7 +258,10 @@ def test_resuming_a_sweep_that_has_ended_refits_it_if_asked(
 
 
 def test_a_second_refit_returns_the_first_and_leaves_the_test_set_alone(
-    quick: Swept, refitted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quick: Swept,
+    refitted: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def untouched(*args: object, **options: object) -> None:
         raise AssertionError("the data set is loaded again")

@@ -1,4 +1,5 @@
-"""A recorded trial that is trained again has the same numbers, and one that was tampered with has not."""
+"""A recorded trial that is trained again has the same numbers, and one that was tampered with has
+not."""
 
 from __future__ import annotations
 
@@ -23,7 +24,18 @@ def swept(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 
 def replay(root: Path, trial: int, *options: str) -> int:
-    return main(["replay", "quick", str(trial), "--dir", str(root), "--data-dir", str(root / "data"), *options])
+    return main(
+        [
+            "replay",
+            "quick",
+            str(trial),
+            "--dir",
+            str(root),
+            "--data-dir",
+            str(root / "data"),
+            *options,
+        ]
+    )
 
 
 def test_every_trial_comes_out_again(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,18 +44,26 @@ def test_every_trial_comes_out_again(swept: Swept, capsys: pytest.CaptureFixture
         assert replay(swept.root, number, "--json") == 0
         found = json.loads(capsys.readouterr().out)
         folds = [fold for (trial, _), fold in swept.record.folds.items() if trial == number]
-        points = sum(len(swept.record.history(fold, metric)) for fold in folds for metric in fold.data.metrics)
+        points = sum(
+            len(swept.record.history(fold, metric))
+            for fold in folds
+            for metric in fold.data.metrics
+        )
         assert found["identical"] and found["compared"] == points > 0
         assert found["differences"] == [] and found["versions"] == {}
         statuses.add(run.info.status)
     assert "FINISHED" in statuses
 
 
-def test_a_number_that_was_changed_is_named(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_number_that_was_changed_is_named(
+    swept: Swept, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = swept.record.folds[0, 0].info.run_id
     with closing(sqlite3.connect(swept.root / "mlflow.db")) as base:
         where = (run, "val_loss", 2)
-        [(value,)] = base.execute("SELECT value FROM metrics WHERE run_uuid = ? AND key = ? AND step = ?", where)
+        [(value,)] = base.execute(
+            "SELECT value FROM metrics WHERE run_uuid = ? AND key = ? AND step = ?", where
+        )
         change = "UPDATE metrics SET value = ? WHERE run_uuid = ? AND key = ? AND step = ?"
         base.execute(change, (value * (1 + 1e-15), *where))
         base.commit()
@@ -55,6 +75,8 @@ def test_a_number_that_was_changed_is_named(swept: Swept, capsys: pytest.Capture
     assert replay(swept.root, 0) == 0
 
 
-def test_a_trial_that_is_not_there_is_refused(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_that_is_not_there_is_refused(
+    swept: Swept, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert replay(swept.root, 99) == 2
     assert "quick: no trial 99 is recorded" in " ".join(capsys.readouterr().err.split())

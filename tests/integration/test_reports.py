@@ -12,25 +12,35 @@ from foldrace.cli.app import main
 from tests.helpers.sweeps import Swept
 
 
-def call(swept: Swept, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def call(
+    swept: Swept, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
     places = ["--dir", str(swept.root), "--data-dir", str(swept.root / "data")]
     status = main(["report", *arguments, *places])
     said = capsys.readouterr()
     return status, said.out, said.err
 
 
-def test_before_a_refit_the_sweep_s_own_report_is_made_and_logged(stopping: Swept, capsys: Any) -> None:
+def test_before_a_refit_the_sweep_s_own_report_is_made_and_logged(
+    stopping: Swept, capsys: Any
+) -> None:
     status, out, _ = call(stopping, capsys, "--json")
     assert status == 0
     made = json.loads(out.splitlines()[-1])
     assert set(made["reports"]) == {"sweep"}
     record = stopping.record
-    logged = {item.path for item in record.client.list_artifacts(record.sweep.info.run_id, "reports")}
+    logged = {
+        item.path for item in record.client.list_artifacts(record.sweep.info.run_id, "reports")
+    }
     assert {"reports/sweep.html", "reports/figures"} <= logged
 
 
-def test_the_latent_space_of_any_trial_that_left_a_checkpoint(stopping: Swept, capsys: Any) -> None:
-    trial = next(number for number, run in stopping.record.trials.items() if run.info.status == "FINISHED")
+def test_the_latent_space_of_any_trial_that_left_a_checkpoint(
+    stopping: Swept, capsys: Any
+) -> None:
+    trial = next(
+        number for number, run in stopping.record.trials.items() if run.info.status == "FINISHED"
+    )
     status, out, err = call(stopping, capsys, "--trial", str(trial), "--json")
     assert status == 0, err
     [(kind, page)] = json.loads(out.splitlines()[-1])["reports"].items()

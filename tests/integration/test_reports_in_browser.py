@@ -1,4 +1,5 @@
-"""The reports in a real browser, opened from disk with the network off: they run, and everybody can read them."""
+"""The reports in a real browser, opened from disk with the network off: they run, and everybody
+can read them."""
 
 from __future__ import annotations
 
@@ -11,15 +12,22 @@ from typing import Any
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the pages go untested")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: the pages go untested"
+)
 
 pytestmark = pytest.mark.slow
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 KINDS = ("sweep", "latent", "vae", "optimizers")
 WIDTHS = (1280, 390)
 
@@ -32,7 +40,10 @@ class Watched:
     wrong: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.page.on("console", lambda said: said.type in ("error", "warning") and self.wrong.append(said.text))
+        self.page.on(
+            "console",
+            lambda said: said.type in ("error", "warning") and self.wrong.append(said.text),
+        )
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("request", lambda request: self._asked(request.url))
 
@@ -43,9 +54,13 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = os.environ.get("FOLDRACE_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    found = os.environ.get("FOLDRACE_BROWSER") or next(
+        filter(None, map(shutil.which, BROWSERS)), None
+    )
     if found is None:
-        pytest.skip("no Chromium on this machine: the pages go untested (apt-get install chromium)")
+        pytest.skip(
+            "no Chromium on this machine: the pages go untested (apt-get install chromium)"
+        )
     with playwright.sync_playwright() as started:
         running = started.chromium.launch(executable_path=found, args=FLAGS)
         yield running
@@ -56,7 +71,9 @@ def browser() -> Iterator[Any]:
 def report(request: pytest.FixtureRequest) -> Path:
     """A page of each kind, of real sweeps."""
     kind = request.param
-    root, sweep = request.getfixturevalue("reported_comparison" if kind == "optimizers" else "reported_vae")
+    root, sweep = request.getfixturevalue(
+        "reported_comparison" if kind == "optimizers" else "reported_vae"
+    )
     page: Path = root / sweep / "report" / f"{kind}.html"
     assert page.is_file()
     return page
@@ -67,7 +84,9 @@ def open_page(browser: Any) -> Iterator[Any]:
     contexts = []
 
     def open_page(address: str, width: int = 1280, scheme: str = "light") -> Watched:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+        )
         contexts.append(context)
         watched = Watched(context.new_page())
         watched.page.goto(address, wait_until="load")
@@ -89,7 +108,9 @@ def test_a_page_runs_without_an_error_and_fits_its_window(
     assert watched.page.locator("h1").count() == 1
 
 
-def test_light_and_dark_differ_and_the_text_stands_out_from_both(report: Path, open_page: Any) -> None:
+def test_light_and_dark_differ_and_the_text_stands_out_from_both(
+    report: Path, open_page: Any
+) -> None:
     def colours(scheme: str) -> tuple[str, str]:
         page = open_page(report.as_uri(), 1280, scheme).page
         style = "getComputedStyle(document.body)"
@@ -115,20 +136,21 @@ def contrast(one: str, other: str) -> float:
 def test_every_picture_has_a_text_in_its_place(report: Path, open_page: Any) -> None:
     page = open_page(report.as_uri()).page
     assert page.locator("img, svg[role=img]").count() > 0
-    bare = page.evaluate(
-        """[...document.querySelectorAll('img, svg[role=img], canvas')]
-           .filter(one => !(one.getAttribute('alt') || one.getAttribute('aria-label') || '').trim())
-           .map(one => one.outerHTML.slice(0, 120))"""
-    )
+    bare = page.evaluate("""[...document.querySelectorAll('img, svg[role=img], canvas')]
+           .filter(one => !['alt', 'aria-label'].some(name => one.getAttribute(name)?.trim()))
+           .map(one => one.outerHTML.slice(0, 120))""")
     assert bare == []
 
 
-def test_it_runs_in_a_frame_that_may_do_nothing_but_run_scripts(report: Path, open_page: Any, tmp_path: Path) -> None:
+def test_it_runs_in_a_frame_that_may_do_nothing_but_run_scripts(
+    report: Path, open_page: Any, tmp_path: Path
+) -> None:
     """As MLflow shows an artifact."""
     frame = tmp_path / "frame.html"
     content = report.read_text(encoding="utf-8").replace("&", "&amp;").replace('"', "&quot;")
     frame.write_text(
-        f'<!doctype html><iframe sandbox="allow-scripts" width=1000 height=800 srcdoc="{content}"></iframe>'
+        '<!doctype html><iframe sandbox="allow-scripts" width=1000 height=800'
+        f' srcdoc="{content}"></iframe>'
     )
     watched = open_page(frame.as_uri())
     assert watched.page.frames[1].locator("h1").count() == 1
@@ -151,7 +173,9 @@ def test_hovering_over_a_point_of_the_latent_space_shows_its_image(
     seen = set()
     for across in range(2, 19):
         for down in range(2, 19):
-            page.mouse.move(box["x"] + box["width"] * across / 20, box["y"] + box["height"] * down / 20)
+            page.mouse.move(
+                box["x"] + box["width"] * across / 20, box["y"] + box["height"] * down / 20
+            )
             thumb = page.locator("#thumb")
             if thumb.is_visible():
                 seen.add(thumb.get_attribute("alt") or thumb.get_attribute("aria-label"))

@@ -34,14 +34,17 @@ class Worker:
         return int(psutil.Process().memory_full_info().uss)
 
     def evaluate(self, work: Work) -> tuple[str, tuple[str, int], int, float]:
-        """(path of the mapping that holds the pixels, (inode, offset in it), growth in bytes, a loss)."""
+        """(path of the mapping that holds the pixels, (inode, offset in it), growth in bytes, a
+        loss)."""
         import torch
 
         from foldrace.trainables.ray.trainable import shared_tensor
         from foldrace.trainables.training.fold import FoldRun
 
         some = torch.zeros(BATCH, *work.images.shape[1:], dtype=torch.uint8)
-        FoldRun(work.task, work.task.complete({}), some, work.splits[0], epochs=1).evaluate(torch.arange(BATCH))
+        FoldRun(work.task, work.task.complete({}), some, work.splits[0], epochs=1).evaluate(
+            torch.arange(BATCH)
+        )
         before = self.private_bytes()
         images = shared_tensor(work.images)
         run = FoldRun(work.task, work.task.complete({}), images, work.splits[0], epochs=1)
@@ -71,7 +74,9 @@ def test_two_workers_share_one_copy(connected: None) -> None:
     work = ray.put(Work(load_task("autoencoder"), images, (split,), epochs=1))
     workers = [Worker.remote() for _ in range(2)]  # type: ignore[attr-defined]
     ray.get([worker.private_bytes.remote() for worker in workers])
-    (path, place, grown, loss), second = ray.get([worker.evaluate.remote(work) for worker in workers], timeout=100)
+    (path, place, grown, loss), second = ray.get(
+        [worker.evaluate.remote(work) for worker in workers], timeout=100
+    )
     assert "plasma" in path or "/dev/shm" in path, path
     assert second[:2] == (path, place)
     assert max(grown, second[2]) < images.nbytes / 3

@@ -1,4 +1,5 @@
-"""Trials that diverge, raise or stop early, with a task of the user's own: each is told apart, the sweep goes on."""
+"""Trials that diverge, raise or stop early, with a task of the user's own: each is told apart, the
+sweep goes on."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ class LinearAE:
     def build(self, params, sample_shape):
         c, h, w = sample_shape
         model = nn.Sequential(
-            nn.Flatten(), nn.Linear(c * h * w, params["units"]), nn.Linear(params["units"], c * h * w),
+            nn.Flatten(),
+            nn.Linear(c * h * w, params["units"]),
+            nn.Linear(params["units"], c * h * w),
             nn.Unflatten(1, sample_shape),
         )
         model.validations = 0
@@ -82,25 +85,40 @@ def diverging(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     return run_here(folder / "sweep.yaml", folder, [SMALL_DIGITS], cluster.address)
 
 
-# --- a task of the user's -----------------------------------------------------------------------------------------
+# --- a task of the user's ------------------------------------------------------------------------
 
 
 def test_a_failed_trial_makes_status_3_and_the_others_finish(mine: Swept) -> None:
     assert mine.status == 3, mine.err
     assert mine.result["trials"] == {"completed": 2, "pruned": 0, "failed": 1}
     assert mine.result["best"]["trial"] == 1
-    assert mine.result["best"]["params"] == {"units": 4, "lr": 0.003, "batch_size": 64, "trap": "none"}
-    assert [mine.record.trials[n].info.status for n in range(3)] == ["FAILED", "FINISHED", "FINISHED"]
+    assert mine.result["best"]["params"] == {
+        "units": 4,
+        "lr": 0.003,
+        "batch_size": 64,
+        "trap": "none",
+    }
+    assert [mine.record.trials[n].info.status for n in range(3)] == [
+        "FAILED",
+        "FINISHED",
+        "FINISHED",
+    ]
     assert not [run for run in mine.record.runs if run.info.status == "RUNNING"]
     assert mine.record.sweep.info.status == "FINISHED"
 
 
-def test_an_error_in_the_users_code_is_named_and_its_traceback_kept(mine: Swept, tmp_path: Path) -> None:
+def test_an_error_in_the_users_code_is_named_and_its_traceback_kept(
+    mine: Swept, tmp_path: Path
+) -> None:
     failed = mine.record.trials[0]
     assert failed.data.tags["foldrace.failure"] == "RuntimeError: bad luck in the second epoch"
-    assert "trial 0 failed" in mine.err and "RuntimeError: bad luck in the second epoch" in mine.err
+    assert (
+        "trial 0 failed" in mine.err and "RuntimeError: bad luck in the second epoch" in mine.err
+    )
     text = mine.record.artifacts(failed, "error.txt", tmp_path).read_text()
-    assert "my_models.py" in text and "in losses" in text and "bad luck in the second epoch" in text
+    assert (
+        "my_models.py" in text and "in losses" in text and "bad luck in the second epoch" in text
+    )
     assert mine.record.history(failed, "epoch") == {3: 1}
     assert {mine.record.folds[0, fold].info.status for fold in range(3)} == {"FAILED"}
 
@@ -126,7 +144,7 @@ def test_the_users_model_leaves_a_checkpoint(mine: Swept) -> None:
     assert names >= {"model.pt2", "state_dict.pt", "validation_indices.npy", "fold.json"}
 
 
-# --- divergence ---------------------------------------------------------------------------------------------------
+# --- divergence ----------------------------------------------------------------------------------
 
 
 def test_a_trial_that_diverges_fails_by_that_name_and_the_sweep_goes_on(diverging: Swept) -> None:

@@ -32,21 +32,25 @@ KEEP_ALL = Draw(np.uint64(0), 0, 1.0)
 
 
 def draw(rate: float, generator: torch.Generator | None = None) -> Draw:
-    """Draws a mask of zeros with probability ``rate``, which is rounded to a multiple of 1/65536; the factor is for the
-    rounded rate, so that the expectation is exact.
+    """Draws a mask of zeros with probability ``rate``, which is rounded to a multiple of 1/65536;
+    the factor is for the rounded rate, so that the expectation is exact.
 
-    torch's own mask takes a random number of 32 bits and a comparison in double precision an element.
+    torch's own mask takes a random number of 32 bits and a comparison in double precision an
+    element.
 
     Args:
         generator: what the mask is drawn from; torch's global one if it is None.
     """
     seed = int(torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator))
     dropped = round(rate * LEVELS)
-    return Draw(np.uint64(seed % 2**64), dropped, LEVELS / (LEVELS - dropped) if dropped < LEVELS else 0.0)
+    return Draw(
+        np.uint64(seed % 2**64), dropped, LEVELS / (LEVELS - dropped) if dropped < LEVELS else 0.0
+    )
 
 
 def dropout_mask(images: Tensor, rate: float, generator: torch.Generator | None = None) -> Tensor:
-    """Zeros with probability ``rate`` and else 1/(1 − rate), of the shape and type of ``images``: see `draw`."""
+    """Zeros with probability ``rate`` and else 1/(1 − rate), of the shape and type of ``images``:
+    see `draw`."""
     if has_torch_function_unary(images):
         drawn: Tensor = handle_torch_function(dropout_mask, (images,), images, rate)
         return drawn

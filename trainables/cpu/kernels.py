@@ -1,7 +1,7 @@
 """Loops over activations on a CPU, compiled by Numba: one pass where torch's operations take five.
 
-They run on one thread: a trial's share of a machine that trains many is one CPU. They are compiled when they are first
-called, in seconds, and kept on disk for the next process.
+They run on one thread: a trial's share of a machine that trains many is one CPU. They are compiled
+when they are first called, in seconds, and kept on disk for the next process.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133
 
 def _compiled(function: _Function) -> _Function:
     # sums may be reordered and products fused; what is not finite stays what it is
-    fast = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+    fast = njit(
+        nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
+    )
     return cast(_Function, fast(function))
 
 
 @_compiled
 def _draw(words: NDArray[np.uint64], seed: np.uint64, start: int) -> None:
-    """Words ``start``, ``start`` + 1, … of the sequence SplitMix64 (Steele et al., 2014) from ``seed``."""
+    """Words ``start``, ``start`` + 1, … of the sequence SplitMix64 (Steele et al., 2014) from
+    ``seed``."""
     for index in range(words.size):
         word = seed + np.uint64(start + index + 1) * np.uint64(_GOLDEN)
         word = (word ^ (word >> np.uint64(30))) * np.uint64(_FIRST)
@@ -42,7 +45,8 @@ def _draw(words: NDArray[np.uint64], seed: np.uint64, start: int) -> None:
 
 @_compiled
 def drop(rows: Floats, seed: np.uint64, dropped: int, factor: float) -> None:
-    """Multiplies each element of (B, N) by zero, with a probability of ``dropped`` / `LEVELS`, or by ``factor``."""
+    """Multiplies each element of (B, N) by zero, with a probability of ``dropped`` / `LEVELS`, or
+    by ``factor``."""
     width = rows.shape[1]
     words = np.empty((width + 3) // 4, np.uint64)
     lanes = words.view(np.uint16)
@@ -76,7 +80,8 @@ def _by_channel(columns: NDArray[np.float64], channels: int) -> Any:
 
 @_compiled
 def _beside_pixels(values: Any, like: Any) -> Any:
-    """(C,) → (P·C,), a channel's value beside each of its pixels, so that all can go in long rows."""
+    """(C,) → (P·C,), a channel's value beside each of its pixels, so that all can go in long
+    rows."""
     beside = np.empty(like.shape[1], like.dtype)
     for start in range(0, beside.size, values.size):
         for channel in range(values.size):
@@ -86,10 +91,20 @@ def _beside_pixels(values: Any, like: Any) -> Any:
 
 @_compiled
 def normalize(
-    rows: Floats, weight: Floats, bias: Floats, eps: float, rectified: bool, seed: np.uint64, dropped: int,
-    factor: float, result: Floats, mean: NDArray[np.float64], variance: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """Batch normalization of (B, H·W·C) by its own moments, then ReLU if ``rectified``, and dropout if ``dropped``.
+    rows: Floats,
+    weight: Floats,
+    bias: Floats,
+    eps: float,
+    rectified: bool,
+    seed: np.uint64,
+    dropped: int,
+    factor: float,
+    result: Floats,
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+) -> None:
+    """Batch normalization of (B, H·W·C) by its own moments, then ReLU if ``rectified``, and
+    dropout if ``dropped``.
 
     Args:
         factor: what the kept elements are multiplied by.
@@ -135,15 +150,28 @@ def normalize(
                 result[row, index] = zero if value <= zero else value
         else:
             for index in range(width):
-                result[row, index] = (rows[row, index] - means[index]) * slopes[index] + constants[index]
+                result[row, index] = (rows[row, index] - means[index]) * slopes[index] + constants[
+                    index
+                ]
 
 
 @_compiled
 def normalize_gradient(
-    gradient: Floats, rows: Floats, weight: Floats, eps: float, factor: float, mean: NDArray[np.float64],
-    variance: NDArray[np.float64], rectified: bool, result: Floats, by_rows: Floats, by_weight: Floats, by_bias: Floats,
-) -> None:  # fmt: skip
-    """The gradients of `normalize` from that by its ``result``, (B, H·W·C), which says where it was set to zero."""
+    gradient: Floats,
+    rows: Floats,
+    weight: Floats,
+    eps: float,
+    factor: float,
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    rectified: bool,
+    result: Floats,
+    by_rows: Floats,
+    by_weight: Floats,
+    by_bias: Floats,
+) -> None:
+    """The gradients of `normalize` from that by its ``result``, (B, H·W·C), which says where it
+    was set to zero."""
     count, width = rows.shape
     channels = weight.size
     means = _beside_pixels(mean, rows)
@@ -179,18 +207,27 @@ def normalize_gradient(
 
 @_compiled
 def sum_taps(
-    taps: Floats, stride: int, counts: NDArray[np.int64], places: NDArray[np.uint64], bias: Floats, result: Floats
+    taps: Floats,
+    stride: int,
+    counts: NDArray[np.int64],
+    places: NDArray[np.uint64],
+    bias: Floats,
+    result: Floats,
 ) -> None:
     """What falls on each pixel of the result of a transposed convolution, added up.
 
     Args:
-        taps: flat; what an input image adds to its surroundings begins ``stride`` further than the one before it.
+        taps: flat; what an input image adds to its surroundings begins ``stride`` further than the
+            one before it.
         counts: (pixels,) how many taps fall on a pixel of the result: 0, 1, 2 or 4.
         places: (pixels, 4) where each of them begins, from the image's beginning.
         bias: (C,).
         result: (B, pixels·C).
     """
-    channels, pixels = np.uint64(bias.size), np.uint64(counts.size)  # unsigned: no index counts from the end
+    channels, pixels = (
+        np.uint64(bias.size),
+        np.uint64(counts.size),
+    )  # unsigned: no index counts from the end
     for image in range(result.shape[0]):
         here, there = taps[image * stride :], result[image]
         if bias.size == 1:
@@ -216,7 +253,10 @@ def sum_taps(
                     there[to + channel] = bias[channel] + (here[a + channel] + here[b + channel])
             elif count == 4:
                 for channel in range(channels):
-                    left, right = here[a + channel] + here[b + channel], here[c + channel] + here[d + channel]
+                    left, right = (
+                        here[a + channel] + here[b + channel],
+                        here[c + channel] + here[d + channel],
+                    )
                     there[to + channel] = bias[channel] + (left + right)
             else:
                 for channel in range(channels):

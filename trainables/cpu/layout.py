@@ -1,4 +1,5 @@
-"""Images in memory with the channels last, which suits the CPU's convolutions and the sums over pixels alike."""
+"""Images in memory with the channels last, which suits the CPU's convolutions and the sums over
+pixels alike."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ def channels_last(images: Tensor) -> Tensor:
     """(B, C, H, W) in any layout → the same in this one."""
     images = images.contiguous(memory_format=LAYOUT)
     if images.shape[1] == 1:  # torch takes the strides of a single channel for the other layout
-        images = images.as_strided(images.shape, (images[0].numel(), 1, images.shape[3], 1), images.storage_offset())
+        images = images.as_strided(
+            images.shape, (images[0].numel(), 1, images.shape[3], 1), images.storage_offset()
+        )
     return images
 
 
@@ -30,10 +33,12 @@ def images_of(rows: Tensor, shape: torch.Size) -> Tensor:
 
 
 def channel_sums(rows: Tensor, channels: int) -> Tensor:
-    """(B, H·W·C) → (C,) in double precision: over the batch in torch's cascade, the few that are left exactly."""
+    """(B, H·W·C) → (C,) in double precision: over the batch in torch's cascade, the few that are
+    left exactly."""
     return rows.sum(0).view(-1, channels).sum(0, dtype=torch.float64)
 
 
 def for_every_pixel(values: Tensor, pixels: int) -> Tensor:
-    """(…, C) → (…, H·W·C): a channel's value beside each of its pixels, so that all can go in long rows."""
+    """(…, C) → (…, H·W·C): a channel's value beside each of its pixels, so that all can go in long
+    rows."""
     return values.unsqueeze(-2).expand(*values.shape[:-1], pixels, values.shape[-1]).flatten(-2)

@@ -1,4 +1,5 @@
-"""Images as arrays: what is accepted, how it becomes (N, C, H, W) bytes, and how it is cut, resized and digested."""
+"""Images as arrays: what is accepted, how it becomes (N, C, H, W) bytes, and how it is cut,
+resized and digested."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ _KEYS = {
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory: arrays of bytes that Ray shares without a copy (pickle protocol 5, out of band).
+    """A data set in memory: arrays of bytes that Ray shares without a copy (pickle protocol 5, out
+    of band).
 
     Attributes:
         name: the reference it was loaded by.
@@ -52,10 +54,11 @@ class Dataset:
         test_images: (M, C, H, W): the test part.
         test_labels: (M,) or None.
         class_names: the name of label i at position i; empty where the labels have no names.
-        digest: SHA-256, in hex, of what is actually used: the five arrays after `limit` and `size`.
+        digest: SHA-256, in hex, of what is actually used: the five arrays after `limit` and
+            `size`.
         source: where it came from, for people: ``torchvision``, a package, a file.
-        positions: (N,), where each image stands in the source, before a test part was held out of it and before the
-            limit; None where nothing was taken out.
+        positions: (N,), where each image stands in the source, before a test part was held out of
+            it and before the limit; None where nothing was taken out.
     """
 
     name: str
@@ -98,7 +101,8 @@ class Parts:
 
 
 def part_keys(name: str, available: Iterable[str]) -> dict[str, str]:
-    """Which of the ``available`` keys holds which part: ``{"images": "x_train"}``. Keys of no part are left out.
+    """Which of the ``available`` keys holds which part: ``{"images": "x_train"}``. Keys of no part
+    are left out.
 
     Raises:
         DataError: no images, two keys for one part, or test labels without test images.
@@ -108,26 +112,38 @@ def part_keys(name: str, available: Iterable[str]) -> dict[str, str]:
     for part, keys in _KEYS.items():
         held = [key for key in keys if key in present]
         if len(held) > 1:
-            raise DataError("dataset", name, f"holds both {held[0]} and {held[1]}", "keep one of them")
+            raise DataError(
+                "dataset", name, f"holds both {held[0]} and {held[1]}", "keep one of them"
+            )
         if held:
             found[part] = held[0]
     if "images" not in found:
         holds = ", ".join(sorted(present)) or "nothing"
-        raise DataError("dataset", name, f"must hold an array images (or x_train); it holds: {holds}")
+        raise DataError(
+            "dataset", name, f"must hold an array images (or x_train); it holds: {holds}"
+        )
     if "test_labels" in found and "test_images" not in found:
-        raise DataError("dataset", name, f"holds {found['test_labels']} but no test_images (or x_test)")
+        raise DataError(
+            "dataset", name, f"holds {found['test_labels']} but no test_images (or x_test)"
+        )
     return found
 
 
 def parts_from(name: str, values: Mapping[str, object], source: str) -> Parts:
-    """The parts in a mapping with the keys of a ``.npz`` file (see `foldrace.trainables.data.datasets`), checked.
+    """The parts in a mapping with the keys of a ``.npz`` file (see
+    `foldrace.trainables.data.datasets`), checked.
 
     Raises:
-        DataError: a missing, empty or unusable array, or labels or groups of another length than their images.
+        DataError: a missing, empty or unusable array, or labels or groups of another length than
+            their images.
     """
     keys = part_keys(name, [key for key, value in values.items() if value is not None])
     images = to_images(name, keys["images"], values[keys["images"]])
-    test = to_images(name, keys["test_images"], values[keys["test_images"]]) if "test_images" in keys else None
+    test = (
+        to_images(name, keys["test_images"], values[keys["test_images"]])
+        if "test_images" in keys
+        else None
+    )
 
     def numbers(part: str, count: int) -> Labels | None:
         return to_labels(name, keys[part], values[keys[part]], count) if part in keys else None
@@ -145,16 +161,18 @@ def parts_from(name: str, values: Mapping[str, object], source: str) -> Parts:
 def to_images(name: str, part: str, value: object, *, channels_first: bool = False) -> Images:
     """``value`` as (N, C, H, W) bytes, C-contiguous.
 
-    Three axes are (N, H, W), of one channel. Of four axes the second is the channels if its length is 1, 3 or 4
-    (whatever the last one's is), else the last if its length is 1, 3 or 4. Bytes are taken as they are; floating
-    point numbers must lie in [0, 1] and are rounded to the nearest of 256 levels.
+    Three axes are (N, H, W), of one channel. Of four axes the second is the channels if its length
+    is 1, 3 or 4 (whatever the last one's is), else the last if its length is 1, 3 or 4. Bytes are
+    taken as they are; floating point numbers must lie in [0, 1] and are rounded to the nearest of
+    256 levels.
 
     Args:
         value: an array, a tensor or nested lists.
         channels_first: the layout is known to be (N, C, H, W): nothing is guessed, any C will do.
 
     Raises:
-        DataError: empty, of another number of axes, channels or type, not finite, or outside [0, 1].
+        DataError: empty, of another number of axes, channels or type, not finite, or outside [0,
+            1].
     """
     array = _as_array(name, part, value)
     if array.size == 0:
@@ -171,7 +189,10 @@ def to_images(name: str, part: str, value: object, *, channels_first: bool = Fal
         raise DataError("dataset", name, f"{part} must be {layouts}; its shape is {array.shape}")
     elif not channels_first and array.shape[1] not in CHANNELS:
         if array.shape[3] not in CHANNELS:
-            rule = f"{part} must have 1, 3 or 4 channels on its second or last axis; its shape is {array.shape}"
+            rule = (
+                f"{part} must have 1, 3 or 4 channels on its second or last axis; its shape is"
+                f" {array.shape}"
+            )
             raise DataError("dataset", name, rule)
         array = array.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(array, dtype=np.uint8)
@@ -187,7 +208,9 @@ def to_labels(name: str, part: str, value: object, count: int) -> Labels:
     if not np.issubdtype(array.dtype, np.integer):
         raise DataError("dataset", name, f"{part} must be whole numbers; it is {array.dtype}")
     if array.shape != (count,):
-        rule = f"{part} must be one number for each of the {count} images; its shape is {array.shape}"
+        rule = (
+            f"{part} must be one number for each of the {count} images; its shape is {array.shape}"
+        )
         raise DataError("dataset", name, rule)
     return np.ascontiguousarray(array, dtype=np.int64)
 
@@ -209,7 +232,10 @@ def _to_bytes(name: str, part: str, array: NDArray[np.generic]) -> Images:
     bad = ~np.isfinite(array)
     if bad.any():
         first = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
-        rule = f"{part} must be finite; {int(bad.sum())} of {bad.size} values are not, the first at index {first}"
+        rule = (
+            f"{part} must be finite; {int(bad.sum())} of {bad.size} values are not, the first at"
+            f" index {first}"
+        )
         raise DataError("dataset", name, rule)
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 1:
@@ -221,8 +247,9 @@ def _to_bytes(name: str, part: str, array: NDArray[np.generic]) -> Images:
 def hold_out(name: str, parts: Parts) -> Parts:
     """``parts`` with a test part: if it has none, a tenth of the images, the same ones every time.
 
-    The images are those at the front of a permutation of fixed seed, back in their own order. Where there are
-    groups, whole groups are held out until they make a tenth, so that no group stands on both sides.
+    The images are those at the front of a permutation of fixed seed, back in their own order.
+    Where there are groups, whole groups are held out until they make a tenth, so that no group
+    stands on both sides.
 
     Raises:
         DataError: fewer than two images, or fewer than two groups.
@@ -233,7 +260,9 @@ def hold_out(name: str, parts: Parts) -> Parts:
     distinct, members = np.unique(units, return_inverse=True)
     if len(distinct) < 2:
         kind = "image" if parts.groups is None else "group"
-        raise DataError("dataset", name, f"one {kind} cannot be divided into a training and a test part")
+        raise DataError(
+            "dataset", name, f"one {kind} cannot be divided into a training and a test part"
+        )
     order = _shuffled(len(distinct), HELD_OUT_SEED)
     wanted = max(1, round(len(units) / 10))
     cumulative = np.cumsum(np.bincount(members)[order])
@@ -242,23 +271,29 @@ def hold_out(name: str, parts: Parts) -> Parts:
     held = np.isin(members, order[:cut])
     labels = parts.labels
     test_labels = None if labels is None else labels[held]
-    return replace(_take(parts, np.flatnonzero(~held)), test_images=parts.images[held], test_labels=test_labels)
+    return replace(
+        _take(parts, np.flatnonzero(~held)),
+        test_images=parts.images[held],
+        test_labels=test_labels,
+    )
 
 
 def subset(parts: Parts, limit: int, seed: int) -> Parts:
-    """``limit`` training images chosen by ``seed``, in their own order; of two limits the smaller's are among the
-    larger's. The test part stays whole."""
+    """``limit`` training images chosen by ``seed``, in their own order; of two limits the
+    smaller's are among the larger's. The test part stays whole."""
     return _take(parts, np.sort(_shuffled(len(parts.images), seed)[:limit]))
 
 
 def resize(images: Images, size: tuple[int, int]) -> Images:
-    """(N, C, H, W) at another (height, width): Pillow's bilinear filter, which antialiases when it shrinks."""
+    """(N, C, H, W) at another (height, width): Pillow's bilinear filter, which antialiases when it
+    shrinks."""
     if images.shape[2:] == size:
         return images
     from PIL import Image
 
     count, channels, height, width = images.shape
-    # Channel by channel, so that any number of channels is treated alike and alpha does not weigh the colours.
+    # Channel by channel, so that any number of channels is treated alike and alpha does not weigh
+    # the colours.
     planes = images.reshape(count * channels, height, width)
     resized = np.empty((count * channels, *size), dtype=np.uint8)
     for plane, target in zip(planes, resized, strict=True):
@@ -267,7 +302,8 @@ def resize(images: Images, size: tuple[int, int]) -> Images:
 
 
 def digest(parts: Parts | Dataset) -> str:
-    """SHA-256, in hex, over name, shape and bytes of the five arrays; class names and source are left out."""
+    """SHA-256, in hex, over name, shape and bytes of the five arrays; class names and source are
+    left out."""
     total = hashlib.sha256()
     for part in _KEYS:
         array = getattr(parts, part)
@@ -284,10 +320,13 @@ def _take(parts: Parts, chosen: NDArray[np.intp]) -> Parts:
         images=parts.images[chosen],
         labels=None if parts.labels is None else parts.labels[chosen],
         groups=None if parts.groups is None else parts.groups[chosen],
-        positions=(chosen if parts.positions is None else parts.positions[chosen]).astype(np.int64),
+        positions=(chosen if parts.positions is None else parts.positions[chosen]).astype(
+            np.int64
+        ),
     )
 
 
 def _shuffled(count: int, seed: int) -> NDArray[np.intp]:
-    # The legacy generator on purpose: its stream never changes between versions of numpy, a Generator's may.
+    # The legacy generator on purpose: its stream never changes between versions of numpy, a
+    # Generator's may.
     return np.random.RandomState(seed).permutation(count).astype(np.intp)

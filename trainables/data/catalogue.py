@@ -1,4 +1,5 @@
-"""The data sets with a name: what each must be, where it may come from, and how it is fetched, verified and kept."""
+"""The data sets with a name: what each must be, where it may come from, and how it is fetched,
+verified and kept."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ from foldrace.trainables.data.sources import (
     installed_source,
     torchvision_source,
 )
-from foldrace.trainables.data.store import DamagedError, read_stored, staging, stored_path, write_stored
+from foldrace.trainables.data.store import (
+    DamagedError,
+    read_stored,
+    staging,
+    stored_path,
+    write_stored,
+)
 
 __all__ = ["CATALOGUE", "Downloadable", "obtain"]
 
@@ -30,8 +37,8 @@ class Downloadable:
     Attributes:
         counts: training and test images.
         sample_shape: (channels, height, width).
-        idx_sha256: the SHA-256 sums of the original idx files, unpacked, by part; empty where torchvision's own
-            MD5 sums are the check.
+        idx_sha256: the SHA-256 sums of the original idx files, unpacked, by part; empty where
+            torchvision's own MD5 sums are the check.
     """
 
     name: str
@@ -51,13 +58,16 @@ def obtain(entry: Downloadable, data_dir: Path, notify: Callable[[str], None]) -
         notify: is told, in one line each, what is tried and what came of it.
 
     Raises:
-        DataError: no source gave it (says which were tried, and why each failed), or it cannot be stored.
+        DataError: no source gave it (says which were tried, and why each failed), or it cannot be
+            stored.
     """
     parts = _intact(entry, data_dir, notify)
     if parts is None:
         with staging(entry.name, data_dir, notify) as stage:
             # While this process waited, another may have fetched it.
-            parts = _intact(entry, data_dir, lambda _: None) or _fetch(entry, data_dir, stage, notify)
+            parts = _intact(entry, data_dir, lambda _: None) or _fetch(
+                entry, data_dir, stage, notify
+            )
     return replace(parts, class_names=entry.class_names)
 
 
@@ -73,7 +83,9 @@ def _intact(entry: Downloadable, data_dir: Path, notify: Callable[[str], None]) 
         return None
 
 
-def _fetch(entry: Downloadable, data_dir: Path, stage: Path, notify: Callable[[str], None]) -> Parts:
+def _fetch(
+    entry: Downloadable, data_dir: Path, stage: Path, notify: Callable[[str], None]
+) -> Parts:
     begun = time.monotonic()
     failures = []
     for number, source in enumerate(entry.sources):
@@ -91,11 +103,15 @@ def _fetch(entry: Downloadable, data_dir: Path, stage: Path, notify: Callable[[s
         try:
             write_stored(entry.name, parts, data_dir, stage)
         except OSError as error:
-            raise DataError("dataset", entry.name, f"cannot be stored in {data_dir}: {error}") from error
+            raise DataError(
+                "dataset", entry.name, f"cannot be stored in {data_dir}: {error}"
+            ) from error
         notify(f"{entry.name}: fetched from {parts.source} in {time.monotonic() - begun:.1f} s")
         return parts
     rule = f"cannot be fetched; tried {len(failures)}: " + "; ".join(failures)
-    hint = f"{entry.advice}, or copy {entry.name}.npz from a data folder that has it into {data_dir}"
+    hint = (
+        f"{entry.advice}, or copy {entry.name}.npz from a data folder that has it into {data_dir}"
+    )
     raise DataError("dataset", entry.name, rule, hint)
 
 
@@ -104,11 +120,20 @@ def _verify(entry: Downloadable, parts: Parts) -> None:
     for part, count in zip(("images", "test_images"), entry.counts, strict=True):
         array, expected = getattr(parts, part), (count, *entry.sample_shape)
         if array is None or array.shape != expected:
-            raise ValueError(f"{part} have shape {None if array is None else array.shape}, not {expected}")
+            raise ValueError(
+                f"{part} have shape {None if array is None else array.shape}, not {expected}"
+            )
     for part, count in zip(("labels", "test_labels"), entry.counts, strict=True):
         array = getattr(parts, part)
-        if array is None or array.shape != (count,) or array.min() < 0 or array.max() >= len(entry.class_names):
-            raise ValueError(f"{part} are not {count} numbers from 0 to {len(entry.class_names) - 1}")
+        if (
+            array is None
+            or array.shape != (count,)
+            or array.min() < 0
+            or array.max() >= len(entry.class_names)
+        ):
+            raise ValueError(
+                f"{part} are not {count} numbers from 0 to {len(entry.class_names) - 1}"
+            )
     for part, pinned in entry.idx_sha256.items():
         found = idx_sha256(getattr(parts, part))
         if found != pinned:
@@ -126,8 +151,16 @@ CATALOGUE: dict[str, Downloadable] = {
             counts=(60_000, 10_000),
             sample_shape=(1, 28, 28),
             class_names=(
-                "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-                "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+                "T-shirt/top",
+                "Trouser",
+                "Pullover",
+                "Dress",
+                "Coat",
+                "Sandal",
+                "Shirt",
+                "Sneaker",
+                "Bag",
+                "Ankle boot",
             ),
             sources=(torchvision_source("FashionMNIST"), installed_source(), apt_source()),
             advice=f"{_ONLINE}, install Debian's package {PACKAGE}",
@@ -162,12 +195,20 @@ CATALOGUE: dict[str, Downloadable] = {
             counts=(50_000, 10_000),
             sample_shape=(3, 32, 32),
             class_names=(
-                "airplane", "automobile", "bird", "cat", "deer",
-                "dog", "frog", "horse", "ship", "truck",
+                "airplane",
+                "automobile",
+                "bird",
+                "cat",
+                "deer",
+                "dog",
+                "frog",
+                "horse",
+                "ship",
+                "truck",
             ),
             sources=(torchvision_source("CIFAR10"),),
             advice=_ONLINE,
         ),
     )
-}  # fmt: skip
+}
 """The data sets with a name, by name, that must be fetched once."""

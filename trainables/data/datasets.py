@@ -7,16 +7,19 @@ What a name may be:
 ``digits``
     scikit-learn's, built in; resized to 28×28 unless a size is given.
 a ``.npz`` file
-    ``images`` (or ``x_train``), and where there are any ``labels`` (``y_train``), ``groups``, ``test_images``
-    (``x_test``) and ``test_labels`` (``y_test``). Images are (N, H, W), (N, C, H, W) or (N, H, W, C) with 1, 3 or 4
-    channels (if both could be, (N, C, H, W)), of bytes, or of floating point numbers in [0, 1].
+    ``images`` (or ``x_train``), and where there are any ``labels`` (``y_train``), ``groups``,
+    ``test_images`` (``x_test``) and ``test_labels`` (``y_test``). Images are (N, H, W), (N, C, H,
+    W) or (N, H, W, C) with 1, 3 or 4 channels (if both could be, (N, C, H, W)), of bytes, or of
+    floating point numbers in [0, 1].
 a folder
     of images, or of one folder of images a class; or ``train/`` and ``test/`` of either kind.
 ``./file.py:function`` or ``package.module:function``
-    called with no arguments; returns a `Dataset`, a mapping with the keys of a ``.npz`` file, or the images alone.
+    called with no arguments; returns a `Dataset`, a mapping with the keys of a ``.npz`` file, or
+    the images alone.
 
-Where there is no test part, a tenth of the images is held out as one, the same ones every time (whole groups, where
-there are groups). Importing this module imports neither torch, torchvision, scikit-learn nor Ray.
+Where there is no test part, a tenth of the images is held out as one, the same ones every time
+(whole groups, where there are groups). Importing this module imports neither torch, torchvision,
+scikit-learn nor Ray.
 """
 
 from __future__ import annotations
@@ -66,7 +69,8 @@ class DatasetInfo:
     Attributes:
         training, test: numbers of images.
         sample_shape: (channels, height, width), as it is loaded by default.
-        where: the file it is stored in, or the package it is built into; empty if it is not fetched.
+        where: the file it is stored in, or the package it is built into; empty if it is not
+            fetched.
     """
 
     name: str
@@ -87,7 +91,8 @@ class _Kind(Enum):
 
 
 def check_reference(name: str) -> None:
-    """Refuses what cannot be a data set, quickly: files are looked for, but not opened, and nothing is imported.
+    """Refuses what cannot be a data set, quickly: files are looked for, but not opened, and
+    nothing is imported.
 
     Raises:
         DataError: an unknown name, or a file, folder or module that does not exist.
@@ -112,13 +117,25 @@ def _kind(name: str) -> _Kind:
     if path.is_file():
         if path.suffix.lower() == ".npz":
             return _Kind.NPZ
-        raise DataError("dataset", name, "is neither a .npz file nor a folder of images", "write it with numpy.savez")
+        raise DataError(
+            "dataset",
+            name,
+            "is neither a .npz file nor a folder of images",
+            "write it with numpy.savez",
+        )
     if ":" in name:
         return _Kind.FUNCTION
     if "/" in name or name.startswith(("~", ".")) or path.suffix.lower() == ".npz":
-        raise DataError("dataset", name, "no such file or folder", f"it would be {path.absolute()}")
+        raise DataError(
+            "dataset", name, "no such file or folder", f"it would be {path.absolute()}"
+        )
     hint = nearest(name, [*CATALOGUE, DIGITS])
-    raise DataError("dataset", name, "unknown data set", f"{hint}; or a .npz file, a folder, ./file.py:function")
+    raise DataError(
+        "dataset",
+        name,
+        "unknown data set",
+        f"{hint}; or a .npz file, a folder, ./file.py:function",
+    )
 
 
 def _check_function(name: str) -> None:
@@ -127,10 +144,14 @@ def _check_function(name: str) -> None:
         raise DataError("dataset", name, "must end in the name of a function: ./file.py:function")
     if where.endswith(".py"):
         if not Path(where).expanduser().is_file():
-            raise DataError("dataset", name, f"no such file: {Path(where).expanduser().absolute()}")
+            raise DataError(
+                "dataset", name, f"no such file: {Path(where).expanduser().absolute()}"
+            )
         return
     if not all(part.isidentifier() for part in where.split(".")):
-        raise DataError("dataset", name, f"{where or 'nothing'} is neither a .py file nor a module")
+        raise DataError(
+            "dataset", name, f"{where or 'nothing'} is neither a .py file nor a module"
+        )
     # Of package.module only the package can be looked for without importing it.
     package = where.partition(".")[0]
     try:
@@ -138,7 +159,12 @@ def _check_function(name: str) -> None:
     except ValueError:  # a module without a spec, such as __main__: it is there
         known = True
     if not known:
-        raise DataError("dataset", name, f"no module {package}", f"for a file, write ./{package}.py:{attribute}")
+        raise DataError(
+            "dataset",
+            name,
+            f"no module {package}",
+            f"for a file, write ./{package}.py:{attribute}",
+        )
 
 
 def load_dataset(
@@ -153,13 +179,16 @@ def load_dataset(
     """The data set that ``name`` refers to (see this module's head), fetched if it must be.
 
     Args:
-        limit: take this many of the training images, chosen at random by ``seed``; the test part stays whole.
+        limit: take this many of the training images, chosen at random by ``seed``; the test part
+            stays whole.
         seed: 0 to 2³² - 1.
-        size: (height, width) to resize to, bilinear with antialiasing; None: as they are (digits: 28×28).
+        size: (height, width) to resize to, bilinear with antialiasing; None: as they are (digits:
+            28×28).
         data_dir: the folder that fetched data sets are kept in; made if needed.
 
     Raises:
-        DataError: no such data set; it cannot be fetched, read or used; or a limit, seed or size out of range.
+        DataError: no such data set; it cannot be fetched, read or used; or a limit, seed or size
+            out of range.
     """
     _check_whole("dataset.seed", seed, 0, _MAX_SEED)
     if limit is not None:
@@ -179,7 +208,9 @@ def load_dataset(
     return _assemble(name, parts, size)
 
 
-def _read(kind: _Kind, name: str, size: tuple[int, int] | None, data_dir: Path, notify: Notify) -> Parts:
+def _read(
+    kind: _Kind, name: str, size: tuple[int, int] | None, data_dir: Path, notify: Notify
+) -> Parts:
     match kind:
         case _Kind.NAMED:
             return obtain(CATALOGUE[name], data_dir, notify)
@@ -201,7 +232,9 @@ def _assemble(name: str, parts: Parts, size: tuple[int, int] | None) -> Dataset:
     train, test = images.shape[1:], test_images.shape[1:]
     if train != test:
         rule = f"the training images have shape {train} (C, H, W), the test images {test}"
-        raise DataError("dataset", name, rule, "where only the sizes differ, give it a size: [height, width]")
+        raise DataError(
+            "dataset", name, rule, "where only the sizes differ, give it a size: [height, width]"
+        )
     return Dataset(
         name=name,
         images=images,
@@ -233,12 +266,14 @@ def _check_whole(field: str, value: object, low: int, high: int | None) -> None:
 
 
 def list_datasets(data_dir: Path) -> list[DatasetInfo]:
-    """The data sets with a name, sorted, and whether each is at hand. Looks for files, opens none."""
+    """The data sets with a name, sorted, and whether each is at hand. Looks for files, opens
+    none."""
     return [_info(name, data_dir) for name in sorted([*CATALOGUE, DIGITS])]
 
 
 def fetch(name: str, data_dir: Path, notify: Notify = lambda _: None) -> DatasetInfo:
-    """Sees to it that the data set with that name is in the data folder, whole; one that is built in always is.
+    """Sees to it that the data set with that name is in the data folder, whole; one that is built
+    in always is.
 
     Raises:
         DataError: no data set with that name, or it cannot be fetched or stored.
@@ -246,14 +281,18 @@ def fetch(name: str, data_dir: Path, notify: Notify = lambda _: None) -> Dataset
     if name in CATALOGUE:
         obtain(CATALOGUE[name], data_dir, notify)
     elif name != DIGITS:
-        raise DataError("dataset", name, "no data set that can be fetched", nearest(name, [*CATALOGUE, DIGITS]))
+        raise DataError(
+            "dataset", name, "no data set that can be fetched", nearest(name, [*CATALOGUE, DIGITS])
+        )
     return _info(name, data_dir)
 
 
 def _info(name: str, data_dir: Path) -> DatasetInfo:
     if name == DIGITS:
         description = "handwritten digits, small (scikit-learn's; a tenth held out)"
-        return DatasetInfo(name, description, 1617, 180, (1, *DIGITS_SIZE), State.BUILT_IN, "scikit-learn")
+        return DatasetInfo(
+            name, description, 1617, 180, (1, *DIGITS_SIZE), State.BUILT_IN, "scikit-learn"
+        )
     entry = CATALOGUE[name]
     path = stored_path(name, data_dir)
     ready = path.is_file()

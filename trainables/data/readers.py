@@ -33,7 +33,9 @@ __all__ = ["read_folder", "read_function", "read_npz"]
 
 _Result = TypeVar("_Result")
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 
 def read_npz(name: str) -> Parts:
@@ -46,17 +48,30 @@ def read_npz(name: str) -> Parts:
     try:
         with path.open("rb") as opened:
             if not zipfile.is_zipfile(opened):
-                raise DataError("dataset", name, "is no .npz file, or not all of one", "write it with numpy.savez")
+                raise DataError(
+                    "dataset",
+                    name,
+                    "is no .npz file, or not all of one",
+                    "write it with numpy.savez",
+                )
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as file:
                 keys = part_keys(name, file.files).values()
-                _check_size(name, sum(file.zip.getinfo(_member(file.zip, key)).file_size for key in keys))
+                _check_size(
+                    name, sum(file.zip.getinfo(_member(file.zip, key)).file_size for key in keys)
+                )
                 values = {key: file[key] for key in keys}
     except DataError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds of errors over a damaged file
+    except (
+        Exception
+    ) as error:  # zipfile, zlib and numpy raise a dozen kinds of errors over a damaged file
         rule = f"cannot be read as a .npz file: {type(error).__name__}: {error}"
-        hint = "arrays of Python objects are not read" if "allow_pickle" in str(error) else "is it complete?"
+        hint = (
+            "arrays of Python objects are not read"
+            if "allow_pickle" in str(error)
+            else "is it complete?"
+        )
         raise DataError("dataset", name, rule, hint) from error
     return parts_from(name, values, str(path))
 
@@ -70,23 +85,29 @@ def _check_size(name: str, size: int) -> None:
     """Refuses what cannot be held in memory, before it is read. Raises: DataError."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
-        rule = f"takes {size / 1e9:,.1f} GB in memory, more than the {memory / 1e9:,.1f} GB of this machine"
+        rule = (
+            f"takes {size / 1e9:,.1f} GB in memory, more than the {memory / 1e9:,.1f} GB of this"
+            " machine"
+        )
         raise DataError("dataset", name, rule)
 
 
 def read_folder(name: str, size: tuple[int, int] | None) -> Parts:
     """A folder of images, in the order of their sorted paths.
 
-    Class folders give labels, numbered in the order of their sorted names; images without class folders have none.
-    Either may stand under ``train/``, with a test part under ``test/``. Files that are no images by their suffix and
-    hidden files are ignored. One channel if every image is grey (Pillow's mode L), else three (transparency is lost).
+    Class folders give labels, numbered in the order of their sorted names; images without class
+    folders have none. Either may stand under ``train/``, with a test part under ``test/``. Files
+    that are no images by their suffix and hidden files are ignored. One channel if every image is
+    grey (Pillow's mode L), else three (transparency is lost).
 
     Args:
-        size: (height, width) that every image is resized to, bilinear; None: all must have the same size.
+        size: (height, width) that every image is resized to, bilinear; None: all must have the
+            same size.
 
     Raises:
-        DataError: no images, a file that cannot be read (named), images of different sizes or of more than 8 bits,
-            images beside class folders, or a test class that the training part does not have.
+        DataError: no images, a file that cannot be read (named), images of different sizes or of
+            more than 8 bits, images beside class folders, or a test class that the training part
+            does not have.
     """
     root = Path(name).expanduser()
     train, test = _divide(name, root)
@@ -118,12 +139,16 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def _images_below(folder: Path) -> list[Path]:
     found = (p for p in folder.rglob("*") if _is_image(p))
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(
+        p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
 
 
 def _divide(name: str, root: Path) -> tuple[Path, Path | None]:
@@ -132,11 +157,19 @@ def _divide(name: str, root: Path) -> tuple[Path, Path | None]:
     if not parts:
         return root, None
     if "train" not in parts:
-        raise DataError("dataset", name, "has test/ but no train/", "put the other images into train/")
-    beside = [p for p in _visible(root) if p.name not in parts and (_is_image(p) or (p.is_dir() and _images_below(p)))]
+        raise DataError(
+            "dataset", name, "has test/ but no train/", "put the other images into train/"
+        )
+    beside = [
+        p
+        for p in _visible(root)
+        if p.name not in parts and (_is_image(p) or (p.is_dir() and _images_below(p)))
+    ]
     if beside:
         rule = f"has images outside train/ and test/: {beside[0].name}"
-        raise DataError("dataset", name, rule, "move them into train/ (folds are cut from it) or away")
+        raise DataError(
+            "dataset", name, rule, "move them into train/ (folds are cut from it) or away"
+        )
     return parts["train"], parts.get("test")
 
 
@@ -155,7 +188,9 @@ def _files(name: str, part: Path, classes: list[str]) -> list[Path]:
     files = [p for p in _visible(part) if _is_image(p)]
     if not files:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError("dataset", name, f"no images in {part}", f"files with these endings count: {known}")
+        raise DataError(
+            "dataset", name, f"no images in {part}", f"files with these endings count: {known}"
+        )
     return files
 
 
@@ -163,7 +198,12 @@ def _inspect(path: Path) -> str:
     """The image's mode, from its header alone."""
     mode = _with_image(path, lambda image: image.mode)
     if mode.startswith(("I", "F")):
-        raise DataError("dataset", str(path), f"has more than 8 bits a channel (mode {mode})", "convert it to 8 bits")
+        raise DataError(
+            "dataset",
+            str(path),
+            f"has more than 8 bits a channel (mode {mode})",
+            "convert it to 8 bits",
+        )
     return mode
 
 
@@ -182,8 +222,12 @@ def _decode(paths: list[Path], mode: str, size: tuple[int, int] | None) -> Image
         decoded = _with_image(path, pixels)[0]
         if decoded.shape != target.shape:
             (height, width), (other_height, other_width) = target.shape[1:], decoded.shape[1:]
-            rule = f"is {other_width}×{other_height} pixels where {paths[0].name} is {width}×{height}"
-            raise DataError("dataset", str(path), rule, "give the data set a size: [height, width]")
+            rule = (
+                f"is {other_width}×{other_height} pixels where {paths[0].name} is {width}×{height}"
+            )
+            raise DataError(
+                "dataset", str(path), rule, "give the data set a size: [height, width]"
+            )
         target[:] = decoded
     return images
 
@@ -196,19 +240,23 @@ def _with_image(path: Path, use: Callable[[Image.Image], _Result]) -> _Result:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return use(image)
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         rule = f"cannot be read as an image: {type(error).__name__}: {error}"
         raise DataError("dataset", str(path), rule, "mend it or remove it") from error
 
 
 def read_function(name: str) -> Parts:
-    """What the user's function ``./file.py:function`` or ``package.module:function`` returns, called with no arguments.
+    """What the user's function ``./file.py:function`` or ``package.module:function`` returns,
+    called with no arguments.
 
-    It may return a `Dataset`, a mapping with the keys of a ``.npz`` file, or the training images alone (an array or a
-    tensor).
+    It may return a `Dataset`, a mapping with the keys of a ``.npz`` file, or the training images
+    alone (an array or a tensor).
 
     Raises:
-        DataError: no such file, module or function; it raises an error; or what it returns cannot be used.
+        DataError: no such file, module or function; it raises an error; or what it returns cannot
+            be used.
     """
     function = _import_function(name)
     try:
@@ -218,21 +266,34 @@ def read_function(name: str) -> Parts:
     except (Exception, SystemExit) as error:
         raise DataError("dataset", name, f"raised {type(error).__name__}: {error}") from error
     if isinstance(value, Dataset):
-        if not (isinstance(value.images, np.ndarray) and isinstance(value.test_images, np.ndarray)):
-            raise DataError("dataset", name, "must fill images and test_images with arrays", "or return a mapping")
+        if not (
+            isinstance(value.images, np.ndarray) and isinstance(value.test_images, np.ndarray)
+        ):
+            raise DataError(
+                "dataset",
+                name,
+                "must fill images and test_images with arrays",
+                "or return a mapping",
+            )
         return _parts_of(name, value)
     if value is None or isinstance(value, str | bytes | int | float):
         rule = f"must return a Dataset, a mapping or an array; it returned {type(value).__name__}"
         raise DataError("dataset", name, rule)
     if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
-        raise DataError("dataset", name, "must return a mapping with names as its keys: images, labels, …")
+        raise DataError(
+            "dataset", name, "must return a mapping with names as its keys: images, labels, …"
+        )
     return parts_from(name, value if isinstance(value, Mapping) else {"images": value}, name)
 
 
 def _import_function(name: str) -> Callable[[], object]:
     where, _, attribute = name.rpartition(":")
     try:
-        module = import_file(Path(where), "dataset") if where.endswith(".py") else importlib.import_module(where)
+        module = (
+            import_file(Path(where), "dataset")
+            if where.endswith(".py")
+            else importlib.import_module(where)
+        )
     except InputError as error:
         raise DataError(error.field, error.value, error.rule, error.hint) from error
     except (Exception, SystemExit) as error:
@@ -240,16 +301,27 @@ def _import_function(name: str) -> Callable[[], object]:
         raise DataError("dataset", name, rule) from error
     function = getattr(module, attribute, None)
     if not callable(function):
-        names = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        names = [
+            n
+            for n, v in vars(module).items()
+            if callable(v) and getattr(v, "__module__", "") == module.__name__
+        ]
         raise DataError(
-            "dataset", name, f"{where} has no function {attribute}", nearest(attribute, names) if names else ""
+            "dataset",
+            name,
+            f"{where} has no function {attribute}",
+            nearest(attribute, names) if names else "",
         )
     return cast(Callable[[], object], function)
 
 
 def _parts_of(name: str, data: Dataset) -> Parts:
     images = to_images(name, "images", data.images, channels_first=True)
-    test = to_images(name, "test_images", data.test_images, channels_first=True) if len(data.test_images) else None
+    test = (
+        to_images(name, "test_images", data.test_images, channels_first=True)
+        if len(data.test_images)
+        else None
+    )
 
     def numbers(part: str, count: int) -> Labels | None:
         value = getattr(data, part)

@@ -52,8 +52,8 @@ IDX_FILES = {
 class Source:
     """One way to get a data set.
 
-    ``read`` is given an empty folder for its files, removed afterwards, and returns all four arrays. It may raise
-    anything: the next source is tried then.
+    ``read`` is given an empty folder for its files, removed afterwards, and returns all four
+    arrays. It may raise anything: the next source is tried then.
     """
 
     name: str
@@ -61,7 +61,8 @@ class Source:
 
 
 def torchvision_source(class_name: str) -> Source:
-    """The download by a class of ``torchvision.datasets``, which checks its files against MD5 sums."""
+    """The download by a class of ``torchvision.datasets``, which checks its files against MD5
+    sums."""
 
     def read(folder: Path) -> Parts:
         factory = getattr(importlib.import_module("torchvision.datasets"), class_name)
@@ -81,7 +82,8 @@ def torchvision_source(class_name: str) -> Source:
 
 @contextmanager
 def _quiet_and_impatient() -> Iterator[None]:
-    """No progress bars; and a network that is not there is noticed in seconds (by default: in minutes, or never).
+    """No progress bars; and a network that is not there is noticed in seconds (by default: in
+    minutes, or never).
 
     torchvision takes no such settings, so they hold for the whole process meanwhile.
     """
@@ -100,14 +102,18 @@ def installed_source(folder: Path = Path("/") / _PACKAGE_FOLDER) -> Source:
 
 
 def apt_source() -> Source:
-    """FashionMNIST's four files from Debian's package: downloaded and unpacked aside, not installed; needs no root."""
+    """FashionMNIST's four files from Debian's package: downloaded and unpacked aside, not
+    installed; needs no root."""
 
     def read(folder: Path) -> Parts:
         for tool in ("apt-get", "dpkg"):
             if shutil.which(tool) is None:
                 raise FileNotFoundError(f"no {tool} here")
         patience = f"Acquire::http::Timeout={NETWORK_PATIENCE:.0f}"
-        _run(["apt-get", "-q", "-o", patience, "-o", "Acquire::Retries=1", "download", PACKAGE], folder)
+        _run(
+            ["apt-get", "-q", "-o", patience, "-o", "Acquire::Retries=1", "download", PACKAGE],
+            folder,
+        )
         archives = sorted(folder.glob("*.deb"))
         if len(archives) != 1:
             raise FileNotFoundError(f"apt-get left {len(archives)} archives")
@@ -121,7 +127,13 @@ def _run(command: list[str], folder: Path) -> None:
     """Runs ``command`` in ``folder``. Raises: OSError, with what the command complained about."""
     environment = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=_APT_LIMIT
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_APT_LIMIT,
     )
     if done.returncode != 0:
         complaints = [line for line in done.stderr.splitlines() if not line.startswith("W:")]
@@ -134,7 +146,8 @@ def _read_idx_folder(folder: Path) -> Parts:
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
-    """The bytes in a gzipped idx file: a magic number 0, 0, 8 (bytes), axes; each axis' length; the values."""
+    """The bytes in a gzipped idx file: a magic number 0, 0, 8 (bytes), axes; each axis' length;
+    the values."""
     with gzip.open(path) as file:
         content = file.read()
     axes = content[3] if len(content) > 3 else 0
@@ -155,7 +168,8 @@ def idx_sha256(array: NDArray[np.uint8] | NDArray[np.int64]) -> str:
 
 
 def read_digits() -> Parts:
-    """scikit-learn's 1,797 handwritten digits, (1797, 1, 8, 8), their values 0 to 16 scaled to 0 to 255; no test part.
+    """scikit-learn's 1,797 handwritten digits, (1797, 1, 8, 8), their values 0 to 16 scaled to 0
+    to 255; no test part.
 
     Raises:
         DataError: scikit-learn does not import.
@@ -163,7 +177,9 @@ def read_digits() -> Parts:
     try:
         load_digits = importlib.import_module("sklearn.datasets").load_digits
     except ImportError as error:
-        raise DataError("dataset", DIGITS, f"needs scikit-learn: {error}", "pip install scikit-learn") from error
+        raise DataError(
+            "dataset", DIGITS, f"needs scikit-learn: {error}", "pip install scikit-learn"
+        ) from error
     digits = load_digits()
     return Parts(
         images=np.rint(digits.images[:, None] * (255 / 16)).astype(np.uint8),

@@ -1,7 +1,7 @@
 """The data folder: fetched data sets, one file each, written whole or not at all.
 
-A data set NAME lies in ``NAME.npz`` (uncompressed arrays, where they came from, and their digest). It is written under
-a temporary name and then renamed, so that a reader never sees half of one.
+A data set NAME lies in ``NAME.npz`` (uncompressed arrays, where they came from, and their digest).
+It is written under a temporary name and then renamed, so that a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def read_stored(name: str, data_dir: Path) -> Parts | None:
             expected = str(file["digest"])
     except FileNotFoundError:
         return None
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds of errors over a damaged file
+    except (
+        Exception
+    ) as error:  # zipfile, zlib and numpy raise a dozen kinds of errors over a damaged file
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     if digest(parts) != expected:
         raise DamagedError("its digest is not the one it was stored with")
@@ -70,8 +72,8 @@ def write_stored(name: str, parts: Parts, data_dir: Path, stage: Path) -> None:
 def staging(name: str, data_dir: Path, notify: Callable[[str], None]) -> Iterator[Path]:
     """A temporary folder inside ``data_dir`` for one fetch, gone afterwards whatever happens.
 
-    One fetch at a time: a second process waits here for the first. So any other temporary folder is left over from a
-    process that was killed, and is removed.
+    One fetch at a time: a second process waits here for the first. So any other temporary folder
+    is left over from a process that was killed, and is removed.
 
     Raises:
         DataError: the data folder cannot be made, written or locked.
@@ -85,7 +87,9 @@ def staging(name: str, data_dir: Path, notify: Callable[[str], None]) -> Iterato
         _acquire(lock, name, data_dir, notify)
         for left_over in data_dir.glob(f"{_STAGE}*"):
             shutil.rmtree(left_over, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=_STAGE, dir=data_dir, ignore_cleanup_errors=True) as stage:
+        with tempfile.TemporaryDirectory(
+            prefix=_STAGE, dir=data_dir, ignore_cleanup_errors=True
+        ) as stage:
             yield Path(stage)
     finally:
         os.close(lock)  # which also gives the lock back
@@ -103,5 +107,7 @@ def _acquire(lock: int, name: str, data_dir: Path, notify: Callable[[str], None]
 
 
 def _unusable(name: str, data_dir: Path, error: OSError) -> DataError:
-    rule = f"cannot be fetched: the data folder {data_dir} cannot be used: {error.strerror or error}"
+    rule = (
+        f"cannot be fetched: the data folder {data_dir} cannot be used: {error.strerror or error}"
+    )
     return DataError("dataset", name, rule, "choose a folder that you may write to")

@@ -18,12 +18,22 @@ from typing import TextIO
 
 import torch
 
-__all__ = ["Limits", "Printed", "TrialTimeout", "guarded", "is_out_of_memory", "limit_memory", "private_memory"]
+__all__ = [
+    "Limits",
+    "Printed",
+    "TrialTimeout",
+    "guarded",
+    "is_out_of_memory",
+    "limit_memory",
+    "private_memory",
+]
 
 _AGAIN = 5.0
 _GRACE = 30.0
 _STATUS = Path("/proc/self/status")
-_OUT_OF_MEMORY = re.compile(r"can't allocate memory|cannot allocate memory|out of memory|std::bad_alloc", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|out of memory|std::bad_alloc", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,8 @@ class Limits:
 
     Attributes:
         seconds: of training, all its steps together; None: any.
-        memory: bytes that its process may hold beyond what it held before the first trial; None: any.
+        memory: bytes that its process may hold beyond what it held before the first trial; None:
+            any.
         printed: characters that reach the worker's log; a trial may print more, which is dropped.
     """
 
@@ -80,14 +91,17 @@ class _Bounded(io.TextIOBase):
 def guarded(limits: Limits, spent: float, printed: Printed) -> Iterator[None]:
     """Within this block a trial that has trained for ``spent`` seconds keeps within its limits.
 
-    A loop, a wait or a step that goes on too long is ended by an exception, every few seconds again if it is caught.
-    What no exception reaches, a lock within a library for instance, is ended with its process half a minute later, and
-    where it stood is written to the worker's log.
+    A loop, a wait or a step that goes on too long is ended by an exception, every few seconds
+    again if it is caught. What no exception reaches, a lock within a library for instance, is
+    ended with its process half a minute later, and where it stood is written to the worker's log.
 
     Raises:
         TrialTimeout: its seconds are over.
     """
-    with redirect_stdout(_Bounded(sys.stdout, printed)), redirect_stderr(_Bounded(sys.stderr, printed)):
+    with (
+        redirect_stdout(_Bounded(sys.stdout, printed)),
+        redirect_stderr(_Bounded(sys.stderr, printed)),
+    ):
         if limits.seconds is None:
             yield
             return
@@ -116,7 +130,8 @@ def _until(left: float, limit: float) -> Iterator[None]:
 
 
 def private_memory() -> int:
-    """Bytes of memory that are this process's own, as Linux counts them against `limit_memory`; 0 elsewhere."""
+    """Bytes of memory that are this process's own, as Linux counts them against `limit_memory`; 0
+    elsewhere."""
     try:
         found = re.search(r"^VmData:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
     except OSError:
@@ -125,8 +140,9 @@ def private_memory() -> int:
 
 
 def limit_memory(size: int) -> int:
-    """Lets this process hold so many bytes beyond what it holds. What it asks for beyond is refused by the system,
-    which Python and torch tell as an error. Returns what it held; 0 where that is not known, and nothing is limited."""
+    """Lets this process hold so many bytes beyond what it holds. What it asks for beyond is
+    refused by the system, which Python and torch tell as an error. Returns what it held; 0 where
+    that is not known, and nothing is limited."""
     held = private_memory()
     if held:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -137,4 +153,6 @@ def limit_memory(size: int) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was no memory left, on the CPU or on a GPU."""
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
+    return known or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    )

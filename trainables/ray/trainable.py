@@ -41,7 +41,15 @@ from foldrace.trainables.training.process import Precision, prepare_process
 from foldrace.trainables.training.seeds import derive_seed
 from foldrace.trainables.training.splits import Split
 
-__all__ = ["CHECKPOINT_FILE", "DROPPED", "GPUS", "RAISED", "FoldTrainable", "Work", "load_checkpoint_file"]
+__all__ = [
+    "CHECKPOINT_FILE",
+    "DROPPED",
+    "GPUS",
+    "RAISED",
+    "FoldTrainable",
+    "Work",
+    "load_checkpoint_file",
+]
 
 RAISED = "raised"
 DROPPED = "dropped"
@@ -50,13 +58,14 @@ GPUS = "gpus"
 CHECKPOINT_FILE = "trial.pt"
 _CHECKPOINT_SECONDS = 15.0
 _ON_CPU = "FOLDRACE_TRAIN_ON_CPU"
-"""Set on a worker, trials train on its CPU whatever GPUs they are given: to try a cluster out, or where Ray is told of
-GPUs that are not there."""
+"""Set on a worker, trials train on its CPU whatever GPUs they are given: to try a cluster out, or
+where Ray is told of GPUs that are not there."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What all trials of a sweep share. Put once into the object store; its arrays are then shared by every worker.
+    """What all trials of a sweep share. Put once into the object store; its arrays are then shared
+    by every worker.
 
     Attributes:
         images: (N, C, H, W) uint8.
@@ -67,9 +76,11 @@ class Work:
         pictures: how many images a strip shows.
         repeat_splits: for each repeat, from 1, its own splits.
         ladder: the rungs that a trial climbs; all folds side by side if there are none.
-        fused: whether folds at the same epoch are trained as one batched program, see `CrossValidation`.
+        fused: whether folds at the same epoch are trained as one batched program, see
+            `CrossValidation`.
         limits: what a trial may use.
-        report_seconds: a trial reports at every rung, and between two of them at the first aligned epoch after so long.
+        report_seconds: a trial reports at every rung, and between two of them at the first aligned
+            epoch after so long.
     """
 
     task: LoadedTask
@@ -93,12 +104,12 @@ class Work:
 
     def cross_validation(
         self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0
-    ) -> CrossValidation:  # fmt: skip
+    ) -> CrossValidation:
         """A trial's training, from its beginning.
 
         Args:
-            repeat: 0, or the repeat whose folds and seed are taken; they are the same for all trials, so that the
-                losses of two of them are paired.
+            repeat: 0, or the repeat whose folds and seed are taken; they are the same for all
+                trials, so that the losses of two of them are paired.
         """
         return CrossValidation(
             self.task,
@@ -123,17 +134,18 @@ def shared_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
 
 
 class FoldTrainable(tune.Trainable):  # type: ignore[misc]
-    """One Tune trial: the cross-validation of ``config["params"]``; on the folds of ``config["repeat"]``, if there is
-    one.
+    """One Tune trial: the cross-validation of ``config["params"]``; on the folds of
+    ``config["repeat"]``, if there is one.
 
-    A step goes to the next rung, or to the first aligned epoch after ``report_seconds``: an epoch that is shorter is
-    not worth the way to the driver and back. Its result holds ``val_loss`` (mean over folds; left out if the trial
-    diverged, so that nothing compares it), ``epoch``, ``fold_epochs``, ``finished``, ``parameters`` (trainable
-    weights), ``seconds`` (of training), the last `EpochReport` under ``report``, and under ``earlier`` those before it
-    in this step, each with the time at which it was made. If the task raises something, the trial ends with a result
-    that holds under ``raised`` what it was, in a line, and where, beside the last report before. So does one whose time
-    or memory is over. ``dropped`` counts the characters that it has printed beyond its limit, ``gpus`` names those that
-    Ray has given it.
+    A step goes to the next rung, or to the first aligned epoch after ``report_seconds``: an epoch
+    that is shorter is not worth the way to the driver and back. Its result holds ``val_loss``
+    (mean over folds; left out if the trial diverged, so that nothing compares it), ``epoch``,
+    ``fold_epochs``, ``finished``, ``parameters`` (trainable weights), ``seconds`` (of training),
+    the last `EpochReport` under ``report``, and under ``earlier`` those before it in this step,
+    each with the time at which it was made. If the task raises something, the trial ends with a
+    result that holds under ``raised`` what it was, in a line, and where, beside the last report
+    before. So does one whose time or memory is over. ``dropped`` counts the characters that it has
+    printed beyond its limit, ``gpus`` names those that Ray has given it.
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
@@ -175,9 +187,17 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
                 result = self._train()
         except torch.AcceleratorError:  # after which this process can do nothing more on its GPU
             raise
-        except (Exception, SystemExit, TrialTimeout) as error:  # the task's own, as it would be again
+        except (
+            Exception,
+            SystemExit,
+            TrialTimeout,
+        ) as error:  # the task's own, as it would be again
             known = {} if self._reached is None else {"report": self._reached}
-            told = {"trial": self._trial_config["trial"], "reported_ms": _now_ms(), "earlier": tuple(self._earlier)}
+            told = {
+                "trial": self._trial_config["trial"],
+                "reported_ms": _now_ms(),
+                "earlier": tuple(self._earlier),
+            }
             result = {**told, **known, RAISED: _told(error), "finished": False, DONE: True}
         if self._gpus:
             result[GPUS] = self._gpus
@@ -187,7 +207,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _train(self) -> dict[str, Any]:
         started, earlier = time.monotonic(), self._earlier
-        # a checkpoint may be newer than what Tune remembers of the trial: then it is finished, and only reports again
+        # a checkpoint may be newer than what Tune remembers of the trial: then it is finished, and
+        # only reports again
         report = self._reached = self._cv.report() if self._cv.finished else self._cv.advance()
         while not self._returns(report, time.monotonic() - started):
             earlier.append((report, _now_ms()))
@@ -217,21 +238,28 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         """Whether a step that has taken so long ends with this report."""
         here = Rung(len(report.folds), report.epoch)
         pictured = report.epoch in self._work.picture_epochs
-        return report.finished or here in self._work.ladder or pictured or seconds >= self._work.report_seconds
+        return (
+            report.finished
+            or here in self._work.ladder
+            or pictured
+            or seconds >= self._work.report_seconds
+        )
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         for name in ("picture", "earlier"):  # else Tune keeps them in its own state
             (getattr(self, "_last_result", None) or {}).pop(name, None)
         known = self._trial_config
-        state: dict[str, Any] = {name: known[name] for name in ("trial", "params", "repeat") if name in known}
+        state: dict[str, Any] = {
+            name: known[name] for name in ("trial", "params", "repeat") if name in known
+        }
         state["cross_validation"] = self._cv.state_dict()
         path = Path(checkpoint_dir) / CHECKPOINT_FILE
         torch.save(state, path)
         _digest_of(path).write_text(_sha256(path))  # last, so that half a checkpoint is known
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Takes up the trial there, or at the one before if that is damaged; without one it begins anew. Its numbers
-        are the same, wherever it takes up."""
+        """Takes up the trial there, or at the one before if that is damaged; without one it begins
+        anew. Its numbers are the same, wherever it takes up."""
         given = Path(checkpoint)
         before = (path for path in given.parent.glob("checkpoint_*") if path.name < given.name)
         for folder in [given, *sorted(before, reverse=True)]:
@@ -240,8 +268,13 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
                 self._cv.load_state_dict(state["cross_validation"])
             except StateError as error:
                 print(error, file=sys.stderr)
-            except Exception as error:  # whole, but no state of this trial: it may have been taken up in part
-                print(f"{folder / CHECKPOINT_FILE}: does not fit this trial: {error!r}", file=sys.stderr)
+            except (
+                Exception
+            ) as error:  # whole, but no state of this trial: it may have been taken up in part
+                print(
+                    f"{folder / CHECKPOINT_FILE}: does not fit this trial: {error!r}",
+                    file=sys.stderr,
+                )
                 self._cv = self._new_cross_validation()
             else:
                 self._reached = self._cv.report()
@@ -251,7 +284,9 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         try:
             pair = self._cv.reconstruct(0, self._work.pictures)
             return None if pair is None else base64.b64encode(strip_png(*pair)).decode()
-        except Exception:  # a task of the user's may do anything; a trial does not fail over a picture
+        except (
+            Exception
+        ):  # a task of the user's may do anything; a trial does not fail over a picture
             return None
 
 
@@ -280,7 +315,8 @@ def _sha256(path: Path) -> str:
 
 
 def load_checkpoint_file(path: Path) -> dict[str, Any]:
-    """A trial's checkpoint, on the CPU. Tensors and plain containers only: a pickle of anything else is refused.
+    """A trial's checkpoint, on the CPU. Tensors and plain containers only: a pickle of anything
+    else is refused.
 
     Raises:
         StateError: it is damaged, or not there.
@@ -291,13 +327,20 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         if not isinstance(state, dict):
             raise ValueError("it holds no trial")
-    except Exception as error:  # torch, zipfile and pickle raise a dozen kinds of errors over a damaged file
-        raise StateError(f"{path}: this checkpoint is damaged and cannot be used: {first_line(error)}") from error
+    except (
+        Exception
+    ) as error:  # torch, zipfile and pickle raise a dozen kinds of errors over a damaged file
+        raise StateError(
+            f"{path}: this checkpoint is damaged and cannot be used: {first_line(error)}"
+        ) from error
     return state
 
 
-def strip_png(originals: torch.Tensor, reconstructions: torch.Tensor, *, scale: int = 2, gap: int = 2) -> bytes:
-    """Originals above their reconstructions, both (B, C, H, W) uint8 with 1 or 3 channels, as a PNG."""
+def strip_png(
+    originals: torch.Tensor, reconstructions: torch.Tensor, *, scale: int = 2, gap: int = 2
+) -> bytes:
+    """Originals above their reconstructions, both (B, C, H, W) uint8 with 1 or 3 channels, as a
+    PNG."""
     from PIL import Image
 
     batch, channels, height, width = originals.shape
@@ -308,7 +351,9 @@ def strip_png(originals: torch.Tensor, reconstructions: torch.Tensor, *, scale: 
             left = column * (width + gap)
             canvas[:, top : top + height, left : left + width] = image
     picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    picture = picture.resize(
+        (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
+    )
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -32,7 +32,9 @@ ACTIVATION_NAMES = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
 _SMALLEST_SIDE = 8
 
 NETWORK_PARAMETERS = {
-    "width": Parameter(8, "channels of the first convolution; the others have 2 and 4 times as many", low=1),
+    "width": Parameter(
+        8, "channels of the first convolution; the others have 2 and 4 times as many", low=1
+    ),
     "hidden": Parameter(128, "units of the two hidden linear layers", low=1),
     "activation": Parameter("relu", "nonlinearity", choices=ACTIVATION_NAMES),
     **{
@@ -44,7 +46,8 @@ NETWORK_PARAMETERS = {
 
 
 def dropout_rates(params: Params) -> list[float]:
-    """The four rates: each one's own value if given, else the study's times the common factor ``dropout``.
+    """The four rates: each one's own value if given, else the study's times the common factor
+    ``dropout``.
 
     Raises:
         InputError: a rate of 1 or more.
@@ -52,9 +55,13 @@ def dropout_rates(params: Params) -> list[float]:
     rates = []
     for name, reference in REFERENCE_DROPOUT.items():
         own = params.get(name)
-        rates.append(float(own) if own is not None else reference * float(params["dropout"] or 0.0))
+        rates.append(
+            float(own) if own is not None else reference * float(params["dropout"] or 0.0)
+        )
     if max(rates) >= 1.0:
-        raise InputError("dropout", params["dropout"], f"brings a rate to {max(rates):g}; rates stay below 1")
+        raise InputError(
+            "dropout", params["dropout"], f"brings a rate to {max(rates):g}; rates stay below 1"
+        )
     return rates
 
 
@@ -69,26 +76,32 @@ def network_arguments(params: Params) -> dict[str, Any]:
 def check_sample_shape(sample_shape: SampleShape) -> None:
     """Refuses images that three halvings leave nothing of. Raises: InputError."""
     if len(sample_shape) != 3 or min(sample_shape) < 1:
-        raise InputError("dataset", sample_shape, "images must have the shape (channels, height, width)")
+        raise InputError(
+            "dataset", sample_shape, "images must have the shape (channels, height, width)"
+        )
     if min(sample_shape[1:]) < _SMALLEST_SIDE:
         shown = "×".join(str(n) for n in sample_shape)
         raise InputError(
             "dataset",
             shown,
-            f"the autoencoder halves an image three times and needs at least {_SMALLEST_SIDE}×{_SMALLEST_SIDE} pixels",
+            "the autoencoder halves an image three times and needs at least"
+            f" {_SMALLEST_SIDE}×{_SMALLEST_SIDE} pixels",
             "set dataset.size to enlarge the images",
         )
 
 
 class AutoencoderTask:
-    """Reconstructs images through a narrow code; trials are compared by the mean squared error a pixel."""
+    """Reconstructs images through a narrow code; trials are compared by the mean squared error a
+    pixel."""
 
     objective = "mse"
     objectives = {"mse": (), "loss": ("loss",)}  # noqa: RUF012 (read once, never written)
     parameters = {  # noqa: RUF012 (read once, never written)
         "latent_dim": Parameter(16, "numbers in the code", low=1),
         **NETWORK_PARAMETERS,
-        "loss": Parameter("mse", "what is minimised, a mean over pixels", choices=("mse", "bce", "l1")),
+        "loss": Parameter(
+            "mse", "what is minimised, a mean over pixels", choices=("mse", "bce", "l1")
+        ),
         "dropout": Parameter(1.0, "factor on the study's four dropout rates", low=0.0, below=2.0),
     }
 
@@ -98,7 +111,8 @@ class AutoencoderTask:
         dropout_rates(params)
 
     def build(self, params: Params, sample_shape: SampleShape) -> torch.nn.Module:
-        """The study's network for ``sample_shape`` (channels, height, width). Raises: InputError."""
+        """The study's network for ``sample_shape`` (channels, height, width). Raises:
+        InputError."""
         from foldrace.trainables.tasks.autoencoder_network import Autoencoder, Decoder, Encoder
 
         self.check(params, sample_shape)
@@ -109,8 +123,11 @@ class AutoencoderTask:
             Decoder(sample_shape, latent_dim, dropout=rates[2:], **common),
         )
 
-    def losses(self, model: torch.nn.Module, images: torch.Tensor, params: Params) -> dict[str, torch.Tensor]:
-        """``loss`` (the chosen criterion) and ``mse``, each (B,), a mean over the image's pixels and channels."""
+    def losses(
+        self, model: torch.nn.Module, images: torch.Tensor, params: Params
+    ) -> dict[str, torch.Tensor]:
+        """``loss`` (the chosen criterion) and ``mse``, each (B,), a mean over the image's pixels
+        and channels."""
         from torch.nn import functional as F
 
         reconstruction = model(images)
@@ -121,7 +138,9 @@ class AutoencoderTask:
         loss = criterion(reconstruction, images, reduction="none").flatten(1).mean(1)
         return {"loss": loss, "mse": mse.detach()}
 
-    def reconstruct(self, model: torch.nn.Module, images: torch.Tensor, params: Params) -> torch.Tensor:
+    def reconstruct(
+        self, model: torch.nn.Module, images: torch.Tensor, params: Params
+    ) -> torch.Tensor:
         """(B, C, H, W) in [0, 1] → the same shape."""
         reconstruction: torch.Tensor = model(images)
         return reconstruction

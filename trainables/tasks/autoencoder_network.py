@@ -1,8 +1,9 @@
 """The convolutional autoencoder of the reference study, for any image of at least 8×8 pixels.
 
-At (1, 28, 28), width 8 and hidden 128 it is the study's network to the letter; other shapes keep its layers and
-derive the spatial sizes. Every spatial size goes through three strided 3×3 convolutions, and each transposed
-convolution on the way back is given the padding that restores the size before.
+At (1, 28, 28), width 8 and hidden 128 it is the study's network to the letter; other shapes keep
+its layers and derive the spatial sizes. Every spatial size goes through three strided 3×3
+convolutions, and each transposed convolution on the way back is given the padding that restores
+the size before.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def spatial_sizes(size: int) -> tuple[int, int, int, int]:
-    """One side's length before and after each of the three convolutions: 28 → (28, 14, 7, 3), 8 → (8, 4, 2, 1).
+    """One side's length before and after each of the three convolutions: 28 → (28, 14, 7, 3), 8 →
+    (8, 4, 2, 1).
 
     The first two are padded by 1; the last is not, unless it would have nothing left to look at.
     """
@@ -39,7 +41,8 @@ def spatial_sizes(size: int) -> tuple[int, int, int, int]:
 
 
 def _way_back(small: int, large: int) -> tuple[int, int]:
-    """(padding, output_padding) with which a 3×3 transposed convolution of stride 2 turns ``small`` into ``large``."""
+    """(padding, output_padding) with which a 3×3 transposed convolution of stride 2 turns
+    ``small`` into ``large``."""
     # large = 2·small + 1 − 2·padding + output_padding, both of them 0 or 1
     padding = 0 if large > 2 * small else 1
     return padding, large - 2 * small - 1 + 2 * padding
@@ -94,7 +97,8 @@ class Decoder(layers.Sequential):
         channels, height, length = sample_shape
         rows, columns = spatial_sizes(height)[::-1], spatial_sizes(length)[::-1]
         ways = [
-            (_way_back(*row), _way_back(*column)) for row, column in zip(pairwise(rows), pairwise(columns), strict=True)
+            (_way_back(*row), _way_back(*column))
+            for row, column in zip(pairwise(rows), pairwise(columns), strict=True)
         ]
         paddings = [(row[0], column[0]) for row, column in ways]
         extras = [(row[1], column[1]) for row, column in ways]
@@ -104,15 +108,21 @@ class Decoder(layers.Sequential):
             nn.Linear(hidden, 4 * width * rows[0] * columns[0]),
             activation(),
             nn.Unflatten(1, (4 * width, rows[0], columns[0])),
-            layers.ConvTranspose2d(4 * width, 2 * width, 3, stride=2, padding=paddings[0], output_padding=extras[0]),
+            layers.ConvTranspose2d(
+                4 * width, 2 * width, 3, stride=2, padding=paddings[0], output_padding=extras[0]
+            ),
             layers.BatchNorm2d(2 * width),
             layers.Dropout(dropout[0]),
             activation(),
-            layers.ConvTranspose2d(2 * width, width, 3, stride=2, padding=paddings[1], output_padding=extras[1]),
+            layers.ConvTranspose2d(
+                2 * width, width, 3, stride=2, padding=paddings[1], output_padding=extras[1]
+            ),
             layers.BatchNorm2d(width),
             layers.Dropout(dropout[1]),
             activation(),
-            layers.ConvTranspose2d(width, channels, 3, stride=2, padding=paddings[2], output_padding=extras[2]),
+            layers.ConvTranspose2d(
+                width, channels, 3, stride=2, padding=paddings[2], output_padding=extras[2]
+            ),
             nn.Sigmoid(),
         )
 

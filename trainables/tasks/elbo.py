@@ -2,9 +2,10 @@
 
 For an image x, a posterior q(z | x) = N(μ, σ²) and the prior p(z) = N(0, I):
 
-    log p(x) ≥ ELBO(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z))          (Kingma and Welling, 2014)
+    log p(x) ≥ ELBO(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z))
 
-and, with k codes drawn from q, the tighter bound log p(x) ≥ E[log (1/k) Σᵢ p(x, zᵢ) / q(zᵢ | x)] (Burda et al., 2016).
+(Kingma and Welling, 2014) and, with k codes drawn from q, the tighter bound
+log p(x) ≥ E[log (1/k) Σᵢ p(x, zᵢ) / q(zᵢ | x)] (Burda et al., 2016).
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ __all__ = [
 ]
 
 ACTIVE_VARIANCE = 0.01
-"""A unit is active if its posterior mean varies by more than this over the data (Burda et al., 2016, section 5.2)."""
+"""A unit is active if its posterior mean varies by more than this over the data (Burda et al.,
+2016, section 5.2)."""
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(0, 1)) = ½ (μ² + σ² − 1 − log σ²), each dimension for itself: (B, D), (B, D) → (B, D)."""
+    """KL(N(μ, σ²) ‖ N(0, 1)) = ½ (μ² + σ² − 1 − log σ²), each dimension for itself: (B, D), (B, D)
+    → (B, D)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
 
 
@@ -54,13 +57,15 @@ def gaussian_nll(images: Tensor, reconstruction: Tensor, log_variance: Tensor) -
 def bernoulli_nll(images: Tensor, reconstruction: Tensor) -> Tensor:
     """−Σ x log x̂ + (1 − x) log (1 − x̂) over an image: (B, …), (B, …) → (B,).
 
-    A likelihood in earnest for pixels that are 0 or 1; for grey ones it is the usual cross-entropy.
+    A likelihood in earnest for pixels that are 0 or 1; for grey ones it is the usual
+    cross-entropy.
     """
     return F.binary_cross_entropy(reconstruction, images, reduction="none").flatten(1).sum(1)
 
 
 def free_bits(kl: Tensor, least: float) -> Tensor:
-    """The KL term under free bits: Σ_d max(λ, the batch's mean KL of dimension d) (Kingma et al., 2016, eq. 15).
+    """The KL term under free bits: Σ_d max(λ, the batch's mean KL of dimension d) (Kingma et al.,
+    2016, eq. 15).
 
     (B, D) → (): dimensions that cost less than ``least`` nats are not pushed any further down.
     """
@@ -79,7 +84,8 @@ def log_prior_ratio(code: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def active_units(variance_of_means: Tensor) -> Tensor:
-    """Which units the data move: Var_x(E_q[z_d | x]) > 0.01, (D,) → (D,) bool (Burda et al., 2016)."""
+    """Which units the data move: Var_x(E_q[z_d | x]) > 0.01, (D,) → (D,) bool (Burda et al.,
+    2016)."""
     return variance_of_means > ACTIVE_VARIANCE
 
 

@@ -1,8 +1,9 @@
-"""What can be tuned: every parameter's default, range and choices, declared once and checked wherever it comes from.
+"""What can be tuned: every parameter's default, range and choices, declared once and checked
+wherever it comes from.
 
-A trial's parameters are a flat mapping of names to values: those of the training (here) and those of the task
-(`Task.parameters`). Names that are not given take their defaults; names that neither declares are refused.
-No torch is imported here, so that a sweep file is checked in a blink.
+A trial's parameters are a flat mapping of names to values: those of the training (here) and those
+of the task (`Task.parameters`). Names that are not given take their defaults; names that neither
+declares are refused. No torch is imported here, so that a sweep file is checked in a blink.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Parameter:
     """One tunable name.
 
     Args:
-        default: the value when nothing is given; its type is the parameter's type (None: optional number).
+        default: the value when nothing is given; its type is the parameter's type (None: optional
+            number).
         low, high: closed bounds of a number; ``above`` and ``below`` are the open ones.
         choices: the closed set of values, for names.
         doc: one line for people, with the unit.
@@ -58,10 +60,13 @@ class Parameter:
         bounds = [
             f"{word} {bound:g}"
             for word, bound in (
-                ("at least", self.low), ("above", self.above), ("at most", self.high), ("below", self.below),
+                ("at least", self.low),
+                ("above", self.above),
+                ("at most", self.high),
+                ("below", self.below),
             )
             if bound is not None
-        ]  # fmt: skip
+        ]
         kind = "a whole number" if isinstance(self.default, int) else "a number"
         return f"must be {kind}" + (" " + " and ".join(bounds) if bounds else "")
 
@@ -90,7 +95,11 @@ class Parameter:
             return value
         if value is None and self.default is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not abs(value) <= sys.float_info.max
+        ):
             raise InputError(field, value, self.rule)
         if isinstance(self.default, int) and value != int(value):
             raise InputError(field, value, self.rule)
@@ -101,7 +110,9 @@ class Parameter:
 
 _BETA1 = Parameter(0.9, "decay rate of the gradient's running mean", low=0.0, below=1.0)
 _BETA2 = Parameter(0.999, "decay rate of the squared gradient's running mean", low=0.0, below=1.0)
-_EPS = Parameter(None, "term added to the denominator (the optimizer's own default if not given)", above=0.0)
+_EPS = Parameter(
+    None, "term added to the denominator (the optimizer's own default if not given)", above=0.0
+)
 _MOMENTUM = Parameter(0.0, "momentum factor", low=0.0, below=1.0)
 _AMSGRAD = Parameter(False, "the AMSGrad variant")
 _ADAM = {"beta1": _BETA1, "beta2": _BETA2, "eps": _EPS}
@@ -130,10 +141,16 @@ OPTIMIZER_PARAMETERS: Mapping[str, Mapping[str, Parameter]] = MappingProxyType(
 
 DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
     {
-        "adam": 1e-3, "adamw": 1e-3, "nadam": 2e-3, "radam": 1e-3,
-        "sgd": 1e-3, "rmsprop": 1e-2, "adagrad": 1e-2, "adadelta": 1.0,
+        "adam": 1e-3,
+        "adamw": 1e-3,
+        "nadam": 2e-3,
+        "radam": 1e-3,
+        "sgd": 1e-3,
+        "rmsprop": 1e-2,
+        "adagrad": 1e-2,
+        "adadelta": 1.0,
     }
-)  # fmt: skip
+)
 """The learning rate that PyTorch gives each optimizer that is made without one."""
 
 TRAINING_PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
@@ -143,12 +160,15 @@ TRAINING_PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
         "weight_decay": Parameter(0.0, "weight decay, as the optimizer defines it", low=0.0),
         "batch_size": Parameter(128, "images a step", low=1),
         "schedule": Parameter(
-            "constant", "learning-rate schedule over all epochs", choices=("constant", "cosine", "one-cycle")
+            "constant",
+            "learning-rate schedule over all epochs",
+            choices=("constant", "cosine", "one-cycle"),
         ),
         **{name: p for own in OPTIMIZER_PARAMETERS.values() for name, p in own.items()},
     }
 )
-"""What any task's training takes. An optimizer's own parameters are active for that optimizer only."""
+"""What any task's training takes. An optimizer's own parameters are active for that optimizer
+only."""
 
 _OWN = frozenset(name for own in OPTIMIZER_PARAMETERS.values() for name in own)
 
@@ -168,25 +188,34 @@ def check_optimizer_parameters(params: Mapping[str, Value], field: str = "parame
                 f"{field}.{name}",
                 params[name],
                 f"{optimizer} has no parameter of that name (it has: {', '.join(sorted(own))})",
-                f"{name} belongs to {', '.join(owners)}: add `when: {{optimizer: [{', '.join(owners)}]}}`",
+                f"{name} belongs to {', '.join(owners)}: add `when: {{optimizer:"
+                f" [{', '.join(owners)}]}}`",
             )
     if params.get("nesterov") and not params.get("momentum"):
         raise InputError(f"{field}.nesterov", True, "Nesterov momentum needs a momentum above 0")
 
 
 def complete(
-    params: Mapping[str, Value], task_parameters: Mapping[str, Parameter], field: str = "parameters"
+    params: Mapping[str, Value],
+    task_parameters: Mapping[str, Parameter],
+    field: str = "parameters",
 ) -> dict[str, Value]:
-    """All of a trial's parameters: checked, with the defaults filled in (an optimizer's own are left out).
+    """All of a trial's parameters: checked, with the defaults filled in (an optimizer's own are
+    left out).
 
     Raises:
-        InputError: an unknown name, a value out of range, or a parameter that the optimizer does not have.
+        InputError: an unknown name, a value out of range, or a parameter that the optimizer does
+            not have.
     """
     declared = {**TRAINING_PARAMETERS, **task_parameters}
     for name in params:
         if name not in declared:
-            raise InputError(f"{field}.{name}", params[name], "unknown parameter", nearest(name, declared))
-    checked = {name: declared[name].check(f"{field}.{name}", value) for name, value in params.items()}
+            raise InputError(
+                f"{field}.{name}", params[name], "unknown parameter", nearest(name, declared)
+            )
+    checked = {
+        name: declared[name].check(f"{field}.{name}", value) for name, value in params.items()
+    }
     check_optimizer_parameters(checked, field)
     defaults = {name: p.default for name, p in declared.items() if name not in _OWN}
     return {**defaults, **checked}

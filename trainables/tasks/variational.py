@@ -1,4 +1,5 @@
-"""The variational autoencoder as a task: trials are compared by the ELBO at β = 1, whatever β they trained with."""
+"""The variational autoencoder as a task: trials are compared by the ELBO at β = 1, whatever β they
+trained with."""
 
 from __future__ import annotations
 
@@ -29,10 +30,11 @@ def _beta(params: Params, epoch: float | None) -> float:
 class VariationalTask:
     """Minimises reconstruction + β·KL, in nats an image, means over the batch.
 
-    Figures, means over images: ``reconstruction`` (the negative log-likelihood of a sampled code's reconstruction),
-    ``kl``, ``elbo`` and its negative, ``squared_error`` (the sum of squares, sampled code), ``mse`` (a mean over
-    pixels; of the posterior's mean in evaluation, of the sampled code in training), and in evaluation ``kl_0``,
-    ``kl_1``, … a dimension and ``active_units``.
+    Figures, means over images: ``reconstruction`` (the negative log-likelihood of a sampled code's
+    reconstruction), ``kl``, ``elbo`` and its negative, ``squared_error`` (the sum of squares,
+    sampled code), ``mse`` (a mean over pixels; of the posterior's mean in evaluation, of the
+    sampled code in training), and in evaluation ``kl_0``, ``kl_1``, … a dimension and
+    ``active_units``.
     """
 
     objective = "negative_elbo"
@@ -46,16 +48,24 @@ class VariationalTask:
         **NETWORK_PARAMETERS,
         "latent_dim": Parameter(8, "numbers in the code", low=1),
         "dropout": Parameter(0.0, "factor on the study's four dropout rates", low=0.0, below=2.0),
-        "likelihood": Parameter("gaussian", "of a pixel, given the code", choices=("gaussian", "bernoulli")),
+        "likelihood": Parameter(
+            "gaussian", "of a pixel, given the code", choices=("gaussian", "bernoulli")
+        ),
         "variance": Parameter(
-            0.5, "σ² of the Gaussian likelihood; at 0.5 its negative logarithm is the sum of squares and a constant",
+            0.5,
+            "σ² of the Gaussian likelihood; at 0.5 its negative logarithm is the sum of squares"
+            " and a constant",
             above=0.0,
         ),
         "learned_variance": Parameter(False, "train σ² with the weights, from `variance` on"),
         "beta": Parameter(1.0, "weight of the KL term in training", low=0.0),
-        "warm_up": Parameter(0.0, "epochs over which β rises from 0 to its value, step by step", low=0.0),
-        "free_bits": Parameter(0.0, "nats a dimension that the KL term lets pass for nothing", low=0.0),
-    }  # fmt: skip
+        "warm_up": Parameter(
+            0.0, "epochs over which β rises from 0 to its value, step by step", low=0.0
+        ),
+        "free_bits": Parameter(
+            0.0, "nats a dimension that the KL term lets pass for nothing", low=0.0
+        ),
+    }
 
     def check(self, params: Params, sample_shape: SampleShape) -> None:
         """Raises: InputError for an image shape or dropout rates that it cannot take."""
@@ -80,7 +90,8 @@ class VariationalTask:
     def losses(
         self, model: torch.nn.Module, images: Tensor, params: Params, epoch: float | None = None
     ) -> dict[str, Tensor]:
-        """The terms of a batch; ``epoch`` (trained so far, with its fraction) moves β while it warms up."""
+        """The terms of a batch; ``epoch`` (trained so far, with its fraction) moves β while it
+        warms up."""
         from torch.nn import functional as F
 
         from foldrace.trainables.tasks import elbo
@@ -104,10 +115,17 @@ class VariationalTask:
         if model.training:
             return {**terms, "mse": squared / images[0].numel()}
         from_mean = F.mse_loss(vae.decoder(mean), images, reduction="none").flatten(1).mean(1)
-        return {**terms, "mse": from_mean, "kl_each": kl, "code": mean, "code_squared": mean.square()}
+        return {
+            **terms,
+            "mse": from_mean,
+            "kl_each": kl,
+            "code": mean,
+            "code_squared": mean.square(),
+        }
 
     def summarise(self, means: Means, params: Params) -> dict[str, float]:
-        """With the ELBO itself, the KL a dimension, and the active units, from the code's first two moments."""
+        """With the ELBO itself, the KL a dimension, and the active units, from the code's first
+        two moments."""
         import torch
 
         from foldrace.trainables.tasks.elbo import active_units
@@ -115,7 +133,9 @@ class VariationalTask:
         scalars = {name: value for name, value in means.items() if isinstance(value, float)}
         scalars["elbo"] = -scalars["negative_elbo"]
         if "code" in means:
-            code, squared = (torch.tensor(means[name], dtype=torch.float64) for name in ("code", "code_squared"))
+            code, squared = (
+                torch.tensor(means[name], dtype=torch.float64) for name in ("code", "code_squared")
+            )
             scalars["active_units"] = float(active_units(squared - code.square()).sum())
             scalars |= numbered("kl", means["kl_each"])
         return scalars
@@ -132,8 +152,11 @@ class VariationalTask:
         images: Tensor = vae.decoder(codes)
         return images
 
-    def bound(self, model: torch.nn.Module, images: Tensor, params: Params, samples: int) -> Tensor:
-        """The importance-weighted bound on log p(x) with that many codes an image (Burda et al., 2016): (B,)."""
+    def bound(
+        self, model: torch.nn.Module, images: Tensor, params: Params, samples: int
+    ) -> Tensor:
+        """The importance-weighted bound on log p(x) with that many codes an image (Burda et al.,
+        2016): (B,)."""
         import torch
 
         from foldrace.trainables.tasks import elbo

@@ -1,4 +1,5 @@
-"""The variational autoencoder's network: the autoencoder's trunk with two heads, and a likelihood."""
+"""The variational autoencoder's network: the autoencoder's trunk with two heads, and a
+likelihood."""
 
 from __future__ import annotations
 
@@ -22,7 +23,14 @@ class VariationalAutoencoder(nn.Module):
         learned: train σ², one number for all pixels, with the weights (Rybkin et al., 2021).
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, *, variance: float = 0.5, learned: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        variance: float = 0.5,
+        learned: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.log_variance: Tensor
@@ -35,7 +43,9 @@ class VariationalAutoencoder(nn.Module):
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), each (B, D)."""
         mean, log_variance = self.encoder(images).chunk(2, 1)
-        return mean, log_variance.clamp(*_LOG_VARIANCE)  # beyond, exp() leaves what float32 can add up
+        return mean, log_variance.clamp(
+            *_LOG_VARIANCE
+        )  # beyond, exp() leaves what float32 can add up
 
     def forward(self, images: Tensor) -> Tensor:
         """The reconstruction from the posterior's mean: (B, C, H, W) → (B, C, H, W)."""

@@ -22,7 +22,8 @@ Fused = bool | Literal["auto"]
 
 
 def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error over folds, s / √K with s² the unbiased variance; NaN for a single fold."""
+    """The mean and its standard error over folds, s / √K with s² the unbiased variance; NaN for a
+    single fold."""
     mean = math.fsum(values) / len(values)
     if not math.isfinite(mean):
         return math.inf, math.nan
@@ -37,15 +38,19 @@ class EpochReport:
     """A trial at an aligned point of its ladder.
 
     Attributes:
-        epoch: the epoch that all active folds have reached (or would have, had they not stopped early).
+        epoch: the epoch that all active folds have reached (or would have, had they not stopped
+            early).
         folds: a report for each active fold.
-        fold_epochs: epochs of single folds that were really trained so far: what the trial has cost.
+        fold_epochs: epochs of single folds that were really trained so far: what the trial has
+            cost.
         seconds: time in training and validation so far, all folds.
         finished: the ladder is climbed, every fold has stopped early, or one has diverged.
-        trained: a report for each epoch of each fold since the last aligned point, in the order of training.
-        rungs: for each rung that the trial has reached, the lowest first, the objective of each of its folds there.
-        heading: the index of the rung that the last epoch was trained on the way to. A finished trial may have ended
-            before it, and stands at every rung above as where it ended.
+        trained: a report for each epoch of each fold since the last aligned point, in the order of
+            training.
+        rungs: for each rung that the trial has reached, the lowest first, the objective of each of
+            its folds there.
+        heading: the index of the rung that the last epoch was trained on the way to. A finished
+            trial may have ended before it, and stands at every rung above as where it ended.
     """
 
     epoch: int
@@ -65,9 +70,15 @@ class EpochReport:
     @property
     def metrics(self) -> Mapping[str, float]:
         """The means over the active folds, and ``val_loss_se``, the objective's standard error."""
-        names = [name for name in self.folds[0].metrics if all(name in f.metrics for f in self.folds)]
-        means = {name: mean_and_standard_error([f.metrics[name] for f in self.folds]) for name in names}
-        return {name: mean for name, (mean, _) in means.items()} | {"val_loss_se": means["val_loss"][1]}
+        names = [
+            name for name in self.folds[0].metrics if all(name in f.metrics for f in self.folds)
+        ]
+        means = {
+            name: mean_and_standard_error([f.metrics[name] for f in self.folds]) for name in names
+        }
+        return {name: mean for name, (mean, _) in means.items()} | {
+            "val_loss_se": means["val_loss"][1]
+        }
 
 
 class CrossValidation:
@@ -77,10 +88,11 @@ class CrossValidation:
         params: the trial's complete parameters.
         images: (N, C, H, W) uint8 on the device to train on.
         splits: one per fold; the same for every trial.
-        ladder: rungs, rising in folds or epochs or both. The default trains all folds in lock-step to ``epochs``.
+        ladder: rungs, rising in folds or epochs or both. The default trains all folds in lock-step
+            to ``epochs``.
         epochs: what the learning-rate schedule spans; the last rung's epochs.
-        fused: train folds that stand at the same epoch as one batched program. ``"auto"``: on a GPU, unless the task
-            does something that cannot be batched.
+        fused: train folds that stand at the same epoch as one batched program. ``"auto"``: on a
+            GPU, unless the task does something that cannot be batched.
 
     Raises:
         CannotFuseError: by `advance`, if ``fused`` is True and the task cannot be batched.
@@ -113,9 +125,17 @@ class CrossValidation:
 
         def make(fold: int) -> FoldRun:
             return FoldRun(
-                task, params, images, splits[fold], epochs=epochs, seed=seed, fold=fold,
-                objective=objective, early_stopping=early_stopping, precision=precision,
-            )  # fmt: skip
+                task,
+                params,
+                images,
+                splits[fold],
+                epochs=epochs,
+                seed=seed,
+                fold=fold,
+                objective=objective,
+                early_stopping=early_stopping,
+                precision=precision,
+            )
 
         self._make = make
 
@@ -127,12 +147,16 @@ class CrossValidation:
     @property
     def parameters(self) -> int:
         """Trainable weights of fold 0's model, which has to be there."""
-        return sum(weight.numel() for weight in self._runs[0].model.parameters() if weight.requires_grad)
+        return sum(
+            weight.numel() for weight in self._runs[0].model.parameters() if weight.requires_grad
+        )
 
     def advance(self) -> EpochReport:
-        """Trains on to the next point at which all active folds stand at the same epoch, and reports it.
+        """Trains on to the next point at which all active folds stand at the same epoch, and
+        reports it.
 
-        Points between two rungs at which there is nothing to train, since every fold has stopped early, are passed by.
+        Points between two rungs at which there is nothing to train, since every fold has stopped
+        early, are passed by.
         """
         assert not self.finished
         self._trained, self._heading = [], len(self._rungs)
@@ -140,7 +164,9 @@ class CrossValidation:
             point = self._points[self._position]
             while len(self._runs) < point.folds:
                 self._runs.append(self._make(len(self._runs)))
-            while waiting := [run for run in self._runs if run.epoch < point.epochs and not run.stopped]:
+            while waiting := [
+                run for run in self._runs if run.epoch < point.epochs and not run.stopped
+            ]:
                 least = min(run.epoch for run in waiting)
                 self._trained += self._train([run for run in waiting if run.epoch == least])
             self._position += 1
@@ -148,8 +174,12 @@ class CrossValidation:
                 self._rungs.append(tuple(run.report().val_loss for run in self._runs))
                 break
         self._trained.sort(key=lambda report: (report.fold, report.epoch))
-        if self.finished and not self._diverged:  # folds that have all stopped stand at every rung above as here
-            self._rungs += [tuple(run.report().val_loss for run in self._runs)] * (len(self._ladder) - len(self._rungs))
+        if (
+            self.finished and not self._diverged
+        ):  # folds that have all stopped stand at every rung above as here
+            self._rungs += [tuple(run.report().val_loss for run in self._runs)] * (
+                len(self._ladder) - len(self._rungs)
+            )
         return self.report()
 
     def _train(self, runs: Sequence[FoldRun]) -> list[FoldReport]:
@@ -192,7 +222,8 @@ class CrossValidation:
         )
 
     def reconstruct(self, fold: int, count: int) -> tuple[Tensor, Tensor] | None:
-        """The first ``count`` validation images of a fold, (count, C, H, W) uint8, and how its kept weights see them.
+        """The first ``count`` validation images of a fold, (count, C, H, W) uint8, and how its
+        kept weights see them.
 
         None for a task that does not reconstruct.
         """

@@ -30,9 +30,11 @@ _VANISHED = 1e-12
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop a fold after more than ``patience`` epochs in a row without an improvement by more than ``min_delta``.
+    """Stop a fold after more than ``patience`` epochs in a row without an improvement by more than
+    ``min_delta``.
 
-    Patience 0 stops at the first epoch whose validation loss does not fall. None: train all epochs.
+    Patience 0 stops at the first epoch whose validation loss does not fall. None: train all
+    epochs.
     """
 
     patience: int | None = None
@@ -49,7 +51,8 @@ class FoldReport:
         best_epoch: the epoch of the weights that are kept, from 1 (0: none yet is finite).
         stopped: no more epochs will be trained, by early stopping or divergence.
         diverged: why the fold cannot go on, or None.
-        metrics: ``val_…`` of the weights that are kept; ``train_…`` and ``epoch_val_loss`` of the last trained epoch.
+        metrics: ``val_…`` of the weights that are kept; ``train_…`` and ``epoch_val_loss`` of the
+            last trained epoch.
     """
 
     fold: int
@@ -61,14 +64,15 @@ class FoldReport:
 
     @property
     def val_loss(self) -> float:
-        """The objective on the validation part, for the weights that are kept; infinite if there are none."""
+        """The objective on the validation part, for the weights that are kept; infinite if there
+        are none."""
         return self.metrics["val_loss"]
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within this block the random numbers of torch, NumPy and Python follow from ``seed``; outside they are as they
-    were."""
+    """Within this block the random numbers of torch, NumPy and Python follow from ``seed``;
+    outside they are as they were."""
     before, numpy_before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -84,8 +88,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 class FoldRun:
     """Trains one fold, an epoch at a time.
 
-    Everything random in it follows from (seed, fold, epoch), so a run that was interrupted after any epoch and loaded
-    from its `state_dict` goes on bit for bit as if it had not been.
+    Everything random in it follows from (seed, fold, epoch), so a run that was interrupted after
+    any epoch and loaded from its `state_dict` goes on bit for bit as if it had not been.
 
     Args:
         images: (N, C, H, W) uint8, all of the training part, on ``device``.
@@ -93,7 +97,8 @@ class FoldRun:
         params: the trial's complete parameters.
         objective: the name of the task's term that trials are compared by.
         epochs: how many epochs the learning-rate schedule spans.
-        precision: bfloat16 computes the losses under torch.autocast; tf32 is the process's (`prepare_process`).
+        precision: bfloat16 computes the losses under torch.autocast; tf32 is the process's
+            (`prepare_process`).
     """
 
     def __init__(
@@ -121,10 +126,14 @@ class FoldRun:
         self.validation_indices = torch.from_numpy(split.validation).to(self.device)
         with seeded(derive_seed(seed, fold, "weights"), self.device):
             _, channels, height, width = images.shape
-            self.model = self.task.implementation.build(params, (channels, height, width)).to(self.device)
+            self.model = self.task.implementation.build(params, (channels, height, width)).to(
+                self.device
+            )
         self.optimizer = build_optimizer(params, self.model.parameters())
         steps = epochs * len(self.batches(self.train_indices))
-        self.schedule = build_schedule(str(params["schedule"]), self.optimizer, float(params["lr"] or 0.0), steps)
+        self.schedule = build_schedule(
+            str(params["schedule"]), self.optimizer, float(params["lr"] or 0.0), steps
+        )
         self.epoch = 0
         self.seconds = 0.0
         self.diverged: str | None = None
@@ -138,10 +147,13 @@ class FoldRun:
     def stopped(self) -> bool:
         """Whether early stopping or divergence has ended this fold."""
         patience = self.early_stopping.patience
-        return self.diverged is not None or (patience is not None and self.epoch - self._kept_epoch > patience)
+        return self.diverged is not None or (
+            patience is not None and self.epoch - self._kept_epoch > patience
+        )
 
     def train_epoch(self) -> FoldReport:
-        """Trains one epoch, validates, keeps the weights if they are the best so far. A stopped fold only reports."""
+        """Trains one epoch, validates, keeps the weights if they are the best so far. A stopped
+        fold only reports."""
         if self.stopped:
             return self.report()
         with timed() as elapsed:
@@ -149,7 +161,8 @@ class FoldRun:
         return self.end_epoch(metrics, elapsed())
 
     def train_only_epoch(self) -> dict[str, float]:
-        """Trains one epoch without validating: the means of the task's terms, named ``train_…``."""
+        """Trains one epoch without validating: the means of the task's terms, named
+        ``train_…``."""
         metrics = self._train()
         self.epoch += 1
         return metrics
@@ -165,7 +178,10 @@ class FoldRun:
         with timed() as elapsed:
             metrics = {
                 **metrics,
-                **{f"val_{name}": value for name, value in self.evaluate(self.validation_indices).items()},
+                **{
+                    f"val_{name}": value
+                    for name, value in self.evaluate(self.validation_indices).items()
+                },
             }
             self.diverged = self._divergence(metrics)
             self._keep(metrics)
@@ -182,11 +198,13 @@ class FoldRun:
         return derive_seed(self.seed, self.fold, self.epoch + 1, "train")
 
     def _shuffled(self, generator: torch.Generator | None = None) -> Tensor:
-        return self.train_indices[torch.randperm(len(self.train_indices), generator=generator).to(self.device)]
+        return self.train_indices[
+            torch.randperm(len(self.train_indices), generator=generator).to(self.device)
+        ]
 
     def random_epoch(self) -> tuple[Tensor, torch.Generator]:
-        """The next epoch's order of the images, and a generator on the fold's device that stands where torch's global
-        one does when the first batch is drawn."""
+        """The next epoch's order of the images, and a generator on the fold's device that stands
+        where torch's global one does when the first batch is drawn."""
         generator = torch.Generator().manual_seed(self._epoch_seed)
         order = self._shuffled(generator)
         if self.device.type != "cpu":
@@ -212,8 +230,11 @@ class FoldRun:
         return self.means(sums, count)
 
     def losses(self, pixels: Tensor, moment: float | None = None) -> Mapping[str, Tensor]:
-        """The task's terms of a batch (B, C, H, W), each (B, …); ``moment`` is the epochs trained so far."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast, cache_enabled=False):
+        """The task's terms of a batch (B, C, H, W), each (B, …); ``moment`` is the epochs trained
+        so far."""
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self._autocast, cache_enabled=False
+        ):
             return self.task.losses(self.model, pixels, self.params, moment)
 
     def note_untrained(self, means: Mapping[str, float]) -> None:
@@ -221,18 +242,24 @@ class FoldRun:
         self._untrained_loss = means.get("criterion", means["loss"])
 
     def evaluate(self, indices: Tensor, images: Tensor | None = None) -> dict[str, float]:
-        """Means of the task's terms over ``images[indices]``, in evaluation mode; the objective is named ``loss``."""
+        """Means of the task's terms over ``images[indices]``, in evaluation mode; the objective is
+        named ``loss``."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
-        with torch.inference_mode(), seeded(derive_seed(self.seed, self.fold, "validate"), self.device):
+        with (
+            torch.inference_mode(),
+            seeded(derive_seed(self.seed, self.fold, "validate"), self.device),
+        ):
             for batch in torch.split(indices, _VALIDATION_BATCH):
                 sums = add_terms(sums, self.losses(self.pixels(batch, images)))
         return self.means(sums, len(indices))
 
     def means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
-        """The figures of a part; the objective is named ``loss``, and what is minimised ``criterion`` if it is
-        another."""
-        values = torch.cat([total.reshape(-1) for total in sums.values()]).div(count).tolist()  # one synchronisation
+        """The figures of a part; the objective is named ``loss``, and what is minimised
+        ``criterion`` if it is another."""
+        values = (
+            torch.cat([total.reshape(-1) for total in sums.values()]).div(count).tolist()
+        )  # one synchronisation
         parts: dict[str, float | list[float]] = {}
         for name, total in sums.items():
             parts[name] = values[: total.numel()] if total.ndim else values[0]
@@ -246,59 +273,88 @@ class FoldRun:
     def _divergence(self, metrics: Mapping[str, float]) -> str | None:
         """Why this fold has no future, if it has none.
 
-        A sigmoid hides an explosion: at a learning rate of 1000 the losses stay finite while every unit is saturated.
-        Such a network is known by its gradient, which has vanished everywhere although the loss is as high as ever.
+        A sigmoid hides an explosion: at a learning rate of 1000 the losses stay finite while every
+        unit is saturated. Such a network is known by its gradient, which has vanished everywhere
+        although the loss is as high as ever.
         """
         where = f"fold {self.fold}, epoch {self.epoch}: "
         for name, value in metrics.items():
             if not math.isfinite(value):
                 return f"{where}{name} is {value}"
-        # what is minimised tells; a VAE whose KL term is still warming up may well get worse by its objective
-        losses = {part: metrics.get(f"{part}_criterion", metrics[f"{part}_loss"]) for part in ("train", "val")}
+        # what is minimised tells; a VAE whose KL term is still warming up may well get worse by
+        # its objective
+        losses = {
+            part: metrics.get(f"{part}_criterion", metrics[f"{part}_loss"])
+            for part in ("train", "val")
+        }
         loss, untrained = min(losses.values()), self._untrained_loss
-        gradients = [p.grad.abs().max() for p in self.model.parameters() if p.grad is not None and p.grad.numel()]
+        gradients = [
+            p.grad.abs().max()
+            for p in self.model.parameters()
+            if p.grad is not None and p.grad.numel()
+        ]
         if gradients and loss > untrained / 2 and float(torch.stack(gradients).max()) < _VANISHED:
-            return f"{where}the gradient has vanished: the network is saturated and cannot learn any more"
+            return (
+                f"{where}the gradient has vanished: the network is saturated and cannot learn any"
+                " more"
+            )
         if loss > untrained + _WORSE * abs(untrained):
-            return f"{where}training has made it worse: validation {losses['val']:.3g}, untrained {untrained:.3g}"
+            return (
+                f"{where}training has made it worse: validation {losses['val']:.3g}, untrained"
+                f" {untrained:.3g}"
+            )
         return None
 
     def _keep(self, metrics: dict[str, float]) -> None:
-        self._last_metrics = {name: value for name, value in metrics.items() if name.startswith("train_")}
+        self._last_metrics = {
+            name: value for name, value in metrics.items() if name.startswith("train_")
+        }
         self._last_metrics["epoch_val_loss"] = loss = metrics["val_loss"]
         kept = {name: value for name, value in metrics.items() if name.startswith("val_")}
         patience = self.early_stopping.patience
         if self.diverged is not None:
-            if patience is None:  # without early stopping the last epoch's weights count, and these are worthless
+            if (
+                patience is None
+            ):  # without early stopping the last epoch's weights count, and these are worthless
                 self._kept_epoch, self._kept_metrics = 0, {"val_loss": math.inf}
         elif patience is None:
             self._kept_epoch, self._kept_metrics = self.epoch, kept
         elif loss < self._kept_metrics["val_loss"] - self.early_stopping.min_delta:
             self._kept_epoch, self._kept_metrics = self.epoch, kept
-            self._kept_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+            self._kept_weights = {
+                name: value.clone() for name, value in self.model.state_dict().items()
+            }
 
     def report(self) -> FoldReport:
         """The fold's present state in numbers."""
         metrics = {**self._kept_metrics, **self._last_metrics}
-        return FoldReport(self.fold, self.epoch, self._kept_epoch, self.stopped, self.diverged, metrics)
+        return FoldReport(
+            self.fold, self.epoch, self._kept_epoch, self.stopped, self.diverged, metrics
+        )
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that are kept: the best epoch's under early stopping, else the last epoch's."""
+        """The weights that are kept: the best epoch's under early stopping, else the last
+        epoch's."""
         return self._kept_weights if self._kept_weights is not None else self.model.state_dict()
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """``images`` (B, C, H, W) uint8 as the kept weights reproduce them. For a task that reconstructs."""
+        """``images`` (B, C, H, W) uint8 as the kept weights reproduce them. For a task that
+        reconstructs."""
         current = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.weights())
         self.model.eval()
-        with torch.inference_mode(), seeded(derive_seed(self.seed, self.fold, "reconstruct"), self.device):
+        with (
+            torch.inference_mode(),
+            seeded(derive_seed(self.seed, self.fold, "reconstruct"), self.device),
+        ):
             pixels = images.to(torch.float32).div_(255.0)
             output: Tensor = self.task.implementation.reconstruct(self.model, pixels, self.params)
         self.model.load_state_dict(current)
         return output.clamp(0, 1).mul(255).round().to(torch.uint8)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on bit for bit; plain containers and tensors only."""
+        """All that `load_state_dict` needs to go on bit for bit; plain containers and tensors
+        only."""
         return {
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -315,7 +371,11 @@ class FoldRun:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where `state_dict` was called on a run with the same arguments."""
-        self.epoch, self.seconds, self.diverged = state["epoch"], state["seconds"], state["diverged"]
+        self.epoch, self.seconds, self.diverged = (
+            state["epoch"],
+            state["seconds"],
+            state["diverged"],
+        )
         self._untrained_loss = state["untrained_loss"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -325,9 +385,14 @@ class FoldRun:
         self._kept_weights, self._last_metrics = state["kept_weights"], dict(state["last_metrics"])
 
     def batches(self, indices: Tensor) -> Sequence[Tensor]:
-        """``indices`` in batches. Batch normalisation cannot work on one sample: a last batch of one is left out."""
+        """``indices`` in batches. Batch normalisation cannot work on one sample: a last batch of
+        one is left out."""
         batches: tuple[Tensor, ...] = torch.split(indices, int(self.params["batch_size"] or 1))
-        return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 < len(batches[0]) else batches
+        return (
+            batches[:-1]
+            if len(batches) > 1 and len(batches[-1]) == 1 < len(batches[0])
+            else batches
+        )
 
     def pixels(self, batch: Tensor, images: Tensor | None = None) -> Tensor:
         """(B,) indices → these images, (B, C, H, W) in [0, 1]."""
@@ -343,7 +408,8 @@ def add_terms(sums: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[s
 
 @contextmanager
 def timed() -> Iterator[Callable[[], float]]:
-    """Gives a function that returns the seconds spent within this block so far, and all of them after it."""
+    """Gives a function that returns the seconds spent within this block so far, and all of them
+    after it."""
     started, ended = time.perf_counter(), math.nan
     try:
         yield lambda: (time.perf_counter() if math.isnan(ended) else ended) - started

@@ -43,8 +43,8 @@ def default_ladder(
 ) -> tuple[Rung, ...]:
     """Epochs first, on one fold; the other folds last.
 
-    A fold tells much of what the others will say, and an epoch little of what the last one will: so a trial is trained
-    to the end on its first fold before it costs anything on the others.
+    A fold tells much of what the others will say, and an epoch little of what the last one will:
+    so a trial is trained to the end on its first fold before it costs anything on the others.
     """
     first = [Rung(1, at) for at in _epoch_rungs(epochs, reduction_factor, grace_epochs)]
     return tuple(first) if folds == 1 else (*first, Rung(folds, epochs))
@@ -60,8 +60,8 @@ def lockstep_ladder(
 def aligned_points(ladder: Sequence[Rung]) -> list[Rung]:
     """Where a trial stops to report: every epoch of every rung, and every fold that joins.
 
-    Folds that join between two rungs do so one by one, each catching up with the others before anything else; at an
-    aligned point all folds that have started stand at the same epoch.
+    Folds that join between two rungs do so one by one, each catching up with the others before
+    anything else; at an aligned point all folds that have started stand at the same epoch.
     """
     points: list[Rung] = []
     folds = reached = 0

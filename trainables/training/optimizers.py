@@ -1,4 +1,5 @@
-"""Optimizers and learning-rate schedules by name, with their parameters under the field's names."""
+"""Optimizers and learning-rate schedules by name, with their parameters under the field's
+names."""
 
 from __future__ import annotations
 
@@ -23,8 +24,16 @@ _CLASSES: dict[str, type[optim.Optimizer]] = {
 }
 _FUSED = ("adam", "adamw", "sgd", "adagrad")  # one kernel a step, on CPU as well
 _OWN = (
-    "momentum", "nesterov", "amsgrad", "momentum_decay", "alpha", "centered", "lr_decay", "rho", "eps",
-)  # fmt: skip
+    "momentum",
+    "nesterov",
+    "amsgrad",
+    "momentum_decay",
+    "alpha",
+    "centered",
+    "lr_decay",
+    "rho",
+    "eps",
+)
 
 
 def build_optimizer(params: Mapping[str, Value], weights: Iterable[Tensor]) -> optim.Optimizer:
@@ -53,4 +62,6 @@ def build_schedule(
     if name == "cosine":
         return optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     # momentum stays as tuned; the schedule moves the learning rate alone
-    return optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps, cycle_momentum=False)
+    return optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=lr, total_steps=steps, cycle_momentum=False
+    )

@@ -22,15 +22,18 @@ class Precision(StrEnum):
 
 
 def prepare_process(threads: int, precision: Precision = Precision.FLOAT32) -> None:
-    """Sets torch's CPU threads, a GPU's kernels (deterministic; of float32 or tf32), and an allocator that keeps what
-    is freed.
+    """Sets torch's CPU threads, a GPU's kernels (deterministic; of float32 or tf32), and an
+    allocator that keeps what is freed.
 
-    A training step frees and allocates the same few megabytes again and again. glibc would give them back to the
-    system and get them again, page by page and each of them cleared: a quarter of the study's step.
+    A training step frees and allocates the same few megabytes again and again. glibc would give
+    them back to the system and get them again, page by page and each of them cleared: a quarter of
+    the study's step.
     """
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision is Precision.TF32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
+        precision is Precision.TF32
+    )
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # another C library

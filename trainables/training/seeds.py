@@ -8,7 +8,8 @@ __all__ = ["derive_seed"]
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**63) from the names and numbers of what it is for, such as (sweep seed, fold, epoch, "train").
+    """A seed in [0, 2**63) from the names and numbers of what it is for, such as (sweep seed,
+    fold, epoch, "train").
 
     The same on every machine and Python; two different tuples give unrelated seeds.
     """

@@ -1,4 +1,5 @@
-"""Which images train and which validate, fold by fold; the same for every trial, so that scores are paired."""
+"""Which images train and which validate, fold by fold; the same for every trial, so that scores
+are paired."""
 
 from __future__ import annotations
 
@@ -65,20 +66,33 @@ class FoldPlan:
     def __post_init__(self) -> None:
         if self.kind is FoldKind.HOLDOUT:
             if not 1 <= round(self.n * self.fraction) < self.n:
-                raise InputError("folds.fraction", self.fraction, f"leaves a side of {self.n} samples empty")
+                raise InputError(
+                    "folds.fraction", self.fraction, f"leaves a side of {self.n} samples empty"
+                )
             return
         if self.splits < 2:
-            raise InputError("folds.splits", self.splits, "must be at least 2", "use kind: holdout for a single split")
+            raise InputError(
+                "folds.splits",
+                self.splits,
+                "must be at least 2",
+                "use kind: holdout for a single split",
+            )
         if self.splits > self.n:
-            raise InputError("folds.splits", self.splits, f"more splits than the {self.n} training samples")
+            raise InputError(
+                "folds.splits", self.splits, f"more splits than the {self.n} training samples"
+            )
         if self.kind is FoldKind.STRATIFIED:
-            self._check_classes(self.labels, "labels", "the rarest class has only {count} samples", rare=True)
+            self._check_classes(
+                self.labels, "labels", "the rarest class has only {count} samples", rare=True
+            )
         if self.kind is FoldKind.GROUP:
             self._check_classes(self.groups, "groups", "there are only {count} groups", rare=False)
 
     def _check_classes(self, values: Indices | None, name: str, rule: str, *, rare: bool) -> None:
         if values is None:
-            raise InputError("folds.kind", self.kind.value, f"needs {name}, and the data set has none")
+            raise InputError(
+                "folds.kind", self.kind.value, f"needs {name}, and the data set has none"
+            )
         _, counts = np.unique(values, return_counts=True)
         count = int(counts.min()) if rare else len(counts)
         if count < self.splits:
@@ -100,11 +114,17 @@ class FoldPlan:
 
         seed = self.seed if self.shuffle else None
         if self.kind is FoldKind.HOLDOUT:
-            order = np.random.default_rng(self.seed).permutation(self.n) if self.shuffle else np.arange(self.n)
+            order = (
+                np.random.default_rng(self.seed).permutation(self.n)
+                if self.shuffle
+                else np.arange(self.n)
+            )
             cut = self.n - round(self.n * self.fraction)
             return [Split(np.sort(order[:cut]), np.sort(order[cut:]))]
         if self.kind is FoldKind.REPEATED:
-            splitter = skl.RepeatedKFold(n_splits=self.splits, n_repeats=self.repeats, random_state=self.seed)
+            splitter = skl.RepeatedKFold(
+                n_splits=self.splits, n_repeats=self.repeats, random_state=self.seed
+            )
         elif self.kind is FoldKind.STRATIFIED:
             splitter = skl.StratifiedKFold(self.splits, shuffle=self.shuffle, random_state=seed)
         elif self.kind is FoldKind.GROUP:
@@ -114,4 +134,7 @@ class FoldPlan:
         labels = self.labels if self.kind is FoldKind.STRATIFIED else None
         groups = self.groups if self.kind is FoldKind.GROUP else None
         pairs = splitter.split(np.zeros(self.n), labels, groups)
-        return [Split(np.sort(train).astype(np.int64), np.sort(val).astype(np.int64)) for train, val in pairs]
+        return [
+            Split(np.sort(train).astype(np.int64), np.sort(val).astype(np.int64))
+            for train, val in pairs
+        ]

@@ -1,4 +1,5 @@
-"""The report on an optimizer comparison: who wins, if anyone may be said to, by how much, and at what cost."""
+"""The report on an optimizer comparison: who wins, if anyone may be said to, by how much, and at
+what cost."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ def compose(comparison: Comparison) -> Report:
         Section("Budget and failures", _budget(comparison)),
     )
     return Report(
-        "optimizers", f"{comparison.name}: optimizers compared", verdict.lead, _facts(comparison, verdict), sections
+        "optimizers",
+        f"{comparison.name}: optimizers compared",
+        verdict.lead,
+        _facts(comparison, verdict),
+        sections,
     )
 
 
@@ -63,25 +68,44 @@ def _facts(comparison: Comparison, verdict: Verdict) -> tuple[tuple[str, str], .
     )
 
 
-# --- the tuned optimizers -----------------------------------------------------------------------------------------
+# --- the tuned optimizers ------------------------------------------------------------------------
 
 
 def _tuned(comparison: Comparison, verdict: Verdict) -> tuple[Block, ...]:
     columns = (
-        "optimizer", "tuned CV loss ± 95\u00a0%", "default", "gain", "failed trials", "seconds a fold-epoch",
+        "optimizer",
+        "tuned CV loss ± 95\u00a0%",
+        "default",
+        "gain",
+        "failed trials",
+        "seconds a fold-epoch",
         "tuned parameters",
-    )  # fmt: skip
+    )
     arms = [*verdict.standings, *(arm for arm in comparison.arms if arm not in verdict.standings)]
     count = comparison.repeats * comparison.splits
     caption = (
-        f"Tuned: the mean over {plural(comparison.repeats, 'repeat')} × {plural(comparison.splits, 'fold')} = "
-        f"{count} losses, trained anew with fresh seeds on fresh folds, and its 95\u00a0% interval with the variance "
-        "corrected for overlapping training sets (Nadeau and Bengio, 2003). Gain: by how much the tuned mean is below "
-        "the default's."
-    ) + ("" if comparison.complete else " The comparison is not complete; this is how far it has come.")
-    table = Table("Tuned and untuned", columns, tuple(_row(comparison, verdict, arm) for arm in arms), caption)
+        f"Tuned: the mean over {plural(comparison.repeats, 'repeat')} ×"
+        f" {plural(comparison.splits, 'fold')} = {count} losses, trained anew with fresh seeds on"
+        " fresh folds, and its 95\u00a0% interval with the variance corrected for overlapping"
+        " training sets (Nadeau and Bengio, 2003). Gain: by how much the tuned mean is below the"
+        " default's."
+        + (
+            ""
+            if comparison.complete
+            else " The comparison is not complete; this is how far it has come."
+        )
+    )
+    table = Table(
+        "Tuned and untuned",
+        columns,
+        tuple(_row(comparison, verdict, arm) for arm in arms),
+        caption,
+    )
     drawn = standings(comparison, verdict)
-    missing = Text("No tuned optimizer has been trained to the end on fresh folds, so there are no intervals to show.")
+    missing = Text(
+        "No tuned optimizer has been trained to the end on fresh folds, so there are no intervals"
+        " to show."
+    )
     return (drawn or missing, table)
 
 
@@ -89,7 +113,9 @@ def _row(comparison: Comparison, verdict: Verdict, arm: str) -> tuple[str, ...]:
     interval, default = verdict.standings.get(arm), comparison.default_loss(arm)
     gain = _NONE
     if interval is not None and default:
-        gain = f"{(default - interval.mean) / abs(default):.0%}".replace("%", "\u00a0%").replace("-", "−")
+        gain = f"{(default - interval.mean) / abs(default):.0%}".replace("%", "\u00a0%").replace(
+            "-", "−"
+        )
     rows = comparison.trials[comparison.trials["arm"] == arm]
     failed = int((rows["status"] == "failed").sum())
     tuned = params_text(comparison.tuned(arm))
@@ -105,7 +131,8 @@ def _row(comparison: Comparison, verdict: Verdict, arm: str) -> tuple[str, ...]:
 
 
 def _seconds(comparison: Comparison, arm: str) -> float | None:
-    """Of one epoch of one fold: of the repeats, where there are any that ended, else of all trials."""
+    """Of one epoch of one fold: of the repeats, where there are any that ended, else of all
+    trials."""
     rows = comparison.trials[comparison.trials["arm"] == arm]
     rows = rows[(rows["fold_epochs"] > 0) & rows["train_seconds"].notna()]
     repeats = rows[(rows["phase"] == "repeat") & (rows["status"] == "completed")]
@@ -113,7 +140,7 @@ def _seconds(comparison: Comparison, arm: str) -> float | None:
     return float(rows["train_seconds"].sum() / rows["fold_epochs"].sum()) if len(rows) else None
 
 
-# --- pairs --------------------------------------------------------------------------------------------------------
+# --- pairs ---------------------------------------------------------------------------------------
 
 
 def _pairwise(comparison: Comparison, verdict: Verdict) -> tuple[Block, ...]:
@@ -131,18 +158,23 @@ def _pairwise(comparison: Comparison, verdict: Verdict) -> tuple[Block, ...]:
         for pair in verdict.pairs
     )
     caption = (
-        "Differences of the losses on the same repeat, fold and seed; their mean with the 95\u00a0% interval, and p of "
-        "the corrected resampled t-test (Nadeau and Bengio, 2003; n_test/n_train = "
-        f"{figure(comparison.test_share, 2)}), "
-        f"then Holm-corrected for {plural(len(rows), 'pair')}. Two optimizers are declared different where the "
-        f"corrected p is below {LEVEL} and the intervals of their means do not overlap. The test covers folds and "
-        "seeds, not the luck of the search: for that see what a search finds."
-    ) + ("" if comparison.complete else " The comparison is not complete, so none of this is final.")
+        "Differences of the losses on the same repeat, fold and seed; their mean with the"
+        " 95\u00a0% interval, and p of the corrected resampled t-test (Nadeau and Bengio, 2003;"
+        f" n_test/n_train = {figure(comparison.test_share, 2)}), then Holm-corrected for"
+        f" {plural(len(rows), 'pair')}. Two optimizers are declared different where the corrected"
+        f" p is below {LEVEL} and the intervals of their means do not overlap. The test covers"
+        " folds and seeds, not the luck of the search: for that see what a search finds."
+        + (
+            ""
+            if comparison.complete
+            else " The comparison is not complete, so none of this is final."
+        )
+    )
     columns = ("pair", "mean difference ± 95\u00a0%", "pairs", "p", "Holm p", "verdict")
     return (Table("Paired differences", columns, rows, caption),)
 
 
-# --- search, curves, rates, pictures ------------------------------------------------------------------------------
+# --- search, curves, rates, pictures -------------------------------------------------------------
 
 
 def _found(comparison: Comparison) -> tuple[Block, ...]:
@@ -156,32 +188,46 @@ def _rates(comparison: Comparison) -> tuple[Block, ...]:
 
 def _pictures(comparison: Comparison) -> tuple[Block, ...]:
     drawn = reconstructions(comparison)
-    return (drawn or Text("No reconstructions are recorded: the task makes none, or no tuned model is there yet."),)
+    return (
+        drawn
+        or Text(
+            "No reconstructions are recorded: the task makes none, or no tuned model is there yet."
+        ),
+    )
 
 
 def _curves(comparison: Comparison, verdict: Verdict, target: float | None) -> tuple[Block, ...]:
     drawn = learning_curves(comparison, target)
     if drawn is None or target is None:
-        return (Text("No tuned optimizer has been trained to the end yet, so there are no curves."),)
+        return (
+            Text("No tuned optimizer has been trained to the end yet, so there are no curves."),
+        )
     reached = {arm: _time_to(comparison, arm, target) for arm in verdict.standings}
     rows = tuple(
-        (arm, str(time.epoch), f"{time.fold_epochs:.0f}", figure(time.seconds, 3))
-        if time
-        else (arm, "not reached", "not reached", "not reached")
+        (
+            (arm, str(time.epoch), f"{time.fold_epochs:.0f}", figure(time.seconds, 3))
+            if time
+            else (arm, "not reached", "not reached", "not reached")
+        )
         for arm, time in reached.items()
     )
     best = next(iter(verdict.standings))
     caption = (
-        f"The target, {figure(target)}, is {_TARGET:.0%} above the best final mean, {best}'s ".replace("%", "\u00a0%")
-        + f"{figure(verdict.standings[best].mean)}. An optimizer reaches it at the first epoch at which the mean over "
-        "its repeats is no higher. Costs are those of one cross-validation: the epochs of all folds together, and the "
-        "seconds in training and validation, one fold after another."
+        f"The target, {figure(target)}, is {_TARGET * 100:.0f}\u00a0% above the best final mean,"
+        f" {best}'s {figure(verdict.standings[best].mean)}. An optimizer reaches it at the"
+        " first epoch at which the mean over its repeats is no higher. Costs are those of one"
+        " cross-validation: the epochs of all folds together, and the seconds in training and"
+        " validation, one fold after another."
     )
-    return (drawn, Table("Time to target", ("optimizer", "epoch", "fold-epochs", "seconds"), rows, caption))
+    return (
+        drawn,
+        Table("Time to target", ("optimizer", "epoch", "fold-epochs", "seconds"), rows, caption),
+    )
 
 
 def _target(verdict: Verdict) -> float | None:
-    """10 % above the lowest final mean; also where that is negative, as a log-likelihood's can be."""
+    """10 % above the lowest final mean; also where that is negative, as a log-likelihood's can
+    be."""
     means = [interval.mean for interval in verdict.standings.values()]
     return min(means) + _TARGET * abs(min(means)) if means else None
 
@@ -204,7 +250,8 @@ def _time_to(comparison: Comparison, arm: str, target: float) -> _Reached | None
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over repeats by epoch; a repeat whose folds have all stopped early keeps its last numbers."""
+    """Means over repeats by epoch; a repeat whose folds have all stopped early keeps its last
+    numbers."""
     import pandas as pd
 
     names = ["val_loss", "fold_epochs", "seconds"]
@@ -212,7 +259,7 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: wide[name].mean(axis=1) for name in names if name in wide})
 
 
-# --- budget and failures ------------------------------------------------------------------------------------------
+# --- budget and failures -------------------------------------------------------------------------
 
 
 def _budget(comparison: Comparison) -> tuple[Block, ...]:
@@ -221,17 +268,39 @@ def _budget(comparison: Comparison) -> tuple[Block, ...]:
         default, search, repeats = (comparison.phase(arm, phase) for phase in PHASES)
         every = comparison.trials[comparison.trials["arm"] == arm]
         spent.append((len(search), int(search["fold_epochs"].sum())))
-        counts = (len(default), len(search), len(repeats), spent[-1][1], int(every["fold_epochs"].sum()))
-        rows.append((arm, *(f"{count:,}" for count in counts), clock(float(every["train_seconds"].sum()))))
-    columns = ("optimizer", "default", "search", "repeats", "search fold-epochs", "all fold-epochs", "time in training")
-    table = Table("Trials and fold-epochs of each optimizer", columns, tuple(rows), _fairness(spent))
+        counts = (
+            len(default),
+            len(search),
+            len(repeats),
+            spent[-1][1],
+            int(every["fold_epochs"].sum()),
+        )
+        rows.append(
+            (arm, *(f"{count:,}" for count in counts), clock(float(every["train_seconds"].sum())))
+        )
+    columns = (
+        "optimizer",
+        "default",
+        "search",
+        "repeats",
+        "search fold-epochs",
+        "all fold-epochs",
+        "time in training",
+    )
+    table = Table(
+        "Trials and fold-epochs of each optimizer", columns, tuple(rows), _fairness(spent)
+    )
     blocks: list[Block] = [table]
     failed = comparison.trials[comparison.trials["status"] == "failed"]
     if len(failed):
         shown = failed.head(_FAILURES)
-        lines = tuple((str(row.trial), row.arm, row.phase, row.reason or _NONE) for row in shown.itertuples())
+        lines = tuple(
+            (str(row.trial), row.arm, row.phase, row.reason or _NONE) for row in shown.itertuples()
+        )
         more = f"And {len(failed) - len(shown)} more." if len(failed) > len(shown) else ""
-        blocks.append(Table("Failed trials", ("trial", "optimizer", "phase", "reason"), lines, more))
+        blocks.append(
+            Table("Failed trials", ("trial", "optimizer", "phase", "reason"), lines, more)
+        )
     else:
         blocks.append(Text("No trial failed."))
     return (*blocks, Code("The comparison's file", comparison.spec))

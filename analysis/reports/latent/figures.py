@@ -36,39 +36,49 @@ _WIDTH = 760
 _CELLS = 25
 
 WARNING = (
-    "t-SNE keeps neighbours and little else: how large a group is drawn, how far it lies from another and how dense it "
-    "looks say nothing about the code."
+    "t-SNE keeps neighbours and little else: how large a group is drawn, how far it lies from"
+    " another and how dense it looks say nothing about the code."
 )
 
 
 def map_figure(latent: Latent, shown: Map) -> Figure:
     """The t-SNE map of all images."""
     caption = f"Every dot is one of {len(latent.codes):,} test images, placed by {shown.title}"
-    caption += "; its colour is its class, and each name stands at its class's median. " if latent.names else ". "
+    caption += (
+        "; its colour is its class, and each name stands at its class's median. "
+        if latent.names
+        else ". "
+    )
 
     def plot(canvas: Canvas) -> None:
         _square(canvas, shown.points, latent)
 
     alt = f"A t-SNE map of {len(latent.codes)} test images{_groups(latent)}."
-    return draw("tsne", "The code as t-SNE lays it out", caption + WARNING, alt, plot, size=(7.2, 6.2))
+    return draw(
+        "tsne", "The code as t-SNE lays it out", caption + WARNING, alt, plot, size=(7.2, 6.2)
+    )
 
 
 def code_figure(latent: Latent, shown: Map) -> Figure:
     """The code itself where it has two dimensions, else its first two principal components."""
     if shown.kind == "code":
         name, title = "code", "The code itself"
-        caption = "The two numbers of the code, as the model gives them: here distances are what the decoder sees."
+        caption = (
+            "The two numbers of the code, as the model gives them: here distances are what the"
+            " decoder sees."
+        )
         axis_names = ["first code number", "second code number"]
     else:
         shares = shown.points.var(0) / latent.codes.var(0, dtype=np.float64).sum()
         name, title = "pca", "The code along its two widest directions (PCA)"
         caption = (
-            f"The first two principal components hold {100 * shares.sum():.0f} % of the variance of the code's "
-            f"{latent.dimension} numbers. Distances are true to scale as far as these two directions go; groups that "
-            "overlap here may be apart in the others."
+            f"The first two principal components hold {100 * shares.sum():.0f} % of the variance"
+            f" of the code's {latent.dimension} numbers. Distances are true to scale as far as"
+            " these two directions go; groups that overlap here may be apart in the others."
         )
         axis_names = [
-            f"component {number} ({100 * share:.0f} % of the variance)" for number, share in enumerate(shares, 1)
+            f"component {number} ({100 * share:.0f} % of the variance)"
+            for number, share in enumerate(shares, 1)
         ]
 
     def plot(canvas: Canvas) -> None:
@@ -83,14 +93,19 @@ def line_figure(latent: Latent, shown: Map) -> Figure:
 
     def plot(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
-        rows = latent.labels if latent.labels is not None else np.zeros(len(latent.codes), np.int64)
+        rows = (
+            latent.labels if latent.labels is not None else np.zeros(len(latent.codes), np.int64)
+        )
         spread = shown.points[:, 1] / max(float(np.ptp(shown.points[:, 1])), 1e-12) * 0.7 - 0.35
         _dots(axes, np.stack([latent.codes[:, 0], rows + spread], 1), latent)
         axes.set_yticks(range(len(latent.names)), latent.names)
         axes.set(xlabel="the code", ylim=(max(len(latent.names), 1) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)
 
-    caption = "A code of one number needs no map. Height within a row has no meaning; it only spreads the dots."
+    caption = (
+        "A code of one number needs no map. Height within a row has no meaning; it only spreads"
+        " the dots."
+    )
     height = 1.4 + 0.32 * max(len(latent.names), 1)
     alt = f"The code's single number for {len(latent.codes)} test images{_groups(latent)}."
     return draw("code", "The code itself", caption, alt, plot, size=(7.2, height))
@@ -110,18 +125,36 @@ def panels_figure(latent: Latent, maps: Maps) -> Figure:
             _scatter(axes, panel.points, labels, 2.0)
             _bare(axes)
             start = "random start" if panel.random_start else f"seed {panel.seed}"
-            title = f"perplexity {panel.perplexity:g}, {start}\nkeeps {100 * panel.kept:.0f} % of neighbours"
+            title = (
+                f"perplexity {panel.perplexity:g}, {start}\nkeeps {100 * panel.kept:.0f} % of"
+                " neighbours"
+            )
             axes.set_title(title, fontsize=8, fontweight="normal")
 
-    of = f"the same {len(chosen):,} images" if len(chosen) == total else f"a fixed {len(chosen):,} of {total:,} images"
-    caption = (
-        f"Each panel maps {of}; above it stands the share of an image's ten nearest neighbours in the code that it "
-        f"keeps. Two panels of a row have {100 * maps.agreement:.0f} % of them in common. The first two columns start "
-        "from the principal components and a little noise, the last one from noise alone: what has another place there "
-        "is put where it is by the start, not by the code."
+    of = (
+        f"the same {len(chosen):,} images"
+        if len(chosen) == total
+        else f"a fixed {len(chosen):,} of {total:,} images"
     )
-    alt = f"{len(maps.panels)} small t-SNE maps of the same images: {rows} perplexities, {columns} starts each."
-    return draw("panels", "Other perplexities, other starts", caption, alt, plot, size=(7.2, 0.1 + 2.5 * rows))
+    caption = (
+        f"Each panel maps {of}; above it stands the share of an image's ten nearest neighbours in"
+        f" the code that it keeps. Two panels of a row have {100 * maps.agreement:.0f} % of them"
+        " in common. The first two columns start from the principal components and a little"
+        " noise, the last one from noise alone: what has another place there is put where it is"
+        " by the start, not by the code."
+    )
+    alt = (
+        f"{len(maps.panels)} small t-SNE maps of the same images: {rows} perplexities, {columns}"
+        " starts each."
+    )
+    return draw(
+        "panels",
+        "Other perplexities, other starts",
+        caption,
+        alt,
+        plot,
+        size=(7.2, 0.1 + 2.5 * rows),
+    )
 
 
 def image_map(latent: Latent, shown: Map) -> Picture:
@@ -141,7 +174,10 @@ def image_map(latent: Latent, shown: Map) -> Picture:
     grid = [row for row in grid if any(image is not None for image in row)]
     target = io.BytesIO()
     Image.fromarray(tile(grid).pixels).save(target, format="png", optimize=True)
-    caption = "The t-SNE map on a grid: each place shows the test image nearest to it. Look for what changes gradually."
+    caption = (
+        "The t-SNE map on a grid: each place shows the test image nearest to it. Look for what"
+        " changes gradually."
+    )
     alt = "The t-SNE map drawn with test images in the places of dots."
     return Picture("image-map", "The map, made of its images", caption, alt, target.getvalue())
 
@@ -156,7 +192,10 @@ def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if factor >= 1:
         return images
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    planes = [[Image.fromarray(plane).resize(size, Image.Resampling.BOX) for plane in image] for image in images]
+    planes = [
+        [Image.fromarray(plane).resize(size, Image.Resampling.BOX) for plane in image]
+        for image in images
+    ]
     return np.array([[np.asarray(plane) for plane in image] for image in planes], np.uint8)
 
 
@@ -164,7 +203,9 @@ def _groups(latent: Latent) -> str:
     return f", coloured by {len(latent.names)} classes" if latent.names else ""
 
 
-def _square(canvas: Canvas, points: NDArray[np.float64], latent: Latent, axis_names: Sequence[str] = ()) -> None:
+def _square(
+    canvas: Canvas, points: NDArray[np.float64], latent: Latent, axis_names: Sequence[str] = ()
+) -> None:
     axes: Axes = canvas.add_subplot()
     _dots(axes, points, latent)
     axes.set_aspect("equal", adjustable="datalim")
@@ -180,11 +221,23 @@ def _dots(axes: Axes, points: NDArray[np.float64], latent: Latent) -> None:
     _scatter(axes, points, latent.labels, float(np.clip(50_000 / len(points), 3.0, 30.0)))
 
 
-def _scatter(axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64] | None, size: float) -> None:
+def _scatter(
+    axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64] | None, size: float
+) -> None:
     """Dots in a shuffled order, so that no class lies on top."""
     order = np.random.default_rng(0).permutation(len(points))
-    colours = BLUE if labels is None else [PALETTE[label % len(PALETTE)] for label in labels[order]]
-    axes.scatter(points[order, 0], points[order, 1], s=size, c=colours, alpha=0.75, linewidths=0, rasterized=True)
+    colours = (
+        BLUE if labels is None else [PALETTE[label % len(PALETTE)] for label in labels[order]]
+    )
+    axes.scatter(
+        points[order, 0],
+        points[order, 1],
+        s=size,
+        c=colours,
+        alpha=0.75,
+        linewidths=0,
+        rasterized=True,
+    )
 
 
 def _bare(axes: Axes) -> None:
@@ -195,21 +248,41 @@ def _bare(axes: Axes) -> None:
 
 
 def _name_classes(
-    canvas: Canvas, axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64], names: tuple[str, ...]
+    canvas: Canvas,
+    axes: Axes,
+    points: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    names: tuple[str, ...],
 ) -> None:
     """Each class's name at its median, pushed up or down until no two names overlap."""
     medians = [np.median(points[labels == label], axis=0) for label in range(len(names))]
     texts = [
         axes.text(
-            medians[label][0], medians[label][1], name, ha="center", va="center", fontsize=8.5, color=INK,
-            fontweight="bold", zorder=5,
-            bbox={"boxstyle": "round,pad=0.25", "facecolor": PAPER, "edgecolor": PALETTE[label % len(PALETTE)],
-                  "linewidth": 1.4, "alpha": 0.88},
+            medians[label][0],
+            medians[label][1],
+            name,
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            color=INK,
+            fontweight="bold",
+            zorder=5,
+            bbox={
+                "boxstyle": "round,pad=0.25",
+                "facecolor": PAPER,
+                "edgecolor": PALETTE[label % len(PALETTE)],
+                "linewidth": 1.4,
+                "alpha": 0.88,
+            },
         )
         for label, name in enumerate(names)
-    ]  # fmt: skip
+    ]
     canvas.draw_without_rendering()
-    boxes = [box.get_window_extent().padded(2) for text in texts if (box := text.get_bbox_patch()) is not None]
+    boxes = [
+        box.get_window_extent().padded(2)
+        for text in texts
+        if (box := text.get_bbox_patch()) is not None
+    ]
     centres = np.array([[(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2] for box in boxes])
     apart = spread_boxes(centres, np.array([[box.width, box.height] for box in boxes]))
     for text, place in zip(texts, axes.transData.inverted().transform(apart), strict=True):
@@ -217,8 +290,11 @@ def _name_classes(
     canvas.set_layout_engine(None)  # the names are placed for these very axes
 
 
-def spread_boxes(centres: NDArray[np.float64], sizes: NDArray[np.float64], rounds: int = 200) -> NDArray[np.float64]:
-    """(L, 2) centres, moved vertically as little as it takes that no two boxes of ``sizes`` (L, 2) overlap."""
+def spread_boxes(
+    centres: NDArray[np.float64], sizes: NDArray[np.float64], rounds: int = 200
+) -> NDArray[np.float64]:
+    """(L, 2) centres, moved vertically as little as it takes that no two boxes of ``sizes`` (L, 2)
+    overlap."""
     places = centres.copy()
     for _ in range(rounds):
         moved = False

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from foldrace.analysis.statistics.embedding import SMALLEST, TsneJob, capped, principal_components, tsne_maps
+from foldrace.analysis.statistics.embedding import (
+    SMALLEST,
+    TsneJob,
+    capped,
+    principal_components,
+    tsne_maps,
+)
 from foldrace.analysis.statistics.neighbours import neighbour_recall, neighbours
 
 __all__ = ["STARTS", "Map", "Maps", "Panel", "make_maps"]
@@ -36,7 +42,8 @@ class Map:
 
 @dataclass(frozen=True)
 class Panel:
-    """A t-SNE map of the panels' images, and the share of the code's ten nearest neighbours that it keeps."""
+    """A t-SNE map of the panels' images, and the share of the code's ten nearest neighbours that
+    it keeps."""
 
     perplexity: float
     seed: int
@@ -53,8 +60,8 @@ class Maps:
         full: of all images; t-SNE first where there is one.
         panels: by perplexity, then start; of the images ``chosen``.
         chosen: (M,) positions.
-        agreement: the mean share of ten nearest neighbours that two panels of one perplexity have in common; NaN
-            without panels.
+        agreement: the mean share of ten nearest neighbours that two panels of one perplexity have
+            in common; NaN without panels.
     """
 
     full: tuple[Map, ...]
@@ -68,15 +75,24 @@ class Maps:
 
 
 def make_maps(codes: NDArray[np.float32], seed: int = 0) -> Maps:
-    """Every map of the codes (N, D) that makes sense: none of t-SNE for codes of one number or for a handful of points;
-    no principal components of codes that have two dimensions at most. Codes may not all be the same."""
+    """Every map of the codes (N, D) that makes sense: none of t-SNE for codes of one number or for
+    a handful of points; no principal components of codes that have two dimensions at most. Codes
+    may not all be the same."""
     n, dimension = codes.shape
     plain = [Map("pca", "PCA", principal_components(codes, 2))] if dimension > 2 and n > 2 else []
     if dimension == 2:
         plain = [Map("code", "the code itself", codes.astype(np.float64))]
     if dimension == 1:  # drawn along one axis; the other only spreads the points
         spread = np.random.default_rng(seed).uniform(0, np.ptp(codes) / 3, n)
-        return Maps((Map("code", "the code itself", np.stack([codes[:, 0].astype(np.float64), spread], 1)),))
+        return Maps(
+            (
+                Map(
+                    "code",
+                    "the code itself",
+                    np.stack([codes[:, 0].astype(np.float64), spread], 1),
+                ),
+            )
+        )
     if n < SMALLEST:
         return Maps(tuple(plain))
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:_PANEL_POINTS])
@@ -105,7 +121,9 @@ def _tsne_map(perplexity: float, points: NDArray[np.float64]) -> Map:
     return Map("tsne", _title(perplexity), points)
 
 
-def _panels(jobs: list[TsneJob], points: list[NDArray[np.float64]]) -> tuple[tuple[Panel, ...], float]:
+def _panels(
+    jobs: list[TsneJob], points: list[NDArray[np.float64]]
+) -> tuple[tuple[Panel, ...], float]:
     codes = jobs[0].points
     k = min(_K, len(codes) - 1)
     truth = neighbours(codes, k)

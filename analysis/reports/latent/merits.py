@@ -1,4 +1,5 @@
-"""Measures a code and its maps: what they keep of the neighbourhoods and the classes, and whether folds agree."""
+"""Measures a code and its maps: what they keep of the neighbourhoods and the classes, and whether
+folds agree."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ _SPACES = ("pixels", "components", "code")
 
 @dataclass(frozen=True)
 class Kept:
-    """What one space keeps of the neighbourhoods of another: the recall by number of neighbours."""
+    """What one space keeps of the neighbourhoods of another: the recall by number of
+    neighbours."""
 
     trustworthiness: float
     continuity: float
@@ -42,7 +44,8 @@ class Kept:
 
 @dataclass(frozen=True)
 class Stability:
-    """How alike the codes of the fold models are, a number a pair; ``shuffled``: after shuffling one of the two.
+    """How alike the codes of the fold models are, a number a pair; ``shuffled``: after shuffling
+    one of the two.
 
     Attributes:
         cka, procrustes, shared: of each pair; shared: of the k nearest neighbours.
@@ -60,7 +63,8 @@ class Stability:
 
 @dataclass(frozen=True)
 class Merits:
-    """Figures of merit by space: pixels, components (of pixels, as many as the code has), code; and maps: pca, tsne.
+    """Figures of merit by space: pixels, components (of pixels, as many as the code has), code;
+    and maps: pca, tsne.
 
     Attributes:
         k: neighbours that a figure counts unless it says otherwise.

@@ -1,4 +1,5 @@
-"""The report on a code: its maps, what it keeps of neighbourhoods and classes, and whether the folds agree on it."""
+"""The report on a code: its maps, what it keeps of neighbourhoods and classes, and whether the
+folds agree on it."""
 
 from __future__ import annotations
 
@@ -9,11 +10,22 @@ import numpy as np
 
 from foldrace.analysis.records.evidence import load_evidence, refit_run
 from foldrace.analysis.records.latent import Latent, latent_of, why_no_codes
-from foldrace.analysis.reports.latent.figures import code_figure, image_map, line_figure, map_figure, panels_figure
+from foldrace.analysis.reports.latent.figures import (
+    code_figure,
+    image_map,
+    line_figure,
+    map_figure,
+    panels_figure,
+)
 from foldrace.analysis.reports.latent.maps import Maps, make_maps
 from foldrace.analysis.reports.latent.merits import Merits, measure
 from foldrace.analysis.reports.latent.scatter import scatter
-from foldrace.analysis.reports.latent.tables import class_table, kept_tables, share, stability_table
+from foldrace.analysis.reports.latent.tables import (
+    class_table,
+    kept_tables,
+    share,
+    stability_table,
+)
 from foldrace.analysis.reports.page import Block, Report, Section, Text
 from foldrace.analysis.reports.text import plural
 
@@ -47,7 +59,11 @@ def build_trial(client: MlflowClient, trial: Run) -> Report:
     evidence = load_evidence(client, trial)
     name = f"{tags['foldrace.sweep']}, trial {number}, fold 0"
     missing = why_no_codes(evidence, True)
-    report = Report(KIND, _title(name), missing, (), ()) if missing else latent_report(name, latent_of(evidence))
+    report = (
+        Report(KIND, _title(name), missing, (), ())
+        if missing
+        else latent_report(name, latent_of(evidence))
+    )
     return replace(report, kind=f"{KIND}-trial-{number}")
 
 
@@ -56,14 +72,21 @@ def latent_report(name: str, latent: Latent) -> Report:
     size = ("test images × code", f"{len(latent.codes):,} × {latent.dimension}")
     if latent.constant or len(latent.codes) < _FEWEST:
         lead = (
-            "The model gives every test image the same code: it carries nothing, and there is nothing to map."
+            "The model gives every test image the same code: it carries nothing, and there is"
+            " nothing to map."
             if len(latent.codes) >= _FEWEST
             else f"There are only {len(latent.codes)} test images with a code; a map needs more."
         )
         return Report(KIND, _title(name), lead, (size,), ())
     maps = make_maps(latent.codes)
     merits = measure(latent, maps)
-    return Report(KIND, _title(name), _lead(latent, merits), (size, *_facts(merits)), _sections(latent, maps, merits))
+    return Report(
+        KIND,
+        _title(name),
+        _lead(latent, merits),
+        (size, *_facts(merits)),
+        _sections(latent, maps, merits),
+    )
 
 
 def _title(name: str) -> str:
@@ -73,7 +96,9 @@ def _title(name: str) -> str:
 def _facts(merits: Merits) -> tuple[tuple[str, str], ...]:
     facts = []
     if merits.knn:
-        facts.append((f"class from {plural(merits.k, 'nearest neighbour')}", share(merits.knn["code"])))
+        facts.append(
+            (f"class from {plural(merits.k, 'nearest neighbour')}", share(merits.knn["code"]))
+        )
         facts.append(("class from a linear probe", share(merits.probe["code"])))
     if "tsne" in merits.of_code:
         kept = merits.of_code["tsne"]
@@ -85,43 +110,61 @@ def _facts(merits: Merits) -> tuple[tuple[str, str], ...]:
 
 
 def _lead(latent: Latent, merits: Merits) -> str:
-    sentences = [_about_classes(latent, merits) if merits.knn else _about_neighbours(latent, merits)]
+    sentences = [
+        _about_classes(latent, merits) if merits.knn else _about_neighbours(latent, merits)
+    ]
     if "tsne" in merits.of_code:
         kept = share(merits.of_code["tsne"].recall[merits.k])
-        sentences.append(f"The t-SNE map keeps {kept} of the code's neighbours: use it to find things, not to measure.")
+        sentences.append(
+            f"The t-SNE map keeps {kept} of the code's neighbours: use it to find things, not to"
+            " measure."
+        )
     if merits.stability:
         agreement = float(np.mean(merits.stability.cka))
         sentences.append(
             f"The fold models agree on the code (CKA {agreement:.2f})."
             if agreement >= _AGREE
-            else f"The fold models disagree on the code (CKA {agreement:.2f}): what you see may be this model's own."
+            else (
+                f"The fold models disagree on the code (CKA {agreement:.2f}): what you see may be"
+                " this model's own."
+            )
         )
     return " ".join(sentences)
 
 
 def _about_classes(latent: Latent, merits: Merits) -> str:
-    """Whether the code knows more of the classes than a linear code of its size, and what follows."""
+    """Whether the code knows more of the classes than a linear code of its size, and what
+    follows."""
     code, linear, pixels = (merits.knn[name] for name in ("code", "components", "pixels"))
     noise = 1.96 * float(np.sqrt((code * (1 - code) + linear * (1 - linear)) / len(latent.codes)))
     enough = noise <= _TELLING
     verdict = "no better or worse than"
-    advice = " For telling classes apart a linear code would do." if enough else " More images would tell more."
+    advice = (
+        " For telling classes apart a linear code would do."
+        if enough
+        else " More images would tell more."
+    )
     if code > linear + noise:
         verdict, advice = "more than", ""
     elif code < linear - noise:
-        verdict, advice = "less than", " A linear code would serve better: train longer or on more data."
+        verdict, advice = (
+            "less than",
+            " A linear code would serve better: train longer or on more data.",
+        )
     return (
-        f"In the code, an image's {plural(merits.k, 'nearest neighbour')} tell the class of {share(code)} of "
-        f"{len(latent.codes):,} test images: {verdict} PCA of the same size ({share(linear)}), with {share(pixels)} "
-        f"for the raw pixels.{advice}"
+        f"In the code, an image's {plural(merits.k, 'nearest neighbour')} tell the class of"
+        f" {share(code)} of {len(latent.codes):,} test images: {verdict} PCA of the same size"
+        f" ({share(linear)}), with {share(pixels)} for the raw pixels.{advice}"
     )
 
 
 def _about_neighbours(latent: Latent, merits: Merits) -> str:
-    code, linear = (share(merits.of_pixels[name].recall[merits.k]) for name in ("code", "components"))
+    code, linear = (
+        share(merits.of_pixels[name].recall[merits.k]) for name in ("code", "components")
+    )
     return (
-        f"The code keeps {code} of an image's {plural(merits.k, 'nearest neighbour')} among {len(latent.codes):,} test "
-        f"images, PCA of the same size {linear}."
+        f"The code keeps {code} of an image's {plural(merits.k, 'nearest neighbour')} among"
+        f" {len(latent.codes):,} test images, PCA of the same size {linear}."
     )
 
 
@@ -129,22 +172,36 @@ def _sections(latent: Latent, maps: Maps, merits: Merits) -> tuple[Section, ...]
     sections = [
         Section("The map", _map_blocks(latent, maps)),
         Section("What the code keeps", _merit_blocks(latent, merits)),
-        Section("How far to trust a t-SNE map", (panels_figure(latent, maps),)) if maps.panels else None,
-        Section("Whether the folds agree", (stability_table(latent, merits) or Text(
-            "It takes the codes of two fold models or more to tell whether they agree; there is "
-            f"{'one' if len(latent.fold_codes) else 'none'}."
-        ),)),
+        (
+            Section("How far to trust a t-SNE map", (panels_figure(latent, maps),))
+            if maps.panels
+            else None
+        ),
+        Section(
+            "Whether the folds agree",
+            (
+                stability_table(latent, merits)
+                or Text(
+                    "It takes the codes of two fold models or more to tell whether they agree;"
+                    f" there is {'one' if len(latent.fold_codes) else 'none'}."
+                ),
+            ),
+        ),
         Section("For paper and slides", stills) if (stills := _stills(latent, maps)) else None,
-    ]  # fmt: skip
+    ]
     return tuple(section for section in sections if section is not None)
 
 
 def _map_blocks(latent: Latent, maps: Maps) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if latent.left_out:
-        blocks.append(Text(f"{latent.left_out:,} test images are left out: their codes are not finite."))
+        blocks.append(
+            Text(f"{latent.left_out:,} test images are left out: their codes are not finite.")
+        )
     if latent.labels is None:
-        blocks.append(Text("The data have no labels of two classes or more, so the maps are in one colour."))
+        blocks.append(
+            Text("The data have no labels of two classes or more, so the maps are in one colour.")
+        )
     elif len(latent.names) > 10:
         blocks.append(Text(f"Of the {len(latent.names)} classes every tenth has the same colour."))
     main = maps.of("tsne")
@@ -161,7 +218,9 @@ def _stills(latent: Latent, maps: Maps) -> tuple[Block, ...]:
     plain = code or maps.of("pca")
     blocks = [map_figure(latent, main)] if main else []
     if plain:
-        blocks.append(line_figure(latent, plain) if latent.dimension == 1 else code_figure(latent, plain))
+        blocks.append(
+            line_figure(latent, plain) if latent.dimension == 1 else code_figure(latent, plain)
+        )
     return tuple(blocks)
 
 

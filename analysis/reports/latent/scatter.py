@@ -1,4 +1,5 @@
-"""The interactive scatter: maps to switch between, and the image under the pointer. It asks nothing of any network."""
+"""The interactive scatter: maps to switch between, and the image under the pointer. It asks
+nothing of any network."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def scatter(latent: Latent, maps: Sequence[Map]) -> Raw:
     sheet, columns, pitch = sprite_sheet(images)
     data: dict[str, Any] = {
         "count": len(images),
-        "maps": [{"title": shown.title, "points": _text(_places(shown.points[order]))} for shown in maps],
+        "maps": [
+            {"title": shown.title, "points": _text(_places(shown.points[order]))} for shown in maps
+        ],
         "labels": None if latent.labels is None else _text(latent.labels[order].astype(np.uint16)),
         "positions": _text(latent.positions[order].astype(np.uint32)),
         "names": latent.names,
@@ -50,22 +53,29 @@ def scatter(latent: Latent, maps: Sequence[Map]) -> Raw:
         "warning": WARNING if any(shown.kind == "tsne" for shown in maps) else "",
     }
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("foldrace.analysis.reports"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("foldrace.analysis.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
     return Raw(environment.get_template("scatter.html.j2").render(data=data))
 
 
 def sprite_sheet(images: NDArray[np.uint8]) -> tuple[bytes, int, tuple[int, int]]:
-    """All images (N, C, H, W) as one WebP: its bytes, how many stand in a row, and the (width, height) of a place.
+    """All images (N, C, H, W) as one WebP: its bytes, how many stand in a row, and the (width,
+    height) of a place.
 
-    Small sheets are lossless; larger ones get the best quality of a few that stays below 3.5 MB. Places start at
-    multiples of eight pixels, so that no block of the compression holds parts of two images.
+    Small sheets are lossless; larger ones get the best quality of a few that stays below 3.5 MB.
+    Places start at multiples of eight pixels, so that no block of the compression holds parts of
+    two images.
     """
     count, _, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     across, down = (_BLOCK * math.ceil(side / _BLOCK) for side in (width, height))
-    sheet = np.zeros((down * math.ceil(count / columns), across * columns, images.shape[1]), np.uint8)
+    sheet = np.zeros(
+        (down * math.ceil(count / columns), across * columns, images.shape[1]), np.uint8
+    )
     for at, image in enumerate(images):
         top, left = down * (at // columns), across * (at % columns)
         sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
@@ -93,7 +103,8 @@ def _webp(picture: Image.Image, **options: Any) -> bytes:
 
 
 def _places(points: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """(N, 2) points in a square of 65,536 steps a side, their shape kept and upright on a screen."""
+    """(N, 2) points in a square of 65,536 steps a side, their shape kept and upright on a
+    screen."""
     centred = points - (points.min(0) + points.max(0)) / 2
     share = centred / max(float(np.ptp(points, axis=0).max()), 1e-12) * (1, -1) + 0.5
     return np.asarray(np.rint(share * _STEPS), np.uint16)

@@ -37,51 +37,73 @@ def class_table(latent: Latent, merits: Merits) -> Table | None:
         return None
     n, names = len(latent.labels), space_names(latent)
     rows = [
-        (names[name], share(merits.knn[name]), share(merits.probe[name]) if name in merits.probe else "–")
+        (
+            names[name],
+            share(merits.knn[name]),
+            share(merits.probe[name]) if name in merits.probe else "–",
+        )
         for name in merits.knn
     ]
     most = float(np.bincount(latent.labels).max()) / n
     rows.append(("always the most frequent class", share(most), share(most)))
     caption = (
-        f"kNN: the class that most of the {merits.k} nearest other images have (leave-one-out). Linear probe: logistic "
-        "regression on standardised coordinates, each half of the images predicted from the other half, the penalty "
-        f"chosen within a half. Of {n:,} test images, so that a difference of less than {share(_noise(latent))} is "
-        "within chance (95 %). PCA and both maps were fitted to these same images, without their classes; a map cannot "
-        "place new ones, so no probe is trained on it."
+        f"kNN: the class that most of the {merits.k} nearest other images have (leave-one-out)."
+        " Linear probe: logistic regression on standardised coordinates, each half of the images"
+        f" predicted from the other half, the penalty chosen within a half. Of {n:,} test images,"
+        f" so that a difference of less than {share(_noise(latent))} is within chance (95 %). PCA"
+        " and both maps were fitted to these same images, without their classes; a map cannot"
+        " place new ones, so no probe is trained on it."
     )
     return Table(
-        "What each space knows of the classes", ("space", "kNN accuracy", "linear probe"), tuple(rows), caption
+        "What each space knows of the classes",
+        ("space", "kNN accuracy", "linear probe"),
+        tuple(rows),
+        caption,
     )
 
 
 def _noise(latent: Latent) -> float:
-    """How far two accuracies near 80 % may lie apart by chance, at most: as if they were of different images."""
+    """How far two accuracies near 80 % may lie apart by chance, at most: as if they were of
+    different images."""
     return float(1.96 * np.sqrt(2 * 0.8 * 0.2 / len(latent.codes)))
 
 
 def kept_tables(latent: Latent, merits: Merits) -> tuple[Table, ...]:
-    """What the maps keep of the code's neighbourhoods, and what each space keeps of the pixels'."""
-    counts = [k for k in NEAREST if k in next(iter(merits.of_pixels.values())).recall] or [merits.k]
+    """What the maps keep of the code's neighbourhoods, and what each space keeps of the
+    pixels'."""
+    counts = [k for k in NEAREST if k in next(iter(merits.of_pixels.values())).recall] or [
+        merits.k
+    ]
     n, names = len(latent.codes), space_names(latent)
     by_chance = chance(n, counts)
     columns = ("space", "trustworthiness", "continuity", *(f"kNN kept, k = {k}" for k in counts))
     drawn = f"{merits.queries:,} of {n:,}" if merits.queries < n else f"all {n:,}"
     explained = (
-        f"Trustworthiness: whether the {merits.k} nearest were near before too; continuity: whether those that "
-        f"were nearest before are still near (Venna and Kaski, 2001; averages over {drawn} images, ranks among all). "
-        "kNN kept: the share of the k nearest neighbours that stay, over all images."
+        f"Trustworthiness: whether the {merits.k} nearest were near before too; continuity:"
+        " whether those that were nearest before are still near (Venna and Kaski, 2001; averages"
+        f" over {drawn} images, ranks among all). kNN kept: the share of the k nearest neighbours"
+        " that stay, over all images."
     )
     tables = []
     for title, kept, caption in (
         ("What the maps keep of the code's neighbourhoods", merits.of_code, explained),
-        ("What is kept of the pixels' neighbourhoods", merits.of_pixels,
-         "As above, against distances between raw pixels. A code that leaves them may well have gained by it: two "
-         "shirts a pixel apart are neighbours for us and not for pixels."
-         if merits.of_code else explained),
-    ):  # fmt: skip
+        (
+            "What is kept of the pixels' neighbourhoods",
+            merits.of_pixels,
+            (
+                "As above, against distances between raw pixels. A code that leaves them may well"
+                " have gained by it: two shirts a pixel apart are neighbours for us and not for"
+                " pixels."
+                if merits.of_code
+                else explained
+            ),
+        ),
+    ):
         rows = [_kept_row(names[name], values) for name, values in kept.items()]
         if rows:
-            tables.append(Table(title, columns, (*rows, _kept_row("by chance", by_chance)), caption))
+            tables.append(
+                Table(title, columns, (*rows, _kept_row("by chance", by_chance)), caption)
+            )
     return tuple(tables)
 
 
@@ -97,18 +119,29 @@ def stability_table(latent: Latent, merits: Merits) -> Table | None:
         return None
     rows = (
         _spread("linear CKA (1: the same)", found.cka, f"{found.shuffled_cka:.3f}"),
-        _spread("Procrustes distance (0: the same)", found.procrustes, f"{found.shuffled_procrustes:.3f}"),
-        _spread(f"neighbours in common, k = {merits.k}", found.shared, f"{found.shuffled_shared:.3f}"),
-        _spread("linear CKA with PCA of the pixels", found.components, f"{found.shuffled_cka:.3f}"),
+        _spread(
+            "Procrustes distance (0: the same)",
+            found.procrustes,
+            f"{found.shuffled_procrustes:.3f}",
+        ),
+        _spread(
+            f"neighbours in common, k = {merits.k}", found.shared, f"{found.shuffled_shared:.3f}"
+        ),
+        _spread(
+            "linear CKA with PCA of the pixels", found.components, f"{found.shuffled_cka:.3f}"
+        ),
     )
     folds = len(latent.fold_codes)
     caption = (
-        f"The {folds} fold models, each trained on its own part of the data, encode the same "
-        f"{len(latent.codes):,} test images; every pair is compared ({len(found.cka)}). CKA and Procrustes do not see "
-        "a shift, rotation or scale, which a code is free to choose. Shuffled: the images of one of the two in another "
-        "order. The last row tells how much of the agreement is what a linear code of the pixels has."
+        f"The {folds} fold models, each trained on its own part of the data, encode the same"
+        f" {len(latent.codes):,} test images; every pair is compared ({len(found.cka)}). CKA and"
+        " Procrustes do not see a shift, rotation or scale, which a code is free to choose."
+        " Shuffled: the images of one of the two in another order. The last row tells how much of"
+        " the agreement is what a linear code of the pixels has."
     )
-    return Table("How alike the fold models' codes are", ("", "mean", "range", "shuffled"), rows, caption)
+    return Table(
+        "How alike the fold models' codes are", ("", "mean", "range", "shuffled"), rows, caption
+    )
 
 
 def _spread(name: str, values: Sequence[float], shuffled: str) -> tuple[str, ...]:

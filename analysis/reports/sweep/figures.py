@@ -1,4 +1,5 @@
-"""Pictures of how a sweep went: the leaders, the incumbent, the learning curves, the rungs, the cost."""
+"""Pictures of how a sweep went: the leaders, the incumbent, the learning curves, the rungs, the
+cost."""
 
 from __future__ import annotations
 
@@ -52,7 +53,15 @@ def leaders(record: SweepRecord) -> Figure:
         for place, row in enumerate(best.itertuples()):
             colour = ORANGE if place == 0 else BLUE
             folds = losses.get(row.trial, pd.Series(dtype=float))
-            axes.plot(folds, [place] * len(folds), "o", color=colour, alpha=0.6, markersize=4, markeredgewidth=0)
+            axes.plot(
+                folds,
+                [place] * len(folds),
+                "o",
+                color=colour,
+                alpha=0.6,
+                markersize=4,
+                markeredgewidth=0,
+            )
             spread = row.val_loss_se if math.isfinite(row.val_loss_se) else 0.0
             axes.errorbar(row.val_loss, place, xerr=spread, color=colour, linewidth=2, capsize=0)
             axes.plot(row.val_loss, place, "o", color=colour, markersize=7, markeredgecolor=PAPER)
@@ -67,10 +76,12 @@ def leaders(record: SweepRecord) -> Figure:
     return draw(
         "leaders",
         "The best trials",
-        "Large dots: mean over folds, the line its standard error. Small dots: the folds. The band is one standard "
-        "error around the leader: a trial whose large dot lies in it may well be as good. Folds are hard or easy for "
-        "all trials alike, so the table also compares them fold by fold.",
-        f"Mean and standard error of the {plural(len(best), 'best trial')}; trial {first['trial']} leads.",
+        "Large dots: mean over folds, the line its standard error. Small dots: the folds. The band"
+        " is one standard error around the leader: a trial whose large dot lies in it may well be"
+        " as good. Folds are hard or easy for all trials alike, so the table also compares them"
+        " fold by fold.",
+        f"Mean and standard error of the {plural(len(best), 'best trial')}; trial {first['trial']}"
+        " leads.",
         plot,
         size=(7.2, 0.9 + 0.3 * max(len(best), 2)),
     )
@@ -94,14 +105,22 @@ def incumbent(record: SweepRecord) -> Figure:
             low, high = (np.add(mean, np.multiply(sign, spread)) for sign in (-1, 1))
             axes.fill_between(at, low, high, step="post", color=ORANGE, alpha=0.16, linewidth=0)
             axes.plot(at, mean, drawstyle="steps-post", color=ORANGE, linewidth=2)
-            axes.plot(x, steps["val_loss"], "o", color=ORANGE, markersize=4.5, markeredgecolor=PAPER)
+            axes.plot(
+                x, steps["val_loss"], "o", color=ORANGE, markersize=4.5, markeredgecolor=PAPER
+            )
             axes.set_xlim(left=0)
         last = steps.iloc[-1]
         left.annotate(
-            f"trial {last['best_trial']:.0f}", (max(record.fold_epochs, last["fold_epochs"]), last["val_loss"]),
-            xytext=(0, -5), textcoords="offset points", color=ORANGE, fontweight="bold", ha="right", va="top",
+            f"trial {last['best_trial']:.0f}",
+            (max(record.fold_epochs, last["fold_epochs"]), last["val_loss"]),
+            xytext=(0, -5),
+            textcoords="offset points",
+            color=ORANGE,
+            fontweight="bold",
+            ha="right",
+            va="top",
             fontsize=9,
-        )  # fmt: skip
+        )
         fit_losses(left, [*(steps["val_loss"] - error), *(steps["val_loss"] + error)])
         left.set(xlabel="fold-epochs spent", ylabel="validation loss of the incumbent")
         right.set(xlabel=f"{unit} since the start")
@@ -110,8 +129,8 @@ def incumbent(record: SweepRecord) -> Figure:
     return draw(
         "incumbent",
         "The incumbent",
-        "The best trial evaluated to the end so far, with its standard error (band). A long flat end says that more "
-        "trials of this kind would gain little.",
+        "The best trial evaluated to the end so far, with its standard error (band). A long flat"
+        " end says that more trials of this kind would gain little.",
         f"The incumbent's loss over cost and time; it changed {plural(changes, 'time')}.",
         plot,
         size=(7.2, 3.0),
@@ -119,7 +138,8 @@ def incumbent(record: SweepRecord) -> Figure:
 
 
 def learning_curves(record: SweepRecord) -> Figure:
-    """Every trial's loss over epochs, the mean of the folds that it has, ended where it was given up."""
+    """Every trial's loss over epochs, the mean of the folds that it has, ended where it was given
+    up."""
     statuses = dict(zip(record.trials["trial"], record.trials["status"], strict=True))
     winner = record.winner
     kinds = {"completed": ("evaluated to the end", BLUE), "pruned": ("given up", MUTED)}
@@ -135,18 +155,26 @@ def learning_curves(record: SweepRecord) -> Figure:
             done = status == "completed"
             colour = BLUE if done else MUTED if status == "failed" else GREY
             axes.plot(
-                curve["epoch"], curve["val_loss"], color=colour, linewidth=1, alpha=many if done else 0.9,
+                curve["epoch"],
+                curve["val_loss"],
+                color=colour,
+                linewidth=1,
+                alpha=many if done else 0.9,
                 zorder=3 if done else 2,
-            )  # fmt: skip
+            )
             if not done:
                 last, mark = curve.iloc[-1], "x" if status == "failed" else "o"
-                axes.plot(last["epoch"], last["val_loss"], mark, color=colour, markersize=3.5, zorder=2)
+                axes.plot(
+                    last["epoch"], last["val_loss"], mark, color=colour, markersize=3.5, zorder=2
+                )
         if winner is not None:
             best = record.curves[winner]
             spread = best["val_loss_se"].fillna(0)
             low, high = best["val_loss"] - spread, best["val_loss"] + spread
             shown.extend(low)
-            axes.fill_between(best["epoch"], low, high, color=ORANGE, alpha=0.18, linewidth=0, zorder=1)
+            axes.fill_between(
+                best["epoch"], low, high, color=ORANGE, alpha=0.18, linewidth=0, zorder=1
+            )
             axes.plot(best["epoch"], best["val_loss"], color=ORANGE, linewidth=2.4, zorder=5)
         fit_losses(axes, shown, LOG_FROM)
         axes.set(xlabel="epoch", ylabel="validation loss, mean over its folds")
@@ -162,8 +190,8 @@ def learning_curves(record: SweepRecord) -> Figure:
     return draw(
         "learning-curves",
         "Every trial's learning curve",
-        f"Means over the folds that a trial was trained on{ended}. The band is the leader's standard error. Curves "
-        "that cross late are what giving up early can get wrong.",
+        f"Means over the folds that a trial was trained on{ended}. The band is the leader's"
+        " standard error. Curves that cross late are what giving up early can get wrong.",
         f"Learning curves of {plural(len(record.curves), 'trial')}.",
         plot,
         size=(7.2, 4.0),
@@ -172,7 +200,8 @@ def learning_curves(record: SweepRecord) -> Figure:
 
 @dataclass(frozen=True)
 class RungCorrelation:
-    """How well the ranks at an epoch foretell those at the end: Spearman's ρ with a 95 % interval over n trials."""
+    """How well the ranks at an epoch foretell those at the end: Spearman's ρ with a 95 % interval
+    over n trials."""
 
     epoch: int
     rho: float
@@ -182,12 +211,17 @@ class RungCorrelation:
 
 
 def rung_correlations(record: SweepRecord) -> list[RungCorrelation]:
-    """For every epoch but the last: Spearman's rank correlation of the trials' mean losses then and at the last epoch,
-    over trials that reached it. Fisher's z with variance 1.06/(n − 3) (Fieller, Hartley and Pearson, 1957).
+    """For every epoch but the last: Spearman's rank correlation of the trials' mean losses then
+    and at the last epoch, over trials that reached it. Fisher's z with variance 1.06/(n − 3)
+    (Fieller, Hartley and Pearson, 1957).
 
-    Fewer than six such trials give no correlation. For the interval a perfect ρ is taken as half a step less.
+    Fewer than six such trials give no correlation. For the interval a perfect ρ is taken as half a
+    step less.
     """
-    by_epoch = [record.curves[trial].set_index("epoch")["val_loss"].rename(trial) for trial in record.curves]
+    by_epoch = [
+        record.curves[trial].set_index("epoch")["val_loss"].rename(trial)
+        for trial in record.curves
+    ]
     if not by_epoch:
         return []
     losses = pd.concat(by_epoch, axis=1).sort_index()
@@ -203,7 +237,9 @@ def rung_correlations(record: SweepRecord) -> list[RungCorrelation]:
         rho = float(row.rank().corr(final.rank()))  # which is Spearman's
         width = 1.96 * math.sqrt(1.06 / (len(done) - 3))
         z = math.atanh(min(max(rho, -most), most))
-        found.append(RungCorrelation(int(epoch), rho, math.tanh(z - width), math.tanh(z + width), len(done)))
+        found.append(
+            RungCorrelation(int(epoch), rho, math.tanh(z - width), math.tanh(z + width), len(done))
+        )
     return found
 
 
@@ -213,27 +249,57 @@ def rungs(record: SweepRecord, found: Sequence[RungCorrelation], decided: Sequen
     Args:
         decided: the epochs at which trials were given up.
     """
-    epoch = decided[0] if decided and decided[0] in {one.epoch for one in found} else found[0].epoch
+    epoch = (
+        decided[0] if decided and decided[0] in {one.epoch for one in found} else found[0].epoch
+    )
     done = [int(trial) for trial in record.ranking["trial"]]
 
     def plot(canvas: Canvas) -> None:
         left, right = canvas.subplots(1, 2)
         epochs = [one.epoch for one in found]
-        left.fill_between(epochs, [o.low for o in found], [o.high for o in found], color=BLUE, alpha=0.14, linewidth=0)
-        left.plot(epochs, [one.rho for one in found], "-o", color=BLUE, markersize=5, markeredgecolor=PAPER)
+        left.fill_between(
+            epochs,
+            [o.low for o in found],
+            [o.high for o in found],
+            color=BLUE,
+            alpha=0.14,
+            linewidth=0,
+        )
+        left.plot(
+            epochs,
+            [one.rho for one in found],
+            "-o",
+            color=BLUE,
+            markersize=5,
+            markeredgecolor=PAPER,
+        )
         for one in decided:
             left.axvline(one, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
         if decided:
-            left.annotate("trials given up", (decided[0], 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0),
-                          textcoords="offset points", color=MUTED, fontsize=8.5)  # fmt: skip
+            left.annotate(
+                "trials given up",
+                (decided[0], 0.02),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                color=MUTED,
+                fontsize=8.5,
+            )
         left.set(xlabel="epoch", ylabel="rank correlation with the end (ρ)")
         left.set_ylim(min(0.0, min(one.low for one in found)) - 0.03, 1.03)
         whole_ticks(left)
         early = [
-            record.curves[t].set_index("epoch")["val_loss"].reindex(range(1, epoch + 1)).ffill().iloc[-1] for t in done
+            record.curves[t]
+            .set_index("epoch")["val_loss"]
+            .reindex(range(1, epoch + 1))
+            .ffill()
+            .iloc[-1]
+            for t in done
         ]
         late = record.ranking["val_loss"]
-        right.plot(early[1:], late[1:], "o", color=BLUE, markersize=5, alpha=0.7, markeredgewidth=0)
+        right.plot(
+            early[1:], late[1:], "o", color=BLUE, markersize=5, alpha=0.7, markeredgewidth=0
+        )
         right.plot(early[0], late.iloc[0], "o", color=ORANGE, markersize=7, markeredgecolor=PAPER)
         log_if_decade(right, early, "x", LOG_FROM)
         log_if_decade(right, late, "y", LOG_FROM)
@@ -243,11 +309,12 @@ def rungs(record: SweepRecord, found: Sequence[RungCorrelation], decided: Sequen
     return draw(
         "rank-correlation",
         "Does an early epoch foretell the end?",
-        f"Left: Spearman's ρ between the {n} trials' losses at an epoch and at the end, with its 95\u00a0% interval. "
-        f"Right: the same trials at epoch {epoch} and at the end, the leader in orange. Only trials that reached the "
-        "end are in it, so where weak ones were given up the correlation over all would be higher.",
-        f"Rank correlation with the final loss: {found[0].rho:.2f} at epoch {found[0].epoch}, {found[-1].rho:.2f} at "
-        f"epoch {found[-1].epoch}.",
+        f"Left: Spearman's ρ between the {n} trials' losses at an epoch and at the end, with its"
+        f" 95\u00a0% interval. Right: the same trials at epoch {epoch} and at the end, the leader"
+        " in orange. Only trials that reached the end are in it, so where weak ones were given up"
+        " the correlation over all would be higher.",
+        f"Rank correlation with the final loss: {found[0].rho:.2f} at epoch {found[0].epoch},"
+        f" {found[-1].rho:.2f} at epoch {found[-1].epoch}.",
         plot,
         size=(7.2, 3.1),
     )
@@ -285,8 +352,8 @@ def cost(record: SweepRecord, spent: Sequence[tuple[str, str, int]], full: int) 
     return draw(
         "cost",
         "Where the fold-epochs went",
-        f"The full width is every trial trained on all folds to the last epoch: {full:,} fold-epochs, of which "
-        f"{total:,} were spent.",
+        f"The full width is every trial trained on all folds to the last epoch: {full:,}"
+        f" fold-epochs, of which {total:,} were spent.",
         f"{total:,} of {full:,} fold-epochs were spent.",
         plot,
         size=(7.2, 1.3),

@@ -1,4 +1,5 @@
-"""The sweep report: who leads and how surely, how the search went, what mattered, what it cost, what failed."""
+"""The sweep report: who leads and how surely, how the search went, what mattered, what it cost,
+what failed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,14 @@ from foldrace.analysis.records.sweep import Parameter, SweepRecord, read_record
 from foldrace.analysis.records.tables import number
 from foldrace.analysis.reports.page import Block, Code, Picture, Report, Section, Table, Text
 from foldrace.analysis.reports.style import BLUE, GREY, INK
-from foldrace.analysis.reports.sweep.figures import cost, incumbent, leaders, learning_curves, rung_correlations, rungs
+from foldrace.analysis.reports.sweep.figures import (
+    cost,
+    incumbent,
+    leaders,
+    learning_curves,
+    rung_correlations,
+    rungs,
+)
 from foldrace.analysis.reports.sweep.space_figures import importances, parallel_coordinates, slices
 from foldrace.analysis.reports.text import figure, listed, plural
 from foldrace.analysis.statistics.importance import FEWEST, Importance, importance
@@ -25,9 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 _ENDS = {
-    "completed": "evaluated to the end", "pruned": "given up", "failed": "failed", "interrupted": "interrupted",
+    "completed": "evaluated to the end",
+    "pruned": "given up",
+    "failed": "failed",
+    "interrupted": "interrupted",
     "running": "running",
-}  # fmt: skip
+}
 _COLOURS = {"completed": BLUE, "failed": INK}
 _SHOWN = 10
 _SHOWN_FAILURES = 50
@@ -49,7 +60,8 @@ def build(client: MlflowClient, run: Run) -> Report:
 
 
 def _loss(mean: float, error: float) -> str:
-    """``0.0235 ± 0.0046``: a mean and its standard error, both to the place of the error's second digit."""
+    """``0.0235 ± 0.0046``: a mean and its standard error, both to the place of the error's second
+    digit."""
     if not math.isfinite(error) or error <= 0:
         return figure(mean)
     places = 1 - math.floor(math.log10(error))
@@ -70,14 +82,20 @@ def _lead(record: SweepRecord) -> str:
     if not len(record.trials):
         return {
             "running": "The sweep is running; no trial has begun yet.",
-            "interrupted": "The sweep was interrupted before a trial began, so there is nothing to report.",
+            "interrupted": (
+                "The sweep was interrupted before a trial began, so there is nothing to report."
+            ),
         }.get(record.state, "The sweep ended before a trial began, so there is nothing to report.")
     if not len(best):
         return f"No trial was evaluated to the end, so there is no winner: {_outcomes(record)}."
     first = best.iloc[0]
     folds = int(first["folds"])
     score = _loss(first["val_loss"], first["val_loss_se"])
-    spread = f"mean ± standard error over {folds} folds" if folds > 1 else "a single fold, so it has no error bar"
+    spread = (
+        f"mean ± standard error over {folds} folds"
+        if folds > 1
+        else "a single fold, so it has no error bar"
+    )
     now = "so far, " if record.state == "running" else ""
     leader = f"Trial {first['trial']} leads {now}with a validation loss of {score} ({spread})."
     return f"{leader} {_rivals(record)} {_price(record)}"
@@ -86,15 +104,22 @@ def _lead(record: SweepRecord) -> str:
 def _rivals(record: SweepRecord) -> str:
     others = len(record.ranking) - 1
     if not others:
-        return "It is the only trial that was evaluated to the end, so nothing is known of how good others would be."
+        return (
+            "It is the only trial that was evaluated to the end, so nothing is known of how good"
+            " others would be."
+        )
     if not math.isfinite(record.ranking.iloc[0]["val_loss_se"]):
         return "How many others are as good cannot be told without folds."
     near = _near(record)
     if not near:
-        return f"None of the {others} others evaluated to the end lies within one standard error of it."
+        return (
+            f"None of the {others} others evaluated to the end lies within one standard error"
+            " of it."
+        )
     verb = "lies" if near == 1 else "lie"
     return (
-        f"{near} of the {others} others evaluated to the end {verb} within one standard error: a leader, not a proof."
+        f"{near} of the {others} others evaluated to the end {verb} within one standard error: a"
+        " leader, not a proof."
     )
 
 
@@ -104,17 +129,29 @@ def _price(record: SweepRecord) -> str:
     took = f"It took {spent:,} fold-epochs" + ("" if record.repeats else f" in {time}")
     if full is None or not 0 < spent < full:
         return took + "."
-    return f"{took}; training every trial to the end would have taken {full:,}, {full / spent:.1f} times as many."
+    return (
+        f"{took}; training every trial to the end would have taken {full:,}, {full / spent:.1f}"
+        " times as many."
+    )
 
 
 def _outcomes(record: SweepRecord) -> str:
-    return ", ".join(f"{record.count(status)} {text}" for status, text in _ENDS.items() if record.count(status))
+    return ", ".join(
+        f"{record.count(status)} {text}" for status, text in _ENDS.items() if record.count(status)
+    )
 
 
 def _facts(record: SweepRecord) -> tuple[tuple[str, str], ...]:
     planned = record.spec.planned_trials - record.repeats if record.spec else len(record.trials)
     facts = [
-        ("Trials", f"{len(record.trials)} of {planned}" if planned > len(record.trials) else str(len(record.trials)))
+        (
+            "Trials",
+            (
+                f"{len(record.trials)} of {planned}"
+                if planned > len(record.trials)
+                else str(len(record.trials))
+            ),
+        )
     ]
     best = record.ranking
     if len(best):
@@ -131,26 +168,40 @@ def _facts(record: SweepRecord) -> tuple[tuple[str, str], ...]:
         ]
     facts += [("Given up early", str(record.count("pruned")))] if record.count("pruned") else []
     facts += [("Failed", str(record.count("failed")))] if record.count("failed") else []
-    full = f" of {record.full_cost:,}" if record.full_cost and record.full_cost > record.fold_epochs else ""
+    full = (
+        f" of {record.full_cost:,}"
+        if record.full_cost and record.full_cost > record.fold_epochs
+        else ""
+    )
     facts += [("Fold-epochs", f"{record.fold_epochs:,}{full}")] if record.fold_epochs else []
     return (*facts, ("Time", clock(record.seconds)))
 
 
 def _leaders(record: SweepRecord) -> tuple[Block, ...]:
     if record.winner is None:
-        return (Text("No trial was evaluated to the end. A trial that was given up or failed is never called best."),)
+        return (
+            Text(
+                "No trial was evaluated to the end. A trial that was given up or failed is never"
+                " called best."
+            ),
+        )
     blocks: list[Block] = [leaders(record), _top_table(record)]
     if record.strip is not None:
         blocks.append(
             Picture(
-                "reconstructions", "What the leader sees",
+                "reconstructions",
+                "What the leader sees",
                 "Validation images of fold 0 (above), and what the leader makes of them (below).",
-                "Validation images above the leader's reconstructions of them.", record.strip,
+                "Validation images above the leader's reconstructions of them.",
+                record.strip,
             )
-        )  # fmt: skip
+        )
     if record.repeats:
         blocks.append(
-            Text(f"{plural(record.repeats, 'repeated trial')} of the comparison are left out: see its own report.")
+            Text(
+                f"{plural(record.repeats, 'repeated trial')} of the comparison are left out: see"
+                " its own report."
+            )
         )
     return tuple(blocks)
 
@@ -163,7 +214,15 @@ def _top_table(record: SweepRecord) -> Table:
         values = (row.get(f"params.{parameter.name}") for parameter in record.parameters)
         params = (_shown(value) if isinstance(value, str) else "–" for value in values)
         score = _loss(row["val_loss"], row["val_loss_se"])
-        rows.append((str(place), str(row["trial"]), score, _paired(losses, row["trial"], record.winner), *params))
+        rows.append(
+            (
+                str(place),
+                str(row["trial"]),
+                score,
+                _paired(losses, row["trial"], record.winner),
+                *params,
+            )
+        )
     return Table(
         f"The best {len(best)}" if len(best) > 1 else "The leader",
         (
@@ -174,16 +233,20 @@ def _top_table(record: SweepRecord) -> Table:
             *(parameter.name for parameter in record.parameters),
         ),
         tuple(rows),
-        "Behind, fold by fold: the mean difference to the leader on the same folds ± its standard error. It leaves out "
-        "that some folds are harder than others. The leader was picked because it came out best, so the differences "
-        "are somewhat too large.",
+        "Behind, fold by fold: the mean difference to the leader on the same folds ± its standard"
+        " error. It leaves out that some folds are harder than others. The leader was picked"
+        " because it came out best, so the differences are somewhat too large.",
     )
 
 
 def _shown(text: str) -> str:
     """A parameter's value: a number to three digits, unless it is a whole one."""
     value = number(text)
-    return f"{value:#.3g}".rstrip(".") if isinstance(value, float) and not text.lstrip("-").isdigit() else text
+    return (
+        f"{value:#.3g}".rstrip(".")
+        if isinstance(value, float) and not text.lstrip("-").isdigit()
+        else text
+    )
 
 
 def _paired(losses: pd.DataFrame, trial: int, winner: int | None) -> str:
@@ -193,7 +256,9 @@ def _paired(losses: pd.DataFrame, trial: int, winner: int | None) -> str:
     differences = (losses[trial] - losses[winner]).dropna()
     if not len(differences):
         return "–"
-    return _loss(float(differences.mean()), float(differences.sem()) if len(differences) > 1 else math.nan)
+    return _loss(
+        float(differences.mean()), float(differences.sem()) if len(differences) > 1 else math.nan
+    )
 
 
 def _progress(record: SweepRecord) -> tuple[Block, ...]:
@@ -209,7 +274,12 @@ def _progress(record: SweepRecord) -> tuple[Block, ...]:
         given_up = record.trials[record.trials["status"] == "pruned"]["epoch"].dropna()
         blocks.append(rungs(record, found, sorted({int(epoch) for epoch in given_up})))
     else:
-        blocks.append(Text("Whether early epochs foretell the end takes six trials evaluated to the end to say."))
+        blocks.append(
+            Text(
+                "Whether early epochs foretell the end takes six trials evaluated to the end to"
+                " say."
+            )
+        )
     return tuple(blocks)
 
 
@@ -220,14 +290,27 @@ def _ladder(record: SweepRecord) -> tuple[Block, ...]:
         return ()
     trials, done = record.trials, record.trials["status"] == "completed"
     reached = [
-        int((done | ((trials["folds"] >= rung.folds) & (trials["epoch"] >= rung.epochs))).sum()) for rung in ladder
+        int((done | ((trials["folds"] >= rung.folds) & (trials["epoch"] >= rung.epochs))).sum())
+        for rung in ladder
     ]
     rows = [
-        (str(rung.folds), str(rung.epochs), str(rung.cost), str(count), "–" if rung == ladder[-1] else str(above))
+        (
+            str(rung.folds),
+            str(rung.epochs),
+            str(rung.cost),
+            str(count),
+            "–" if rung == ladder[-1] else str(above),
+        )
         for rung, count, above in zip(ladder, reached, [*reached[1:], 0], strict=True)
     ]
     caption = "Trials are compared at equal rungs only: the same folds, for the same epochs."
-    columns = ("folds", "epochs", "fold-epochs a trial", "trials that reached it", "and went further")
+    columns = (
+        "folds",
+        "epochs",
+        "fold-epochs a trial",
+        "trials that reached it",
+        "and went further",
+    )
     return (Table("The ladder", columns, tuple(rows), caption),)
 
 
@@ -249,7 +332,10 @@ def _space(record: SweepRecord) -> tuple[Block, ...]:
 
 def _matters(found: Importance | None, parameters: Sequence[Parameter]) -> str:
     if not any(len(parameter.entries) == 1 for parameter in parameters):
-        return "Importance is not shown: there is no one distribution that all trials were drawn from."
+        return (
+            "Importance is not shown: there is no one distribution that all trials were drawn"
+            " from."
+        )
     if found is None:
         return (
             f"Importance is not shown: it takes at least {FEWEST} trials that ended, one of them "
@@ -261,22 +347,33 @@ def _matters(found: Importance | None, parameters: Sequence[Parameter]) -> str:
         share = f"{found.overall[name]:.0%}".replace("%", "\u00a0%")
         first = f"Over the whole space {name} explains {share} of the differences in loss. "
     if not found.telling:
-        return first + "None sets the best trials apart beyond chance: this many trials cannot tell which do."
+        return (
+            first + "None sets the best trials apart beyond chance: this many trials cannot tell"
+            " which do."
+        )
     verb = "sets" if len(found.telling) == 1 else "set"
-    return first + f"Beyond chance, {listed(found.telling)} {verb} the best trials apart from the others tried."
+    return (
+        first
+        + f"Beyond chance, {listed(found.telling)} {verb} the best trials apart from the others"
+        " tried."
+    )
 
 
 def _cost(record: SweepRecord) -> tuple[Block, ...]:
     if not record.fold_epochs:
         return (Text("No epoch was trained to its end."),)
     seconds = (
-        record.trials["train_seconds"] if "train_seconds" in record.trials else pd.Series(math.nan, record.trials.index)
+        record.trials["train_seconds"]
+        if "train_seconds" in record.trials
+        else pd.Series(math.nan, record.trials.index)
     )
     rows, spent = [], []
     for status, text in _ENDS.items():
         chosen = record.trials["status"] == status
         if chosen.any():
-            epochs = sum(record.spent.get(int(trial), 0) for trial in record.trials["trial"][chosen])
+            epochs = sum(
+                record.spent.get(int(trial), 0) for trial in record.trials["trial"][chosen]
+            )
             trained = float(seconds[chosen].sum())
             share = f"{epochs / record.fold_epochs:.0%}".replace("%", " %")
             rows.append((text, str(int(chosen.sum())), f"{epochs:,}", share, f"{trained:,.1f}"))
@@ -285,7 +382,8 @@ def _cost(record: SweepRecord) -> tuple[Block, ...]:
         "By how trials ended",
         ("trials", "number", "fold-epochs", "share", "seconds of training"),
         tuple(rows),
-        f"Seconds are summed over trials that ran side by side; the sweep took {clock(record.seconds)} in all.",
+        "Seconds are summed over trials that ran side by side; the sweep took"
+        f" {clock(record.seconds)} in all.",
     )
     full = record.full_cost
     return (cost(record, spent, full), table) if full and len(rows) > 1 else (table,)
@@ -298,11 +396,26 @@ def _failures(record: SweepRecord) -> tuple[Block, ...]:
     names = [parameter.name for parameter in record.parameters]
     rows = []
     for _, row in failed.head(_SHOWN_FAILURES).iterrows():
-        given = {name: number(row[f"params.{name}"]) for name in names if isinstance(row.get(f"params.{name}"), str)}
-        rows.append((str(row["trial"]), str(row["reason"]) or "no reason was recorded", params_text(given)))
+        given = {
+            name: number(row[f"params.{name}"])
+            for name in names
+            if isinstance(row.get(f"params.{name}"), str)
+        }
+        rows.append(
+            (str(row["trial"]), str(row["reason"]) or "no reason was recorded", params_text(given))
+        )
     left = len(failed) - len(rows)
-    caption = "Each trial's error.txt in MLflow has the traceback." + (f" {left} more are left out." if left else "")
-    return (Table(f"{plural(len(failed), 'failed trial')}", ("trial", "why", "parameters"), tuple(rows), caption),)
+    caption = "Each trial's error.txt in MLflow has the traceback." + (
+        f" {left} more are left out." if left else ""
+    )
+    return (
+        Table(
+            f"{plural(len(failed), 'failed trial')}",
+            ("trial", "why", "parameters"),
+            tuple(rows),
+            caption,
+        ),
+    )
 
 
 def _setup(record: SweepRecord) -> tuple[Block, ...]:

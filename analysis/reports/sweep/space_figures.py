@@ -29,7 +29,11 @@ _ABSENT = -0.16
 def importances(found: Importance) -> Figure:
     """Bars of both measures, with what chance would reach."""
     names = sorted(
-        found.best, key=lambda name: (name in found.telling, max(found.best[name], found.overall.get(name, 0.0)))
+        found.best,
+        key=lambda name: (
+            name in found.telling,
+            max(found.best[name], found.overall.get(name, 0.0)),
+        ),
     )
 
     def plot(canvas: Canvas) -> None:
@@ -37,12 +41,18 @@ def importances(found: Importance) -> Figure:
         for place, name in enumerate(names):
             share, chance = found.best[name], found.chance[name]
             panels[-1].barh(place, share, color=BLUE if share > chance else GREY, height=0.55)
-            panels[-1].plot([chance, chance], [place - 0.36, place + 0.36], color=ORANGE, linewidth=1.6)
+            panels[-1].plot(
+                [chance, chance], [place - 0.36, place + 0.36], color=ORANGE, linewidth=1.6
+            )
             _value(panels[-1], max(share, chance), place, f"{share:.0%}", INK)
             if found.overall:
                 overall = found.overall.get(name, 0.0)
                 panels[0].barh(place, overall, color=BLUE, height=0.55)
-                text, colour = (f"{overall:.0%}", INK) if name in found.overall else ("not in every trial", MUTED)
+                text, colour = (
+                    (f"{overall:.0%}", INK)
+                    if name in found.overall
+                    else ("not in every trial", MUTED)
+                )
                 _value(panels[0], overall, place, text, colour)
         panels[0].set_title("What explains the loss overall")
         panels[-1].set_title(f"What sets the best {found.best_count} apart")
@@ -53,15 +63,24 @@ def importances(found: Importance) -> Figure:
             panel.tick_params(axis="y", length=0)
             panel.grid(axis="y", visible=False)
 
-    left = f"Left: fANOVA over the {found.completed} trials evaluated to the end. Right: " if found.overall else ""
-    few = f" With fewer than {FEW} trials the order may change with the next few." if found.trials < FEW else ""
+    left = (
+        f"Left: fANOVA over the {found.completed} trials evaluated to the end. Right: "
+        if found.overall
+        else ""
+    )
+    few = (
+        f" With fewer than {FEW} trials the order may change with the next few."
+        if found.trials < FEW
+        else ""
+    )
     shares = ", ".join(f"{name} {found.best[name]:.0%}" for name in reversed(names))
     return draw(
         "importance",
         "What mattered",
-        f"{left}PED-ANOVA over {found.trials} trials, those given up or failed counted as worse; orange: what a "
-        "parameter that does nothing stays below in 95 of 100 such sweeps; grey bars do not pass it. A value that the "
-        f"search settled on early sets nothing apart later.{few}",
+        f"{left}PED-ANOVA over {found.trials} trials, those given up or failed counted as worse;"
+        " orange: what a parameter that does nothing stays below in 95 of 100 such sweeps; grey"
+        " bars do not pass it. A value that the search settled on early sets nothing apart"
+        f" later.{few}",
         f"Importance of each parameter for being among the best: {shares}.",
         plot,
         size=(7.2, 1.1 + 0.34 * max(len(names), 2)),
@@ -87,7 +106,9 @@ def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
     seen = record.trials[record.trials["val_loss"].notna()]
     losses = dict(zip(seen["trial"], seen["val_loss"], strict=True))
     statuses = dict(zip(seen["trial"], seen["status"], strict=True))
-    failed = {int(trial) for trial in record.trials["trial"][record.trials["status"] == "failed"]} - set(losses)
+    failed = {
+        int(trial) for trial in record.trials["trial"][record.trials["status"] == "failed"]
+    } - set(losses)
     crosses = " Crosses at the top edge: failed, so there is no loss." if failed else ""
 
     def plot(canvas: Canvas) -> None:
@@ -102,7 +123,11 @@ def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
         fit_losses(grid[0, 0], losses.values(), LOG_FROM)
         for row in grid:
             row[0].set_ylabel("validation loss")
-        names = [("leader", ORANGE), ("evaluated to the end", BLUE)] if record.winner is not None else []
+        names = (
+            [("leader", ORANGE), ("evaluated to the end", BLUE)]
+            if record.winner is not None
+            else []
+        )
         names += [("not to the end", MUTED)] if set(statuses.values()) - {"completed"} else []
         canvas.suptitle(" ", fontsize=9)
         key(grid[0, 0], names, beyond=True)
@@ -110,8 +135,9 @@ def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
     return draw(
         "slices",
         "Loss against each parameter",
-        "A dot a trial. A trial that was given up is shown with its loss then, after fewer epochs than the others. "
-        f"Leaders at the edge of a range say that the range should be wider.{crosses}",
+        "A dot a trial. A trial that was given up is shown with its loss then, after fewer epochs"
+        " than the others. Leaders at the edge of a range say that the range should be"
+        f" wider.{crosses}",
         "Validation loss against " + ", ".join(parameter.name for parameter in parameters) + ".",
         plot,
         size=(7.2, 0.5 + 2.1 * rows),
@@ -119,7 +145,11 @@ def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
 
 
 def _slice(
-    axes: Axes, parameter: Parameter, losses: dict[int, float], statuses: dict[int, str], winner: int | None
+    axes: Axes,
+    parameter: Parameter,
+    losses: dict[int, float],
+    statuses: dict[int, str],
+    winner: int | None,
 ) -> None:
     trials = [trial for trial in parameter.values if trial in losses]
     places = _places(parameter, trials, jitter=0.18)
@@ -128,7 +158,16 @@ def _slice(
         colour, size = (ORANGE, 7.0) if best else (BLUE, 4.5) if done else (GREY, 4.0)
         edge = PAPER if best else "none"
         order = 4 if best else 3 if done else 2
-        axes.plot(x, losses[trial], "o", color=colour, markersize=size, alpha=0.85, zorder=order, markeredgecolor=edge)
+        axes.plot(
+            x,
+            losses[trial],
+            "o",
+            color=colour,
+            markersize=size,
+            alpha=0.85,
+            zorder=order,
+            markeredgecolor=edge,
+        )
     if parameter.categories:
         axes.set_xticks(range(len(parameter.categories)), parameter.categories)
         axes.set_xlim(-0.6, len(parameter.categories) - 0.4)
@@ -145,15 +184,20 @@ def _slice(
 
 
 def _failed(axes: Axes, parameter: Parameter, failed: set[int]) -> None:
-    places = _places(parameter, [trial for trial in parameter.values if trial in failed], jitter=0.18)
+    places = _places(
+        parameter, [trial for trial in parameter.values if trial in failed], jitter=0.18
+    )
     if not len(places):  # an empty line that is not clipped would claim the figure's corner
         return
     top = axes.get_xaxis_transform()
-    axes.plot(places, [1.0] * len(places), "x", color=MUTED, markersize=4, transform=top, clip_on=False)
+    axes.plot(
+        places, [1.0] * len(places), "x", color=MUTED, markersize=4, transform=top, clip_on=False
+    )
 
 
 def _places(parameter: Parameter, trials: Sequence[int], jitter: float) -> NDArray[np.float64]:
-    """Where the trials stand on the parameter's axis; those of one category spread a little, always the same way."""
+    """Where the trials stand on the parameter's axis; those of one category spread a little,
+    always the same way."""
     if not parameter.categories:
         return np.array([float(parameter.values[trial]) for trial in trials])
     spread = (np.arange(len(trials)) * 0.618034) % 1 * 2 - 1
@@ -169,13 +213,21 @@ def parallel_coordinates(record: SweepRecord, parameters: Sequence[Parameter]) -
     heights = [_heights(parameter) for parameter in parameters]
     losses = _unit(record.ranking["val_loss"].to_numpy(float))
     unfinished = " Grey: not evaluated to the end." if others else ""
-    absent = any(trial not in parameter.values for parameter in parameters for trial in (*best, *others))
+    absent = any(
+        trial not in parameter.values for parameter in parameters for trial in (*best, *others)
+    )
 
     def plot(canvas: Canvas) -> None:
         axes = canvas.subplots()
         at = np.arange(len(parameters) + 1)
         for trial in others:
-            axes.plot(at[:-1], [height.get(trial, _ABSENT) for height in heights], color=GREY, linewidth=0.7, alpha=0.6)
+            axes.plot(
+                at[:-1],
+                [height.get(trial, _ABSENT) for height in heights],
+                color=GREY,
+                linewidth=0.7,
+                alpha=0.6,
+            )
         for place, trial in reversed(list(enumerate(best))):
             line = [*(height.get(trial, _ABSENT) for height in heights), losses[place]]
             strength = max(0.12, 1 - 1.4 * place / max(12, len(best) - 1))
@@ -186,9 +238,16 @@ def parallel_coordinates(record: SweepRecord, parameters: Sequence[Parameter]) -
         for x, parameter in enumerate(parameters):
             _rule(axes, x, parameter.name, _marks(parameter))
         ends = record.ranking["val_loss"].iloc[[0, -1]]
-        _rule(axes, len(parameters), "loss", [(f"{ends.iloc[0]:.3g}", 0.0), (f"{ends.iloc[1]:.3g}", 1.0)])
+        _rule(
+            axes,
+            len(parameters),
+            "loss",
+            [(f"{ends.iloc[0]:.3g}", 0.0), (f"{ends.iloc[1]:.3g}", 1.0)],
+        )
         if absent:
-            axes.text(-0.04, _ABSENT, "not there", color=MUTED, ha="right", va="center", fontsize=8.5)
+            axes.text(
+                -0.04, _ABSENT, "not there", color=MUTED, ha="right", va="center", fontsize=8.5
+            )
         axes.set_xlim(-0.35, len(parameters) + 0.3)
         axes.set_ylim(_ABSENT - 0.06 if absent else -0.09, 1.15)
         axes.set_axis_off()
@@ -196,9 +255,11 @@ def parallel_coordinates(record: SweepRecord, parameters: Sequence[Parameter]) -
     return draw(
         "parallel-coordinates",
         "Every trial through its parameters",
-        "A line a trial, the stronger the better its loss; the leader is orange. Strong lines that run together show "
-        f"what good trials share; where they fan out the parameter matters little.{unfinished}",
-        f"Parallel coordinates of {len(record.trials)} trials over {len(parameters)} parameters and the loss.",
+        "A line a trial, the stronger the better its loss; the leader is orange. Strong lines"
+        " that run together show what good trials share; where they fan out the parameter matters"
+        f" little.{unfinished}",
+        f"Parallel coordinates of {len(record.trials)} trials over {len(parameters)} parameters"
+        " and the loss.",
         plot,
         size=(7.2, 3.8),
     )
@@ -209,9 +270,15 @@ def _rule(axes: Axes, x: float, name: str, marks: Sequence[tuple[str, float]]) -
     axes.text(x, 1.08, name, ha="center", va="bottom", fontweight="bold", fontsize=9)
     for text, height in marks:
         axes.text(
-            x + 0.03, height, text, va="center", fontsize=8.5, color=MUTED, zorder=6,
+            x + 0.03,
+            height,
+            text,
+            va="center",
+            fontsize=8.5,
+            color=MUTED,
+            zorder=6,
             bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1},
-        )  # fmt: skip
+        )
 
 
 def _scaled(parameter: Parameter, value: float) -> float:
@@ -224,7 +291,9 @@ def _heights(parameter: Parameter) -> dict[int, float]:
     if parameter.categories:
         places = _places(parameter, trials, jitter=0.06) / max(1, len(parameter.categories) - 1)
     else:
-        places = _unit(np.array([_scaled(parameter, float(parameter.values[trial])) for trial in trials]))
+        places = _unit(
+            np.array([_scaled(parameter, float(parameter.values[trial])) for trial in trials])
+        )
     return dict(zip(trials, places.tolist(), strict=True))
 
 

@@ -1,4 +1,5 @@
-"""The curves and bars of the report on variational autoencoders: the bound's parts, over trials, epochs, dimensions."""
+"""The curves and bars of the report on variational autoencoders: the bound's parts, over trials,
+epochs, dimensions."""
 
 from __future__ import annotations
 
@@ -24,22 +25,28 @@ _LINES = 6
 
 
 def rate_distortion(record: VaeRecord) -> Figure | None:
-    """What each trial pays for its codes and what it gets for them; None without a trial that has both."""
+    """What each trial pays for its codes and what it gets for them; None without a trial that has
+    both."""
     trials = record.trials
     if not {"val_kl", "val_squared_error"} <= set(trials.columns):
         return None
-    seen = trials[trials["status"].isin(["completed", "pruned"])].dropna(subset=["val_kl", "val_squared_error"])
+    seen = trials[trials["status"].isin(["completed", "pruned"])].dropna(
+        subset=["val_kl", "val_squared_error"]
+    )
     if not len(seen):
         return None
     betas = pd.to_numeric(seen.get("params.beta", pd.Series(1.0, seen.index)), errors="coerce")
     varying = betas.nunique() > 1
     caption = (
-        "Each point is a trial, its means over the folds: the KL term is the rate, what a code costs; the squared "
-        "error is the distortion, what is lost. Filled: trained to the end; hollow: given up early. Dashed: equal "
-        "squared error + KL."
+        "Each point is a trial, its means over the folds: the KL term is the rate, what a code"
+        " costs; the squared error is the distortion, what is lost. Filled: trained to the end;"
+        " hollow: given up early. Dashed: equal squared error + KL."
     )
     if varying:
-        caption += " The colour is the β that the trial was trained with: a small β buys detail with more nats."
+        caption += (
+            " The colour is the β that the trial was trained with: a small β buys detail with more"
+            " nats."
+        )
 
     def plot(figure: Canvas) -> None:
         axes = figure.add_subplot()
@@ -49,12 +56,29 @@ def rate_distortion(record: VaeRecord) -> Figure | None:
         colours = _beta_colours(figure, axes, betas) if varying else [BLUE] * len(seen)
         for kl, error, status, colour in zip(x, y, seen["status"], colours, strict=True):
             face = colour if status == "completed" else "none"
-            axes.plot(kl, error, "o", markersize=7, markerfacecolor=face, markeredgecolor=colour, zorder=3)
+            axes.plot(
+                kl,
+                error,
+                "o",
+                markersize=7,
+                markerfacecolor=face,
+                markeredgecolor=colour,
+                zorder=3,
+            )
         _name_winner(axes, record, seen)
-        axes.set(xlabel="rate: KL, nats an image", ylabel="distortion: squared error, sum an image")
+        axes.set(
+            xlabel="rate: KL, nats an image", ylabel="distortion: squared error, sum an image"
+        )
 
     alt = f"Scatter of squared error against KL for {len(seen)} trials"
-    return draw("rate-distortion", "Rate and distortion of every trial", caption, alt, plot, size=(7.2, 4.2))
+    return draw(
+        "rate-distortion",
+        "Rate and distortion of every trial",
+        caption,
+        alt,
+        plot,
+        size=(7.2, 4.2),
+    )
 
 
 def _limits(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
@@ -65,20 +89,30 @@ def _limits(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
 
 
 def _equal_sums(axes: Axes) -> None:
-    """Dashed lines along which squared error + KL is the same, named at the upper or left edge of the picture."""
+    """Dashed lines along which squared error + KL is the same, named at the upper or left edge of
+    the picture."""
     from matplotlib.ticker import MaxNLocator
 
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     for total in MaxNLocator(_LINES).tick_values(left + low, right + high):
-        ends = [(max(left, total - high), min(high, total - left)), (min(right, total - low), max(low, total - right))]
+        ends = [
+            (max(left, total - high), min(high, total - left)),
+            (min(right, total - low), max(low, total - right)),
+        ]
         (x0, y0), (x1, y1) = ends
         if x1 - x0 < 0.15 * (right - left):
             continue
         axes.plot([x0, x1], [y0, y1], "--", color=GREY, linewidth=0.8, zorder=1)
         axes.annotate(
-            f"{total:g}", (x0, y0), xytext=(3, -1), textcoords="offset points", color=MUTED, fontsize=8,
-            ha="left", va="bottom" if y0 < high else "top",
-        )  # fmt: skip
+            f"{total:g}",
+            (x0, y0),
+            xytext=(3, -1),
+            textcoords="offset points",
+            color=MUTED,
+            fontsize=8,
+            ha="left",
+            va="bottom" if y0 < high else "top",
+        )
 
 
 def _beta_colours(figure: Canvas, axes: Axes, betas: pd.Series[float]) -> list[str]:
@@ -88,9 +122,13 @@ def _beta_colours(figure: Canvas, axes: Axes, betas: pd.Series[float]) -> list[s
     from matplotlib.ticker import FuncFormatter
 
     low, high = float(betas.min()), float(betas.max())
-    both_themes = ListedColormap(colormaps["viridis"](np.linspace(0.25, 0.92, 256)))  # its ends are lost on one of them
+    both_themes = ListedColormap(
+        colormaps["viridis"](np.linspace(0.25, 0.92, 256))
+    )  # its ends are lost on one of them
     scale = ScalarMappable(LogNorm(low, high) if low > 0 else Normalize(low, high), both_themes)
-    bar = figure.colorbar(scale, ax=axes, pad=0.01, aspect=30, format=FuncFormatter(lambda beta, _: f"{beta:g}"))
+    bar = figure.colorbar(
+        scale, ax=axes, pad=0.01, aspect=30, format=FuncFormatter(lambda beta, _: f"{beta:g}")
+    )
     bar.minorticks_off()
     if betas.nunique() <= _LINES:
         bar.set_ticks(sorted(betas.unique()))
@@ -104,25 +142,43 @@ def _name_winner(axes: Axes, record: VaeRecord, seen: pd.DataFrame) -> None:
     if winner is None or winner["trial"] not in set(seen["trial"]):
         return
     at = (float(winner["val_kl"]), float(winner["val_squared_error"]))
-    axes.plot(*at, "o", markersize=13, markerfacecolor="none", markeredgecolor=ORANGE, markeredgewidth=2, zorder=4)
-    # below it, as a trial that is better in both respects would have won; and towards the room that there is
+    axes.plot(
+        *at,
+        "o",
+        markersize=13,
+        markerfacecolor="none",
+        markeredgecolor=ORANGE,
+        markeredgewidth=2,
+        zorder=4,
+    )
+    # below it, as a trial that is better in both respects would have won; and towards the room
+    # that there is
     left = at[0] < np.mean(axes.get_xlim())
     axes.annotate(
-        f"winner: trial {winner['trial']}", at, xytext=(-8 if left else 8, -10), textcoords="offset points",
-        color=ORANGE, ha="left" if left else "right", va="top", fontweight="bold", zorder=5,
-    )  # fmt: skip
+        f"winner: trial {winner['trial']}",
+        at,
+        xytext=(-8 if left else 8, -10),
+        textcoords="offset points",
+        color=ORANGE,
+        ha="left" if left else "right",
+        va="top",
+        fontweight="bold",
+        zorder=5,
+    )
 
 
 def bound_over_epochs(record: VaeRecord) -> Figure | None:
-    """The negative ELBO of the winner and its two parts, a band over the folds; None if it was not recorded."""
+    """The negative ELBO of the winner and its two parts, a band over the folds; None if it was not
+    recorded."""
     curves, constant = record.curves, record.constant
     if not {"val_reconstruction", "val_kl"} <= set(curves.columns) or not len(curves):
         return None
     plain = "squared error" if record.variance == 0.5 else "reconstruction"
     titles = (plain, "KL", f"{plain} + KL")
     caption = (
-        "Nats an image in validation: the line is the mean over the folds, the band reaches from the lowest fold to "
-        "the highest. Dashed: training, with dropout and the weights of the moment."
+        "Nats an image in validation: the line is the mean over the folds, the band reaches from"
+        " the lowest fold to the highest. Dashed: training, with dropout and the weights of the"
+        " moment."
     )
     if abs(constant) > 0.05:
         caption += f" The likelihood's constant, {constant:.1f} nats an image, is left out."
@@ -136,26 +192,48 @@ def bound_over_epochs(record: VaeRecord) -> Figure | None:
                 if {f"{side}_reconstruction", f"{side}_kl"} <= set(curves.columns):
                     parts = (curves[f"{side}_reconstruction"] - constant, curves[f"{side}_kl"])
                     values = (*parts, sum(parts))[place]
-                    line(axes, curves[["fold", "epoch"]].assign(value=values).pivot(index="epoch", columns="fold"))
+                    line(
+                        axes,
+                        curves[["fold", "epoch"]]
+                        .assign(value=values)
+                        .pivot(index="epoch", columns="fold"),
+                    )
             axes.set_title(title)
             axes.set_xlabel("epoch")
             axes.margins(y=0.15)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         figure.axes[0].set_ylabel("nats an image")
 
-    alt = f"Three panels over epochs: {', '.join(titles)} of the winner, with a band over its folds"
-    return draw("bound-over-epochs", "The bound and its parts, over the winner's epochs", caption, alt, plot)
+    alt = (
+        f"Three panels over epochs: {', '.join(titles)} of the winner, with a band over its folds"
+    )
+    return draw(
+        "bound-over-epochs",
+        "The bound and its parts, over the winner's epochs",
+        caption,
+        alt,
+        plot,
+    )
 
 
 def _band(axes: Axes, folds: pd.DataFrame) -> None:
     """One column a fold, indexed by epoch."""
     mean = folds.mean(axis=1)
-    axes.fill_between(folds.index, folds.min(axis=1), folds.max(axis=1), color=BLUE, alpha=0.25, linewidth=0)
-    axes.plot(folds.index, mean, "o-" if len(folds) < 8 else "-", color=BLUE, linewidth=2, markersize=4)
+    axes.fill_between(
+        folds.index, folds.min(axis=1), folds.max(axis=1), color=BLUE, alpha=0.25, linewidth=0
+    )
+    axes.plot(
+        folds.index, mean, "o-" if len(folds) < 8 else "-", color=BLUE, linewidth=2, markersize=4
+    )
     axes.annotate(
-        f"{mean.iloc[-1]:.2f}", (folds.index[-1], folds.iloc[-1].max()), xytext=(2, 5), textcoords="offset points",
-        ha="right", color=BLUE, fontweight="bold",
-    )  # fmt: skip
+        f"{mean.iloc[-1]:.2f}",
+        (folds.index[-1], folds.iloc[-1].max()),
+        xytext=(2, 5),
+        textcoords="offset points",
+        ha="right",
+        color=BLUE,
+        fontweight="bold",
+    )
 
 
 def _training(axes: Axes, folds: pd.DataFrame) -> None:
@@ -163,32 +241,55 @@ def _training(axes: Axes, folds: pd.DataFrame) -> None:
 
 
 def kl_per_dimension(record: VaeRecord) -> Figure | None:
-    """The KL of each code dimension, the largest first: the refitted model's, and its fold models'."""
+    """The KL of each code dimension, the largest first: the refitted model's, and its fold
+    models'."""
     refit = record.evidence.get("kl_per_dimension")
     if refit is None and not record.fold_kl.size:
         return None
-    bars = np.asarray(refit if refit is not None else np.sort(record.fold_kl, axis=1)[:, ::-1].mean(0), float)
+    bars = np.asarray(
+        refit if refit is not None else np.sort(record.fold_kl, axis=1)[:, ::-1].mean(0), float
+    )
     order = np.argsort(-bars, kind="stable")
-    active = np.asarray(record.evidence["active"], bool) if "active" in record.evidence else np.ones(len(bars), bool)
+    active = (
+        np.asarray(record.evidence["active"], bool)
+        if "active" in record.evidence
+        else np.ones(len(bars), bool)
+    )
     what = (
-        "the refitted model, by dimension" if refit is not None else "the mean over the winner's fold models, by rank"
+        "the refitted model, by dimension"
+        if refit is not None
+        else "the mean over the winner's fold models, by rank"
     )
     caption = f"Bars: {what}."
     if refit is not None and "active" in record.evidence:
         caption += (
-            f" {int(active.sum())} of {len(bars)} units are active: their posterior mean varies by more than 0.01 over "
-            "the test images (Burda et al., 2016). Grey ones carry nothing, and the decoder ignores them."
+            f" {int(active.sum())} of {len(bars)} units are active: their posterior mean varies by"
+            " more than 0.01 over the test images (Burda et al., 2016). Grey ones carry nothing,"
+            " and the decoder ignores them."
         )
     if record.fold_kl.size:
-        caption += " Dots: each fold's model, sorted for itself, as a dimension of one is none of another's."
+        caption += (
+            " Dots: each fold's model, sorted for itself, as a dimension of one is none of"
+            " another's."
+        )
 
-    plot = _kl_plot(bars[order], active[order], order if refit is not None else None, record.fold_kl)
-    alt = f"Bars of the KL of {len(bars)} code dimensions, from {bars.max():.2f} down to {bars.min():.2f} nats"
-    return draw("kl-per-dimension", "What each code dimension carries", caption, alt, plot, size=(7.2, 3.2))
+    plot = _kl_plot(
+        bars[order], active[order], order if refit is not None else None, record.fold_kl
+    )
+    alt = (
+        f"Bars of the KL of {len(bars)} code dimensions, from {bars.max():.2f} down to"
+        f" {bars.min():.2f} nats"
+    )
+    return draw(
+        "kl-per-dimension", "What each code dimension carries", caption, alt, plot, size=(7.2, 3.2)
+    )
 
 
 def _kl_plot(
-    bars: NDArray[np.float64], active: NDArray[np.bool_], names: NDArray[np.int64] | None, folds: NDArray[np.float64]
+    bars: NDArray[np.float64],
+    active: NDArray[np.bool_],
+    names: NDArray[np.int64] | None,
+    folds: NDArray[np.float64],
 ) -> Callable[[Canvas], None]:
     def plot(figure: Canvas) -> None:
         axes = figure.add_subplot()
@@ -196,12 +297,22 @@ def _kl_plot(
         axes.bar(places, bars, color=np.where(active, BLUE, GREY), width=0.7)
         for row in folds:
             own = np.sort(row)[::-1]
-            axes.plot(np.arange(len(own)), own, "o", color=INK, markersize=3.5, markeredgecolor=GRID)
+            axes.plot(
+                np.arange(len(own)), own, "o", color=INK, markersize=3.5, markeredgecolor=GRID
+            )
         if len(bars) <= 20:
-            labels = [str(1 + place) for place in places] if names is None else [f"z{name}" for name in names]
-            axes.set_xticks(places, [f"{label}\n{value:.2f}" for label, value in zip(labels, bars, strict=True)])
+            labels = (
+                [str(1 + place) for place in places]
+                if names is None
+                else [f"z{name}" for name in names]
+            )
+            axes.set_xticks(
+                places,
+                [f"{label}\n{value:.2f}" for label, value in zip(labels, bars, strict=True)],
+            )
         axes.set(
-            xlabel="code dimension and its KL" if names is not None else "rank and mean KL", ylabel="KL, nats an image"
+            xlabel="code dimension and its KL" if names is not None else "rank and mean KL",
+            ylabel="KL, nats an image",
         )
         axes.grid(axis="x", visible=False)
 

@@ -1,4 +1,5 @@
-"""The pictures of the report on variational autoencoders: samples, traversals, interpolations, best and worst."""
+"""The pictures of the report on variational autoencoders: samples, traversals, interpolations,
+best and worst."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from foldrace.analysis.reports.tiles import Tiles, show, tile
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["best_and_worst", "class_name", "interpolations", "manifold", "prior_samples", "traversals"]
+__all__ = [
+    "best_and_worst",
+    "class_name",
+    "interpolations",
+    "manifold",
+    "prior_samples",
+    "traversals",
+]
 
 _ROWS = 16
 _PAIRS = 4
@@ -31,19 +39,28 @@ def prior_samples(evidence: Evidence) -> Figure | None:
     rows = len(samples) // columns
     tiles = tile(samples[: rows * columns].reshape(rows, columns, *samples.shape[1:]))
     caption = (
-        "Codes drawn from N(0, I) and decoded: what the model takes for an image when it sees none. Where these look "
-        "worse than the reconstructions, the codes that the encoder uses do not fill the prior."
+        "Codes drawn from N(0, I) and decoded: what the model takes for an image when it sees"
+        " none. Where these look worse than the reconstructions, the codes that the encoder uses"
+        " do not fill the prior."
     )
 
     def plot(figure: Canvas) -> None:
         show(figure.add_subplot(), tiles)
 
     alt = f"{rows * columns} images decoded from random codes"
-    return draw("prior-samples", "Samples from the prior", caption, alt, plot, size=_size(tiles, 0.1, 0.1, width=5.0))
+    return draw(
+        "prior-samples",
+        "Samples from the prior",
+        caption,
+        alt,
+        plot,
+        size=_size(tiles, 0.1, 0.1, width=5.0),
+    )
 
 
 def traversals(evidence: Evidence) -> Figure | None:
-    """One dimension of the code moved at a time, a row each, the one with the largest KL on top."""
+    """One dimension of the code moved at a time, a row each, the one with the largest KL on
+    top."""
     images = evidence.get("traversals")
     if images is None or not len(images):
         return None
@@ -61,8 +78,9 @@ def traversals(evidence: Evidence) -> Figure | None:
         labels.append(text if on else f"{text} · inactive")
         carries.append(on)
     caption = (
-        "Each row moves one number of the code and leaves the others at 0, the prior's mean; the number at a row is "
-        "the KL that the dimension costs. A row in which nothing changes is a dimension that the decoder ignores."
+        "Each row moves one number of the code and leaves the others at 0, the prior's mean; the"
+        " number at a row is the KL that the dimension costs. A row in which nothing changes is a"
+        " dimension that the decoder ignores."
     )
 
     def plot(figure: Canvas) -> None:
@@ -72,11 +90,15 @@ def traversals(evidence: Evidence) -> Figure | None:
         for text, on in zip(axes.get_yticklabels(), carries, strict=True):
             text.set_color(INK if on else MUTED)
         marked = range(0, len(values), 2 if len(values) % 2 and len(values) > 5 else 1)
-        axes.set_xticks(tiles.column_centres[marked], [f"{values[at]:g}".replace("-", "−") for at in marked])
+        axes.set_xticks(
+            tiles.column_centres[marked], [f"{values[at]:g}".replace("-", "−") for at in marked]
+        )
         axes.set_xlabel("value of the dimension, in standard deviations of the prior")
 
     alt = f"{len(labels)} rows of images, each along one dimension of the code"
-    return draw("traversals", "One dimension at a time", caption, alt, plot, size=_size(tiles, 0.6, 1.6))
+    return draw(
+        "traversals", "One dimension at a time", caption, alt, plot, size=_size(tiles, 0.6, 1.6)
+    )
 
 
 def interpolations(evidence: Evidence) -> Figure | None:
@@ -89,8 +111,9 @@ def interpolations(evidence: Evidence) -> Figure | None:
     last = rows.shape[1] - 1
     tiles = tile(rows, wide_before=(1, last))
     caption = (
-        "The outermost images are from the test set; between them lie the decoded codes on the straight line from the "
-        "code of one to the code of the other. Good codes pass through images that could be real."
+        "The outermost images are from the test set; between them lie the decoded codes on the"
+        " straight line from the code of one to the code of the other. Good codes pass through"
+        " images that could be real."
     )
 
     def plot(figure: Canvas) -> None:
@@ -104,11 +127,19 @@ def interpolations(evidence: Evidence) -> Figure | None:
         centres = tiles.column_centres
         axes.xaxis.tick_top()
         axes.set_xticks(
-            [centres[0], centres[1:-1].mean(), centres[-1]], ["test image", "decoded, from code to code", "test image"]
+            [centres[0], centres[1:-1].mean(), centres[-1]],
+            ["test image", "decoded, from code to code", "test image"],
         )
 
     alt = f"{len(rows)} rows that lead from one test image to another"
-    return draw("interpolations", "Between two test images", caption, alt, plot, size=_size(tiles, 0.4, 2.0))
+    return draw(
+        "interpolations",
+        "Between two test images",
+        caption,
+        alt,
+        plot,
+        size=_size(tiles, 0.4, 2.0),
+    )
 
 
 def manifold(evidence: Evidence) -> Figure | None:
@@ -119,8 +150,9 @@ def manifold(evidence: Evidence) -> Figure | None:
     side = len(images)
     tiles = tile(images)
     caption = (
-        f"The code has two dimensions, so all of it can be seen: {side} × {side} codes at equal steps of the prior's "
-        "probability, decoded. Each image stands for the same share of the prior."
+        f"The code has two dimensions, so all of it can be seen: {side} × {side} codes at equal"
+        " steps of the prior's probability, decoded. Each image stands for the same share of the"
+        " prior."
     )
 
     def plot(figure: Canvas) -> None:
@@ -133,14 +165,21 @@ def manifold(evidence: Evidence) -> Figure | None:
         axes.set(xlabel="z0, quantile of the prior", ylabel="z1, quantile of the prior")
 
     return draw(
-        "manifold", "The two-dimensional code, decoded", caption, f"{side} by {side} decoded codes", plot,
+        "manifold",
+        "The two-dimensional code, decoded",
+        caption,
+        f"{side} by {side} decoded codes",
+        plot,
         size=_size(tiles, 0.6, 0.6, width=6.0),
-    )  # fmt: skip
+    )
 
 
 def best_and_worst(evidence: Evidence) -> Figure | None:
-    """For each class the test images with the smallest and the largest error, each beside its reconstruction."""
-    if not {"images", "shown", "shown_reconstructions", "errors"} <= set(evidence) or not len(evidence["shown"]):
+    """For each class the test images with the smallest and the largest error, each beside its
+    reconstruction."""
+    if not {"images", "shown", "shown_reconstructions", "errors"} <= set(evidence) or not len(
+        evidence["shown"]
+    ):
         return None
     rows, names = [], []
     for name, places in _shown_rows(evidence):
@@ -152,11 +191,14 @@ def best_and_worst(evidence: Evidence) -> Figure | None:
         names.append(name)
     tiles = tile(rows, tight_before=range(1, 4 * _PAIRS, 2), wide_before=(2 * _PAIRS,))
     caption = (
-        "Pairs of a test image and, at its right, its reconstruction: on the left those with the smallest error, on "
-        "the right those with the largest."
+        "Pairs of a test image and, at its right, its reconstruction: on the left those with the"
+        " smallest error, on the right those with the largest."
     )
     if any(names):
-        caption += " The number at a class is its mean squared error a pixel over all its test images here."
+        caption += (
+            " The number at a class is its mean squared error a pixel over all its test images"
+            " here."
+        )
 
     def plot(figure: Canvas) -> None:
         axes = figure.add_subplot()
@@ -167,15 +209,23 @@ def best_and_worst(evidence: Evidence) -> Figure | None:
         halves = [centres[: 2 * _PAIRS].mean(), centres[2 * _PAIRS :].mean()]
         axes.set_xticks(halves, ["best", "worst"])
 
-    alt = f"{len(rows)} rows of test images beside their reconstructions, the best on the left, the worst on the right"
+    alt = (
+        f"{len(rows)} rows of test images beside their reconstructions, the best on the left, the"
+        " worst on the right"
+    )
     return draw(
-        "best-and-worst", "Best and worst reconstructions", caption, alt, plot,
+        "best-and-worst",
+        "Best and worst reconstructions",
+        caption,
+        alt,
+        plot,
         size=_size(tiles, 0.4, 1.5 if any(names) else 0.1),
-    )  # fmt: skip
+    )
 
 
 def _shown_rows(evidence: Evidence) -> list[tuple[str, NDArray[np.int64]]]:
-    """Rows of places in ``shown``, the best first and as many of the worst, the very worst first, after them."""
+    """Rows of places in ``shown``, the best first and as many of the worst, the very worst first,
+    after them."""
     errors, labels = evidence["errors"], evidence.get("labels")
     shown = evidence["shown"]
     groups = np.zeros(len(shown), int) if labels is None else labels[shown]
@@ -200,10 +250,16 @@ def class_name(evidence: Evidence, label: int) -> str:
 
 def _ends(evidence: Evidence, chosen: NDArray[np.int64]) -> list[str]:
     labels = evidence.get("labels")
-    return [""] * len(chosen) if labels is None else [class_name(evidence, int(labels[index])) for index in chosen]
+    return (
+        [""] * len(chosen)
+        if labels is None
+        else [class_name(evidence, int(labels[index])) for index in chosen]
+    )
 
 
-def _size(tiles: Tiles, above_below: float, beside: float, width: float = _WIDTH) -> tuple[float, float]:
+def _size(
+    tiles: Tiles, above_below: float, beside: float, width: float = _WIDTH
+) -> tuple[float, float]:
     """(width, height) in inches of a figure that the grid fills, less the room for labels."""
     height, columns = tiles.pixels.shape[:2]
     return width, (width - beside) * height / columns + above_below

@@ -12,7 +12,13 @@ from rich.console import Console
 
 from foldrace.analysis.records.status import read_status
 from foldrace.errors import StateError
-from foldrace.search.recording.store import SweepState, connect, create_sweep_folder, find_sweep, tracking_uri
+from foldrace.search.recording.store import (
+    SweepState,
+    connect,
+    create_sweep_folder,
+    find_sweep,
+    tracking_uri,
+)
 from foldrace.search.recording.writer import Outcome, Recorder
 from foldrace.search.spec.sweep_spec import parse_spec
 from tests.search.recording.test_writer import dataset, report
@@ -20,14 +26,19 @@ from tests.search.recording.test_writer import dataset, report
 SPEC = {
     "name": "ae",
     "dataset": "digits",
-    "space": {"lr": {"log": [1e-4, 1.0]}, "optimizer": {"choice": ["adam", "sgd"]}, "latent_dim": 16},
+    "space": {
+        "lr": {"log": [1e-4, 1.0]},
+        "optimizer": {"choice": ["adam", "sgd"]},
+        "latent_dim": 16,
+    },
     "search": {"trials": 9},
 }
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sweeps: ``first`` finished with every kind of trial, ``second`` interrupted, ``ae`` running and new."""
+    """Three sweeps: ``first`` finished with every kind of trial, ``second`` interrupted, ``ae``
+    running and new."""
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -39,16 +50,26 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = create_sweep_folder(root, name)
         folder.spec.write_text(spec)
         os.utime(folder.spec, (at, at))
-        folder.write_state(SweepState(key=name, tracking_uri=tracking_uri(root), experiment_id=experiment))
+        folder.write_state(
+            SweepState(key=name, tracking_uri=tracking_uri(root), experiment_id=experiment)
+        )
         sweeps[name] = Recorder(client, experiment, name, key=name)
         sweeps[name].start_sweep(spec, {}, dataset(), "autoencoder")
     first = sweeps["first"]
-    ends = [Outcome.COMPLETED, Outcome.PRUNED, Outcome.FAILED, Outcome.COMPLETED, Outcome.COMPLETED]
+    ends = [
+        Outcome.COMPLETED,
+        Outcome.PRUNED,
+        Outcome.FAILED,
+        Outcome.COMPLETED,
+        Outcome.COMPLETED,
+    ]
     for number, outcome in enumerate(ends):
         first.started(number, {"lr": 0.1 / (number + 1), "optimizer": "adam", "latent_dim": 16})
         last = report(2, 0.4 - 0.1 * number, 0.5 - 0.1 * number)
         first.reported(number, last, None, 1000)
-        first.finished(number, outcome, last.folds, "" if outcome is Outcome.COMPLETED else f"why {number}")
+        first.finished(
+            number, outcome, last.folds, "" if outcome is Outcome.COMPLETED else f"why {number}"
+        )
     first.close(Outcome.COMPLETED, {}, "")
     sweeps["second"].started(0, {"lr": 0.1, "optimizer": "adam"})
     sweeps["second"].close(Outcome.PRUNED, {}, "")
@@ -78,7 +99,9 @@ def test_only_completed_trials_are_ranked(root: Path) -> None:
     assert best["val_loss"] == {"mean": pytest.approx(0.05), "standard_error": pytest.approx(0.05)}
 
 
-def test_the_table_fits_80_columns_with_whole_scores_and_the_parameters_that_vary(root: Path) -> None:
+def test_the_table_fits_80_columns_with_whole_scores_and_the_parameters_that_vary(
+    root: Path,
+) -> None:
     file = StringIO()
     Console(file=file, width=80).print(read_status(root, "first").table())
     text = file.getvalue()
@@ -107,7 +130,9 @@ def test_a_sweep_whose_process_is_gone_without_a_word_is_not_called_running(root
         driven = read_status(root, "ae")
     gone = read_status(root, "ae")
     assert (driven.state, driven.remedy, gone.state) == ("running", "", "interrupted")
-    assert "ae: interrupted (its process has ended; `foldrace resume ae` goes on); " in gone.summary()
+    assert (
+        "ae: interrupted (its process has ended; `foldrace resume ae` goes on); " in gone.summary()
+    )
     assert read_status(root, "first").state == "finished"
     with folder.locked():  # looking at it has left nothing held
         folder.result.write_text("{}")

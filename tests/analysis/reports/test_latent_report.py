@@ -28,16 +28,23 @@ COUNT = 60
 
 
 def evidence(count: int = COUNT, dimension: int = 4, **changes: Any) -> dict[str, Any]:
-    """Images of noise, and codes in three groups, one a class; two folds whose codes are turned copies. A change to
-    None leaves an array out."""
+    """Images of noise, and codes in three groups, one a class; two folds whose codes are turned
+    copies. A change to None leaves an array out."""
     random = np.random.default_rng(0)
     labels = np.arange(count) % 3
-    codes = random.normal(size=(count, dimension)) + 9 * np.eye(max(dimension, 3))[labels][:, :dimension]
+    codes = (
+        random.normal(size=(count, dimension))
+        + 9 * np.eye(max(dimension, 3))[labels][:, :dimension]
+    )
     turned = codes @ np.linalg.qr(random.normal(size=(dimension, dimension)))[0]
     found = {
-        "images": random.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8), "labels": labels, "class_names": NAMES,
-        "codes": codes.astype(np.float32), "fold_codes": np.stack([codes, turned]).astype(np.float32), **changes,
-    }  # fmt: skip
+        "images": random.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8),
+        "labels": labels,
+        "class_names": NAMES,
+        "codes": codes.astype(np.float32),
+        "fold_codes": np.stack([codes, turned]).astype(np.float32),
+        **changes,
+    }
     return {name: values for name, values in found.items() if values is not None}
 
 
@@ -46,7 +53,9 @@ def made(**changes: Any) -> Report:
 
 
 def blocks(report: Report, kind: type) -> list[Any]:
-    return [block for section in report.sections for block in section.blocks if isinstance(block, kind)]
+    return [
+        block for section in report.sections for block in section.blocks if isinstance(block, kind)
+    ]
 
 
 def names(report: Report, kind: type = Figure) -> list[str]:
@@ -75,10 +84,12 @@ def data(report: Report) -> dict[str, Any]:
     return dict(json.loads(found[1]))
 
 
-# --- what it says -------------------------------------------------------------------------------------------------
+# --- what it says --------------------------------------------------------------------------------
 
 
-def test_a_code_that_knows_the_classes_is_said_to_know_more_than_a_linear_one(report: Report) -> None:
+def test_a_code_that_knows_the_classes_is_said_to_know_more_than_a_linear_one(
+    report: Report,
+) -> None:
     assert "the class of 100.0 % of 60 test images: more than PCA" in report.lead
     assert "The fold models agree on the code (CKA 1.00)." in report.lead
     facts = dict(report.facts)
@@ -97,9 +108,13 @@ def test_a_code_of_noise_is_not_said_to_be_any_better(report: Report) -> None:
 def test_the_tables_hold_every_space_and_chance(report: Report) -> None:
     classes = rows(report, "What each space knows")
     assert [name.partition(" (")[0] for name in classes] == [
-        "raw pixels", "PCA of the pixels", "code", "PCA map of the code", "t-SNE map of the code",
+        "raw pixels",
+        "PCA of the pixels",
+        "code",
+        "PCA map of the code",
+        "t-SNE map of the code",
         "always the most frequent class",
-    ]  # fmt: skip
+    ]
     assert classes["code (4 numbers)"] == ("100.0 %", "100.0 %")
     assert classes["t-SNE map of the code (2 numbers)"] == ("100.0 %", "–")
     assert classes["always the most frequent class"] == ("33.3 %", "33.3 %")
@@ -108,7 +123,9 @@ def test_the_tables_hold_every_space_and_chance(report: Report) -> None:
     assert rows(report, "How alike")["Procrustes distance (0: the same)"][0] == "0.000"
 
 
-def test_every_figure_is_there_and_says_what_t_sne_does_not_show(report: Report, tmp_path: Path) -> None:
+def test_every_figure_is_there_and_says_what_t_sne_does_not_show(
+    report: Report, tmp_path: Path
+) -> None:
     assert names(report) == ["panels", "tsne", "pca"]
     assert names(report, Picture) == ["image-map"]
     warned = [block.caption for block in blocks(report, Figure) if block.name == "tsne"]
@@ -130,7 +147,7 @@ def test_the_same_evidence_gives_the_same_report(report: Report) -> None:
     assert blocks(again, Raw) == blocks(report, Raw)
 
 
-# --- the interactive scatter --------------------------------------------------------------------------------------
+# --- the interactive scatter ---------------------------------------------------------------------
 
 
 def test_the_thumbnail_of_each_point_is_its_image(data: dict[str, Any]) -> None:
@@ -138,7 +155,9 @@ def test_the_thumbnail_of_each_point_is_its_image(data: dict[str, Any]) -> None:
     labels = np.frombuffer(base64.b64decode(data["labels"]), "<u2")
     given = evidence()
     assert np.array_equal(labels, given["labels"][positions])
-    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["sheet"].partition(",")[2]))))[..., 0]
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["sheet"].partition(",")[2]))))[
+        ..., 0
+    ]
     across, down = data["pitch"]
     for at, position in enumerate(positions):
         top, left = down * (at // data["columns"]), across * (at % data["columns"])
@@ -146,7 +165,11 @@ def test_the_thumbnail_of_each_point_is_its_image(data: dict[str, Any]) -> None:
 
 
 def test_the_maps_fill_their_square_and_start_with_the_main_one(data: dict[str, Any]) -> None:
-    assert [shown["title"] for shown in data["maps"]] == ["t-SNE, perplexity 19", "t-SNE, perplexity 10", "PCA"]
+    assert [shown["title"] for shown in data["maps"]] == [
+        "t-SNE, perplexity 19",
+        "t-SNE, perplexity 10",
+        "PCA",
+    ]
     for shown in data["maps"]:
         points = np.frombuffer(base64.b64decode(shown["points"]), "<u2").reshape(-1, 2)
         assert len(points) == COUNT
@@ -170,7 +193,9 @@ def test_colour_images_keep_their_colours_and_large_ones_are_made_small() -> Non
     assert pixels[5, 5].tolist() == [0, 200, 0]
 
 
-def test_a_sheet_that_would_be_too_large_loses_quality_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sheet_that_would_be_too_large_loses_quality_instead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     images = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28), dtype=np.uint8)
     lossless = len(sprite_sheet(images)[0])
     monkeypatch.setattr("foldrace.analysis.reports.latent.scatter._LOSSLESS_PIXELS", 0)
@@ -187,7 +212,7 @@ def test_names_are_pushed_apart_and_no_further_than_they_must() -> None:
     assert apart[:3, 1].mean() == pytest.approx(centres[:3, 1].mean())
 
 
-# --- what is missing ----------------------------------------------------------------------------------------------
+# --- what is missing -----------------------------------------------------------------------------
 
 
 def test_without_labels_there_are_maps_and_neighbours_but_no_accuracy() -> None:
@@ -215,7 +240,9 @@ def test_a_code_of_one_number_needs_no_map(tmp_path: Path) -> None:
     write_report(report, tmp_path)
 
 
-@pytest.mark.parametrize("folds", [None, np.zeros((1, COUNT, 4), np.float32), np.full((3, COUNT, 4), np.nan)])
+@pytest.mark.parametrize(
+    "folds", [None, np.zeros((1, COUNT, 4), np.float32), np.full((3, COUNT, 4), np.nan)]
+)
 def test_fewer_than_two_folds_cannot_disagree(folds: Any) -> None:
     report = made(fold_codes=folds)
     assert "two fold models or more" in sentences(report)
@@ -239,15 +266,20 @@ def test_a_handful_of_images_is_reported_as_far_as_it_goes(count: int, tmp_path:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"codes": np.ones((COUNT, 4), np.float32)}, "the same code"), ({"count": 2}, "only 2 test images")],
+    [
+        ({"codes": np.ones((COUNT, 4), np.float32)}, "the same code"),
+        ({"count": 2}, "only 2 test images"),
+    ],
 )
-def test_where_there_is_nothing_to_map_it_says_so(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_where_there_is_nothing_to_map_it_says_so(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     report = made(**changes)
     assert said in report.lead and not report.sections
     write_report(report, tmp_path)
 
 
-# --- from MLflow --------------------------------------------------------------------------------------------------
+# --- from MLflow ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -271,10 +303,15 @@ def test_it_is_built_from_the_refits_evidence(client: MlflowClient, tmp_path: Pa
     [
         (evidence(codes=None), "no codes"),
         (None, "no codes"),
-        (evidence(codes=np.full((COUNT, 4), np.nan, np.float32)), "None of the 60 codes is finite"),
+        (
+            evidence(codes=np.full((COUNT, 4), np.nan, np.float32)),
+            "None of the 60 codes is finite",
+        ),
     ],
 )
-def test_without_codes_it_says_why(client: MlflowClient, tmp_path: Path, found: Any, said: str) -> None:
+def test_without_codes_it_says_why(
+    client: MlflowClient, tmp_path: Path, found: Any, said: str
+) -> None:
     recorder, run = record_sweep(client, tmp_path, [TRIAL], task="autoencoder")
     record_refit(client, recorder, found, tmp_path)
     assert said in build(client, run).lead

@@ -1,4 +1,5 @@
-"""The report on a comparison: what it says is what MLflow has, and it is there whatever is missing."""
+"""The report on a comparison: what it says is what MLflow has, and it is there whatever is
+missing."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from tests.helpers.comparisons import SPEED, Arm, Plan, compare, record_comparis
 
 ARMS = {
     "adam": Arm(),
-    "sgd": Arm(floor=0.03, best=0.3, default=0.01, rates=(1e-3, 3.0), diverges=0.8, unlucky=(2,), own=1),
+    "sgd": Arm(
+        floor=0.03, best=0.3, default=0.01, rates=(1e-3, 3.0), diverges=0.8, unlucky=(2,), own=1
+    ),
     "broken": Arm(diverges=0),
 }
 SMALL = Plan(search=3, repeats=2, epochs=2)
@@ -30,7 +33,9 @@ def blocks(report: Report) -> Iterator[Block]:
 
 
 def table(report: Report, title: str) -> Table:
-    [found] = [block for block in blocks(report) if isinstance(block, Table) and block.title == title]
+    [found] = [
+        block for block in blocks(report) if isinstance(block, Table) and block.title == title
+    ]
     return found
 
 
@@ -64,7 +69,9 @@ def test_a_page_is_written_with_its_figures(report: Report, tmp_path: Path) -> N
     page = write_report(report, tmp_path)
     assert page.name == "optimizers.html"
     names = {"standings", "best-of-n", "learning-curves", "learning-rates", "reconstructions"}
-    assert {path.stem.removeprefix("optimizers-") for path in (tmp_path / "figures").glob("*.png")} == names
+    assert {
+        path.stem.removeprefix("optimizers-") for path in (tmp_path / "figures").glob("*.png")
+    } == names
 
 
 def test_an_arm_is_a_row_with_its_gain_its_failures_and_its_price(report: Report) -> None:
@@ -75,7 +82,8 @@ def test_an_arm_is_a_row_with_its_gain_its_failures_and_its_price(report: Report
     title = "Tuned and untuned"
     assert cells(report, title, "gain")["sgd"] == f"{100 * (1 - tuned / default):.0f}\u00a0%"
     failed = {
-        arm: int((comparison.trials[comparison.trials["arm"] == arm]["status"] == "failed").sum()) for arm in ARMS
+        arm: int((comparison.trials[comparison.trials["arm"] == arm]["status"] == "failed").sum())
+        for arm in ARMS
     }
     assert failed["broken"] == 4 and failed["sgd"] > 1  # search trials, and a repeat
     counts = cells(report, title, "failed trials")
@@ -86,22 +94,33 @@ def test_an_arm_is_a_row_with_its_gain_its_failures_and_its_price(report: Report
 
 
 def test_the_time_to_the_target_is_the_first_epoch_at_which_the_repeats_mean_is_there() -> None:
-    comparison = compare({"adam": Arm(), "slow": Arm(floor=0.0205, own=1), "sgd": Arm(floor=0.2)}, Plan(epochs=6))
+    comparison = compare(
+        {"adam": Arm(), "slow": Arm(floor=0.0205, own=1), "sgd": Arm(floor=0.2)}, Plan(epochs=6)
+    )
     report = compose(comparison)
     target = 1.1 * judge(comparison).standings["adam"].mean
-    means = comparison.curves[comparison.curves["arm"] == "adam"].groupby("epoch")["val_loss"].mean()
+    means = (
+        comparison.curves[comparison.curves["arm"] == "adam"].groupby("epoch")["val_loss"].mean()
+    )
     epoch = int(means.index[means <= target][0])
     assert 1 < epoch < 6
     [row, _, last] = table(report, "Time to target").rows
     assert row == ("adam", str(epoch), str(3 * epoch), figure(3 * epoch * SPEED, 3))
     assert last == ("sgd", "not reached", "not reached", "not reached")
-    assert f"The target, {figure(target)}, is 10\u00a0% above" in table(report, "Time to target").caption
+    assert (
+        f"The target, {figure(target)}, is 10\u00a0% above"
+        in table(report, "Time to target").caption
+    )
 
 
 def test_the_target_lies_above_a_negative_loss_too() -> None:
     comparison = compare({"adam": Arm(), "sgd": Arm(floor=0.2)})
-    shift = {name: getattr(comparison, name).assign(val_loss=getattr(comparison, name)["val_loss"] - 5.0) for name in
-             ("folds", "curves", "progress", "trials")}  # fmt: skip
+    shift = {
+        name: getattr(comparison, name).assign(
+            val_loss=getattr(comparison, name)["val_loss"] - 5.0
+        )
+        for name in ("folds", "curves", "progress", "trials")
+    }
     report = compose(replace(comparison, **shift))
     assert table(report, "Time to target").rows[0][0] == "adam"
     assert table(report, "Time to target").rows[0][1] == "1"
@@ -109,13 +128,19 @@ def test_the_target_lies_above_a_negative_loss_too() -> None:
 
 
 def test_the_captions_count_failures_and_say_when_a_search_beats_the_default() -> None:
-    arms = {"adam": Arm(default=0.1), "sgd": Arm(floor=0.03, diverges=1e-2, own=1), "rmsprop": Arm(own=2)}
+    arms = {
+        "adam": Arm(default=0.1),
+        "sgd": Arm(floor=0.03, diverges=1e-2, own=1),
+        "rmsprop": Arm(own=2),
+    }
     found = captions(compose(compare(arms, Plan(search=8))))
     assert "adam from 1 trial on, sgd never and rmsprop never" in found["best-of-n"]
     failed = int((compare(arms, Plan(search=8)).trials["status"] == "failed").sum())
     assert failed > 0 and f"Failed trials ({failed} of sgd's)" in found["best-of-n"]
     assert f"{failed} failed trial" in found["learning-rates"]
-    assert "never win" not in captions(compose(compare({"adam": Arm(), "sgd": Arm()})))["best-of-n"]
+    assert (
+        "never win" not in captions(compose(compare({"adam": Arm(), "sgd": Arm()})))["best-of-n"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +152,9 @@ def test_the_captions_count_failures_and_say_when_a_search_beats_the_default() -
         ({"one": Arm(default=3.0), "other": Arm(floor=5.0)}, Plan(search=2)),
     ],
 )
-def test_there_is_a_report_whatever_is_missing(arms: dict[str, Arm], plan: Plan, tmp_path: Path) -> None:
+def test_there_is_a_report_whatever_is_missing(
+    arms: dict[str, Arm], plan: Plan, tmp_path: Path
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report = compose(compare(arms, plan))
@@ -137,7 +164,9 @@ def test_there_is_a_report_whatever_is_missing(arms: dict[str, Arm], plan: Plan,
 
 def test_an_empty_comparison_has_a_sentence_for_each_figure() -> None:
     comparison = compare(ARMS, Plan(done_repeats=0))
-    empty = replace(comparison, trials=comparison.trials.iloc[:0], reconstructions=None, state="running")
+    empty = replace(
+        comparison, trials=comparison.trials.iloc[:0], reconstructions=None, state="running"
+    )
     report = compose(empty)
     assert captions(report) == {}
     assert sum(isinstance(block, Text) for block in blocks(report)) >= 6
@@ -149,13 +178,17 @@ def test_quasi_random_trials_are_said_to_be_no_independent_draws() -> None:
     assert "approximate" in captions(compose(drawn))["best-of-n"]
 
 
-# --- wording ------------------------------------------------------------------------------------------------------
+# --- wording -------------------------------------------------------------------------------------
 
 
 def test_numbers_have_the_digits_that_mean_something() -> None:
     assert [figure(value) for value in (0.017264, 23.951, 0.0, 1234.5, -1.5)] == [
-        "0.01726", "23.95", "0.000", "1234", "−1.500",
-    ]  # fmt: skip
+        "0.01726",
+        "23.95",
+        "0.000",
+        "1234",
+        "−1.500",
+    ]
     assert [figure(value) for value in (None, math.inf, 1.5e-9)] == ["–", "–", "1.500e−09"]
     assert figure(119.4, 2) == "119"
 
@@ -170,5 +203,10 @@ def test_a_mean_is_given_to_the_place_of_its_uncertainty() -> None:
 
 def test_small_words() -> None:
     assert [p_text(p) for p in (1e-5, 0.0342, 0.34)] == ["<\u00a00.001", "0.034", "0.34"]
-    assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
     assert [plural(count, "trial") for count in (0, 1, 2)] == ["no trials", "1 trial", "2 trials"]

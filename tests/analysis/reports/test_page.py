@@ -1,4 +1,5 @@
-"""A report as a page: self-contained, readable by everybody, in both themes; and its figures as files."""
+"""A report as a page: self-contained, readable by everybody, in both themes; and its figures as
+files."""
 
 from __future__ import annotations
 
@@ -47,8 +48,17 @@ def strip() -> Picture:
 
 
 def report(*blocks: object, sections: int = 1) -> Report:
-    every = tuple(Section(f"Part {i}", blocks if i == 0 else (Text("more"),)) for i in range(sections))  # type: ignore[arg-type]
-    return Report("sweep", "ae: sweep", "Trial 1 leads.", (("Trials", "3"),), every, "Sweep ae of 2026-01-02, key k.")
+    every = tuple(
+        Section(f"Part {i}", blocks if i == 0 else (Text("more"),)) for i in range(sections)
+    )  # type: ignore[arg-type]
+    return Report(
+        "sweep",
+        "ae: sweep",
+        "Trial 1 leads.",
+        (("Trials", "3"),),
+        every,
+        "Sweep ae of 2026-01-02, key k.",
+    )
 
 
 def write(folder: Path, *blocks: object, sections: int = 1) -> str:
@@ -84,27 +94,48 @@ def asked_for(page: str) -> list[str]:
     found = re.findall(r"url\(\s*['\"]?([^)'\"]*)|@import\s+['\"]([^'\"]*)", page)
     addresses = [one or other for one, other in found]
     for _, attributes in Reader(page).tags:
-        addresses += [value for name, value in attributes.items() if name in ("src", "href", "xlink:href", "srcset")]
+        addresses += [
+            value
+            for name, value in attributes.items()
+            if name in ("src", "href", "xlink:href", "srcset")
+        ]
     return [address for address in addresses if not address.startswith(("#", "data:"))]
 
 
 def test_a_page_asks_nothing_of_anybody(tmp_path: Path) -> None:
-    page = write(tmp_path, figure(), strip(), Table("T", ("a",), (("1",),)), Code("Spec", "a: 1"), sections=4)
+    page = write(
+        tmp_path,
+        figure(),
+        strip(),
+        Table("T", ("a",), (("1",),)),
+        Code("Spec", "a: 1"),
+        sections=4,
+    )
     assert asked_for(page) == []
     assert "default-src 'none'" in page
     assert asked_for('<img src="https://a/b.png"><p style="background: url(http://c)"></p>') != []
 
 
 def test_tags_are_closed_as_they_were_opened(tmp_path: Path) -> None:
-    page = write(tmp_path, figure(), strip(), Table("T", ("a",), (("1",),)), Code("Spec", "a: 1"), sections=4)
+    page = write(
+        tmp_path,
+        figure(),
+        strip(),
+        Table("T", ("a",), (("1",),)),
+        Code("Spec", "a: 1"),
+        sections=4,
+    )
     assert Reader(page).open == []
 
 
 def test_text_is_escaped_and_trusted_html_is_not(tmp_path: Path) -> None:
     page = write(
-        tmp_path, Text("<script>bad()</script>"), Table("<i>", ("<u>",), (("<s>",),)), Code("x", "</pre><b>"),
+        tmp_path,
+        Text("<script>bad()</script>"),
+        Table("<i>", ("<u>",), (("<s>",),)),
+        Code("x", "</pre><b>"),
         Raw("<output>mine</output>"),
-    )  # fmt: skip
+    )
     tags = {tag for tag, _ in Reader(page).tags}
     assert not {"script", "i", "u", "s", "b"} & tags
     assert "output" in tags
@@ -135,13 +166,17 @@ def test_a_figure_follows_the_theme_on_the_page_and_is_light_as_a_file(tmp_path:
     assert "var(" not in file and ORANGE in file
     root = ElementTree.fromstring(file)  # well-formed
     assert (root.get("width"), root.get("height")) == ("518.4pt", "259.2pt")
-    css = (Path(__file__).parents[3] / "analysis" / "reports" / "templates" / "page.css").read_text()
+    css = (
+        Path(__file__).parents[3] / "analysis" / "reports" / "templates" / "page.css"
+    ).read_text()
     for name in THEME:
         assert css.count(f"--{name}: ") == 2, name  # a light one and a dark one
 
 
 def test_two_figures_on_a_page_share_no_id() -> None:
-    first, second = (set(re.findall(r'\bid="([^"]*)"', figure(name).svg)) for name in ("one", "two"))
+    first, second = (
+        set(re.findall(r'\bid="([^"]*)"', figure(name).svg)) for name in ("one", "two")
+    )
     assert first and not first & second
     used = re.findall(r'(?:href="#|url\(#)([^")]*)', figure("one").svg)
     assert used and set(used) <= first
@@ -158,7 +193,10 @@ def test_a_png_is_light_and_150_dots_an_inch() -> None:
 
 
 def test_numbers_stand_to_the_right(tmp_path: Path) -> None:
-    rows = (("1", "0.02 ± 0.01", "adam", "–", "62 %", "−3e-05"), ("12", "0.5", "2 of 3", "7", "4 %", "1,234"))
+    rows = (
+        ("1", "0.02 ± 0.01", "adam", "–", "62 %", "−3e-05"),
+        ("12", "0.5", "2 of 3", "7", "4 %", "1,234"),
+    )
     table = Table("T", tuple("abcdef"), rows)
     assert table.numeric == (True, True, False, True, True, True)
     assert Table("T", ("a",), ()).numeric == (False,)
@@ -169,10 +207,15 @@ def test_the_files_are_those_that_are_announced(tmp_path: Path) -> None:
     made = report(figure(), strip())
     write_report(made, tmp_path)
     announced = {path.relative_to(tmp_path).as_posix() for path in report_files(made, tmp_path)}
-    assert announced == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert announced == {
-        "sweep.html", "figures/sweep-curves.png", "figures/sweep-curves.svg", "figures/sweep-strip.png"
-    }  # fmt: skip
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    }
+    assert announced == {
+        "sweep.html",
+        "figures/sweep-curves.png",
+        "figures/sweep-curves.svg",
+        "figures/sweep-strip.png",
+    }
 
 
 def test_the_footer_says_of_what_it_was_made(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The sweep report: what it says of a sweep, that it says something of any, and how the command makes it."""
+"""The sweep report: what it says of a sweep, that it says something of any, and how the command
+makes it."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store.record("fails", [failed("out of memory"), failed()])
     store.record("negative", [plain(-3.0), plain(-1.0), plain(-2.99)])
     store.record("one-fold", [plain(0.2, folds=1), plain(0.3, folds=1)])
-    store.record("given-up", [Trial({"lr": 0.1}, [[0.3, 0.4]], Outcome.PRUNED, "given up at epoch 1")])
+    store.record(
+        "given-up", [Trial({"lr": 0.1}, [[0.3, 0.4]], Outcome.PRUNED, "given up at epoch 1")]
+    )
     return store
 
 
@@ -55,64 +58,90 @@ def run_of(store: Store, name: str) -> Run:
 
 
 def blocks(report: Report, kind: type) -> list:
-    return [block for section in report.sections for block in section.blocks if isinstance(block, kind)]
+    return [
+        block for section in report.sections for block in section.blocks if isinstance(block, kind)
+    ]
 
 
 def named(report: Report) -> set[str]:
     return {figure.name for figure in blocks(report, Figure)}
 
 
-# --- what it says ---------------------------------------------------------------------------------------------------
+# --- what it says --------------------------------------------------------------------------------
 
 
 def test_the_lead_names_the_leader_its_error_its_rivals_and_the_price(store: Store) -> None:
     report = of(store, "one")
-    assert report.lead == (
-        "Trial 0 leads with a validation loss of 0.2050 ± 0.0050 (mean ± standard error over 2 folds). It is the only "
-        "trial that was evaluated to the end, so nothing is known of how good others would be. It took 4 fold-epochs "
-        "in 0:12; training every trial to the end would have taken 6, 1.5 times as many."
+    assert (
+        report.lead
+        == "Trial 0 leads with a validation loss of 0.2050 ± 0.0050 (mean ± standard error over 2"
+        " folds). It is the only trial that was evaluated to the end, so nothing is known of"
+        " how good others would be. It took 4 fold-epochs in 0:12; training every trial to the"
+        " end would have taken 6, 1.5 times as many."
     )
     lead = of(store, "many").lead
-    assert "lie within one standard error: a leader, not a proof" in lead or "lies within one" in lead
+    assert (
+        "lie within one standard error: a leader, not a proof" in lead or "lies within one" in lead
+    )
 
 
 def test_a_trial_within_one_standard_error_is_counted_and_one_outside_is_not(store: Store) -> None:
     # means −2.995, −0.995 and −2.985, standard errors 0.005: the third is two errors behind
-    assert "None of the 2 others evaluated to the end lies within one standard error" in of(store, "negative").lead
+    assert (
+        "None of the 2 others evaluated to the end lies within one standard error"
+        in of(store, "negative").lead
+    )
     record = store.record("close", [plain(0.2), plain(0.204), plain(0.3)])
     assert "1 of the 2 others evaluated to the end lies within" in build(store.client, record).lead
 
 
 def test_a_full_sweep_has_every_picture(store: Store) -> None:
     assert named(of(store, "many")) == {
-        "leaders", "incumbent", "learning-curves", "rank-correlation", "importance", "slices", "parallel-coordinates",
+        "leaders",
+        "incumbent",
+        "learning-curves",
+        "rank-correlation",
+        "importance",
+        "slices",
+        "parallel-coordinates",
         "cost",
-    }  # fmt: skip
+    }
 
 
 def test_costs_add_up(store: Store) -> None:
-    [table] = [table for table in blocks(of(store, "many"), Table) if table.title == "By how trials ended"]
+    [table] = [
+        table for table in blocks(of(store, "many"), Table) if table.title == "By how trials ended"
+    ]
     record = read_record(store.client, run_of(store, "many"))
     completed, pruned = record.count("completed"), record.count("pruned")
     assert completed and pruned
     spent = {row[0]: row[2] for row in table.rows}
     assert spent == {
-        "evaluated to the end": str(6 * completed), "given up": str(2 * pruned), "failed": "0",
-    }  # fmt: skip
+        "evaluated to the end": str(6 * completed),
+        "given up": str(2 * pruned),
+        "failed": "0",
+    }
     assert record.fold_epochs == 6 * completed + 2 * pruned
     assert record.full_cost == 25 * 6
 
 
 def test_the_table_compares_fold_by_fold(store: Store) -> None:
-    run = store.record("paired", [Trial({"lr": 0.1}, [[0.1, 0.5]]), Trial({"lr": 0.2}, [[0.12, 0.54]])])
-    [table] = [table for table in blocks(build(store.client, run), Table) if table.title == "The best 2"]
+    run = store.record(
+        "paired", [Trial({"lr": 0.1}, [[0.1, 0.5]]), Trial({"lr": 0.2}, [[0.12, 0.54]])]
+    )
+    [table] = [
+        table for table in blocks(build(store.client, run), Table) if table.title == "The best 2"
+    ]
     behind = table.columns.index("behind, fold by fold")
     assert [row[behind] for row in table.rows] == ["–", "0.030 ± 0.010"]
 
 
 def test_failures_are_listed_with_their_reasons(store: Store) -> None:
     [table] = [table for table in blocks(of(store, "fails"), Table) if "failed" in table.title]
-    assert [row[1] for row in table.rows] == ["out of memory", "diverged: fold 0, epoch 1: val_loss is inf"]
+    assert [row[1] for row in table.rows] == [
+        "out of memory",
+        "diverged: fold 0, epoch 1: val_loss is inf",
+    ]
 
 
 def test_the_spec_and_the_environment_are_kept(store: Store) -> None:
@@ -120,7 +149,7 @@ def test_the_spec_and_the_environment_are_kept(store: Store) -> None:
     assert "latent_dim: 16" in texts[0] and '"python": "3.11"' in texts[1]
 
 
-# --- what mattered ---------------------------------------------------------------------------------------------------
+# --- what mattered -------------------------------------------------------------------------------
 
 
 def test_the_parameter_that_alone_matters_is_found_and_the_others_are_not(store: Store) -> None:
@@ -129,7 +158,9 @@ def test_the_parameter_that_alone_matters_is_found_and_the_others_are_not(store:
     assert found is not None
     assert found.telling == ("lr",)
     assert max(found.overall, key=lambda name: found.overall[name]) == "lr"
-    assert "momentum" in found.best and "momentum" not in found.overall  # it exists in some trials only
+    assert (
+        "momentum" in found.best and "momentum" not in found.overall
+    )  # it exists in some trials only
     assert math.fsum(found.best.values()) == pytest.approx(1)
     assert importance(record) == found
 
@@ -140,9 +171,14 @@ def test_too_few_trials_have_no_importance(store: Store) -> None:
     assert any("Importance is not shown" in text.text for text in blocks(report, Text))
 
 
-def test_rank_correlation_is_one_where_no_curves_cross_and_minus_one_where_all_do(store: Store) -> None:
+def test_rank_correlation_is_one_where_no_curves_cross_and_minus_one_where_all_do(
+    store: Store,
+) -> None:
     losses = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    trials = [Trial({"lr": 0.1}, [[loss, loss], [0.7 - loss, 0.7 - loss], [loss, loss]]) for loss in losses]
+    trials = [
+        Trial({"lr": 0.1}, [[loss, loss], [0.7 - loss, 0.7 - loss], [loss, loss]])
+        for loss in losses
+    ]
     run = store.record("crossing", trials)
     first, second = rung_correlations(read_record(store.client, run))
     assert (first.epoch, first.rho, first.n) == (1, pytest.approx(1), 6)
@@ -151,7 +187,7 @@ def test_rank_correlation_is_one_where_no_curves_cross_and_minus_one_where_all_d
     assert rung_correlations(read_record(store.client, store.record("five", trials[:5]))) == []
 
 
-# --- whatever there is -----------------------------------------------------------------------------------------------
+# --- whatever there is ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -188,21 +224,29 @@ def test_what_another_version_recorded_is_still_reported(store: Store) -> None:
     assert "Trial 0 leads" in report.lead and "future: yes" in blocks(report, Code)[0].text
 
 
-# --- the command -----------------------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_writes_the_page_and_logs_it_to_the_run(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_page_and_logs_it_to_the_run(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", "one", "--dir", str(store.root), "--json"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     page = store.root / "one" / "report" / "sweep.html"
     assert said["reports"] == {"sweep": str(page)} and page.is_file()
     assert "Sweep one of" in page.read_text(encoding="utf-8")
-    logged = {item.path for item in store.client.list_artifacts(run_of(store, "one").info.run_id, "reports")}
+    logged = {
+        item.path
+        for item in store.client.list_artifacts(run_of(store, "one").info.run_id, "reports")
+    }
     assert logged == {"reports/sweep.html", "reports/figures"}
 
 
 def test_a_server_is_enough(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["report", "one", "--tracking-uri", store.uri]) == 0
@@ -211,7 +255,9 @@ def test_a_server_is_enough(
     assert "is named none" in capsys.readouterr().err
 
 
-def test_an_unknown_kind_is_refused_with_the_nearest(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_kind_is_refused_with_the_nearest(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", "one", "--kind", "swep", "--dir", str(store.root)]) == 2
     assert "did you mean 'sweep'?" in capsys.readouterr().err
 
@@ -224,7 +270,9 @@ def test_an_unknown_kind_is_refused_with_the_nearest(store: Store, capsys: pytes
         ("optimizers", "for a sweep with kind: comparison"),
     ],
 )
-def test_a_kind_that_does_not_apply_says_what_to_do(store: Store, tmp_path: Path, kind: str, said: str) -> None:
+def test_a_kind_that_does_not_apply_says_what_to_do(
+    store: Store, tmp_path: Path, kind: str, said: str
+) -> None:
     with pytest.raises(StateError, match=said):
         report_sweep(store.root, "one", kinds=[kind], out=tmp_path / "there")
     assert not (tmp_path / "there").exists()
@@ -232,7 +280,9 @@ def test_a_kind_that_does_not_apply_says_what_to_do(store: Store, tmp_path: Path
 
 def test_all_kinds_that_apply_are_made_if_none_is_named(store: Store, tmp_path: Path) -> None:
     run = run_of(store, "one")
-    assert [page.name for page in make_reports(store.client, run, None, tmp_path)] == ["sweep.html"]
+    assert [page.name for page in make_reports(store.client, run, None, tmp_path)] == [
+        "sweep.html"
+    ]
 
 
 def test_a_folder_that_cannot_be_made_is_named(store: Store, tmp_path: Path) -> None:

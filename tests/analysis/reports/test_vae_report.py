@@ -1,4 +1,5 @@
-"""The report on variational autoencoders: what it says of a record whose figures are known, and of what is missing."""
+"""The report on variational autoencoders: what it says of a record whose figures are known, and of
+what is missing."""
 
 from __future__ import annotations
 
@@ -44,15 +45,20 @@ def report(client: MlflowClient, sweep: Run) -> Report:
 
 
 def blocks(report: Report, kind: type) -> dict[str, Any]:
-    found = [block for section in report.sections for block in section.blocks if isinstance(block, kind)]
-    return {getattr(block, "name", getattr(block, "title", str(at))): block for at, block in enumerate(found)}
+    found = [
+        block for section in report.sections for block in section.blocks if isinstance(block, kind)
+    ]
+    return {
+        getattr(block, "name", getattr(block, "title", str(at))): block
+        for at, block in enumerate(found)
+    }
 
 
 def sentences(report: Report) -> str:
     return " ".join([report.lead, *(text.text for text in blocks(report, Text).values())])
 
 
-# --- what it says -------------------------------------------------------------------------------------------------
+# --- what it says --------------------------------------------------------------------------------
 
 
 def test_the_facts_are_the_refits(report: Report) -> None:
@@ -80,9 +86,14 @@ def test_cross_validated_and_test_figures_stand_side_by_side(report: Report) -> 
 
 def test_every_picture_is_there_once(report: Report, tmp_path: Path) -> None:
     assert list(blocks(report, Figure)) == [
-        "rate-distortion", "bound-over-epochs", "kl-per-dimension", "prior-samples", "traversals", "interpolations",
+        "rate-distortion",
+        "bound-over-epochs",
+        "kl-per-dimension",
+        "prior-samples",
+        "traversals",
+        "interpolations",
         "best-and-worst",
-    ]  # fmt: skip
+    ]
     assert not blocks(report, Text)
     page = write_report(report, tmp_path)
     assert page.stat().st_size < 8_000_000
@@ -112,7 +123,7 @@ def test_folds_are_told_apart(client: MlflowClient, sweep: Run) -> None:
     assert len(set(record.folds("val_kl"))) == 3
 
 
-# --- what is missing ----------------------------------------------------------------------------------------------
+# --- what is missing -----------------------------------------------------------------------------
 
 
 def test_two_dimensions_are_shown_as_a_map(client: MlflowClient, tmp_path: Path) -> None:
@@ -130,7 +141,9 @@ def test_one_dimension_one_fold_and_one_trial(client: MlflowClient, tmp_path: Pa
     assert {row[0]: row[2] for row in blocks(report, Table)["Test figures"].rows}["KL"] == "6.00"
 
 
-def test_without_labels_the_best_and_worst_of_all_are_shown(client: MlflowClient, tmp_path: Path) -> None:
+def test_without_labels_the_best_and_worst_of_all_are_shown(
+    client: MlflowClient, tmp_path: Path
+) -> None:
     recorder, run = record_sweep(client, tmp_path, [COMPLETED])
     record_refit(client, recorder, evidence(labels=False), tmp_path)
     report = build(client, run)
@@ -138,15 +151,23 @@ def test_without_labels_the_best_and_worst_of_all_are_shown(client: MlflowClient
     assert "at a class" not in blocks(report, Figure)["best-and-worst"].caption
 
 
-def test_without_a_refit_it_says_so_and_shows_what_the_folds_know(client: MlflowClient, tmp_path: Path) -> None:
+def test_without_a_refit_it_says_so_and_shows_what_the_folds_know(
+    client: MlflowClient, tmp_path: Path
+) -> None:
     _, run = record_sweep(client, tmp_path, [COMPLETED])
     report = build(client, run)
-    assert list(blocks(report, Figure)) == ["rate-distortion", "bound-over-epochs", "kl-per-dimension"]
+    assert list(blocks(report, Figure)) == [
+        "rate-distortion",
+        "bound-over-epochs",
+        "kl-per-dimension",
+    ]
     assert "`foldrace refit`" in sentences(report)
     assert dict(report.facts)["KL, validation (nats)"] == "6.12"
 
 
-def test_a_refit_without_evidence_still_has_its_figures(client: MlflowClient, tmp_path: Path) -> None:
+def test_a_refit_without_evidence_still_has_its_figures(
+    client: MlflowClient, tmp_path: Path
+) -> None:
     recorder, run = record_sweep(client, tmp_path, [COMPLETED])
     record_refit(client, recorder, None, tmp_path)
     report = build(client, run)

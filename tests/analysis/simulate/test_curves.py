@@ -34,7 +34,9 @@ class Sweeps:
     def __init__(self, root: Path) -> None:
         self.root, self.uri = root, f"sqlite:///{root}/mlflow.db"
         self.client = connect(self.uri)
-        self._experiment = self.client.create_experiment("all", artifact_location=(root / "artifacts").as_uri())
+        self._experiment = self.client.create_experiment(
+            "all", artifact_location=(root / "artifacts").as_uri()
+        )
 
     def record(
         self,
@@ -46,15 +48,26 @@ class Sweeps:
         folder = create_sweep_folder(self.root, name)
         spec = parse_spec(SPEC | {"name": name, "epochs": EPOCHS}, self.root).to_yaml()
         folder.spec.write_text(spec)
-        folder.write_state(SweepState(key=name, tracking_uri=self.uri, experiment_id=self._experiment))
+        folder.write_state(
+            SweepState(key=name, tracking_uri=self.uri, experiment_id=self._experiment)
+        )
         recorder = Recorder(self.client, self._experiment, name, key=name)
         recorder.start_sweep(spec, {}, dataset(), "autoencoder")
         for number, (ending, losses) in enumerate(trials):
-            recorder.started(number, {"optimizer": "adam", "lr": 0.5 / (number + 1), "latent_dim": 16})
+            recorder.started(
+                number, {"optimizer": "adam", "lr": 0.5 / (number + 1), "latent_dim": 16}
+            )
             folds: tuple[FoldReport, ...] = ()
             for epoch, row in enumerate(losses, 1):
                 folds = tuple(
-                    FoldReport(k, epoch, 1, math.isinf(loss), "nan" if math.isinf(loss) else None, {"val_loss": loss})
+                    FoldReport(
+                        k,
+                        epoch,
+                        1,
+                        math.isinf(loss),
+                        "nan" if math.isinf(loss) else None,
+                        {"val_loss": loss},
+                    )
                     for k, loss in enumerate(row)
                 )
                 seconds = (number + 1.0) * epoch**2 if timed else math.nan
@@ -82,7 +95,9 @@ BETTER = [[loss / 2 for loss in row] for row in GOOD]
 BROKEN = [[0.9, 0.8], [0.7, math.inf]]
 
 
-def test_a_sweep_becomes_a_table_of_its_trials_in_order_and_a_failed_one_keeps_what_it_has(sweeps: Sweeps) -> None:
+def test_a_sweep_becomes_a_table_of_its_trials_in_order_and_a_failed_one_keeps_what_it_has(
+    sweeps: Sweeps,
+) -> None:
     run = sweeps.record("whole", [(DONE, GOOD), (FAILED, BROKEN), (DONE, BETTER), (FAILED, [])])
     curves = curves_of(sweeps.client, run)
     assert curves.shape == (4, FOLDS, EPOCHS)
@@ -123,8 +138,18 @@ def test_where_no_time_is_known_an_epoch_takes_one_second(sweeps: Sweeps) -> Non
             DONE,
             "2 of 3 trials were given up early.*scheduler.kind: fifo",
         ),
-        ("early", [(DONE, GOOD), (DONE, GOOD[:2])], DONE, "folds of 1 of 2 trials stopped.*without early_stopping"),
-        ("all-early", [(DONE, GOOD[:2])] * 2, DONE, "folds of 2 of 2 trials stopped before epoch 3"),
+        (
+            "early",
+            [(DONE, GOOD), (DONE, GOOD[:2])],
+            DONE,
+            "folds of 1 of 2 trials stopped.*without early_stopping",
+        ),
+        (
+            "all-early",
+            [(DONE, GOOD[:2])] * 2,
+            DONE,
+            "folds of 2 of 2 trials stopped before epoch 3",
+        ),
     ],
 )
 def test_a_sweep_without_whole_curves_is_refused(
@@ -153,7 +178,11 @@ def test_the_command_writes_a_file_that_is_read_again(
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_sweep_is_read(tmp_path: Path) -> None:
     (tmp_path / "taken.npz").mkdir()
-    for name, rule in (("curves.txt", "must end with .npz"), ("no/c.npz", "does not exist"), ("taken.npz", "a folder")):
+    for name, rule in (
+        ("curves.txt", "must end with .npz"),
+        ("no/c.npz", "does not exist"),
+        ("taken.npz", "a folder"),
+    ):
         with pytest.raises(InputError, match=rule):
             export_curves(tmp_path, None, tmp_path / name)
 
@@ -184,7 +213,10 @@ def test_secs_and_cfgs_may_be_left_out(tmp_path: Path) -> None:
         ({"loss": LOSS.astype(str)}, "must be numbers"),
         ({"loss": LOSS[:1]}, "loss: 1 configuration: needs two"),
         ({"loss": LOSS * np.nan}, "no configuration has finite losses"),
-        ({"loss": LOSS, "secs": LOSS[:, :, :2]}, r"secs: \(4, 2, 2\): must be numbers of the shape of loss"),
+        (
+            {"loss": LOSS, "secs": LOSS[:, :, :2]},
+            r"secs: \(4, 2, 2\): must be numbers of the shape of loss",
+        ),
         ({"loss": LOSS, "secs": -LOSS}, "secs: -1: must not be negative"),
         ({"loss": LOSS, "cfgs": np.array("[{")}, "cfgs in .* is no JSON"),
         ({"loss": np.array([[[None]]], dtype=object)}, "is no .npz of curves that can be read"),
@@ -203,7 +235,9 @@ def test_wrong_curves_are_refused(
 def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
     for name, content in (("text", b"loss"), ("nothing", b""), ("half", b"PK\x03\x04 not all")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=r"is no \.npz of curves that can be read: it is another kind"):
+        with pytest.raises(
+            InputError, match=r"is no \.npz of curves that can be read: it is another kind"
+        ):
             read_curves(tmp_path / name)
     np.save(tmp_path / "one.npy", LOSS)
     (tmp_path / "json").write_text(json.dumps(LOSS.tolist()))

@@ -29,8 +29,14 @@ QUARTILES = {"q1", "median", "q3"}
 def power_laws(count: int = 12, folds: int = 3, epochs: int = 9, seed: int = 0) -> Curves:
     """Curves that fall to a level of their own, with a little noise."""
     random = np.random.default_rng(seed)
-    level, height, speed = random.uniform((0.1, 0.1, 0.4), (0.5, 1.0, 1.5), (count, 3)).T[:, :, None, None]
-    loss = level + height * np.arange(1, epochs + 1) ** -speed + random.normal(0, 0.005, (count, folds, epochs))
+    level, height, speed = random.uniform((0.1, 0.1, 0.4), (0.5, 1.0, 1.5), (count, 3)).T[
+        :, :, None, None
+    ]
+    loss = (
+        level
+        + height * np.arange(1, epochs + 1) ** -speed
+        + random.normal(0, 0.005, (count, folds, epochs))
+    )
     return Curves(loss, random.uniform(0.5, 2.0, loss.shape))
 
 
@@ -46,12 +52,15 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_fifo_by_hand() -> None:
-    """Four configurations of 6 fold-epochs; any but the worst is a top-3 one: it is the first, or the second."""
+    """Four configurations of 6 fold-epochs; any but the worst is a top-3 one: it is the first, or
+    the second."""
     curves = constant([0.1, 0.2, 0.3, 0.5], folds=2, epochs=3)
     result = simulate(curves, ["fifo"], orders=400).policies["fifo"]
     assert set(result.fold_epochs_to_top) == {6.0, 12.0}
     assert set(result.seconds_to_top) == {12.0, 24.0}
-    assert 0.18 < (result.fold_epochs_to_top == 12).mean() < 0.32  # one order in four begins with the worst
+    assert (
+        0.18 < (result.fold_epochs_to_top == 12).mean() < 0.32
+    )  # one order in four begins with the worst
     assert result.total_fold_epochs.tolist() == [24.0] * 400
     assert result.total_seconds.tolist() == [48.0] * 400
     assert (result.final_regret == 0).all() and result.best_kept == 1.0
@@ -69,7 +78,8 @@ def test_before_anything_is_evaluated_in_full_the_regret_is_that_of_any_configur
 
 
 def test_what_is_never_found_is_infinite_and_null_in_json() -> None:
-    """ASHA gives way to one that diverges later: every other is stopped, and no top-3 one is evaluated in full."""
+    """ASHA gives way to one that diverges later: every other is stopped, and no top-3 one is
+    evaluated in full."""
     curves = constant([0.0, 0.5, 0.6, 0.7], epochs=3)
     curves.loss[0, 0, 2] = math.nan
     scheduler = simulate(curves, ["stopping-lockstep"], orders=64)
@@ -85,7 +95,9 @@ def test_what_is_never_found_is_infinite_and_null_in_json() -> None:
 
 def test_losses_below_zero_and_a_best_of_zero_have_a_regret() -> None:
     below = simulate(constant([-4.0, -2.0]), ["fifo"], orders=50).policies["fifo"]
-    assert set(below.regret[0.4]) == {0.25}  # 0.8 of 2 fold-epochs: nothing yet; the median is −3, of −4
+    assert set(below.regret[0.4]) == {
+        0.25
+    }  # 0.8 of 2 fold-epochs: nothing yet; the median is −3, of −4
     zero = simulate(constant([0.0, 3.0, 3.0]), ["fifo"], orders=50).policies["fifo"]
     assert set(zero.regret[0.4]) == {0.0, 3.0}
 
@@ -119,23 +131,46 @@ def test_rank_correlations_by_hand() -> None:
 def test_more_workers_take_less_time_and_beyond_one_each_nothing_changes() -> None:
     curves = power_laws(12)
     found = scale(curves, ["fifo", "default"], workers=(1, 4, 12, 16, 512), orders=5)
-    fifo = [float(np.median(simulation.policies["fifo"].total_seconds)) for simulation in found.values()]
+    fifo = [
+        float(np.median(simulation.policies["fifo"].total_seconds))
+        for simulation in found.values()
+    ]
     assert fifo[0] > 2 * fifo[1] > fifo[2] == fifo[3] == fifo[4]
     direct = simulate(curves, ["default"], workers=512, orders=5).to_json()
     assert direct["policies"]["default"] == found[512].to_json()["policies"]["default"]
     told = scaling_json(found)
-    assert list(told) == ["fifo", "default"] and list(told["fifo"]) == ["1", "4", "12", "16", "512"]
+    assert list(told) == ["fifo", "default"] and list(told["fifo"]) == [
+        "1",
+        "4",
+        "12",
+        "16",
+        "512",
+    ]
 
 
-# --- the command line ---------------------------------------------------------------------------------------------
+# --- the command line ----------------------------------------------------------------------------
 
 
 def asked(file: Path, *options: str, seed_of_hashes: str = "0") -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "foldrace", "simulate", str(file), "--orders", "6", "--json", *options],
+        [
+            sys.executable,
+            "-m",
+            "foldrace",
+            "simulate",
+            str(file),
+            "--orders",
+            "6",
+            "--json",
+            *options,
+        ],
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed_of_hashes},
-        cwd=file.parent, capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        cwd=file.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     return done.stdout
 
 
@@ -153,14 +188,22 @@ def test_json_has_these_keys(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert [told[key] for key in list(told)[:5]] == [12, 3, 9, 4, 1]
     assert tuple(told["policies"]) == STANDARD
     for result in told["policies"].values():
-        required = {"fold_epochs_to_top3", "regret", "final_regret", "best_kept", "total_fold_epochs"}
+        required = {
+            "fold_epochs_to_top3",
+            "regret",
+            "final_regret",
+            "best_kept",
+            "total_fold_epochs",
+        }
         assert required | {"seconds_to_top3", "without_winner", "total_seconds"} == set(result)
         assert set(result["fold_epochs_to_top3"]) == QUARTILES
         assert list(result["regret"]) == ["0.05", "0.1", "0.2", "0.4"]
     assert "default: promotion" in captured.err and "Rank correlation" in captured.err
 
 
-def test_the_tables_fit_100_columns(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_the_tables_fit_100_columns(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
     monkeypatch.setattr(app.out, "_width", 100)
     assert main(["simulate", str(file), "--orders", "4", "--policies", "all", "--scaling"]) == 0
     printed = capsys.readouterr().out
@@ -170,9 +213,23 @@ def test_the_tables_fit_100_columns(file: Path, capsys: pytest.CaptureFixture[st
 
 def test_figures_are_written(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = file.parent / "figures"
-    options = ["--orders", "4", "--scaling", "-o", str(folder), "--json", "--policies", "fifo,default"]
+    options = [
+        "--orders",
+        "4",
+        "--scaling",
+        "-o",
+        str(folder),
+        "--json",
+        "--policies",
+        "fifo,default",
+    ]
     assert main(["simulate", str(file), *options]) == 0
-    assert {path.name for path in folder.iterdir()} == {"regret.png", "regret.svg", "scaling.png", "scaling.svg"}
+    assert {path.name for path in folder.iterdir()} == {
+        "regret.png",
+        "regret.svg",
+        "scaling.png",
+        "scaling.svg",
+    }
     assert all(path.stat().st_size > 5_000 for path in folder.iterdir())
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(told["scaling"]["default"]) == {str(2**power) for power in range(10)}
@@ -180,13 +237,19 @@ def test_figures_are_written(file: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_figures_of_the_smallest_table(tmp_path: Path) -> None:
     constant([0.1, 0.1]).save(tmp_path / "c.npz")
-    assert main(["simulate", str(tmp_path / "c.npz"), "--orders", "1", "-o", str(tmp_path / "f")]) == 0
+    assert (
+        main(["simulate", str(tmp_path / "c.npz"), "--orders", "1", "-o", str(tmp_path / "f")])
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--policies", "fifo,defalt"], "--policies: defalt: is no policy; did you mean 'default'?"),
+        (
+            ["--policies", "fifo,defalt"],
+            "--policies: defalt: is no policy; did you mean 'default'?",
+        ),
         (["--workers", "0"], "--workers: 0: must be a whole number at least 1"),
         (["--orders", "0"], "--orders: 0: must be a whole number at least 1"),
         (["--output", "curves.npz"], "--output: curves.npz: is a file"),
@@ -195,7 +258,11 @@ def test_figures_of_the_smallest_table(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options_are_refused(
-    file: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    file: Path,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Any,
 ) -> None:
     monkeypatch.chdir(file.parent)
     assert main(["simulate", str(file), *options]) == 2

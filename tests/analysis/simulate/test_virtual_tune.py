@@ -20,7 +20,9 @@ from foldrace.trainables.training.ladder import Rung, default_ladder
 HALVING = Rule(reduction_factor=2.0, first_wave=None, margin=None)
 
 
-def constant(scores: Sequence[float], folds: int = 1, epochs: int = 2, seconds: float = 1.0) -> Curves:
+def constant(
+    scores: Sequence[float], folds: int = 1, epochs: int = 2, seconds: float = 1.0
+) -> Curves:
     """Configurations whose loss never changes."""
     loss = np.broadcast_to(np.array(scores)[:, None, None], (len(scores), folds, epochs)).copy()
     return Curves(loss, np.full(loss.shape, seconds))
@@ -33,7 +35,9 @@ def logged(kind: type[LadderScheduler]) -> type[LadderScheduler]:
         def method(self: Any, controller: Any, trial: Any, *rest: Any) -> Any:
             answer = getattr(kind, name)(self, controller, trial, *rest)
             trained = controller.now, trial.config["trial"], trial.status
-            self.__dict__.setdefault("events", []).append((name.removeprefix("on_trial_"), *trained, answer))
+            self.__dict__.setdefault("events", []).append(
+                (name.removeprefix("on_trial_"), *trained, answer)
+            )
             return answer
 
         return method
@@ -43,7 +47,11 @@ def logged(kind: type[LadderScheduler]) -> type[LadderScheduler]:
 
 
 def ran(
-    kind: type[LadderScheduler], curves: Curves, ladder: Sequence[Rung], rule: Rule = HALVING, workers: int = 1
+    kind: type[LadderScheduler],
+    curves: Curves,
+    ladder: Sequence[Rung],
+    rule: Rule = HALVING,
+    workers: int = 1,
 ) -> tuple[VirtualTune, list[tuple[Any, ...]]]:
     count = len(curves.loss)
     scheduler = logged(kind)("test", Race(ladder, rule, trials=count))
@@ -53,26 +61,38 @@ def ran(
 
 
 def test_a_trial_is_paused_promoted_and_stopped_as_by_tunes_controller() -> None:
-    """Two rungs, one in two passes: trial 1 is better than 0 and goes on at once; 0 is ended when nothing is left."""
+    """Two rungs, one in two passes: trial 1 is better than 0 and goes on at once; 0 is ended when
+    nothing is left."""
     sweep, events = ran(PromotionScheduler, constant([0.2, 0.1]), (Rung(1, 1), Rung(1, 2)))
     assert events == [
         ("add", 0.0, 0, "PENDING", None),
         ("result", 1.0, 0, "RUNNING", "PAUSE"),
         ("add", 1.0, 1, "PENDING", None),
         ("result", 2.0, 1, "RUNNING", "CONTINUE"),
-        ("complete", 3.0, 1, "RUNNING", None),  # a result that is the last is for no scheduler to decide on
+        (
+            "complete",
+            3.0,
+            1,
+            "RUNNING",
+            None,
+        ),  # a result that is the last is for no scheduler to decide on
         ("remove", 3.0, 0, "PAUSED", None),
     ]
     assert [(a.configuration, a.fold_epochs, a.seconds) for a in sweep.arrivals] == [(1, 3, 3.0)]
 
 
 def test_a_paused_trial_goes_on_from_where_it_stood() -> None:
-    """Trial 0 is the better of two and is promoted once the other has been seen: it trains one epoch, not two."""
+    """Trial 0 is the better of two and is promoted once the other has been seen: it trains one
+    epoch, not two."""
     sweep, events = ran(PromotionScheduler, constant([0.1, 0.2]), (Rung(1, 1), Rung(1, 2)))
     assert [event[:3] for event in events] == [
-        ("add", 0.0, 0), ("result", 1.0, 0), ("add", 1.0, 1), ("result", 2.0, 1), ("complete", 3.0, 0),
+        ("add", 0.0, 0),
+        ("result", 1.0, 0),
+        ("add", 1.0, 1),
+        ("result", 2.0, 1),
+        ("complete", 3.0, 0),
         ("remove", 3.0, 1),
-    ]  # fmt: skip
+    ]
     assert (sweep.fold_epochs, sweep.now) == (3, 3.0)
 
 
@@ -101,7 +121,9 @@ def test_a_diverged_configuration_ends_and_never_wins(kind: type[LadderScheduler
 def test_workers_train_side_by_side_from_the_start() -> None:
     one, _ = ran(FifoLadder, constant([0.1] * 8, folds=3, epochs=5), (Rung(3, 5),))
     four, _ = ran(FifoLadder, constant([0.1] * 8, folds=3, epochs=5), (Rung(3, 5),), workers=4)
-    many, events = ran(FifoLadder, constant([0.1] * 8, folds=3, epochs=5), (Rung(3, 5),), workers=512)
+    many, events = ran(
+        FifoLadder, constant([0.1] * 8, folds=3, epochs=5), (Rung(3, 5),), workers=512
+    )
     assert [sweep.now for sweep in (one, four, many)] == [120.0, 30.0, 15.0]
     assert {sweep.fold_epochs for sweep in (one, four, many)} == {120}
     assert [event[:2] for event in events[:8]] == [("add", 0.0)] * 8
@@ -111,7 +133,9 @@ def test_never_more_trials_train_than_there_are_workers() -> None:
     random = np.random.default_rng(0)
     loss = random.uniform(0.1, 1.0, (20, 2, 4))
     curves = Curves(loss, random.uniform(1.0, 2.0, loss.shape))
-    sweep, _ = ran(PromotionScheduler, curves, default_ladder(4, 2, reduction_factor=2.0), workers=3)
+    sweep, _ = ran(
+        PromotionScheduler, curves, default_ladder(4, 2, reduction_factor=2.0), workers=3
+    )
     serial, _ = ran(PromotionScheduler, curves, default_ladder(4, 2, reduction_factor=2.0))
     assert sweep.now >= sweep.fold_epochs * 1.0 / 3
     assert serial.now / 3.5 < sweep.now < serial.now
@@ -126,7 +150,8 @@ def test_seconds_are_those_of_the_recording() -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_trials() -> None:
-    """2,000 trials on 64 workers: the second thousand needs a few KB each, which is what a race knows of a trial."""
+    """2,000 trials on 64 workers: the second thousand needs a few KB each, which is what a race
+    knows of a trial."""
     random = np.random.default_rng(0)
     epochs = np.arange(1, 10)
     level, rate = random.uniform(0.02, 0.1, (2, 2000, 1, 1))

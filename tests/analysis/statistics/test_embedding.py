@@ -9,7 +9,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 from foldrace.analysis.reports.latent.maps import make_maps
-from foldrace.analysis.statistics.embedding import TsneJob, capped, principal_components, tsne, tsne_maps
+from foldrace.analysis.statistics.embedding import (
+    TsneJob,
+    capped,
+    principal_components,
+    tsne,
+    tsne_maps,
+)
 from foldrace.analysis.statistics.neighbours import knn_accuracy, neighbour_recall, neighbours
 from foldrace.errors import InputError
 
@@ -18,7 +24,9 @@ def blobs(count: int = 20, seed: int = 0) -> tuple[Any, Any]:
     """Three groups, far apart, in ten dimensions."""
     labels = np.arange(3 * count) % 3
     random = np.random.default_rng(seed)
-    return (random.normal(size=(3 * count, 10)) + 8 * np.eye(10)[labels]).astype(np.float32), labels
+    return (random.normal(size=(3 * count, 10)) + 8 * np.eye(10)[labels]).astype(
+        np.float32
+    ), labels
 
 
 def test_principal_components_hold_the_largest_variances_and_are_uncorrelated() -> None:
@@ -52,7 +60,9 @@ def test_t_sne_keeps_more_neighbours_than_principal_components() -> None:
 
 def test_the_same_seed_gives_the_same_map_and_threads_change_nothing() -> None:
     points, _ = blobs()
-    jobs = [TsneJob(points, 10, seed) for seed in (0, 0, 1)] + [TsneJob(points, 10, 0, random_start=True)]
+    jobs = [TsneJob(points, 10, seed) for seed in (0, 0, 1)] + [
+        TsneJob(points, 10, 0, random_start=True)
+    ]
     one, again, other, elsewhere = tsne_maps(jobs)
     assert np.array_equal(one, again) and np.array_equal(one, tsne(points, 10))
     assert not np.array_equal(one, other) and not np.array_equal(one, elsewhere)
@@ -83,20 +93,30 @@ def test_what_cannot_be_mapped_is_refused(points: Any, perplexity: float, said: 
 
 def test_what_is_mapped_depends_on_the_dimensions_and_the_number_of_images() -> None:
     points, _ = blobs(16)
-    kinds = {name: [shown.kind for shown in make_maps(codes).full] for name, codes in {
-        "many dimensions": points, "two": points[:, :2], "one": points[:, :1], "few images": points[:10],
-    }.items()}  # fmt: skip
+    kinds = {
+        name: [shown.kind for shown in make_maps(codes).full]
+        for name, codes in {
+            "many dimensions": points,
+            "two": points[:, :2],
+            "one": points[:, :1],
+            "few images": points[:10],
+        }.items()
+    }
     assert kinds == {
-        "many dimensions": ["tsne", "tsne", "pca"], "two": ["tsne", "tsne", "code"], "one": ["code"],
+        "many dimensions": ["tsne", "tsne", "pca"],
+        "two": ["tsne", "tsne", "code"],
+        "one": ["code"],
         "few images": ["pca"],
-    }  # fmt: skip
+    }
 
 
 def test_panels_start_from_components_twice_and_once_from_noise() -> None:
     points, _ = blobs(16)
     maps = make_maps(points)
     assert [(panel.perplexity, panel.seed, panel.random_start) for panel in maps.panels[:3]] == [
-        (10, 0, False), (10, 1, False), (10, 2, True),
-    ]  # fmt: skip
+        (10, 0, False),
+        (10, 1, False),
+        (10, 2, True),
+    ]
     assert all(0 < panel.kept <= 1 for panel in maps.panels)
     assert np.array_equal(maps.full[1].points, maps.panels[0].points)

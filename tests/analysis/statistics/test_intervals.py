@@ -1,4 +1,5 @@
-"""The arithmetic of comparisons: against textbook values, brute force, and simulations of what they promise."""
+"""The arithmetic of comparisons: against textbook values, brute force, and simulations of what
+they promise."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from foldrace.analysis.statistics.intervals import (
 LOSSES = st.lists(st.floats(-10, 10), min_size=1, max_size=7)
 
 
-# --- the corrected test -------------------------------------------------------------------------------------------
+# --- the corrected test --------------------------------------------------------------------------
 
 
 def test_without_the_correction_it_is_the_plain_t_test() -> None:
@@ -31,7 +32,9 @@ def test_without_the_correction_it_is_the_plain_t_test() -> None:
     ours = corrected_paired_test(differences, 0)
     assert ours.p == pytest.approx(plain.pvalue)
     interval = plain.confidence_interval()
-    assert (ours.difference.low, ours.difference.high) == pytest.approx((interval.low, interval.high))
+    assert (ours.difference.low, ours.difference.high) == pytest.approx(
+        (interval.low, interval.high)
+    )
 
 
 def test_the_correction_widens_by_the_share_of_the_test_part() -> None:
@@ -44,7 +47,8 @@ def test_the_correction_widens_by_the_share_of_the_test_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("differences", "p"), [([0.0, 0.0, 0.0], 1.0), ([0.1, 0.1, 0.1], 0.0), ([0.5], 1.0), ([1.0, -1.0], 1.0)]
+    ("differences", "p"),
+    [([0.0, 0.0, 0.0], 1.0), ([0.1, 0.1, 0.1], 0.0), ([0.5], 1.0), ([1.0, -1.0], 1.0)],
 )
 def test_differences_without_a_spread(differences: list[float], p: float) -> None:
     test = corrected_paired_test(differences, 0.5)
@@ -64,7 +68,8 @@ def test_what_is_not_finite_is_refused(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "overlap"), [((0, 1), (1, 2), True), ((0, 1), (1.1, 2), False), ((0, 3), (1, 2), True)]
+    ("one", "other", "overlap"),
+    [((0, 1), (1, 2), True), ((0, 1), (1.1, 2), False), ((0, 3), (1, 2), True)],
 )
 def test_intervals_overlap_where_they_share_a_point(
     one: tuple[float, float], other: tuple[float, float], overlap: bool
@@ -74,7 +79,8 @@ def test_intervals_overlap_where_they_share_a_point(
 
 
 def test_the_corrected_test_keeps_its_level_where_the_naive_one_does_not() -> None:
-    """Two learners that are equally good by symmetry: y = x₁ + x₂ + noise, one regresses on x₁, the other on x₂."""
+    """Two learners that are equally good by symmetry: y = x₁ + x₂ + noise, one regresses on x₁,
+    the other on x₂."""
     rng = np.random.default_rng(0)
     samples, splits, repeats, studies = 60, 5, 6, 400
     naive = corrected = 0
@@ -94,7 +100,7 @@ def test_the_corrected_test_keeps_its_level_where_the_naive_one_does_not() -> No
     assert naive / studies > 0.25
 
 
-# --- several tests ------------------------------------------------------------------------------------------------
+# --- several tests -------------------------------------------------------------------------------
 
 
 def test_holm_by_hand() -> None:
@@ -104,21 +110,25 @@ def test_holm_by_hand() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_raises_no_p_below_itself_keeps_the_order_and_is_milder_than_bonferroni(p: list[float]) -> None:
+def test_holm_raises_no_p_below_itself_keeps_the_order_and_is_milder_than_bonferroni(
+    p: list[float],
+) -> None:
     adjusted = holm(p)
     assert (adjusted >= p).all() and (adjusted <= 1).all()
     assert (adjusted <= np.minimum(1, len(p) * np.array(p)) + 1e-15).all()
     assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
 
 
-# --- the best of n ------------------------------------------------------------------------------------------------
+# --- the best of n -------------------------------------------------------------------------------
 
 
 @given(LOSSES)
 def test_the_expected_best_is_the_mean_over_all_subsets(losses: list[float]) -> None:
     curve, _, _ = expected_best(losses, resamples=1)
     for k in range(1, len(losses) + 1):
-        assert curve[k - 1] == pytest.approx(np.mean([min(drawn) for drawn in combinations(losses, k)]), abs=1e-12)
+        assert curve[k - 1] == pytest.approx(
+            np.mean([min(drawn) for drawn in combinations(losses, k)]), abs=1e-12
+        )
 
 
 @given(LOSSES, st.integers(1, 3))
@@ -129,7 +139,9 @@ def test_a_failure_never_wins_and_the_curve_begins_where_not_all_draws_can_be_fa
     curve, _, high = expected_best(every, resamples=20)
     assert np.isnan(curve[:failures]).all()
     for k in range(failures + 1, len(every) + 1):
-        assert curve[k - 1] == pytest.approx(np.mean([min(drawn) for drawn in combinations(every, k)]), abs=1e-12)
+        assert curve[k - 1] == pytest.approx(
+            np.mean([min(drawn) for drawn in combinations(every, k)]), abs=1e-12
+        )
     assert curve[-1] == min(losses)
     assert not np.isnan(high).any()
 
@@ -139,11 +151,16 @@ def test_the_estimator_is_unbiased_where_the_plug_in_is_not() -> None:
     samples = np.random.default_rng(1).exponential(size=(20_000, 6))
     ours = np.array([expected_best(sample, resamples=1)[0] for sample in samples[:4000]])
     k = np.arange(1, 7)
-    left = (6 - np.arange(7)[:, None]) / 6  # Dodge et al. (2019): k draws with replacement from the observed ones
+    left = (
+        6 - np.arange(7)[:, None]
+    ) / 6  # Dodge et al. (2019): k draws with replacement from the observed ones
     plug_in = np.sort(samples, axis=1) @ (left[:-1] ** k - left[1:] ** k)
     errors = ours.std(axis=0) / math.sqrt(len(ours))
     assert (abs(ours.mean(axis=0) - 1 / k) < 4 * errors).all()
-    assert (abs(plug_in.mean(axis=0) - 1 / k)[1:] > 10 * plug_in.std(axis=0)[1:] / math.sqrt(len(plug_in))).all()
+    assert (
+        abs(plug_in.mean(axis=0) - 1 / k)[1:]
+        > 10 * plug_in.std(axis=0)[1:] / math.sqrt(len(plug_in))
+    ).all()
 
 
 def test_the_band_is_about_the_curve_narrows_with_more_trials_and_is_the_same_each_time() -> None:

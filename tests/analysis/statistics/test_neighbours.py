@@ -1,4 +1,5 @@
-"""Figures of merit of a code: known answers, brute force, other people's implementations; and what training does."""
+"""Figures of merit of a code: known answers, brute force, other people's implementations; and what
+training does."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def rotation(size: int, seed: int = 0) -> Any:
     return np.linalg.qr(normal(size, size, seed=seed))[0]
 
 
-# --- neighbours ---------------------------------------------------------------------------------------------------
+# --- neighbours ----------------------------------------------------------------------------------
 
 
 def test_neighbours_are_those_of_brute_force() -> None:
@@ -51,7 +52,9 @@ def test_neighbours_are_those_of_brute_force() -> None:
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert np.array_equal(neighbours(points, 5), np.argsort(distances, axis=1)[:, :5])
-    assert np.array_equal(neighbours(points, 5, np.array([7, 3])), np.argsort(distances, axis=1)[[7, 3], :5])
+    assert np.array_equal(
+        neighbours(points, 5, np.array([7, 3])), np.argsort(distances, axis=1)[[7, 3], :5]
+    )
 
 
 def test_a_point_is_never_its_own_neighbour_even_among_equals() -> None:
@@ -74,7 +77,7 @@ def test_recall_counts_what_is_kept() -> None:
     assert neighbour_recall(truth, truth, 3) == 1.0
 
 
-# --- trustworthiness and continuity -------------------------------------------------------------------------------
+# --- trustworthiness and continuity --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [1, 5, 12])
@@ -99,7 +102,9 @@ def test_unrelated_points_are_trustworthy_by_chance_alone() -> None:
     original, unrelated = normal(600, 5), normal(600, 2, seed=1)
     expected = chance(600, [10])
     assert expected.trustworthiness == pytest.approx(0.5, abs=0.01)
-    assert trustworthiness(original, unrelated) == pytest.approx(expected.trustworthiness, abs=0.02)
+    assert trustworthiness(original, unrelated) == pytest.approx(
+        expected.trustworthiness, abs=0.02
+    )
     assert continuity(original, unrelated) == pytest.approx(expected.continuity, abs=0.02)
     kept = neighbour_recall(neighbours(original, 10), neighbours(unrelated, 10), 10)
     assert kept == pytest.approx(expected.recall[10], abs=0.01)
@@ -117,7 +122,9 @@ def test_a_torn_map_is_trustworthy_and_not_continuous_and_a_folded_one_the_rever
 def test_some_queries_stand_for_all() -> None:
     original, embedded = normal(500, 4), normal(500, 4)[:, :2]
     some = np.arange(0, 500, 2)
-    assert trustworthiness(original, embedded, 10, some) == pytest.approx(trustworthiness(original, embedded), abs=0.01)
+    assert trustworthiness(original, embedded, 10, some) == pytest.approx(
+        trustworthiness(original, embedded), abs=0.01
+    )
 
 
 def test_it_takes_more_than_twice_as_many_points_as_neighbours_and_the_same_points() -> None:
@@ -127,7 +134,7 @@ def test_it_takes_more_than_twice_as_many_points_as_neighbours_and_the_same_poin
         continuity(normal(20, 3), normal(21, 2), 3)
 
 
-# --- classes ------------------------------------------------------------------------------------------------------
+# --- classes -------------------------------------------------------------------------------------
 
 
 def test_knn_accuracy_is_scikit_learns_leave_one_out() -> None:
@@ -150,7 +157,9 @@ def test_a_probe_does_not_mind_scale_or_a_pixel_that_never_changes() -> None:
     labels = np.arange(200) % 4
     points = normal(200, 5) + np.eye(5)[labels] * 3
     scaled = np.concatenate([points * [1, 1e4, 1e-4, 1, 1], np.ones((200, 1))], 1)
-    assert probe_accuracy(scaled, labels) == pytest.approx(probe_accuracy(points, labels), abs=0.01)
+    assert probe_accuracy(scaled, labels) == pytest.approx(
+        probe_accuracy(points, labels), abs=0.01
+    )
 
 
 def test_labels_by_chance_are_predicted_by_chance() -> None:
@@ -163,15 +172,19 @@ def test_a_probe_of_one_class_or_too_few_of_two_has_no_accuracy() -> None:
     assert np.isnan(probe_accuracy(normal(4, 2), np.array([0, 0, 1, 1])))
 
 
-# --- whether codes agree ------------------------------------------------------------------------------------------
+# --- whether codes agree -------------------------------------------------------------------------
 
 
 @given(st.integers(0, 1000), st.floats(0.01, 100), st.floats(-50, 50))
-def test_turning_scaling_and_moving_a_code_changes_nothing(seed: int, scale: float, shift: float) -> None:
+def test_turning_scaling_and_moving_a_code_changes_nothing(
+    seed: int, scale: float, shift: float
+) -> None:
     one, other = normal(50, 4, seed=seed), normal(50, 4, seed=seed + 1)
     moved = scale * other @ rotation(4, seed) + shift
     assert linear_cka(one, moved) == pytest.approx(linear_cka(one, other), abs=1e-6)
-    assert procrustes_distance(one, moved) == pytest.approx(procrustes_distance(one, other), abs=1e-6)
+    assert procrustes_distance(one, moved) == pytest.approx(
+        procrustes_distance(one, other), abs=1e-6
+    )
     assert linear_cka(other, moved) == pytest.approx(1)
     assert procrustes_distance(other, moved) == pytest.approx(0, abs=1e-6)
 
@@ -204,16 +217,20 @@ def test_a_constant_code_agrees_with_nothing() -> None:
     assert np.isnan(procrustes_distance(np.full((10, 2), 0.1, np.float32), normal(10, 2)))
 
 
-# --- outcome ------------------------------------------------------------------------------------------------------
+# --- outcome -------------------------------------------------------------------------------------
 
 
 def test_every_figure_of_merit_is_clearly_worse_on_random_weights_than_on_trained_ones() -> None:
     digits = load_digits()
     images = (digits.images[:1000, None] * 15.9375).astype("uint8")
     task = load_task("autoencoder")
-    params = task.complete({"latent_dim": 8, "hidden": 64, "batch_size": 32, "lr": 5e-3, "dropout": 0.1})
+    params = task.complete(
+        {"latent_dim": 8, "hidden": 64, "batch_size": 32, "lr": 5e-3, "dropout": 0.1}
+    )
     everything = np.arange(300, 1000)
-    run = FoldRun(task, params, torch.from_numpy(images), Split(everything, everything[:0]), epochs=15)
+    run = FoldRun(
+        task, params, torch.from_numpy(images), Split(everything, everything[:0]), epochs=15
+    )
 
     def merits() -> Any:
         codes = Codec(run.task, run.model, params, run.device, 0).encode(images[:300])

@@ -1,4 +1,5 @@
-"""The best linear code: scikit-learn's figure, falling with its size, nothing lost with all components."""
+"""The best linear code: scikit-learn's figure, falling with its size, nothing lost with all
+components."""
 
 from __future__ import annotations
 
@@ -20,8 +21,13 @@ def test_it_is_scikit_learns(digits: Tensor) -> None:
     assert found[8].mse == pytest.approx(error, rel=1e-4)
     assert found[2].mse > found[8].mse
     shown = np.square(found[8].reconstructions / 255 - test[:16] / 255).mean()
-    assert shown == pytest.approx(np.square(pixels[:16] - np.clip(
-        reference.inverse_transform(reference.transform(pixels[:16])), 0, 1)).mean(), rel=0.02)  # fmt: skip
+    assert shown == pytest.approx(
+        np.square(
+            pixels[:16]
+            - np.clip(reference.inverse_transform(reference.transform(pixels[:16])), 0, 1)
+        ).mean(),
+        rel=0.02,
+    )
 
 
 def test_all_components_lose_nothing_and_more_there_are_not(digits: Tensor) -> None:

@@ -27,7 +27,7 @@ def with_losses(**arms: np.ndarray) -> Comparison:
         (arm, repeat, fold, loss)
         for arm, losses in arms.items()
         for (repeat, fold), loss in np.ndenumerate(losses)
-    ]  # fmt: skip
+    ]
     folds = pd.DataFrame(rows, columns=["arm", "repeat", "fold", "val_loss"])
     repeats = len(next(iter(arms.values())))
     return replace(compare(dict.fromkeys(arms, GOOD), Plan(repeats=repeats)), folds=folds)
@@ -75,9 +75,14 @@ def test_no_winner_while_the_paired_test_is_unsure_however_far_the_intervals_are
     low, high = np.array([[1.00, 1.01]]), np.array([[1.20, 1.19]])
     verdict = judge(with_losses(adam=low, sgd=high, rmsprop=high))
     first = verdict.pairs[0]
-    assert first.test.p < 0.05 < first.p and not first.overlap  # Holm's correction, for three pairs
+    assert (
+        first.test.p < 0.05 < first.p and not first.overlap
+    )  # Holm's correction, for three pairs
     assert verdict.winner is None and first.sentence() == "No difference is shown."
-    assert "the paired test does not tell it from sgd (p = 0.14) and rmsprop (p = 0.14)" in verdict.lead
+    assert (
+        "the paired test does not tell it from sgd (p = 0.14) and rmsprop (p = 0.14)"
+        in verdict.lead
+    )
 
 
 def test_an_arm_of_which_every_trial_failed_is_named_and_does_not_stand_in_the_way() -> None:
@@ -111,7 +116,10 @@ def test_nobody_wins_before_the_end() -> None:
     arms = {"adam": GOOD, "sgd": HOPELESS}
     partial = judge(compare(arms, Plan(done_repeats=2, state="interrupted")))
     assert partial.pairs[0].different and partial.winner is None
-    assert "is interrupted, with adam 2 and sgd 2 of 3 repeats done. adam leads so far" in partial.lead
+    assert (
+        "is interrupted, with adam 2 and sgd 2 of 3 repeats done. adam leads so far"
+        in partial.lead
+    )
     assert "still running" in judge(compare(arms, Plan(state="running"))).lead
     none = judge(compare(arms, Plan(done_repeats=0, state="interrupted")))
     assert none.winner is None and not none.pairs and "on fresh folds yet" in none.lead
@@ -125,9 +133,14 @@ def test_two_folds_once_are_enough_for_a_sentence() -> None:
 
 
 def test_only_repeats_in_common_are_paired() -> None:
-    comparison = compare({"adam": GOOD, "sgd": HOPELESS}, Plan(done_repeats=2, state="interrupted"))
+    comparison = compare(
+        {"adam": GOOD, "sgd": HOPELESS}, Plan(done_repeats=2, state="interrupted")
+    )
     rows = comparison.folds
-    apart = rows[((rows["arm"] == "adam") & (rows["repeat"] == 1)) | ((rows["arm"] == "sgd") & (rows["repeat"] == 2))]
+    apart = rows[
+        ((rows["arm"] == "adam") & (rows["repeat"] == 1))
+        | ((rows["arm"] == "sgd") & (rows["repeat"] == 2))
+    ]
     verdict = judge(replace(comparison, folds=apart))
     assert (verdict.pairs[0].test.count, verdict.pairs[0].p) == (0, 1.0)
     assert verdict.pairs[0].sentence() == "They have no repeat in common yet."
@@ -139,4 +152,6 @@ def test_a_beaten_arm_whose_best_rate_lies_at_an_end_of_its_range_is_given_the_d
     assert comparison.at_edge == {"sgd": (0.01, "upper")}
     verdict = judge(comparison)
     assert verdict.winner == "adam"
-    assert verdict.lead.endswith("learning rate of sgd lies at an end of the range allowed; a wider one may help.")
+    assert verdict.lead.endswith(
+        "learning rate of sgd lies at an end of the range allowed; a wider one may help."
+    )

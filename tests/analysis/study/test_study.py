@@ -1,4 +1,5 @@
-"""The study's order of work: what is done before is skipped, what was broken off goes on, and the time is kept."""
+"""The study's order of work: what is done before is skipped, what was broken off goes on, and the
+time is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +11,10 @@ from foldrace.analysis.study.plan import PARTS, QUICK, Journal, Part, Stage
 from foldrace.analysis.study.run import begin_study, run_study
 from foldrace.errors import InputError, StateError
 
-TWO = (Part("one", "One", "1", "ae.yaml"), Part("two", "Two", "2", "ae.yaml", stages=(Stage.SWEEP, Stage.REPORTS)))
+TWO = (
+    Part("one", "One", "1", "ae.yaml"),
+    Part("two", "Two", "2", "ae.yaml", stages=(Stage.SWEEP, Stage.REPORTS)),
+)
 
 
 class Clock:
@@ -46,7 +50,13 @@ class Fakes:
         self._do(part, "reports")
 
 
-ALL = [("one", "sweep"), ("one", "refit"), ("one", "reports"), ("two", "sweep"), ("two", "reports")]
+ALL = [
+    ("one", "sweep"),
+    ("one", "refit"),
+    ("one", "reports"),
+    ("two", "sweep"),
+    ("two", "reports"),
+]
 
 
 def test_every_stage_runs_once_in_order_and_is_timed(tmp_path: Path) -> None:
@@ -55,7 +65,10 @@ def test_every_stage_runs_once_in_order_and_is_timed(tmp_path: Path) -> None:
     fakes = Fakes(clock)
     run_study(TWO, journal, fakes, lines.append, clock)
     assert fakes.calls == ALL
-    assert journal.seconds == {"one": {"sweep": 10, "refit": 10, "reports": 10}, "two": {"sweep": 10, "reports": 10}}
+    assert journal.seconds == {
+        "one": {"sweep": 10, "refit": 10, "reports": 10},
+        "two": {"sweep": 10, "reports": 10},
+    }
     assert (journal.spent(TWO[1]), journal.total) == (20, 50)
     assert "[1/2] One: sweep" in lines
     assert lines[-1] == "[2/2] Two: done, 0:20; the study so far 0:50"
@@ -74,7 +87,9 @@ def test_what_is_done_is_skipped_and_said_to_be(tmp_path: Path) -> None:
 def test_it_goes_on_with_the_stage_that_was_broken_off(tmp_path: Path, at: int) -> None:
     clock = Clock()
     with pytest.raises(KeyboardInterrupt):
-        run_study(TWO, Journal.open(tmp_path, []), Fakes(clock, interrupted_at=ALL[at]), str, clock)
+        run_study(
+            TWO, Journal.open(tmp_path, []), Fakes(clock, interrupted_at=ALL[at]), str, clock
+        )
     rest = Fakes(clock)
     journal = Journal.open(tmp_path, [])
     run_study(TWO, journal, rest, str, clock)
@@ -95,7 +110,7 @@ def test_a_stage_that_fails_is_not_done(tmp_path: Path) -> None:
     assert [journal.has(TWO[0], stage) for stage in Stage] == [True, False, False]
 
 
-# --- options ------------------------------------------------------------------------------------------------------
+# --- options -------------------------------------------------------------------------------------
 
 
 def test_a_study_goes_on_with_the_options_that_it_began_with(tmp_path: Path) -> None:
@@ -130,14 +145,24 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
         begin_study(tmp_path, [])
 
 
-# --- the study's own files ----------------------------------------------------------------------------------------
+# --- the study's own files -----------------------------------------------------------------------
 
 
 def test_the_parts_are_the_studys() -> None:
     specs = {part.key: part.spec([]) for part in PARTS}
-    assert {spec.name for spec in specs.values()} == {"study-ae", "study-ae4", "study-optimizers", "study-vae"}
+    assert {spec.name for spec in specs.values()} == {
+        "study-ae",
+        "study-ae4",
+        "study-optimizers",
+        "study-vae",
+    }
     assert {spec.folds.splits for spec in specs.values()} == {3}
-    assert {key: spec.epochs for key, spec in specs.items()} == {"ae": 5, "ae4": 5, "optimizers": 3, "vae": 2}
+    assert {key: spec.epochs for key, spec in specs.items()} == {
+        "ae": 5,
+        "ae4": 5,
+        "optimizers": 3,
+        "vae": 2,
+    }
     assert {spec.dataset.name for spec in specs.values()} == {"fashion-mnist"}
     assert {spec.dataset.limit for spec in specs.values()} == {None}
 

@@ -1,4 +1,5 @@
-"""The study's page: what it says of a record whose figures are known, and how it does with less."""
+"""The study's page: what it says of a record whose figures are known, and how it does with
+less."""
 
 from __future__ import annotations
 
@@ -27,42 +28,75 @@ KEYS = {part.key: part for part in PARTS}
 
 
 def autoencoder(key: str, size: int, mse: float, run: Any) -> PartRecord:
-    row = {"trial": 0, "status": "completed", "phase": "", "val_loss": 0.02, "val_mse": 0.02, "train_mse": 0.021}
+    row = {
+        "trial": 0,
+        "status": "completed",
+        "phase": "",
+        "val_loss": 0.02,
+        "val_mse": 0.02,
+        "train_mse": 0.021,
+    }
     trials = pd.DataFrame(
-        [{**row, "params.latent_dim": str(size), "params.lr": "0.003"}, {"status": "pruned", "phase": ""}]
+        [
+            {**row, "params.latent_dim": str(size), "params.lr": "0.003"},
+            {"status": "pruned", "phase": ""},
+        ]
     )
     images = np.full((16, 1, 8, 8), 90, np.uint8)
     kept = {"images": images, "first_reconstructions": images}
     pages = {"sweep": f"study-{key}/report/sweep.html"}
-    return PartRecord(KEYS[key], KEYS[key].spec([]), run, trials, (0.019, 0.021), {"mse": mse}, kept, pages)
+    return PartRecord(
+        KEYS[key], KEYS[key].spec([]), run, trials, (0.019, 0.021), {"mse": mse}, kept, pages
+    )
 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
     folder = tmp_path_factory.mktemp("study")
     plan = Plan(search=2, repeats=2, folds=2, epochs=1)
-    client, compared = record_comparison(folder, {"adam": Arm(), "sgd": Arm(floor=0.04, own=1)}, plan)
+    client, compared = record_comparison(
+        folder, {"adam": Arm(), "sgd": Arm(floor=0.04, own=1)}, plan
+    )
     comparison = read_comparison(client, compared)
-    recorder, vae = record_sweep(client, folder, [{"outcome": Outcome.COMPLETED, "rate": 6.0, "distortion": 8.0}])
+    recorder, vae = record_sweep(
+        client, folder, [{"outcome": Outcome.COMPLETED, "rate": 6.0, "distortion": 8.0}]
+    )
     record_refit(client, recorder, evidence(), folder)
-    linear = {size: LinearCode(size, mse, np.zeros((16, 1, 8, 8), np.uint8)) for size, mse in ((4, 0.03), (16, 0.018))}
+    linear = {
+        size: LinearCode(size, mse, np.zeros((16, 1, 8, 8), np.uint8))
+        for size, mse in ((4, 0.03), (16, 0.018))
+    }
     seconds = {"ae": {"sweep": 60.0, "refit": 20.0}, "vae": {"sweep": 20.0}}
     parts = {
-        "ae": autoencoder("ae", 16, 0.0135, compared), "ae4": autoencoder("ae4", 4, 0.0225, compared),
+        "ae": autoencoder("ae", 16, 0.0135, compared),
+        "ae4": autoencoder("ae4", 4, 0.0225, compared),
         "optimizers": PartRecord(
-            KEYS["optimizers"], KEYS["optimizers"].spec([]), compared, trials_table(client, compared),
+            KEYS["optimizers"],
+            KEYS["optimizers"].spec([]),
+            compared,
+            trials_table(client, compared),
         ),
         "vae": PartRecord(
-            KEYS["vae"], KEYS["vae"].spec([]), vae, trials_table(client, vae),
-            test={"squared_error": 18.0, "kl": 6.5}, evidence=evidence(),
+            KEYS["vae"],
+            KEYS["vae"].spec([]),
+            vae,
+            trials_table(client, vae),
+            test={"squared_error": 18.0, "kl": 6.5},
+            evidence=evidence(),
         ),
-    }  # fmt: skip
+    }
     return StudyRecord(
-        dataset="fashion-mnist", samples=60_000, test_samples=10_000, parts=parts, linear=linear,
+        dataset="fashion-mnist",
+        samples=60_000,
+        test_samples=10_000,
+        parts=parts,
+        linear=linear,
         journal=Journal(folder / "study.json", ("epochs=5",), seconds),
         environment={"cpus": 2, "git_revision": "abc", "packages": {"torch": "2"}},
-        comparison=comparison, verdict=judge(comparison), vae=read_record(client, vae),
-    )  # fmt: skip
+        comparison=comparison,
+        verdict=judge(comparison),
+        vae=read_record(client, vae),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +105,22 @@ def report(record: StudyRecord) -> Report:
 
 
 def blocks(report: Report, kind: type) -> list[Any]:
-    return [block for section in report.sections for block in section.blocks if isinstance(block, kind)]
+    return [
+        block for section in report.sections for block in section.blocks if isinstance(block, kind)
+    ]
 
 
 def test_our_figures_stand_beside_the_studys(record: StudyRecord) -> None:
     rows = {what: (study, here) for what, study, here in figures_beside(record)}
-    assert rows["autoencoder: test MSE, code of 16"] == ("0.021467 (code size not stated)", "0.01350")
+    assert rows["autoencoder: test MSE, code of 16"] == (
+        "0.021467 (code size not stated)",
+        "0.01350",
+    )
     assert rows["PCA: test MSE, 4 components"] == ("–", "0.03000")
-    assert rows["autoencoder: validation MSE over 3 folds"] == ("about 0.0256", "0.02000 ± 0.00100")
+    assert rows["autoencoder: validation MSE over 3 folds"] == (
+        "about 0.0256",
+        "0.02000 ± 0.00100",
+    )
     assert rows["its learning rate"][1] == "0.00300, searched from 0.0005 to 0.03"
     assert rows["VAE: validation loss, fold by fold"][1] == "16.00, 16.32, 16.64 nats an image"
     assert rows["VAE: test loss, squared error + KL"][1] == "18.00 + 6.50 = 24.50"
@@ -91,16 +133,30 @@ def test_the_lead_compares_with_the_study_and_with_pca(report: Report) -> None:
     assert "adam" in lead
 
 
-def test_it_has_a_picture_of_each_part_and_links_to_the_reports(report: Report, tmp_path: Path) -> None:
+def test_it_has_a_picture_of_each_part_and_links_to_the_reports(
+    report: Report, tmp_path: Path
+) -> None:
     names = [figure.name for figure in blocks(report, Figure)]
-    assert {"against-linear", "reconstructions", "standings", "vae-folds", "prior-samples", "wall-clock"} <= set(names)
+    assert {
+        "against-linear",
+        "reconstructions",
+        "standings",
+        "vae-folds",
+        "prior-samples",
+        "wall-clock",
+    } <= set(names)
     html = write_report(report, tmp_path).read_text()
-    assert 'href="study-ae/report/sweep.html"' in html and 'href="study-ae4/report/sweep.html"' in html
+    assert (
+        'href="study-ae/report/sweep.html"' in html
+        and 'href="study-ae4/report/sweep.html"' in html
+    )
     assert html.count("<svg") == len(names)
 
 
 def test_each_flaw_has_its_answer(report: Report) -> None:
-    [flaws] = [table for table in blocks(report, Table) if table.title.startswith("What went wrong")]
+    [flaws] = [
+        table for table in blocks(report, Table) if table.title.startswith("What went wrong")
+    ]
     assert len(flaws.rows) == 5
     assert flaws.rows[0][2] == "folds: 16.00, 16.32, 16.64"
     assert flaws.rows[2][2].startswith("1 of 2 trials given up")
@@ -120,7 +176,14 @@ def test_other_data_are_not_compared_with_the_studys(record: StudyRecord) -> Non
 
 def test_before_anything_has_run_it_says_so(record: StudyRecord, tmp_path: Path) -> None:
     report = build_page(
-        replace(record, parts={}, comparison=None, verdict=None, vae=None, journal=Journal(tmp_path / "study.json"))
+        replace(
+            record,
+            parts={},
+            comparison=None,
+            verdict=None,
+            vae=None,
+            journal=Journal(tmp_path / "study.json"),
+        )
     )
     assert "not come far enough" in report.lead
     assert not blocks(report, Figure) and not blocks(report, Raw)

@@ -16,19 +16,36 @@ WRONG = {
         "--dataset nonsense": "dataset: nonsense: ",
         "--device gpu": "--device: invalid choice: 'gpu'",
     },
-    "overhead": {"--rounds 0": "--rounds: 0: must be", "--trials 10 25": "--trials: 10 25: 2/5 of MANY must be more"},
-    "scaling": {"--trials 10": "--trials: 10: must be at least 22", "--workers 0": "--workers: 0: must be"},
-    "sharing": {"--times 0": "--times: 0: must be", "--set epoch=3": "epoch: 3: unknown key; did you mean 'epochs'?"},
+    "overhead": {
+        "--rounds 0": "--rounds: 0: must be",
+        "--trials 10 25": "--trials: 10 25: 2/5 of MANY must be more",
+    },
+    "scaling": {
+        "--trials 10": "--trials: 10: must be at least 22",
+        "--workers 0": "--workers: 0: must be",
+    },
+    "sharing": {
+        "--times 0": "--times: 0: must be",
+        "--set epoch=3": "epoch: 3: unknown key; did you mean 'epochs'?",
+    },
     "outage": {"--rounds -1": "--rounds", "--set epochs=0": "epochs: 0: must be"},
-    "determinism": {"--workers 0": "--workers: 0: must be", "--set epochs=0": "epochs: 0: must be"},
-    "study": {"--folds 1": "--folds: 1: must be at least 2", "--dataset nonsense": "dataset: nonsense: "},
+    "determinism": {
+        "--workers 0": "--workers: 0: must be",
+        "--set epochs=0": "epochs: 0: must be",
+    },
+    "study": {
+        "--folds 1": "--folds: 1: must be at least 2",
+        "--dataset nonsense": "dataset: nonsense: ",
+    },
 }
 
 
 def main_of(benchmark: str) -> Any:
     """A benchmark's command, whether it is a module or a folder."""
     name = f"tests.benchmarks.{benchmark}"
-    return import_module(f"{name}.run" if find_spec(name).submodule_search_locations else name).main
+    return import_module(
+        f"{name}.run" if find_spec(name).submodule_search_locations else name
+    ).main
 
 
 @pytest.mark.parametrize(
@@ -43,13 +60,17 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     assert ended.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     [error] = [line for line in lines if "error: " in line]
-    assert error == lines[-1] and error.startswith(f"python -m tests.benchmarks.{benchmark}: error: ")
+    assert error == lines[-1] and error.startswith(
+        f"python -m tests.benchmarks.{benchmark}: error: "
+    )
     assert said in error.replace("argument ", "")
     assert not (tmp_path / "out").is_dir() or not any((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("benchmark", WRONG)
-def test_help_says_what_is_measured_and_what_each_option_is(benchmark: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_is_measured_and_what_each_option_is(
+    benchmark: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main_of(benchmark)(["--help"])
     text = capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""That the notebook's way is a fair rival: the same network, the same loss, the same counts, torchvision's own data."""
+"""That the notebook's way is a fair rival: the same network, the same loss, the same counts,
+torchvision's own data."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
-    images, test = (random.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8) for count in (N, 10))
+    images, test = (
+        random.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8) for count in (N, 10)
+    )
     data = Dataset("random", images, np.arange(N) % 10, None, test, np.arange(10), (), "", "")
     write_raw(tmp_path, data)
     return tmp_path
@@ -43,7 +46,9 @@ def images_of(raw: Path) -> torch.Tensor:
 def fold_run(raw: Path, dropout: float) -> FoldRun:
     """This project's run over the same images, as one batch of all of them."""
     task = load_task("autoencoder")
-    params = task.complete({"optimizer": "adam", "lr": 0.01, "batch_size": N, "dropout": dropout, "latent_dim": 16})
+    params = task.complete(
+        {"optimizer": "adam", "lr": 0.01, "batch_size": N, "dropout": dropout, "latent_dim": 16}
+    )
     everything = np.arange(N)
     images = images_of(raw).mul(255).round().to(torch.uint8)
     return FoldRun(task, params, images, Split(everything, everything), epochs=1)
@@ -68,7 +73,10 @@ def test_torchvision_reads_what_was_written(raw: Path) -> None:
 def test_both_networks_have_the_same_layers_and_dropout(raw: Path) -> None:
     ours, theirs = fold_run(raw, 1.0).model, NotebookAutoencoder()
     assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
-    rates = [[layer.p for layer in model.modules() if isinstance(layer, torch.nn.Dropout)] for model in (ours, theirs)]
+    rates = [
+        [layer.p for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
+        for model in (ours, theirs)
+    ]
     assert rates[0] == rates[1] == [0.5, 0.5, 0.2, 0.1]
 
 
@@ -77,17 +85,24 @@ def test_without_dropout_both_ways_take_the_same_step(raw: Path) -> None:
     model = as_in(run, 0.0)
     everything = np.arange(N)
     batches = loader(fashion_mnist(raw, train=True), everything, N)
-    assert validate(model, batches, CPU) == pytest.approx(run.evaluate(torch.arange(N))["mse"], rel=1e-5)
+    assert validate(model, batches, CPU) == pytest.approx(
+        run.evaluate(torch.arange(N))["mse"], rel=1e-5
+    )
     before = [weight.clone() for weight in model.parameters()]
     loss = train_epoch(model, batches, torch.optim.Adam(model.parameters(), lr=0.01), CPU)
     assert loss == pytest.approx(run.train_only_epoch()["train_mse"], rel=1e-5)
-    # Adam's first step is ±lr in every weight whose gradient is not nothing: compare where it points
+    # Adam's first step is ±lr in every weight whose gradient is not nothing: compare where it
+    # points
     moves = [
-        torch.cat([(new.detach() - old).flatten() for new, old in zip(weights, before, strict=True)])
+        torch.cat(
+            [(new.detach() - old).flatten() for new, old in zip(weights, before, strict=True)]
+        )
         for weights in (model.parameters(), run.model.parameters())
     ]
     assert torch.nn.functional.cosine_similarity(*moves, dim=0) > 0.99
-    assert validate(model, batches, CPU) == pytest.approx(run.evaluate(torch.arange(N))["mse"], rel=1e-3)
+    assert validate(model, batches, CPU) == pytest.approx(
+        run.evaluate(torch.arange(N))["mse"], rel=1e-3
+    )
 
 
 def test_the_study_trains_what_was_asked_for_and_tests_the_best(raw: Path) -> None:

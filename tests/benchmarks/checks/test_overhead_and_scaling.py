@@ -18,11 +18,22 @@ def test_a_trials_cost_is_free_of_the_start() -> None:
 
 
 def test_ratios_are_of_a_rounds_two_sides() -> None:
-    found = summary({Side.PROMOTION: [0.1, 0.2], Side.STOPPING: [0.1], Side.REUSE: [0.4, 0.8], Side.PLAIN: [2.0, 2.0]})
+    found = summary(
+        {
+            Side.PROMOTION: [0.1, 0.2],
+            Side.STOPPING: [0.1],
+            Side.REUSE: [0.4, 0.8],
+            Side.PLAIN: [2.0, 2.0],
+        }
+    )
     assert found[f"{Side.REUSE} / {Side.PROMOTION}"].mean == pytest.approx(4.0)
-    assert (found[f"{Side.PLAIN} / {Side.PROMOTION}"].low, found[f"{Side.PLAIN} / {Side.PROMOTION}"].high) == (
-        pytest.approx(10.0), pytest.approx(20.0),
-    )  # fmt: skip
+    assert (
+        found[f"{Side.PLAIN} / {Side.PROMOTION}"].low,
+        found[f"{Side.PLAIN} / {Side.PROMOTION}"].high,
+    ) == (
+        pytest.approx(10.0),
+        pytest.approx(20.0),
+    )
     assert found[f"{Side.PLAIN} / {Side.STOPPING}"].n == 1
 
 
@@ -36,8 +47,10 @@ def test_a_sweeps_time_is_told_by_its_tenths_without_the_first_ten_trials() -> N
 
 def test_the_pictures_are_drawn(tmp_path: Path) -> None:
     overhead.draw({side: [0.1, 0.3] for side in Side}, tmp_path / "overhead.png")
-    sweeps = [Growth(trials, workers, 10.0, (0.1,) * 9 + (0.12,), 2**28, 0.01, 2**20, 2**20, 2.0)
-              for trials, workers in ((100, 1), (100, 2), (1000, 2))]  # fmt: skip
+    sweeps = [
+        Growth(trials, workers, 10.0, (0.1,) * 9 + (0.12,), 2**28, 0.01, 2**20, 2**20, 2.0)
+        for trials, workers in ((100, 1), (100, 2), (1000, 2))
+    ]
     scaling.draw(sweeps, tmp_path / "scaling.png")
     for name in ("overhead.png", "scaling.png"):
         with Image.open(tmp_path / name) as picture:

@@ -37,7 +37,11 @@ def test_the_rivals_are_multiples_of_foldrace_at_that_loss() -> None:
 
 
 def test_seeds_are_compared_apart() -> None:
-    other = [run("foldrace", (1, 1, 0.5), seed=2), run("optuna", (2, 3, 0.4), seed=2), run("tune", (4, 2, 0.1), seed=2)]
+    other = [
+        run("foldrace", (1, 1, 0.5), seed=2),
+        run("optuna", (2, 3, 0.4), seed=2),
+        run("tune", (4, 2, 0.1), seed=2),
+    ]
     first, second = compare([*RUNS, *other])
     assert (first["seed"], second["seed"], second["loss"]) == (1, 2, 0.5)
     assert second["tune"]["times_seconds"] == pytest.approx(4)

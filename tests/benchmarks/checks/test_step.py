@@ -24,7 +24,12 @@ def layer_products() -> Iterator[tuple[str, int]]:
         "convolution 3": 3 * 3 * 16 * 32 * 9,
     }
     yield from convolutions.items()
-    for name, size in convolutions.items():  # the way back multiplies as often: each input pixel meets each weight
+    for (
+        name,
+        size,
+    ) in (
+        convolutions.items()
+    ):  # the way back multiplies as often: each input pixel meets each weight
         yield f"transposed {name}", size
     for inputs, outputs in ((288, 128), (128, 16), (16, 128), (128, 288)):
         yield f"linear {inputs} to {outputs}", inputs * outputs
@@ -32,7 +37,8 @@ def layer_products() -> Iterator[tuple[str, int]]:
 
 def test_the_flop_of_an_image_are_those_counted_by_hand() -> None:
     products = dict(layer_products())
-    # forward, the weights' gradient, and the inputs', which the first layer does not need; a product and a sum each
+    # forward, the weights' gradient, and the inputs', which the first layer does not need; a
+    # product and a sum each
     by_hand = 2 * (3 * sum(products.values()) - products["convolution 1"])
     assert flop_per_image() == by_hand == 1_783_104
 
@@ -67,7 +73,18 @@ def test_the_summary_pairs_rounds_whatever_their_order() -> None:
 
 @pytest.mark.slow
 def test_a_small_run_measures_every_side_and_draws_them(tmp_path: Path) -> None:
-    arguments = ["--rounds", "1", "--images", "120", "--batch-sizes", "60", "--seconds", "0.05", "--dataset", "digits"]
+    arguments = [
+        "--rounds",
+        "1",
+        "--images",
+        "120",
+        "--batch-sizes",
+        "60",
+        "--seconds",
+        "0.05",
+        "--dataset",
+        "digits",
+    ]
     step.main([str(tmp_path), *arguments, "--data-dir", str(tmp_path)])
     record = json.loads((tmp_path / "step.json").read_text())
     measured = {(figure["measured"], figure["side"]) for figure in record["figures"]}
@@ -79,5 +96,8 @@ def test_a_small_run_measures_every_side_and_draws_them(tmp_path: Path) -> None:
 
 def test_a_side_that_ends_is_told_of(tmp_path: Path) -> None:
     nowhere = Setting("digits", tmp_path, raw=tmp_path / "nothing is here", images=60)
-    with opened([Side.NOTEBOOK], nowhere) as (notebook,), pytest.raises(RuntimeError, match="notebook has ended"):
+    with (
+        opened([Side.NOTEBOOK], nowhere) as (notebook,),
+        pytest.raises(RuntimeError, match="notebook has ended"),
+    ):
         notebook.ask(Order(What.TRAIN, 60))

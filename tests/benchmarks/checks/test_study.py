@@ -13,7 +13,9 @@ from tests.benchmarks.study.figure import draw_study
 from tests.benchmarks.study.run import Run, Setting, StudySide, summary
 
 
-def run(side: StudySide, seed: int, seconds: float, fold_epochs: int = 54, test_mse: float = 0.02) -> Run:
+def run(
+    side: StudySide, seed: int, seconds: float, fold_epochs: int = 54, test_mse: float = 0.02
+) -> Run:
     return Run(side, seed, seconds, None, fold_epochs, 3, 0.01, 0.02, test_mse)
 
 
@@ -31,14 +33,17 @@ def test_times_and_errors_are_compared_round_by_round() -> None:
     found = summary(RUNS)
     assert found[StudySide.SWEEP]["times_faster"] == Spread(pytest.approx(8), 4, 16, 2)
     assert found[StudySide.SWEEP]["test_mse_more"] == {
-        "mean": pytest.approx(0.002), "standard_error": pytest.approx(0.001),
-    }  # fmt: skip
+        "mean": pytest.approx(0.002),
+        "standard_error": pytest.approx(0.001),
+    }
     assert found[StudySide.RACE]["fold_epochs"].low == 10
     assert "times_faster" not in found[StudySide.NOTEBOOK]
 
 
 def test_unequal_counts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "run_side", lambda side, seed, setting, folder: run(side, seed, 1.0, fold_epochs=53))
+    monkeypatch.setattr(
+        study, "run_side", lambda side, seed, setting, folder: run(side, seed, 1.0, fold_epochs=53)
+    )
     setting = Setting(Counts(6, 3, 3), 256, "digits", tmp_path, tmp_path)
     with pytest.raises(SystemExit, match="53 fold-epochs"):
         list(study.rounds(1, setting, tmp_path))

@@ -1,7 +1,8 @@
-"""Trials that do nothing under plain Ray Tune, as its documentation has Optuna, ASHA and MLflow put together.
+"""Trials that do nothing under plain Ray Tune, as its documentation has Optuna, ASHA and MLflow
+put together.
 
-``python -m tests.benchmarks.overhead.rivals plain|reuse TRIALS DIR`` runs them: with a function that reports, a new
-worker process for every trial; or with a class whose workers are reused.
+``python -m tests.benchmarks.overhead.rivals plain|reuse TRIALS DIR`` runs them: with a function
+that reports, a new worker process for every trial; or with a class whose workers are reused.
 """
 
 from __future__ import annotations
@@ -61,19 +62,31 @@ def run(reuse: bool, trials: int, folder: Path) -> None:
     from ray.tune.search.optuna import OptunaSearch
 
     ray.init(address="local", num_cpus=_WORKERS, include_dashboard=False, log_to_driver=False)
-    space = {"lr": tune.loguniform(1e-4, 1.0), "shape": tune.uniform(0, 1), "batch_size": tune.choice([8, 16, 32])}
+    space = {
+        "lr": tune.loguniform(1e-4, 1.0),
+        "shape": tune.uniform(0, 1),
+        "batch_size": tune.choice([8, 16, 32]),
+    }
     callback = MLflowLoggerCallback(
-        tracking_uri=f"sqlite:///{folder.absolute()}/mlflow.db", experiment_name="nothing", save_artifact=False
+        tracking_uri=f"sqlite:///{folder.absolute()}/mlflow.db",
+        experiment_name="nothing",
+        save_artifact=False,
     )
     tuner = tune.Tuner(
         tune.with_resources(Reused if reuse else train, {"cpu": 1}),
         param_space=space,
         tune_config=tune.TuneConfig(
-            metric="val_loss", mode="min", num_samples=trials, search_alg=OptunaSearch(seed=0), reuse_actors=reuse,
+            metric="val_loss",
+            mode="min",
+            num_samples=trials,
+            search_alg=OptunaSearch(seed=0),
+            reuse_actors=reuse,
             scheduler=ASHAScheduler(max_t=_EPOCHS, grace_period=1, reduction_factor=3),
         ),
-        run_config=tune.RunConfig(storage_path=str(folder.absolute()), name="rival", callbacks=[callback], verbose=0),
-    )  # fmt: skip
+        run_config=tune.RunConfig(
+            storage_path=str(folder.absolute()), name="rival", callbacks=[callback], verbose=0
+        ),
+    )
     results = tuner.fit()
     assert len(results) == trials and not results.num_errors
     ray.shutdown()

@@ -1,9 +1,11 @@
-"""What a trial costs beside its training: ``python -m tests.benchmarks.overhead OUT [--rounds N]``.
+"""What a trial costs beside its training: ``python -m tests.benchmarks.overhead OUT [--rounds
+N]``.
 
-Trials that do nothing, up to nine reports each, two at a time, recorded in a SQLite MLflow: a sweep with its three
-levels of runs, its records delivered to the last; and plain Ray Tune with OptunaSearch, ASHA and MLflowLoggerCallback,
-once as documented and once with a class whose workers are reused. Every side runs whole, in a process of its own, with
-few trials and with many: the difference, over the difference in trials, is what a trial costs, free of every start.
+Trials that do nothing, up to nine reports each, two at a time, recorded in a SQLite MLflow: a
+sweep with its three levels of runs, its records delivered to the last; and plain Ray Tune with
+OptunaSearch, ASHA and MLflowLoggerCallback, once as documented and once with a class whose workers
+are reused. Every side runs whole, in a process of its own, with few trials and with many: the
+difference, over the difference in trials, is what a trial costs, free of every start.
 """
 
 from __future__ import annotations
@@ -39,15 +41,22 @@ class Side(StrEnum):
         return self in (Side.PROMOTION, Side.STOPPING)
 
     def trials(self, many: int) -> int:
-        """How many trials of this side stand for ``many``: so many that they take a quarter of a minute or more, beside
-        which the spread of a start is little."""
+        """How many trials of this side stand for ``many``: so many that they take a quarter of a
+        minute or more, beside which the spread of a start is little."""
         return 4 * many if self.ours else many * 2 // 5 if self is Side.PLAIN else many
 
     def command(self, trials: int, folder: Path) -> list[str]:
         """The command that runs so many trials in a folder."""
         if self.ours:
             kind = self.name.lower()
-            options = ["--set", f"search.trials={trials}", "--set", f"scheduler.kind={kind}", "--dir", str(folder)]
+            options = [
+                "--set",
+                f"search.trials={trials}",
+                "--set",
+                f"scheduler.kind={kind}",
+                "--dir",
+                str(folder),
+            ]
             return [sys.executable, "-m", "foldrace", "sweep", str(SPEC), *options]
         module = "tests.benchmarks.overhead.rivals"
         return [sys.executable, "-m", module, self.name.lower(), str(trials), str(folder)]
@@ -58,9 +67,12 @@ def seconds(side: Side, trials: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         subprocess.run(
-            side.command(trials, Path(folder)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            side.command(trials, Path(folder)),
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             timeout=_TIMEOUT,
-        )  # fmt: skip
+        )
         return time.perf_counter() - started
 
 
@@ -70,7 +82,8 @@ def a_trial(few: tuple[int, float], many: tuple[int, float]) -> float:
 
 
 def summary(figures: Mapping[Side, Sequence[float]]) -> dict[str, Spread]:
-    """Each side's seconds a trial, and by how many times each of ours is below each rival, round by round."""
+    """Each side's seconds a trial, and by how many times each of ours is below each rival, round
+    by round."""
     found = {str(side): Spread.of(values) for side, values in figures.items()}
     for rival in (Side.REUSE, Side.PLAIN):
         for side in (Side.PROMOTION, Side.STOPPING):
@@ -92,16 +105,30 @@ def draw(figures: Mapping[Side, Sequence[float]], path: Path) -> None:
         for place, side in enumerate(sides):
             spread = Spread.of(figures[side])
             axes.barh(place, spread.mean * 1e3, color=BLUE if side.ours else GREY, height=0.62)
-            axes.plot([value * 1e3 for value in figures[side]], [place] * spread.n, "o", color="white", ms=3.6,
-                      mec=MUTED, mew=0.8)  # fmt: skip
+            axes.plot(
+                [value * 1e3 for value in figures[side]],
+                [place] * spread.n,
+                "o",
+                color="white",
+                ms=3.6,
+                mec=MUTED,
+                mew=0.8,
+            )
             times = "" if side.ours else f"   {spread.mean / best:.1f} ×"
-            axes.annotate(f"{spread.mean * 1e3:,.0f} ms{times}", (spread.high * 1e3, place), xytext=(7, 0),
-                          textcoords="offset points", va="center")  # fmt: skip
+            axes.annotate(
+                f"{spread.mean * 1e3:,.0f} ms{times}",
+                (spread.high * 1e3, place),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center",
+            )
         axes.set_yticks(range(len(sides)), [str(side) for side in sides])
         axes.set_xlim(0, max(max(values) for values in figures.values()) * 1.55e3)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("milliseconds a trial that does nothing, recorded in MLflow; × of promotion's")
+        axes.set_xlabel(
+            "milliseconds a trial that does nothing, recorded in MLflow; × of promotion's"
+        )
         figure.savefig(path, dpi=160)
         plt.close(figure)
 
@@ -109,29 +136,46 @@ def draw(figures: Mapping[Side, Sequence[float]], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, writes overhead.json and overhead.png, and prints the ratios."""
     parser = benchmark_parser(
-        "overhead", "What a trial costs beside its training, against plain Ray Tune: six minutes a round.", rounds=3
+        "overhead",
+        "What a trial costs beside its training, against plain Ray Tune: six minutes a round.",
+        rounds=3,
     )
     parser.add_argument(
-        "--trials", type=one_or_more, nargs=2, default=(10, 100), metavar=("FEW", "MANY"),
-        help="of which the difference is timed; of our sweeps 4 × MANY, of plain Ray Tune without reuse 2/5 of MANY",
-    )  # fmt: skip
+        "--trials",
+        type=one_or_more,
+        nargs=2,
+        default=(10, 100),
+        metavar=("FEW", "MANY"),
+        help=(
+            "of which the difference is timed; of our sweeps 4 × MANY, of plain Ray Tune without"
+            " reuse 2/5 of MANY"
+        ),
+    )
     asked = parse_out(parser, arguments)
     figures: dict[Side, list[float]] = {side: [] for side in Side}
     few, many = asked.trials
     if few >= min(side.trials(many) for side in Side):
         parser.error(f"--trials: {few} {many}: 2/5 of MANY must be more than FEW")
-    for side in (Side.PROMOTION, Side.PLAIN):  # what they import is read from the disk once, and by nobody's clock
+    for side in (
+        Side.PROMOTION,
+        Side.PLAIN,
+    ):  # what they import is read from the disk once, and by nobody's clock
         seconds(side, 1)
     for turn in range(asked.rounds):
         for side in list(Side)[:: 1 if turn % 2 == 0 else -1]:
             more = side.trials(many)
             figures[side].append(a_trial((few, seconds(side, few)), (more, seconds(side, more))))
-            print(f"round {turn + 1}: {side}: {figures[side][-1] * 1e3:,.0f} ms a trial", flush=True)
+            print(
+                f"round {turn + 1}: {side}: {figures[side][-1] * 1e3:,.0f} ms a trial", flush=True
+            )
     found = summary(figures)
     for name, spread in found.items():
         print(f"{name:48s} {spread.text(3)}")
     trials = {str(side): [few, side.trials(many)] for side in Side}
-    values = {"trials": trials, "seconds_a_trial": {str(side): times for side, times in figures.items()}}
+    values = {
+        "trials": trials,
+        "seconds_a_trial": {str(side): times for side, times in figures.items()},
+    }
     write_record(asked.out / "overhead.json", "overhead", {**values, "summary": found})
     draw(figures, asked.out / "overhead.png")
     say_written(asked.out / "overhead.json", asked.out / "overhead.png")

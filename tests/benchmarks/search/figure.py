@@ -1,4 +1,5 @@
-"""The search benchmark in one picture: the best loss so far against time and against work, a line a run."""
+"""The search benchmark in one picture: the best loss so far against time and against work, a line
+a run."""
 
 from __future__ import annotations
 
@@ -26,20 +27,36 @@ def draw_benchmark(runs: Sequence[Run], path: Path) -> None:
         figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True, layout="constrained")
         seeds = len({run.seed for run in runs})
         figure.suptitle(
-            f"Best cross-validated loss so far, {seeds} seeds, two workers", x=0.01, ha="left", fontweight="bold"
+            f"Best cross-validated loss so far, {seeds} seeds, two workers",
+            x=0.01,
+            ha="left",
+            fontweight="bold",
         )
         for axes, what in zip(panels, ("seconds", "fold_epochs"), strict=True):
             for run in runs:
                 _line(axes, run, what)
             axes.set(xlim=(0, None))
-        fit_losses(panels[0], [step.loss for run in runs for step in run.steps if step.loss is not None], 4)
-        panels[0].set(xlabel="seconds, the start included", ylabel="loss of the best configuration, all folds")
+        fit_losses(
+            panels[0],
+            [step.loss for run in runs for step in run.steps if step.loss is not None],
+            4,
+        )
+        panels[0].set(
+            xlabel="seconds, the start included",
+            ylabel="loss of the best configuration, all folds",
+        )
         panels[1].set(xlabel="fold-epochs")
         for place, (side, name) in enumerate(_NAMES.items()):
             panels[1].text(
-                0.97, 0.95 - 0.085 * place, name, color=_COLOURS[side], transform=panels[1].transAxes, ha="right",
-                va="top", fontweight="bold",
-            )  # fmt: skip
+                0.97,
+                0.95 - 0.085 * place,
+                name,
+                color=_COLOURS[side],
+                transform=panels[1].transAxes,
+                ha="right",
+                va="top",
+                fontweight="bold",
+            )
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
@@ -53,5 +70,7 @@ def _line(axes: object, run: Run, what: str) -> None:
             x.append(getattr(step, what))
             y.append(step.loss)
     end = run.seconds if what == "seconds" else run.steps[-1].fold_epochs
-    axes.step([*x, end], [*y, y[-1]], where="post", color=_COLOURS[run.side], linewidth=1.8, alpha=0.85)  # type: ignore[attr-defined]
+    axes.step(
+        [*x, end], [*y, y[-1]], where="post", color=_COLOURS[run.side], linewidth=1.8, alpha=0.85
+    )  # type: ignore[attr-defined]
     axes.plot(end, y[-1], "o", color=_COLOURS[run.side], markersize=4)  # type: ignore[attr-defined]

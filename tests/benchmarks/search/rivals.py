@@ -1,8 +1,9 @@
-"""The same search without Foldrace, as the documentation of Optuna and of Ray Tune would have it written.
+"""The same search without Foldrace, as the documentation of Optuna and of Ray Tune would have it
+written.
 
-``python -m tests.benchmarks.search.rivals optuna|tune SPEC OUT [--seed N] [--data-dir DIR]`` runs one and writes
-what happened when. Data, folds, training and space are those of the sweep file; what is left out is all that the
-rivals do not have.
+``python -m tests.benchmarks.search.rivals optuna|tune SPEC OUT [--seed N] [--data-dir DIR]`` runs
+one and writes what happened when. Data, folds, training and space are those of the sweep file;
+what is left out is all that the rivals do not have.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ __all__ = ["main"]
 _WORKERS = 2
 
 
-def optuna_alone(prepared: Prepared, seed: int, folder: Path) -> list[tuple[float, int, float | None]]:
+def optuna_alone(
+    prepared: Prepared, seed: int, folder: Path
+) -> list[tuple[float, int, float | None]]:
     """Full cross-validation of every trial, in two processes that share a study."""
     import optuna
 
@@ -34,7 +37,9 @@ def optuna_alone(prepared: Prepared, seed: int, folder: Path) -> list[tuple[floa
     optuna.create_study(study_name="rival", storage=_storage(journal))
     context = multiprocessing.get_context("spawn")
     with context.Pool(_WORKERS) as pool:
-        parts = pool.starmap(_optimize, [(prepared, seed + number, journal) for number in range(_WORKERS)])
+        parts = pool.starmap(
+            _optimize, [(prepared, seed + number, journal) for number in range(_WORKERS)]
+        )
     return [event for part in parts for event in part]
 
 
@@ -45,7 +50,9 @@ def _storage(journal: str) -> Any:
     return JournalStorage(JournalFileBackend(journal))
 
 
-def _optimize(prepared: Prepared, seed: int, journal: str) -> list[tuple[float, int, float | None]]:
+def _optimize(
+    prepared: Prepared, seed: int, journal: str
+) -> list[tuple[float, int, float | None]]:
     import optuna
     import torch
 
@@ -63,22 +70,33 @@ def _optimize(prepared: Prepared, seed: int, journal: str) -> list[tuple[float, 
         while not validation.finished:
             report = validation.advance()
             done = report.finished and report.diverged is None
-            events.append((time.time(), report.fold_epochs - spent, report.metrics["val_loss"] if done else None))
+            events.append(
+                (
+                    time.time(),
+                    report.fold_epochs - spent,
+                    report.metrics["val_loss"] if done else None,
+                )
+            )
             spent = report.fold_epochs
         if report.diverged is not None:
             raise optuna.TrialPruned
         return report.metrics["val_loss"]
 
     study = optuna.load_study(
-        study_name="rival", storage=_storage(journal), sampler=optuna.samplers.TPESampler(seed=seed)
+        study_name="rival",
+        storage=_storage(journal),
+        sampler=optuna.samplers.TPESampler(seed=seed),
     )
     last = optuna.study.MaxTrialsCallback(prepared.spec.search.trials, states=None)
     study.optimize(objective, callbacks=[last])
     return events
 
 
-def plain_tune(prepared: Prepared, seed: int, folder: Path) -> list[tuple[float, int, float | None]]:
-    """Ray Tune with its OptunaSearch and its ASHAScheduler, and a loop over the folds inside the trial."""
+def plain_tune(
+    prepared: Prepared, seed: int, folder: Path
+) -> list[tuple[float, int, float | None]]:
+    """Ray Tune with its OptunaSearch and its ASHAScheduler, and a loop over the folds inside the
+    trial."""
     import os
 
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0"}
@@ -97,7 +115,9 @@ def plain_tune(prepared: Prepared, seed: int, folder: Path) -> list[tuple[float,
             metric="val_loss",
             mode="min",
             num_samples=prepared.spec.search.trials,
-            search_alg=OptunaSearch(partial(_suggest, prepared.space), metric="val_loss", mode="min", seed=seed),
+            search_alg=OptunaSearch(
+                partial(_suggest, prepared.space), metric="val_loss", mode="min", seed=seed
+            ),
             scheduler=ASHAScheduler(max_t=epochs, grace_period=1, reduction_factor=3),
         ),
         run_config=tune.RunConfig(storage_path=str(folder), name="rival", verbose=0),
@@ -107,7 +127,11 @@ def plain_tune(prepared: Prepared, seed: int, folder: Path) -> list[tuple[float,
         history = result.metrics_dataframe
         rows = [] if history is None else history.to_dict("records")
         for row in rows:
-            loss = row["val_loss"] if row["fold_epochs"] == prepared.spec.folds.count * epochs else None
+            loss = (
+                row["val_loss"]
+                if row["fold_epochs"] == prepared.spec.folds.count * epochs
+                else None
+            )
             events.append((row["at"], row["new_fold_epochs"], loss))
     ray.shutdown()
     return events
@@ -143,7 +167,8 @@ def _train(config: Mapping[str, Any], work: Any) -> None:
 
 
 def main() -> None:
-    """Runs one rival; writes a JSON list of [time since the epoch, fold-epochs trained, loss of a full evaluation]."""
+    """Runs one rival; writes a JSON list of [time since the epoch, fold-epochs trained, loss of a
+    full evaluation]."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rival", choices=("optuna", "tune"))
     parser.add_argument("spec", type=Path)
@@ -156,7 +181,9 @@ def main() -> None:
     prepared = prepare(load_spec(asked.spec, overrides), asked.data_dir)
     folder = asked.out.absolute().parent
     run = optuna_alone if asked.rival == "optuna" else plain_tune
-    asked.out.write_text(json.dumps(sorted(run(prepared, asked.seed, folder), key=lambda event: event[0])))
+    asked.out.write_text(
+        json.dumps(sorted(run(prepared, asked.seed, folder), key=lambda event: event[0]))
+    )
 
 
 if __name__ == "__main__":

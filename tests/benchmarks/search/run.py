@@ -1,8 +1,10 @@
-"""Time and fold-epochs to the same cross-validated loss: a sweep against Optuna alone and against plain Ray Tune.
+"""Time and fold-epochs to the same cross-validated loss: a sweep against Optuna alone and against
+plain Ray Tune.
 
-``python -m tests.benchmarks.search OUT [--seeds N]`` (``make bench-search``): every side has the same space, data,
-folds, number of trials and two workers, and runs in a process of its own, alternating, its start included. Then the
-sweep and full cross-validation of the very same configurations, to see whether the winner is the same.
+``python -m tests.benchmarks.search OUT [--seeds N]`` (``make bench-search``): every side has the
+same space, data, folds, number of trials and two workers, and runs in a process of its own,
+alternating, its start included. Then the sweep and full cross-validation of the very same
+configurations, to see whether the winner is the same.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ SPEC = Path("tests/benchmarks/specs/benchmark.yaml")
 
 @dataclass(frozen=True)
 class Step:
-    """A report: seconds since the side was started, fold-epochs of all trials by then, and the loss if a configuration
-    has just been evaluated on all folds to the last epoch."""
+    """A report: seconds since the side was started, fold-epochs of all trials by then, and the
+    loss if a configuration has just been evaluated on all folds to the last epoch."""
 
     seconds: float
     fold_epochs: int
@@ -53,7 +55,9 @@ class Run:
 
     def reaches(self, loss: float) -> Step | None:
         """The first step at which a full evaluation is as good as that."""
-        return next((step for step in self.steps if step.loss is not None and step.loss <= loss), None)
+        return next(
+            (step for step in self.steps if step.loss is not None and step.loss <= loss), None
+        )
 
 
 def same_loss(runs: Sequence[Run]) -> float:
@@ -62,7 +66,8 @@ def same_loss(runs: Sequence[Run]) -> float:
 
 
 def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For each seed what each side needed to the loss that all reach, and the others' multiples of foldrace's."""
+    """For each seed what each side needed to the loss that all reach, and the others' multiples of
+    foldrace's."""
     rows = []
     for seed in sorted({run.seed for run in runs}):
         sides = {run.side: run for run in runs if run.seed == seed}
@@ -93,21 +98,52 @@ def run_side(side: str, seed: int, folder: Path, data_dir: Path, overrides: Sequ
     sets = [part for override in overrides for part in ("--set", override)]
     data = ["--data-dir", str(data_dir)]
     if side == "foldrace":
-        command = ["foldrace", "sweep", str(SPEC), "--set", f"search.seed={seed}", "--dir", str(folder), *sets, *data]
+        command = [
+            "foldrace",
+            "sweep",
+            str(SPEC),
+            "--set",
+            f"search.seed={seed}",
+            "--dir",
+            str(folder),
+            *sets,
+            *data,
+        ]
         _run(command, folder)
         steps = _sweep_steps(folder, started)
     else:
         out = folder / "events.json"
-        _run(["tests.benchmarks.search.rivals", side, str(SPEC), str(out), "--seed", str(seed), *sets, *data], folder)
-        steps = _steps([(at - started, news, loss) for at, news, loss in json.loads(out.read_text())])
+        _run(
+            [
+                "tests.benchmarks.search.rivals",
+                side,
+                str(SPEC),
+                str(out),
+                "--seed",
+                str(seed),
+                *sets,
+                *data,
+            ],
+            folder,
+        )
+        steps = _steps(
+            [(at - started, news, loss) for at, news, loss in json.loads(out.read_text())]
+        )
     return Run(side, seed, time.time() - started, steps)
 
 
 def _run(arguments: Sequence[str], folder: Path) -> None:
     with (folder / "log").open("w") as log:
-        done = subprocess.run([sys.executable, "-m", *arguments], stdout=log, stderr=log, check=False)
-    if done.returncode not in (0, 3):  # 3: some trial has failed, which a space with high learning rates provokes
-        raise SystemExit(f"{' '.join(arguments)} ended with {done.returncode}; see {folder / 'log'}")
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], stdout=log, stderr=log, check=False
+        )
+    if done.returncode not in (
+        0,
+        3,
+    ):  # 3: some trial has failed, which a space with high learning rates provokes
+        raise SystemExit(
+            f"{' '.join(arguments)} ended with {done.returncode}; see {folder / 'log'}"
+        )
 
 
 def _sweep_steps(folder: Path, started: float) -> list[Step]:
@@ -119,7 +155,9 @@ def _sweep_steps(folder: Path, started: float) -> list[Step]:
     events = []
     for trial in trials:
         points = {
-            name: {point.step: point for point in client.get_metric_history(trial.info.run_id, name)}
+            name: {
+                point.step: point for point in client.get_metric_history(trial.info.run_id, name)
+            }
             for name in ("fold_epochs", "val_loss")
         }
         spent = 0
@@ -140,8 +178,11 @@ def _steps(events: Sequence[tuple[float, int, float | None]]) -> list[Step]:
     return steps
 
 
-def same_configurations(seed: int, folder: Path, data_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """A race and full cross-validation of the same random configurations: winners, errors, fold-epochs."""
+def same_configurations(
+    seed: int, folder: Path, data_dir: Path, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """A race and full cross-validation of the same random configurations: winners, errors,
+    fold-epochs."""
     found = {}
     for kind in ("promotion", "fifo"):
         place = folder / kind
@@ -153,7 +194,11 @@ def same_configurations(seed: int, folder: Path, data_dir: Path, overrides: Sequ
     return {
         "seed": seed,
         "winner": {"race": race["best"]["trial"], "full": full["best"]["trial"]},
-        "loss": {"race": ours["mean"], "full": theirs["mean"], "standard_error": theirs["standard_error"]},
+        "loss": {
+            "race": ours["mean"],
+            "full": theirs["mean"],
+            "standard_error": theirs["standard_error"],
+        },
         "within_standard_error": ours["mean"] <= theirs["mean"] + theirs["standard_error"],
         "fold_epochs": {"race": race["fold_epochs"], "full": full["fold_epochs"]},
         "seconds": {"race": race["wall_seconds"], "full": full["wall_seconds"]},
@@ -168,8 +213,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             values = [float(row[side][what]) for row in rows]
             mean = math.exp(math.fsum(map(math.log, values)) / len(values))
             found[f"{side} {what}"] = {
-                "mean": round(mean, 2), "low": min(values), "high": max(values), "n": len(values),
-            }  # fmt: skip
+                "mean": round(mean, 2),
+                "low": min(values),
+                "high": max(values),
+                "n": len(values),
+            }
     return found
 
 
@@ -188,12 +236,24 @@ def main() -> None:
     for seed in range(1, asked.seeds + 1):
         for turn in range(len(SIDES)):
             side = SIDES[(turn + seed) % len(SIDES)]
-            runs.append(run_side(side, seed, asked.out / f"{side}-{seed}", asked.data_dir, asked.set))
-            print(f"seed {seed}, {side}: {runs[-1].seconds:.0f} s, best {runs[-1].best:.5f}", flush=True)
-        same.append(same_configurations(seed, asked.out / f"same-{seed}", asked.data_dir, asked.set))
+            runs.append(
+                run_side(side, seed, asked.out / f"{side}-{seed}", asked.data_dir, asked.set)
+            )
+            print(
+                f"seed {seed}, {side}: {runs[-1].seconds:.0f} s, best {runs[-1].best:.5f}",
+                flush=True,
+            )
+        same.append(
+            same_configurations(seed, asked.out / f"same-{seed}", asked.data_dir, asked.set)
+        )
         print(json.dumps(same[-1]), flush=True)
     rows = compare(runs)
-    result = {"seeds": rows, "summary": summary(rows), "same": same, "runs": [asdict(run) for run in runs]}
+    result = {
+        "seeds": rows,
+        "summary": summary(rows),
+        "same": same,
+        "runs": [asdict(run) for run in runs],
+    }
     (asked.out / "benchmark.json").write_text(json.dumps(result, indent=1))
     draw_benchmark(runs, asked.out / "benchmark.png")
     print(json.dumps(result["summary"], indent=2))

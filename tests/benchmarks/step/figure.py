@@ -18,7 +18,8 @@ _NAMES = {Side.OURS: "foldrace", Side.MEMORY: "a tensor in memory", Side.NOTEBOO
 
 
 def draw_step(figures: Sequence[Figure], flop: float, path: Path) -> None:
-    """Writes the picture: rates against the machine's limit, ratios to the notebook, two processes against one.
+    """Writes the picture: rates against the machine's limit, ratios to the notebook, two processes
+    against one.
 
     Args:
         flop: of an image, forward and backward.
@@ -30,15 +31,29 @@ def draw_step(figures: Sequence[Figure], flop: float, path: Path) -> None:
 
         widths = [2.2, 1.0, 1.0] if pair else [2.2, 1.0]
         figure, panels = plt.subplots(
-            1, len(widths), figsize=(9.6 if pair else 7.6, 3.9), width_ratios=widths, layout="constrained"
+            1,
+            len(widths),
+            figsize=(9.6 if pair else 7.6, 3.9),
+            width_ratios=widths,
+            layout="constrained",
         )
         _rates(panels[0], figures, sizes, flop)
-        _ratios(panels[1], figures, sizes, (Measured.TRAIN, Side.OURS), (Measured.TRAIN, Side.NOTEBOOK))
+        _ratios(
+            panels[1], figures, sizes, (Measured.TRAIN, Side.OURS), (Measured.TRAIN, Side.NOTEBOOK)
+        )
         panels[1].set(title="Times the notebook", ylim=(0, 1.12 * panels[1].dataLim.y1))
         panels[1].axhline(1, color=MUTED, linewidth=0.8)
         if pair:
-            _ratios(panels[2], figures, sizes, (Measured.SIDE_BY_SIDE, Side.OURS), (Measured.ALONE, Side.OURS))
-            panels[2].set(title="Two processes / one", ylim=(0, max(2.3, 1.12 * panels[2].dataLim.y1)))
+            _ratios(
+                panels[2],
+                figures,
+                sizes,
+                (Measured.SIDE_BY_SIDE, Side.OURS),
+                (Measured.ALONE, Side.OURS),
+            )
+            panels[2].set(
+                title="Two processes / one", ylim=(0, max(2.3, 1.12 * panels[2].dataLim.y1))
+            )
             panels[2].axhline(2, color=MUTED, linewidth=0.8)
         for panel in panels:
             panel.set(xlabel="batch size", xlim=(-0.6, len(sizes) - 0.4))
@@ -53,35 +68,63 @@ def _rates(axes: Any, figures: Sequence[Figure], sizes: Sequence[int], flop: flo
     axes.axhline(limit, color=GREY, linestyle=(0, (4, 3)))
     text = "matrix products alone, at this machine's best"
     axes.annotate(
-        text, (len(sizes) - 0.45, limit), xytext=(0, -4), textcoords="offset points", color=MUTED, ha="right", va="top"
+        text,
+        (len(sizes) - 0.45, limit),
+        xytext=(0, -4),
+        textcoords="offset points",
+        color=MUTED,
+        ha="right",
+        va="top",
     )
     for place, side in enumerate(Side):
         for x, size in enumerate(sizes):
-            _dots(axes, x + 0.22 * (place - 1), values(figures, Measured.TRAIN, side, size), _COLOURS[side], 0.16)
+            _dots(
+                axes,
+                x + 0.22 * (place - 1),
+                values(figures, Measured.TRAIN, side, size),
+                _COLOURS[side],
+                0.16,
+            )
         axes.text(
-            0.02, 0.8 - 0.075 * place, _NAMES[side], color=_COLOURS[side], transform=axes.transAxes, fontweight="bold"
+            0.02,
+            0.8 - 0.075 * place,
+            _NAMES[side],
+            color=_COLOURS[side],
+            transform=axes.transAxes,
+            fontweight="bold",
         )
     axes.set(title="Images a second in training", ylim=(0, 1.08 * limit))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
 def _ratios(
-    axes: Any, figures: Sequence[Figure], sizes: Sequence[int], above: tuple[Measured, Side],
+    axes: Any,
+    figures: Sequence[Figure],
+    sizes: Sequence[int],
+    above: tuple[Measured, Side],
     below: tuple[Measured, Side],
-) -> None:  # fmt: skip
+) -> None:
     for x, size in enumerate(sizes):
         pairs = zip(values(figures, *above, size), values(figures, *below, size), strict=True)
         ratios = [one / other for one, other in pairs]
         mean = _dots(axes, x, ratios, ORANGE, 0.3)
         axes.annotate(
-            f"{mean:.2f}", (x, min(ratios)), xytext=(0, -6), textcoords="offset points", color=INK, ha="center",
-            va="top", fontweight="bold",
-        )  # fmt: skip
+            f"{mean:.2f}",
+            (x, min(ratios)),
+            xytext=(0, -6),
+            textcoords="offset points",
+            color=INK,
+            ha="center",
+            va="top",
+            fontweight="bold",
+        )
 
 
 def _dots(axes: Any, x: float, found: Sequence[float], colour: str, width: float) -> float:
     """A dot a round and a bar at the mean, which is returned."""
     mean = Spread.of(found).mean
-    axes.plot([x] * len(found), found, "o", color=colour, markersize=4, alpha=0.45, markeredgewidth=0)
+    axes.plot(
+        [x] * len(found), found, "o", color=colour, markersize=4, alpha=0.45, markeredgewidth=0
+    )
     axes.plot([x - width / 2, x + width / 2], [mean, mean], color=colour, linewidth=2.4)
     return mean

@@ -1,7 +1,8 @@
 """A process for each side of the step benchmark, which trains when it is told to.
 
-It loads the data and imports what it needs once; then it waits for orders on a pipe, so that sides can take turns
-within seconds of each other, and none has another's memory allocator, thread pool or settings.
+It loads the data and imports what it needs once; then it waits for orders on a pipe, so that sides
+can take turns within seconds of each other, and none has another's memory allocator, thread pool
+or settings.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ import torch
 
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.process import prepare_process
-from tests.benchmarks.step.sides import FOLDS, Setting, Side, Trainer, make_folds, make_trainer, matrix_flops
+from tests.benchmarks.step.sides import (
+    FOLDS,
+    Setting,
+    Side,
+    Trainer,
+    make_folds,
+    make_trainer,
+    matrix_flops,
+)
 
 __all__ = ["Order", "SideProcess", "What", "opened"]
 
@@ -37,10 +46,11 @@ class What(StrEnum):
 class Order(NamedTuple):
     """One order, answered by one number.
 
-    ``TRAIN`` and ``VALIDATE``: images a second of one epoch, of one pass. ``FOLDS``: training images a second of an
-    epoch of three folds of a trial and its validation, one after the other or ``fused`` (this project's side alone has
-    folds). ``MATRIX``: FLOP a second of a float32 matrix product. ``KEEP_TRAINING``: images a second over the whole
-    epochs of ``seconds``, begun by all processes of a barrier together if ``together``.
+    ``TRAIN`` and ``VALIDATE``: images a second of one epoch, of one pass. ``FOLDS``: training
+    images a second of an epoch of three folds of a trial and its validation, one after the other
+    or ``fused`` (this project's side alone has folds). ``MATRIX``: FLOP a second of a float32
+    matrix product. ``KEEP_TRAINING``: images a second over the whole epochs of ``seconds``, begun
+    by all processes of a barrier together if ``together``.
     """
 
     what: What
@@ -109,7 +119,8 @@ def _serve(orders: Connection, barrier: Barrier, side: Side, setting: Setting) -
 
 
 def _keep_training(trainer: Trainer, images: int, seconds: float) -> float:
-    """Images a second over the epochs that end within ``seconds``: then others that began together still train too."""
+    """Images a second over the epochs that end within ``seconds``: then others that began together
+    still train too."""
     started = time.perf_counter()
     epochs, last = 0, 0.0
     while True:
@@ -126,7 +137,9 @@ class SideProcess:
     def __init__(self, side: Side, setting: Setting, barrier: Barrier) -> None:
         context = multiprocessing.get_context("spawn")  # as Ray's workers: nothing inherited
         self._orders, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, barrier, side, setting), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, barrier, side, setting), daemon=True
+        )
         self._process.start()
         theirs.close()
         self.side = side
@@ -139,7 +152,9 @@ class SideProcess:
         try:
             number: float = self._orders.recv()
         except EOFError:
-            raise RuntimeError(f"the process of {self.side} has ended; its error is above") from None
+            raise RuntimeError(
+                f"the process of {self.side} has ended; its error is above"
+            ) from None
         return number
 
     def ask(self, order: Order) -> float:

@@ -1,4 +1,5 @@
-"""The sides of the step benchmark: the same network, data and optimizer, trained in each one's own way."""
+"""The sides of the step benchmark: the same network, data and optimizer, trained in each one's own
+way."""
 
 from __future__ import annotations
 
@@ -19,11 +20,24 @@ from foldrace.trainables.tasks.protocol import LoadedTask, load_task
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.fold import FoldRun
 from foldrace.trainables.training.splits import Split
-from tests.benchmarks.notebook import NotebookAutoencoder, fashion_mnist, loader, train_epoch, validate
+from tests.benchmarks.notebook import (
+    NotebookAutoencoder,
+    fashion_mnist,
+    loader,
+    train_epoch,
+    validate,
+)
 
 __all__ = [
-    "FOLDS", "Setting", "Side", "Trainer", "flop_per_image", "make_folds", "make_trainer", "matrix_flops",
-]  # fmt: skip
+    "FOLDS",
+    "Setting",
+    "Side",
+    "Trainer",
+    "flop_per_image",
+    "make_folds",
+    "make_trainer",
+    "matrix_flops",
+]
 
 FOLDS = 3
 _MANY = 1000  # epochs: as many as anybody will ask for
@@ -32,8 +46,9 @@ _LR = 1e-3
 
 
 class Side(StrEnum):
-    """Whose training step: this project's; the notebook's; or a loop over a tensor in memory as a careful user writes
-    it, with torch's own layers and fused Adam and one synchronisation an epoch."""
+    """Whose training step: this project's; the notebook's; or a loop over a tensor in memory as a
+    careful user writes it, with torch's own layers and fused Adam and one synchronisation an
+    epoch."""
 
     OURS = "foldrace"
     MEMORY = "in memory"
@@ -46,7 +61,8 @@ class Setting:
 
     Attributes:
         raw: the folder that `write_raw` has filled from the same data set.
-        images: trained on in an epoch, chosen at random from the whole data set; half as many others validate.
+        images: trained on in an epoch, chosen at random from the whole data set; half as many
+            others validate.
     """
 
     dataset: str
@@ -59,7 +75,10 @@ class Setting:
     def split(self, count: int, fold: int = 0) -> Split:
         """The images of an epoch among ``count``, and those of a validation pass."""
         order = np.random.default_rng(fold).permutation(count)
-        return Split(np.sort(order[: self.images]), np.sort(order[self.images : self.images + self.images // 2]))
+        return Split(
+            np.sort(order[: self.images]),
+            np.sort(order[self.images : self.images + self.images // 2]),
+        )
 
 
 class Trainer(NamedTuple):
@@ -90,7 +109,9 @@ def _notebook(setting: Setting, batch_size: int, device: torch.device) -> Traine
     split = setting.split(len(dataset))
     model = NotebookAutoencoder().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=_LR)
-    batches, others = (loader(dataset, part, batch_size) for part in (split.train, split.validation))
+    batches, others = (
+        loader(dataset, part, batch_size) for part in (split.train, split.validation)
+    )
     return Trainer(
         lambda: train_epoch(model, batches, optimizer, device),
         lambda: validate(model, others, device),
@@ -98,7 +119,15 @@ def _notebook(setting: Setting, batch_size: int, device: torch.device) -> Traine
 
 
 def _parameters(task: LoadedTask, batch_size: int) -> dict[str, Value]:
-    return task.complete({"optimizer": "adam", "lr": _LR, "batch_size": batch_size, "dropout": 1.0, "latent_dim": 16})
+    return task.complete(
+        {
+            "optimizer": "adam",
+            "lr": _LR,
+            "batch_size": batch_size,
+            "dropout": 1.0,
+            "latent_dim": 16,
+        }
+    )
 
 
 def _ours(images: Tensor, split: Split, batch_size: int) -> Trainer:
@@ -108,16 +137,21 @@ def _ours(images: Tensor, split: Split, batch_size: int) -> Trainer:
 
 
 def make_folds(setting: Setting, batch_size: int, *, fused: bool) -> CrossValidation:
-    """A trial of three folds of ``setting.images`` images each, of which `CrossValidation.advance` trains an epoch."""
+    """A trial of three folds of ``setting.images`` images each, of which `CrossValidation.advance`
+    trains an epoch."""
     task, images = load_task("autoencoder"), _images(setting)
     splits = [setting.split(len(images), fold) for fold in range(FOLDS)]
-    return CrossValidation(task, _parameters(task, batch_size), images, splits, epochs=_MANY, fused=fused)
+    return CrossValidation(
+        task, _parameters(task, batch_size), images, splits, epochs=_MANY, fused=fused
+    )
 
 
 def _in_memory(images: Tensor, split: Split, batch_size: int) -> Trainer:
     model = NotebookAutoencoder().to(images.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=_LR, fused=True)
-    train, others = (torch.from_numpy(part).to(images.device) for part in (split.train, split.validation))
+    train, others = (
+        torch.from_numpy(part).to(images.device) for part in (split.train, split.validation)
+    )
 
     def pixels(indices: Tensor) -> Iterator[Tensor]:
         for batch in torch.split(indices, batch_size):
@@ -137,14 +171,18 @@ def _in_memory(images: Tensor, split: Split, batch_size: int) -> Trainer:
     @torch.inference_mode()
     def validate_once() -> float:
         model.eval()
-        sums = [torch.nn.functional.mse_loss(model(batch), batch) * len(batch) for batch in pixels(others)]
+        sums = [
+            torch.nn.functional.mse_loss(model(batch), batch) * len(batch)
+            for batch in pixels(others)
+        ]
         return float(torch.stack(sums).sum()) / len(others)
 
     return Trainer(train_once, validate_once)
 
 
 def matrix_flops(device: torch.device) -> float:
-    """FLOP a second of a float32 matrix product: what this machine can at best, with the threads that torch has."""
+    """FLOP a second of a float32 matrix product: what this machine can at best, with the threads
+    that torch has."""
     size = _MATRIX if device.type == "cpu" else 8 * _MATRIX
     left, right = torch.rand(2, size, size, device=device)
     out, repeats = left @ right, 20
@@ -165,7 +203,8 @@ def _synchronize(device: torch.device) -> None:
 
 
 def flop_per_image(batch_size: int = 64) -> float:
-    """FLOP of the study's network for an image, forward and backward: its matrix products and convolutions alone."""
+    """FLOP of the study's network for an image, forward and backward: its matrix products and
+    convolutions alone."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model, images = NotebookAutoencoder(), torch.rand(batch_size, 1, 28, 28)

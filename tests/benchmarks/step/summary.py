@@ -43,15 +43,20 @@ class Figure:
         return f"{where}, {self.measured}: {self.value:,.0f} images a second"
 
 
-def values(figures: Sequence[Figure], measured: Measured, side: Side = Side.OURS, batch_size: int = 0) -> list[float]:
+def values(
+    figures: Sequence[Figure], measured: Measured, side: Side = Side.OURS, batch_size: int = 0
+) -> list[float]:
     """Those of one kind, in the order of the rounds."""
     wanted = (measured, side, batch_size)
-    found = [figure for figure in figures if (figure.measured, figure.side, figure.batch_size) == wanted]
+    found = [
+        figure for figure in figures if (figure.measured, figure.side, figure.batch_size) == wanted
+    ]
     return [figure.value for figure in sorted(found, key=lambda figure: figure.round)]
 
 
 def summary(figures: Sequence[Figure], flop: float) -> dict[str, Any]:
-    """Spreads over the rounds: the limit, and by batch size images a second and ratios within a round.
+    """Spreads over the rounds: the limit, and by batch size images a second and ratios within a
+    round.
 
     Args:
         flop: of an image, forward and backward.
@@ -67,12 +72,16 @@ def summary(figures: Sequence[Figure], flop: float) -> dict[str, Any]:
 
 def _rates(figures: Sequence[Figure], batch_size: int) -> dict[str, Spread]:
     rates = {
-        f"{measured}, {side}": values(figures, measured, side, batch_size) for measured in Measured for side in Side
+        f"{measured}, {side}": values(figures, measured, side, batch_size)
+        for measured in Measured
+        for side in Side
     }
     return {name: Spread.of(rate) for name, rate in rates.items() if rate}
 
 
-def _ratios(figures: Sequence[Figure], batch_size: int, limit: Sequence[float]) -> dict[str, Spread]:
+def _ratios(
+    figures: Sequence[Figure], batch_size: int, limit: Sequence[float]
+) -> dict[str, Spread]:
     def rates(measured: Measured, side: Side = Side.OURS) -> Sequence[float]:
         return values(figures, measured, side, batch_size)
 
@@ -84,6 +93,9 @@ def _ratios(figures: Sequence[Figure], batch_size: int, limit: Sequence[float]) 
     pairs |= {
         "train, of the limit": (rates(Measured.TRAIN), limit),
         "two processes, times one": (rates(Measured.SIDE_BY_SIDE), rates(Measured.ALONE)),
-        "fused folds, times one after the other": (rates(Measured.FUSED_FOLDS), rates(Measured.FOLDS)),
+        "fused folds, times one after the other": (
+            rates(Measured.FUSED_FOLDS),
+            rates(Measured.FOLDS),
+        ),
     }
     return {name: paired_ratios(*pair) for name, pair in pairs.items() if all(pair)}

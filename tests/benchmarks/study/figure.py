@@ -18,7 +18,8 @@ __all__ = ["draw_study"]
 def draw_study(runs: Sequence[Run], path: Path) -> None:
     """Writes the picture: a dot a run; the bars are means."""
     sides = sorted(
-        {run.side for run in runs}, key=lambda side: -Spread.of([r.seconds for r in runs if r.side is side]).mean
+        {run.side for run in runs},
+        key=lambda side: -Spread.of([r.seconds for r in runs if r.side is side]).mean,
     )
     with figure_style():
         import matplotlib.pyplot as plt
@@ -36,11 +37,24 @@ def draw_study(runs: Sequence[Run], path: Path) -> None:
             counts = {run.fold_epochs for run in own}
             spent = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
             times.annotate(
-                f"{mean:,.0f} s, {spent} fold-epochs", (max(seconds), place), xytext=(7, 0),
-                textcoords="offset points", va="center", color=INK,
-            )  # fmt: skip
-            errors.plot([run.test_mse for run in own], [place] * len(own), "o", color=colour, markersize=4.5)
-        times.set(title="Seconds from start to tested model", xlim=(0, 1.6 * max(run.seconds for run in runs)))
+                f"{mean:,.0f} s, {spent} fold-epochs",
+                (max(seconds), place),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center",
+                color=INK,
+            )
+            errors.plot(
+                [run.test_mse for run in own],
+                [place] * len(own),
+                "o",
+                color=colour,
+                markersize=4.5,
+            )
+        times.set(
+            title="Seconds from start to tested model",
+            xlim=(0, 1.6 * max(run.seconds for run in runs)),
+        )
         times.set_yticks(range(len(sides)), sides)
         times.invert_yaxis()
         errors.set(title="Test MSE of the refit")

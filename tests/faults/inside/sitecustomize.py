@@ -1,4 +1,5 @@
-"""Put into every process of a sweep under test: notes each epoch that is trained, and what the disk has confirmed.
+"""Put into every process of a sweep under test: notes each epoch that is trained, and what the
+disk has confirmed.
 
 Python imports a module of this name by itself when it starts.
 """
@@ -41,7 +42,7 @@ class _TrainingWatch(importlib.abc.MetaPathFinder):
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:  # fmt: skip
+    ) -> ModuleSpec | None:
         if name != "foldrace.trainables.training.fold":
             return None
         found = importlib.machinery.PathFinder.find_spec(name, path)

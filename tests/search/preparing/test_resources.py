@@ -26,11 +26,15 @@ from foldrace.search.preparing import resources as capacity
         (1, 0.5, {"CPU": 8}, 0),
     ],
 )
-def test_how_many_trials_a_machine_holds(cpu: float, gpu: float, machine: dict[str, float], count: int) -> None:
+def test_how_many_trials_a_machine_holds(
+    cpu: float, gpu: float, machine: dict[str, float], count: int
+) -> None:
     assert capacity.fitting(cpu, gpu, machine) == count
 
 
-def machines(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float], addable: Any = ()) -> None:
+def machines(
+    monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float], addable: Any = ()
+) -> None:
     nodes = [
         {"Resources": one, "NodeID": str(i), "NodeManagerHostname": f"m{i}", "Alive": True}
         for i, one in enumerate(resources)
@@ -44,13 +48,17 @@ def test_a_trial_does_not_span_machines(monkeypatch: pytest.MonkeyPatch) -> None
     assert capacity.trial_slots(2, 0) == 3
 
 
-def test_machines_of_different_kinds_each_hold_what_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_of_different_kinds_each_hold_what_they_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     machines(monkeypatch, {"CPU": 0}, {"CPU": 16, "GPU": 1}, {"CPU": 4, "GPU": 8})
     assert capacity.trial_slots(1, 1) == 1 + 4
     assert capacity.largest_node() == {"CPU": 16, "GPU": 8}
 
 
-def test_what_may_be_added_counts_as_there_but_holds_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_be_added_counts_as_there_but_holds_nothing_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     machines(monkeypatch, {"CPU": 2}, addable=[{"CPU": 8, "GPU": 4}])
     capacity.check_resources(8, 4, capacity.largest_node())
     assert capacity.trial_slots(8, 4) == 1  # which makes the cluster grow
@@ -58,9 +66,13 @@ def test_what_may_be_added_counts_as_there_but_holds_nothing_yet(monkeypatch: py
         capacity.check_resources(1, 5, capacity.largest_node())
 
 
-def test_an_autoscaler_is_asked_for_the_room_and_relieved_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_autoscaler_is_asked_for_the_room_and_relieved_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(
+        "ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles)
+    )
     machines(monkeypatch, {"CPU": 2}, addable=[{"CPU": 8, "GPU": 4}])
     with pytest.raises(KeyError), capacity.requested(1, 0.5, 3):
         assert asked == [[{"CPU": 1, "GPU": 0.5}] * 3]
@@ -80,7 +92,9 @@ def test_a_folder_that_a_machine_does_not_see_is_refused_and_nothing_is_left(
     machines(monkeypatch, {"CPU": 2}, {"CPU": 2})
     seen: list[Path] = []
     monkeypatch.setattr(capacity, "_blind", lambda mark, nodes: seen.append(mark) or ["m1"])
-    with pytest.raises(InputError, match="is not seen on m1; give a folder that all machines of the cluster share"):
+    with pytest.raises(
+        InputError, match="is not seen on m1; give a folder that all machines of the cluster share"
+    ):
         capacity.check_shared(tmp_path)
     assert seen[0].parent == tmp_path and not list(tmp_path.iterdir())
     machines(monkeypatch, {"CPU": 2})

@@ -30,7 +30,9 @@ def prepared(root: Path, space: dict[str, Any] | None = None, **sections: Any) -
     """As `prepare` makes it, of the data that recorded sweeps have."""
     spec = parse_spec({**SPEC, "name": "next", "space": space or SPEC["space"], **sections}, root)
     task = load_task(spec.task)
-    return Prepared(spec, task, dataset(), FoldPlan(10), SearchSpace.build(spec.space, task.declared), ())
+    return Prepared(
+        spec, task, dataset(), FoldPlan(10), SearchSpace.build(spec.space, task.declared), ()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def test_completed_trials_come_with_their_values_and_those_given_up_with_their_curves(store: Store) -> None:
+def test_completed_trials_come_with_their_values_and_those_given_up_with_their_curves(
+    store: Store,
+) -> None:
     warm = read_warm_start("ae", store.root, store.uri, prepared(store.root))
     recorded = many()
     assert str(warm) == "warm start from ae: 24 of 25 trials"
@@ -56,7 +60,9 @@ def test_completed_trials_come_with_their_values_and_those_given_up_with_their_c
         assert trial.intermediate_values == ({} if completed else pytest.approx(means))
 
 
-def test_a_search_learns_from_them_numbers_its_own_from_zero_and_keeps_them_once(store: Store, tmp_path: Path) -> None:
+def test_a_search_learns_from_them_numbers_its_own_from_zero_and_keeps_them_once(
+    store: Store, tmp_path: Path
+) -> None:
     asked = prepared(store.root)
     warm = read_warm_start("ae", store.root, store.uri, asked).trials
 
@@ -78,14 +84,19 @@ LR = SPEC["space"]["lr"]
     ("space", "fitting"),
     [
         (WIDE, 24),  # what the earlier space had not, had its default
-        ({**SPEC["space"], "lr": {"log": [1e-3, 1.0]}}, sum(trial.params["lr"] >= 1e-3 for trial in many())),
+        (
+            {**SPEC["space"], "lr": {"log": [1e-3, 1.0]}},
+            sum(trial.params["lr"] >= 1e-3 for trial in many()),
+        ),
         ({"optimizer": "adam", "lr": LR, "latent_dim": 16}, 12),
         ({"optimizer": {"choice": ["adam", "sgd"]}, "lr": LR, "latent_dim": 16}, 12),
         ({**SPEC["space"], "latent_dim": {"int": [2, 32]}}, 24),
     ],
     ids=["wider", "narrower", "one optimizer", "without momentum", "fixed then, tuned now"],
 )
-def test_points_that_the_new_space_cannot_give_are_left_out(store: Store, space: dict[str, Any], fitting: int) -> None:
+def test_points_that_the_new_space_cannot_give_are_left_out(
+    store: Store, space: dict[str, Any], fitting: int
+) -> None:
     warm = read_warm_start("ae", store.root, store.uri, prepared(store.root, space))
     assert len(warm.trials) == fitting > 0
     names = set(prepared(store.root, space).space.tunable)
@@ -95,18 +106,43 @@ def test_points_that_the_new_space_cannot_give_are_left_out(store: Store, space:
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("ea", {}, "search.warm_start: ea: there is no sweep of that name in the tracking store; did you mean 'ae'?"),
-        ("ae", {"task": "variational", "space": {"latent_dim": 2}}, "task was autoencoder, and is variational here"),
+        (
+            "ea",
+            {},
+            (
+                "search.warm_start: ea: there is no sweep of that name in the tracking store; did"
+                " you mean 'ae'?"
+            ),
+        ),
+        (
+            "ae",
+            {"task": "variational", "space": {"latent_dim": 2}},
+            "task was autoencoder, and is variational here",
+        ),
         ("ae", {"objective": "loss"}, "objective was mse, and is loss here"),
-        ("ae", {"epochs": 4}, "epochs was 3, and is 4 here; to try its best points all the same, put them into"),
+        (
+            "ae",
+            {"epochs": 4},
+            "epochs was 3, and is 4 here; to try its best points all the same, put them into",
+        ),
         ("ae", {"folds": {"splits": 4}}, "folds was kind: kfold, splits: 3"),
         ("ae", {"early_stopping": {"patience": 2}}, "early_stopping was"),
-        ("ae", {"space": {"lr": {"log": [2.0, 3.0]}, "latent_dim": 16}}, "none of its 25 trials fits this space; in "),
-        ("ae", {"space": {**SPEC["space"], "latent_dim": 8}}, "in the way of 24 is latent_dim (16: not in the space"),
+        (
+            "ae",
+            {"space": {"lr": {"log": [2.0, 3.0]}, "latent_dim": 16}},
+            "none of its 25 trials fits this space; in ",
+        ),
+        (
+            "ae",
+            {"space": {**SPEC["space"], "latent_dim": 8}},
+            "in the way of 24 is latent_dim (16: not in the space",
+        ),
         ("ae-all-failed", {}, "search.warm_start: ae-all-failed: has no trial that was evaluated"),
     ],
 )
-def test_what_cannot_be_learned_from_is_refused(store: Store, name: str, changes: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_learned_from_is_refused(
+    store: Store, name: str, changes: dict[str, Any], said: str
+) -> None:
     with pytest.raises(InputError) as error:
         read_warm_start(name, store.root, store.uri, prepared(store.root, **changes))
     assert said in str(error.value) and error.value.field == "search.warm_start"
@@ -119,11 +155,17 @@ def test_other_images_are_refused(store: Store) -> None:
         read_warm_start("ae", store.root, store.uri, asked)
 
 
-@pytest.mark.parametrize(("scheduler", "given_up"), [({"kind": "fifo"}, True), ({"grace_epochs": 2}, False)])
-def test_those_given_up_at_other_rungs_are_left_out(store: Store, scheduler: dict[str, Any], given_up: bool) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "given_up"), [({"kind": "fifo"}, True), ({"grace_epochs": 2}, False)]
+)
+def test_those_given_up_at_other_rungs_are_left_out(
+    store: Store, scheduler: dict[str, Any], given_up: bool
+) -> None:
     warm = read_warm_start("ae", store.root, store.uri, prepared(store.root, scheduler=scheduler))
     states = {trial.state for trial in warm.trials}
-    assert states == ({TrialState.COMPLETE, TrialState.PRUNED} if given_up else {TrialState.COMPLETE})
+    assert states == (
+        {TrialState.COMPLETE, TrialState.PRUNED} if given_up else {TrialState.COMPLETE}
+    )
 
 
 def test_seeds_may_differ(store: Store) -> None:
@@ -133,11 +175,17 @@ def test_seeds_may_differ(store: Store) -> None:
 
 def test_the_latest_of_several_sweeps_of_one_name_counts(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    old = store.record("ae", [Trial({"optimizer": "adam", "lr": 0.5, "latent_dim": 16}, [[1.0], [0.9], [0.8]])])
-    new = store.record("ae-2", [Trial({"optimizer": "adam", "lr": 0.25, "latent_dim": 16}, [[1.0], [0.9], [0.8]])])
+    old = store.record(
+        "ae", [Trial({"optimizer": "adam", "lr": 0.5, "latent_dim": 16}, [[1.0], [0.9], [0.8]])]
+    )
+    new = store.record(
+        "ae-2", [Trial({"optimizer": "adam", "lr": 0.25, "latent_dim": 16}, [[1.0], [0.9], [0.8]])]
+    )
     store.client.log_batch(new.info.run_id, tags=[RunTag("foldrace.sweep", "ae")])
     warm = read_warm_start("ae", store.root, store.uri, prepared(store.root))
-    assert [trial.params["lr"] for trial in warm.trials] == [0.25] and old.info.run_id != new.info.run_id
+    assert [trial.params["lr"] for trial in warm.trials] == [
+        0.25
+    ] and old.info.run_id != new.info.run_id
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
@@ -152,12 +200,16 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 def test_several_objectives_need_their_figures(store: Store) -> None:
     asked = prepared(
         store.root, search={"objectives": ["val_loss", "seconds"]}, scheduler={"kind": "fifo"}
-    )  # fmt: skip
+    )
     warm = read_warm_start("ae", store.root, store.uri, asked)
     assert {len(trial.values) for trial in warm.trials} == {2}
     assert all(trial.state is TrialState.COMPLETE for trial in warm.trials)
-    asked = prepared(store.root, search={"objectives": ["val_loss", "parameters"]}, scheduler={"kind": "fifo"})
-    with pytest.raises(InputError, match="has no trial that was evaluated"):  # recorded without the count of weights
+    asked = prepared(
+        store.root, search={"objectives": ["val_loss", "parameters"]}, scheduler={"kind": "fifo"}
+    )
+    with pytest.raises(
+        InputError, match="has no trial that was evaluated"
+    ):  # recorded without the count of weights
         read_warm_start("ae", store.root, store.uri, asked)
 
 

@@ -1,4 +1,5 @@
-"""Delivery: few calls, every record once whatever breaks, and nobody who waits for MLflow but the thread that sends."""
+"""Delivery: few calls, every record once whatever breaks, and nobody who waits for MLflow but the
+thread that sends."""
 
 from __future__ import annotations
 
@@ -20,7 +21,16 @@ from ray.tune.experiment import Trial
 
 from foldrace.cli.app import main
 from foldrace.search.recording.delivery import Delivery, Patience
-from foldrace.search.recording.events import Closed, Event, Files, Finished, Incumbent, Outcome, Reported, Started
+from foldrace.search.recording.events import (
+    Closed,
+    Event,
+    Files,
+    Finished,
+    Incumbent,
+    Outcome,
+    Reported,
+    Started,
+)
 from foldrace.search.recording.outbox import Spool, waiting_records
 from foldrace.search.recording.store import SweepFolder, SweepState, connect, create_sweep_folder
 from foldrace.search.recording.sweep_record import SpooledRecording, recording
@@ -41,7 +51,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
 
 @pytest.fixture
 def make_experiment(client: MlflowClient, tmp_path: Path) -> Callable[[], str]:
-    return lambda: str(client.create_experiment(uuid.uuid4().hex, artifact_location=(tmp_path / "art").as_uri()))
+    return lambda: str(
+        client.create_experiment(uuid.uuid4().hex, artifact_location=(tmp_path / "art").as_uri())
+    )
 
 
 def sweep_events(trials: int = 2) -> list[Event]:
@@ -49,21 +61,37 @@ def sweep_events(trials: int = 2) -> list[Event]:
     found: list[Event] = []
     for trial in range(trials):
         at = 10_000 * (trial + 1)
-        found.append(Started(trial, {"lr": 0.1 / (trial + 1), "optimizer": "adam"}, {"arm": f"arm {trial}"}, at))
+        found.append(
+            Started(
+                trial, {"lr": 0.1 / (trial + 1), "optimizer": "adam"}, {"arm": f"arm {trial}"}, at
+            )
+        )
         reports = [report(epoch, 0.4 - 0.1 * epoch, 0.5) for epoch in (1, 2)]
         for epoch, told in enumerate(reports, 1):
-            found.append(Reported(trial, told, "iVBORw0KGgo=" if epoch == 1 else None, at + 10 * epoch, 1234))
+            found.append(
+                Reported(
+                    trial, told, "iVBORw0KGgo=" if epoch == 1 else None, at + 10 * epoch, 1234
+                )
+            )
         ending = Outcome.FAILED if trial % 2 else Outcome.COMPLETED
-        found.append(Finished(trial, ending, reports[-1].folds, "why", "Traceback" if trial % 2 else "", at + 100))
+        found.append(
+            Finished(
+                trial, ending, reports[-1].folds, "why", "Traceback" if trial % 2 else "", at + 100
+            )
+        )
         found.append(Incumbent(trial, 0.3, 0.1, 4 * (trial + 1), at + 101))
     return [*found, Closed(Outcome.COMPLETED, {"trials_completed": 1}, "**note**", 99_000)]
 
 
-POINTS = "SELECT run_uuid, key, step, value, timestamp FROM metrics WHERE run_uuid IN (SELECT run_uuid FROM runs "
+POINTS = (
+    "SELECT run_uuid, key, step, value, timestamp FROM metrics WHERE run_uuid IN (SELECT run_uuid"
+    " FROM runs "
+)
 
 
 def state_of(client: MlflowClient, experiment: str) -> dict[str, Any]:
-    """All that is stored of each run, by its name; a run that is there twice, or a point, is an error."""
+    """All that is stored of each run, by its name; a run that is there twice, or a point, is an
+    error."""
     runs = client.search_runs([experiment], max_results=1000)
     names = {run.info.run_id: str(run.info.run_name) for run in runs}
     assert len(set(names.values())) == len(names)
@@ -75,15 +103,22 @@ def state_of(client: MlflowClient, experiment: str) -> dict[str, Any]:
     for run in runs:
         own = points[names[run.info.run_id]]
         assert len({point[:2] for point in own}) == len(own), run.info.run_name
-        tags = {name: value for name, value in run.data.tags.items() if name.startswith("foldrace.")}
+        tags = {
+            name: value for name, value in run.data.tags.items() if name.startswith("foldrace.")
+        }
         del tags["foldrace.key"], tags["foldrace.sweep_key"]
         place = Path(run.info.artifact_uri.removeprefix("file://"))
         found[str(run.info.run_name)] = {
-            "status": run.info.status, "times": (run.info.start_time, run.info.end_time),
-            "params": run.data.params, "tags": tags, "points": sorted(own),
-            "files": sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()),
+            "status": run.info.status,
+            "times": (run.info.start_time, run.info.end_time),
+            "params": run.data.params,
+            "tags": tags,
+            "points": sorted(own),
+            "files": sorted(
+                str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()
+            ),
             "parent": names.get(run.data.tags.get("mlflow.parentRunId", "")),
-        }  # fmt: skip
+        }
     return found
 
 
@@ -115,24 +150,33 @@ def spool_with(folder: Path, events: Sequence[Event]) -> Spool:
     return spool
 
 
-def deliver(spool: Spool, writer: Any, say: Callable[[str], None] = lambda _: None, **options: Any) -> bool:
+def deliver(
+    spool: Spool, writer: Any, say: Callable[[str], None] = lambda _: None, **options: Any
+) -> bool:
     delivery = Delivery(spool, writer, say, AT_ONCE, **options)
     delivery.start()
     return delivery.drain(DEADLINE)
 
 
-# --- what is stored ---------------------------------------------------------------------------------------------------
+# --- what is stored ------------------------------------------------------------------------------
 
 
 def test_events_that_are_delivered_together_leave_what_events_one_by_one_leave(
-    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path, expected: dict[str, Any]
+    client: MlflowClient,
+    make_experiment: Callable[[], str],
+    tmp_path: Path,
+    expected: dict[str, Any],
 ) -> None:
     experiment = make_experiment()
     spool = spool_with(tmp_path / "spool", sweep_events())
     assert deliver(spool, Recorder(client, experiment, "ae", uuid.uuid4().hex))
     assert state_of(client, experiment) == expected
     trial = expected["trial 0000"]
-    assert (trial["status"], trial["times"], trial["parent"]) == ("FINISHED", (10_000, 10_100), "ae")
+    assert (trial["status"], trial["times"], trial["parent"]) == (
+        "FINISHED",
+        (10_000, 10_100),
+        "ae",
+    )
     assert expected["trial 0001 fold 1"]["times"] == (20_010, 20_100)
     assert expected["trial 0001 fold 1"]["tags"]["foldrace.arm"] == "arm 1"
     assert ("val_loss", 2, 0.5, 20_020) in expected["trial 0001 fold 1"]["points"]
@@ -148,7 +192,9 @@ def test_a_backlog_takes_three_calls_a_run(
     assert deliver(spool, Recorder(counting, make_experiment(), "ae", uuid.uuid4().hex))  # type: ignore[arg-type]
     calls = Counter(name for name, _ in counting.calls.elements())
     runs = 1 + 5 * 3
-    assert [calls.pop(name) for name in ("create_run", "log_batch", "set_terminated")] == [runs] * 3
+    assert [calls.pop(name) for name in ("create_run", "log_batch", "set_terminated")] == [
+        runs
+    ] * 3
     assert calls.pop("search_runs") == 1
     assert calls == {"log_artifact": 5 + 2}  # a picture each, and the tracebacks
 
@@ -163,8 +209,13 @@ def test_more_than_mlflow_takes_at_once_is_written_in_several_calls(
     recorder.apply([Started(0, params, {}, 1), *many])
     stored = state_of(client, experiment)
     assert len(stored["trial 0000"]["params"]) == 150
-    assert [len(stored[name]["points"]) for name in ("trial 0000", "trial 0000 fold 0")] == [500 * 7, 500 * 4]
-    assert sum(calls for (name, _), calls in counting.calls.items() if name == "log_batch") == 4 + 2
+    assert [len(stored[name]["points"]) for name in ("trial 0000", "trial 0000 fold 0")] == [
+        500 * 7,
+        500 * 4,
+    ]
+    assert (
+        sum(calls for (name, _), calls in counting.calls.items() if name == "log_batch") == 4 + 2
+    )
 
 
 def test_files_follow_through_the_spool(
@@ -180,14 +231,16 @@ def test_files_follow_through_the_spool(
     assert state_of(client, experiment)["trial 0000 fold 1"]["files"] == ["models/model.pt"]
 
 
-# --- crashes and outages ----------------------------------------------------------------------------------------------
+# --- crashes and outages -------------------------------------------------------------------------
 
 
 class Breaking:
-    """A client of which the calls from number ``first`` on, ``count`` of them, fail: before or after they have done
-    their work."""
+    """A client of which the calls from number ``first`` on, ``count`` of them, fail: before or
+    after they have done their work."""
 
-    def __init__(self, client: MlflowClient, first: int, error: BaseException, *, late: bool, count: int = 1) -> None:
+    def __init__(
+        self, client: MlflowClient, first: int, error: BaseException, *, late: bool, count: int = 1
+    ) -> None:
         self._client, self._error, self._late = client, error, late
         self._broken = range(first, first + count)
         self.calls = 0
@@ -228,8 +281,9 @@ def test_wherever_the_store_fails_for_a_while_nothing_is_lost_or_there_twice(
         assert deliver(spool, Recorder(breaking, experiment, "ae", uuid.uuid4().hex), said.append)  # type: ignore[arg-type]
         assert state_of(client, experiment) == of_one, first
         assert [line.partition(";")[0] for line in said] == [
-            "recording waits: http://there does not answer", "recording goes on",
-        ], first  # fmt: skip
+            "recording waits: http://there does not answer",
+            "recording goes on",
+        ], first
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["request lost", "answer lost"])
@@ -265,7 +319,10 @@ def test_killed_in_the_middle_of_a_trial_its_later_folds_are_tagged_like_the_tri
 
 
 def test_all_delivered_but_the_cursor_lost_adds_nothing(
-    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path, expected: dict[str, Any]
+    client: MlflowClient,
+    make_experiment: Callable[[], str],
+    tmp_path: Path,
+    expected: dict[str, Any],
 ) -> None:
     experiment, key = make_experiment(), uuid.uuid4().hex
     spool_with(tmp_path / "spool", sweep_events())
@@ -275,7 +332,9 @@ def test_all_delivered_but_the_cursor_lost_adds_nothing(
     assert state_of(client, experiment) == expected
 
 
-def test_the_waits_double_up_to_the_longest_and_begin_again_after_a_success(tmp_path: Path) -> None:
+def test_the_waits_double_up_to_the_longest_and_begin_again_after_a_success(
+    tmp_path: Path,
+) -> None:
     fails = iter([True] * 5 + [False] + [True] * 2 + [False])
     waited: list[float] = []
     through = threading.Event()
@@ -296,18 +355,25 @@ def test_the_waits_double_up_to_the_longest_and_begin_again_after_a_success(tmp_
 
     spool = spool_with(tmp_path / "spool", sweep_events()[:2])
     delivery = Delivery(
-        spool, Writer(), lambda _: None, Patience(interval=99.0, most=1, first=1.0, longest=4.0), wait=wait
+        spool,
+        Writer(),
+        lambda _: None,
+        Patience(interval=99.0, most=1, first=1.0, longest=4.0),
+        wait=wait,
     )
     delivery.start()
     assert through.wait(DEADLINE) and delivery.drain(DEADLINE)
     assert [seconds for seconds in waited if seconds != 99.0] == [1, 2, 4, 4, 4, 1, 2]
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused -----------------------------------------------------------------------------
 
 
 def test_what_mlflow_refuses_is_set_aside_said_once_and_holds_nothing_up(
-    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path, expected: dict[str, Any]
+    client: MlflowClient,
+    make_experiment: Callable[[], str],
+    tmp_path: Path,
+    expected: dict[str, Any],
 ) -> None:
     experiment, events, said = make_experiment(), sweep_events(), []
     other = Started(0, {"lr": 0.9}, {}, 10_001)  # a param that has changed
@@ -316,19 +382,29 @@ def test_what_mlflow_refuses_is_set_aside_said_once_and_holds_nothing_up(
     gone = Files((), "no/such/file", "", 20_051)
     mixed = [events[0], other, *events[1:8], bad, gone, *events[8:]]
     spool = spool_with(tmp_path / "spool", mixed)
-    assert deliver(spool, Recorder(client, experiment, "ae", uuid.uuid4().hex, tmp_path), said.append)
+    assert deliver(
+        spool, Recorder(client, experiment, "ae", uuid.uuid4().hex, tmp_path), said.append
+    )
     stored = state_of(client, experiment)
     for name in ("trial 0000", "trial 0000 fold 1", "ae"):
         assert stored[name] == expected[name]
     assert stored["trial 0001"]["status"] == "FAILED"
     entries = [json.loads(line) for line in spool.refused.read_text().splitlines()]
-    assert [json.loads(entry["record"])["event"] for entry in entries] == ["started", "reported", "files"]
+    assert [json.loads(entry["record"])["event"] for entry in entries] == [
+        "started",
+        "reported",
+        "files",
+    ]
     assert "Changing param values" in entries[0]["reason"] and "val_(%)" in entries[1]["reason"]
     assert len(said) == 2 and "refused a record" in said[0] and "refused 3 records" in said[1]
 
 
-@pytest.mark.parametrize("error", [PermissionError("403"), MlflowException("locked", 2)], ids=["folder", "database"])
-def test_a_store_that_is_only_busy_or_closed_refuses_nothing(tmp_path: Path, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [PermissionError("403"), MlflowException("locked", 2)], ids=["folder", "database"]
+)
+def test_a_store_that_is_only_busy_or_closed_refuses_nothing(
+    tmp_path: Path, error: Exception
+) -> None:
     class Writer:
         written = 0
 
@@ -341,7 +417,7 @@ def test_a_store_that_is_only_busy_or_closed_refuses_nothing(tmp_path: Path, err
     assert deliver(spool, Writer()) and not spool.refused.exists()
 
 
-# --- nobody waits -----------------------------------------------------------------------------------------------------
+# --- nobody waits --------------------------------------------------------------------------------
 
 
 class Stuck:
@@ -362,7 +438,10 @@ class Stuck:
 
 def tune_trial(number: int) -> Any:
     return SimpleNamespace(
-        status=Trial.RUNNING, config={"trial": number, "params": {"lr": 0.1}}, last_result=None, error_file=None
+        status=Trial.RUNNING,
+        config={"trial": number, "params": {"lr": 0.1}},
+        last_result=None,
+        error_file=None,
     )
 
 
@@ -377,7 +456,9 @@ def test_tunes_callback_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> 
     with callback.acting_on(session):
         callback.on_trial_start(0, [], tune_trial(0))
         assert stuck.called.wait(DEADLINE)  # from here on a call of the callback's own would hang
-        callback.on_trial_result(0, [], tune_trial(0), {"report": report(1, 0.5), "reported_ms": 1})
+        callback.on_trial_result(
+            0, [], tune_trial(0), {"report": report(1, 0.5), "reported_ms": 1}
+        )
         several = {"report": report(3, 0.5), "reported_ms": 3, "earlier": ((report(2, 0.5), 2),)}
         callback.on_trial_result(0, [], tune_trial(0), several)
         callback.on_trial_complete(0, [], tune_trial(0))
@@ -388,12 +469,16 @@ def test_tunes_callback_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> 
     assert delivery.drain(DEADLINE) and spool.waiting == 0
     kinds = [type(event) for event in stuck.events]
     assert kinds == [Started, Reported, Reported, Reported, Finished, Started, Finished]
-    reports = [(event.report.epoch, event.at) for event in stuck.events if isinstance(event, Reported)]
+    reports = [
+        (event.report.epoch, event.at) for event in stuck.events if isinstance(event, Reported)
+    ]
     assert reports == [(1, 1), (2, 2), (3, 3)]
     assert stuck.threads == {"foldrace-delivery"}
 
 
-def test_the_end_of_a_sweep_does_not_wait_for_a_store_that_hangs_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_the_end_of_a_sweep_does_not_wait_for_a_store_that_hangs_and_nothing_is_lost(
+    tmp_path: Path,
+) -> None:
     stuck, spool = Stuck(), spool_with(tmp_path / "spool", sweep_events())
     delivery = Delivery(spool, stuck, lambda _: None, AT_ONCE)
     delivery.start()
@@ -410,11 +495,13 @@ def test_the_end_of_a_sweep_does_not_wait_for_a_store_that_hangs_and_nothing_is_
     assert deliver(Spool(tmp_path / "spool"), calm) and calm.events == sweep_events()
 
 
-# --- a sweep's spool --------------------------------------------------------------------------------------------------
+# --- a sweep's spool -----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def left(client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path) -> tuple[SweepFolder, Recorder]:
+def left(
+    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path
+) -> tuple[SweepFolder, Recorder]:
     """A sweep whose record has only begun to reach the store; the rest is in its spool."""
     folder = create_sweep_folder(tmp_path, "ae")
     folder.spec.write_text("name: ae\n")
@@ -451,13 +538,19 @@ def test_a_session_that_goes_on_delivers_first_what_an_earlier_one_left(
     folder, _ = left
     state = folder.read_state()
     recorder = Recorder(client, state.experiment_id, "ae", state.key, folder.path)
-    prepared: Any = SimpleNamespace(spec=SimpleNamespace(task="autoencoder", kind="sweep"), dataset=dataset())
+    prepared: Any = SimpleNamespace(
+        spec=SimpleNamespace(task="autoencoder", kind="sweep"), dataset=dataset()
+    )
     _begin_record(recorder, prepared, folder, state, lambda _: None)
     assert waiting_records(folder.path) == 0
-    stored = state_of(client, state.experiment_id)  # the earlier end of the sweep has not come after the new beginning
+    stored = state_of(
+        client, state.experiment_id
+    )  # the earlier end of the sweep has not come after the new beginning
     assert {name: run["status"] for name, run in stored.items() if "fold" not in name} == {
-        "ae": "RUNNING", "trial 0000": "FINISHED", "trial 0001": "FAILED",
-    }  # fmt: skip
+        "ae": "RUNNING",
+        "trial 0000": "FINISHED",
+        "trial 0001": "FAILED",
+    }
 
 
 def test_sync_of_a_store_that_is_away_keeps_everything(

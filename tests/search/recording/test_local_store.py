@@ -1,4 +1,5 @@
-"""The local store keeps a write-ahead log while a sweep writes, and is one whole file before and after."""
+"""The local store keeps a write-ahead log while a sweep writes, and is one whole file before and
+after."""
 
 from __future__ import annotations
 
@@ -67,10 +68,17 @@ def test_commits_go_to_a_log_within_the_block_and_the_file_is_whole_after_it(
     assert mode(base) == "delete" and files(base) == ["mlflow.db"]
     client.create_experiment("after")
     assert set(synchronous) == {2}
-    assert {one.name for one in client.search_experiments()} >= {"before", "outside", "inside", "after"}
+    assert {one.name for one in client.search_experiments()} >= {
+        "before",
+        "outside",
+        "inside",
+        "after",
+    }
 
 
-def test_somebody_who_reads_keeps_the_log_and_loses_nothing(base: Path, client: MlflowClient) -> None:
+def test_somebody_who_reads_keeps_the_log_and_loses_nothing(
+    base: Path, client: MlflowClient
+) -> None:
     with closing(sqlite3.connect(base)) as reader, write_ahead(client) as settle:
         names = reader.execute("SELECT name FROM experiments")
         assert names.fetchone()
@@ -108,7 +116,11 @@ def test_a_server_and_a_file_on_a_network_are_left_alone(
 def test_the_mount_that_holds_the_file_tells_whether_it_is_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = ["disk / ext4 rw 0 0", f"there:/x {tmp_path} nfs4 rw 0 0", f"disk {tmp_path}/own xfs rw 0 0"]
+    lines = [
+        "disk / ext4 rw 0 0",
+        f"there:/x {tmp_path} nfs4 rw 0 0",
+        f"disk {tmp_path}/own xfs rw 0 0",
+    ]
     monkeypatch.setattr(Path, "read_text", lambda self: "\n".join(lines))
     assert not local_store._is_local(tmp_path / "runs" / "mlflow.db")
     assert local_store._is_local(tmp_path / "own" / "mlflow.db")

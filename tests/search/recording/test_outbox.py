@@ -1,4 +1,5 @@
-"""What the spool has taken it gives back, exactly, in order and once, however its process ended."""
+"""What the spool has taken it gives back, exactly, in order and once, however its process
+ended."""
 
 from __future__ import annotations
 
@@ -28,13 +29,22 @@ from foldrace.trainables.training.fold import FoldReport
 
 
 def reported(trial: int, epoch: int = 1, picture: str | None = None) -> Reported:
-    fold = FoldReport(0, epoch, 0, True, "fold 0: val_loss is inf", {"val_loss": math.inf, "val_mse": 0.1 + 0.2})
-    report = EpochReport(epoch, (fold,), epoch, 1e-300, False, trained=(fold, fold), rungs=((0.1,), (5e-324, 1e308)))
+    fold = FoldReport(
+        0, epoch, 0, True, "fold 0: val_loss is inf", {"val_loss": math.inf, "val_mse": 0.1 + 0.2}
+    )
+    report = EpochReport(
+        epoch, (fold,), epoch, 1e-300, False, trained=(fold, fold), rungs=((0.1,), (5e-324, 1e308))
+    )
     return Reported(trial, report, picture, 1000 + epoch, None)
 
 
 EVERY: list[Event] = [
-    Started(7, {"lr": 1 / 3, "batch_size": 64, "optimizer": "adam", "nesterov": True, "none": None}, {"arm": "ä"}, 5),
+    Started(
+        7,
+        {"lr": 1 / 3, "batch_size": 64, "optimizer": "adam", "nesterov": True, "none": None},
+        {"arm": "ä"},
+        5,
+    ),
     reported(7, picture="iVBORw0KGgo="),
     Finished(7, Outcome.FAILED, reported(7).report.folds, "it\nbroke", "Traceback \ud800\r\n", 9),
     Incumbent(7, -math.inf, 0.25, 12, 10),
@@ -53,7 +63,7 @@ def events(spool: Spool, most: int = 500) -> list[Event]:
     return found
 
 
-# --- lines --------------------------------------------------------------------------------------------------------
+# --- lines ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("event", EVERY, ids=lambda event: type(event).__name__)
@@ -64,7 +74,13 @@ def test_an_event_comes_back_equal_from_its_one_line(event: Event) -> None:
 
 
 def test_what_is_not_a_number_and_numpys_scalars_keep_their_values() -> None:
-    metrics = {"a": math.nan, "b": np.float32(0.1), "c": np.float64(1 / 3), "d": np.int64(3), "e": -math.inf}
+    metrics = {
+        "a": math.nan,
+        "b": np.float32(0.1),
+        "c": np.float64(1 / 3),
+        "d": np.int64(3),
+        "e": -math.inf,
+    }
     fold = FoldReport(0, 1, 1, np.bool_(False), None, metrics)  # type: ignore[arg-type]
     back = from_json(to_json(Finished(0, Outcome.COMPLETED, (fold,), "", "", 1)))
     assert isinstance(back, Finished)
@@ -74,17 +90,21 @@ def test_what_is_not_a_number_and_numpys_scalars_keep_their_values() -> None:
     assert back.folds[0].stopped is False
 
 
-# --- order, and once ------------------------------------------------------------------------------------------------
+# --- order, and once -----------------------------------------------------------------------------
 
 
-def test_events_come_in_order_and_each_once_over_many_segments_and_two_openings(tmp_path: Path) -> None:
+def test_events_come_in_order_and_each_once_over_many_segments_and_two_openings(
+    tmp_path: Path,
+) -> None:
     first = Spool(tmp_path / "spool", segment=400)
     for trial in range(10):
         first.append(reported(trial))
     assert len(list((tmp_path / "spool").glob("*.jsonl"))) > 3
     batch = first.take(3)
     taken = len(batch.events)
-    assert taken and [waiting.event for waiting in batch.events] == [reported(trial) for trial in range(taken)]
+    assert taken and [waiting.event for waiting in batch.events] == [
+        reported(trial) for trial in range(taken)
+    ]
     first.delivered(batch)
     first.close()
     assert waiting_in(tmp_path / "spool") == 10 - taken
@@ -113,10 +133,15 @@ def test_a_delivered_segment_is_removed_and_an_empty_spool_leaves_nothing(tmp_pa
     spool = Spool(tmp_path / "spool", segment=1)
     for trial in range(3):
         spool.append(reported(trial))
-    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [f"{n:06d}.jsonl" for n in (1, 2, 3)]
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [
+        f"{n:06d}.jsonl" for n in (1, 2, 3)
+    ]
     spool.delivered(spool.take(5))
     spool.delivered(spool.take(5))
-    assert sorted(path.name for path in (tmp_path / "spool").glob("0*")) == ["000002.jsonl", "000003.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "spool").glob("0*")) == [
+        "000002.jsonl",
+        "000003.jsonl",
+    ]
     events(spool)
     spool.close()
     assert not (tmp_path / "spool").exists()
@@ -138,7 +163,7 @@ def test_a_line_longer_than_what_is_read_at_once_is_taken_whole(tmp_path: Path) 
     assert events(spool) == long
 
 
-# --- crashes --------------------------------------------------------------------------------------------------------
+# --- crashes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", [1, 50, 100_000])
@@ -180,7 +205,9 @@ def test_a_line_that_is_damaged_is_set_aside_and_the_others_come(tmp_path: Path)
     assert [path.name for path in (tmp_path / "spool").iterdir()] == ["refused.jsonl"]
 
 
-def test_a_write_that_the_disk_cuts_short_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_the_disk_cuts_short_leaves_no_half_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spool = Spool(tmp_path / "spool")
     spool.append(reported(0))
     whole = os.write
@@ -192,7 +219,7 @@ def test_a_write_that_the_disk_cuts_short_leaves_no_half_line(tmp_path: Path, mo
     assert events(spool) == [reported(0), reported(2)]
 
 
-# --- bounds ---------------------------------------------------------------------------------------------------------
+# --- bounds --------------------------------------------------------------------------------------
 
 
 def test_pictures_are_left_out_first_then_reports_and_each_is_said_once(tmp_path: Path) -> None:

@@ -45,19 +45,28 @@ def test_a_sweep_is_found_by_its_name(tmp_path: Path) -> None:
     make_sweep(tmp_path, "conv-ae", 1)
     make_sweep(tmp_path, "digits", 2)
     found = find_sweep(tmp_path, "conv-ae")
-    assert (found.name, found.path, found.spec.name) == ("conv-ae", tmp_path.resolve() / "conv-ae", "sweep.yaml")
+    assert (found.name, found.path, found.spec.name) == (
+        "conv-ae",
+        tmp_path.resolve() / "conv-ae",
+        "sweep.yaml",
+    )
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
     make_sweep(tmp_path, "conv-ae", 1)
     make_sweep(tmp_path, "digits", 2)
-    with pytest.raises(StateError, match=r"conv-ea: no such sweep in .*did you mean 'conv-ae'\? \(conv-ae, digits\)"):
+    with pytest.raises(
+        StateError,
+        match=r"conv-ea: no such sweep in .*did you mean 'conv-ae'\? \(conv-ae, digits\)",
+    ):
         find_sweep(tmp_path, "conv-ea")
 
 
 @pytest.mark.parametrize("name", [None, "ae"])
 @pytest.mark.parametrize("there", [True, False])
-def test_no_sweep_at_all_says_how_to_start_one(tmp_path: Path, name: str | None, there: bool) -> None:
+def test_no_sweep_at_all_says_how_to_start_one(
+    tmp_path: Path, name: str | None, there: bool
+) -> None:
     root = tmp_path if there else tmp_path / "nowhere"
     with pytest.raises(StateError, match=r"no sweep here; start one with `foldrace sweep`.*--dir"):
         find_sweep(root, name)
@@ -81,13 +90,20 @@ def test_the_state_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_changed_sweep_file_is_refused_with_the_difference() -> None:
-    state = SweepState("k", "sqlite:///x", "1", spec="epochs: 3\nsearch: {trials: 4, seed: 0}\nspace: {lr: 0.1}\n")
+    state = SweepState(
+        "k", "sqlite:///x", "1", spec="epochs: 3\nsearch: {trials: 4, seed: 0}\nspace: {lr: 0.1}\n"
+    )
     state.check_spec("space: {lr: 0.1}\nsearch: {seed: 0, trials: 4}\nepochs: 3\n", "ae")
-    with pytest.raises(StateError, match=r"ae: its sweep\.yaml was changed since it began: epochs was 3 and is 5; "):
+    with pytest.raises(
+        StateError,
+        match=r"ae: its sweep\.yaml was changed since it began: epochs was 3 and is 5; ",
+    ):
         state.check_spec("epochs: 5\nsearch: {trials: 4}\nspace: {lr: 0.1}\n", "ae")
     with pytest.raises(StateError, match=r"search\.seed was 0 and is not there\. Change it back"):
         state.check_spec("epochs: 3\nsearch: {trials: 4}\nspace: {lr: 0.1}\n", "ae")
-    SweepState("k", "sqlite:///x", "1").check_spec("epochs: 5\n", "ae")  # a sweep of before knows no more
+    SweepState("k", "sqlite:///x", "1").check_spec(
+        "epochs: 5\n", "ae"
+    )  # a sweep of before knows no more
 
 
 def test_a_changed_task_file_is_refused() -> None:
@@ -121,11 +137,15 @@ def test_where_the_record_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_server_that_does_not_answer_is_said(tmp_path: Path) -> None:
     check_tracking(f"sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(StateError, match=r"tracking.uri: http://127.0.0.1:9: the MLflow server does not answer"):
+    with pytest.raises(
+        StateError, match=r"tracking.uri: http://127.0.0.1:9: the MLflow server does not answer"
+    ):
         check_tracking("http://127.0.0.1:9")
 
 
-def test_a_new_folder_is_its_users_alone_and_one_that_others_can_write_is_refused(tmp_path: Path) -> None:
+def test_a_new_folder_is_its_users_alone_and_one_that_others_can_write_is_refused(
+    tmp_path: Path,
+) -> None:
     folder = create_sweep_folder(tmp_path, "ae")
     assert folder.path.stat().st_mode & 0o077 == 0
     folder.check_private()
@@ -133,11 +153,16 @@ def test_a_new_folder_is_its_users_alone_and_one_that_others_can_write_is_refuse
     folder.check_private()
     for mode in (0o775, 0o757):
         folder.path.chmod(mode)
-        with pytest.raises(StateError, match=r"ae: others can write to .*ae, so it is not trusted; `chmod go-w` it"):
+        with pytest.raises(
+            StateError,
+            match=r"ae: others can write to .*ae, so it is not trusted; `chmod go-w` it",
+        ):
             folder.check_private()
 
 
-def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = create_sweep_folder(tmp_path, "ae")
     monkeypatch.setattr("os.getuid", lambda: folder.path.stat().st_uid + 1)
     with pytest.raises(StateError, match=r"ae: .*ae belongs to another user"):

@@ -1,4 +1,5 @@
-"""What a sweep leaves in a real SQLite MLflow: three levels of runs, each point once, each ending told apart."""
+"""What a sweep leaves in a real SQLite MLflow: three levels of runs, each point once, each ending
+told apart."""
 
 from __future__ import annotations
 
@@ -57,9 +58,18 @@ class Counting:
         return call
 
 
-def report(epoch: int, *losses: float, diverged: str | None = None, stopped: bool = False) -> EpochReport:
+def report(
+    epoch: int, *losses: float, diverged: str | None = None, stopped: bool = False
+) -> EpochReport:
     folds = tuple(
-        FoldReport(k, epoch, epoch, stopped, diverged, {"train_loss": 2 * loss, "val_loss": loss, "val_mse": loss})
+        FoldReport(
+            k,
+            epoch,
+            epoch,
+            stopped,
+            diverged,
+            {"train_loss": 2 * loss, "val_loss": loss, "val_mse": loss},
+        )
         for k, loss in enumerate(losses)
     )
     return EpochReport(epoch, folds, epoch * len(losses), 0.5, False, trained=folds)
@@ -77,10 +87,12 @@ def runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
 
 
 def points(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:
-    return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
+    return sorted(
+        (point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric)
+    )
 
 
-# --- levels -------------------------------------------------------------------------------------------------------
+# --- levels --------------------------------------------------------------------------------------
 
 
 def test_three_levels_with_readable_names_and_their_parents(
@@ -115,8 +127,16 @@ def test_a_kind_of_sweep_and_a_trials_part_in_it_are_tags(
     assert found["ae-2"].data.tags["foldrace.kind"] == "comparison"
     for name in ("trial 0007", "trial 0007 fold 0"):
         tags = found[name].data.tags
-        assert [tags[f"foldrace.{tag}"] for tag in ("arm", "phase", "repeat")] == ["sgd", "repeat", "2"]
-    assert not any("arm" in tag for name in ("trial 0008", "trial 0008 fold 0") for tag in found[name].data.tags)
+        assert [tags[f"foldrace.{tag}"] for tag in ("arm", "phase", "repeat")] == [
+            "sgd",
+            "repeat",
+            "2",
+        ]
+    assert not any(
+        "arm" in tag
+        for name in ("trial 0008", "trial 0008 fold 0")
+        for tag in found[name].data.tags
+    )
 
 
 def test_a_trial_has_the_count_of_its_weights(client: MlflowClient, recorder: Recorder) -> None:
@@ -136,7 +156,10 @@ def test_a_fold_counts_epochs_and_a_trial_fold_epochs(
     assert points(client, found["trial 0000 fold 1"], "train_loss") == [(1, 1.0), (2, 0.6)]
     trial = found["trial 0000"]
     assert points(client, trial, "val_loss") == [(2, pytest.approx(0.4)), (4, pytest.approx(0.25))]
-    assert points(client, trial, "val_loss_se") == [(2, pytest.approx(0.1)), (4, pytest.approx(0.05))]
+    assert points(client, trial, "val_loss_se") == [
+        (2, pytest.approx(0.1)),
+        (4, pytest.approx(0.05)),
+    ]
     assert points(client, trial, "epoch") == [(2, 1), (4, 2)]
     assert points(client, trial, "folds") == [(2, 2), (4, 2)]
     [first, second] = client.get_metric_history(trial.info.run_id, "val_mse")
@@ -155,7 +178,7 @@ def test_a_report_is_one_call_a_run(client: MlflowClient, experiment: str) -> No
     assert counting.calls == {("log_batch", found[name].info.run_id): 1 for name in names}
 
 
-# --- once -----------------------------------------------------------------------------------------------------------
+# --- once ----------------------------------------------------------------------------------------
 
 
 def test_another_recorder_with_the_same_key_finds_the_runs_and_adds_no_point(
@@ -171,7 +194,10 @@ def test_another_recorder_with_the_same_key_finds_the_runs_and_adds_no_point(
     assert len(found) == 4
     for name in ("trial 0000", "trial 0000 fold 0", "trial 0000 fold 1"):
         for metric in found[name].data.metrics:
-            assert len(client.get_metric_history(found[name].info.run_id, metric)) == 1, (name, metric)
+            assert len(client.get_metric_history(found[name].info.run_id, metric)) == 1, (
+                name,
+                metric,
+            )
 
 
 def test_a_trial_that_repeats_epochs_after_an_interruption_adds_none_of_them(
@@ -194,9 +220,14 @@ def test_a_trial_that_repeats_epochs_after_an_interruption_adds_none_of_them(
     assert points(client, found["trial 0000 fold 0"], "val_loss") == [(1, 0.3), (2, 0.3), (3, 0.3)]
 
 
-def test_a_best_trial_is_one_point_however_often_it_ends(client: MlflowClient, experiment: str) -> None:
+def test_a_best_trial_is_one_point_however_often_it_ends(
+    client: MlflowClient, experiment: str
+) -> None:
     key = uuid.uuid4().hex
-    for begun in (1000, 5000):  # a kill between two sessions: the second begins from an older snapshot
+    for begun in (
+        1000,
+        5000,
+    ):  # a kill between two sessions: the second begins from an older snapshot
         recorder = Recorder(client, experiment, "ae", key)
         recorder.incumbent(0, 0.5, 0.1, 9, begun)
         recorder.incumbent(4, 0.4, 0.1, 18, begun + 1)
@@ -211,7 +242,7 @@ def test_another_key_is_another_sweep(client: MlflowClient, experiment: str) -> 
     assert len(ids) == 2
 
 
-# --- ends -----------------------------------------------------------------------------------------------------------
+# --- ends ----------------------------------------------------------------------------------------
 
 
 def test_a_completed_trial_is_finished_and_its_folds_with_it(
@@ -224,7 +255,10 @@ def test_a_completed_trial_is_finished_and_its_folds_with_it(
     recorder.finished(0, Outcome.COMPLETED, last.folds)
     found = runs(client, experiment)
     for name in ("trial 0000", "trial 0000 fold 0", "trial 0000 fold 1"):
-        assert (found[name].info.status, found[name].info.end_time is not None) == ("FINISHED", True)
+        assert (found[name].info.status, found[name].info.end_time is not None) == (
+            "FINISHED",
+            True,
+        )
     assert found["trial 0001"].info.status == "RUNNING"
     tags = found["trial 0000 fold 0"].data.tags
     assert (tags["foldrace.epochs"], tags["foldrace.stopped_early"]) == ("3", "True")
@@ -256,11 +290,16 @@ def test_a_failed_trial_says_why_and_keeps_the_traceback(
     assert trial.data.tags["foldrace.failure"] == "x" * 5000
     path = client.download_artifacts(trial.info.run_id, "error.txt", str(tmp_path))
     assert Path(path).read_text() == "Traceback ...\nValueError: no"
-    assert found["trial 0000 fold 1"].data.tags["foldrace.failure"] == "fold 1, epoch 1: val_loss is inf"
+    assert (
+        found["trial 0000 fold 1"].data.tags["foldrace.failure"]
+        == "fold 1, epoch 1: val_loss is inf"
+    )
     assert found["trial 0000 fold 1"].data.tags["foldrace.stopped_early"] == "False"
 
 
-def test_closing_leaves_nothing_running(client: MlflowClient, experiment: str, recorder: Recorder) -> None:
+def test_closing_leaves_nothing_running(
+    client: MlflowClient, experiment: str, recorder: Recorder
+) -> None:
     recorder.started(0, PARAMS)
     recorder.reported(0, report(1, 0.1), None, 1000)
     recorder.incumbent(0, 0.1, math.nan, 3, 1000)
@@ -273,10 +312,12 @@ def test_closing_leaves_nothing_running(client: MlflowClient, experiment: str, r
     assert points(client, found["ae-2"], "best_trial") == [(3, 0.0)]
 
 
-# --- values ---------------------------------------------------------------------------------------------------------
+# --- values --------------------------------------------------------------------------------------
 
 
-def test_what_is_not_finite_is_left_out(client: MlflowClient, experiment: str, recorder: Recorder) -> None:
+def test_what_is_not_finite_is_left_out(
+    client: MlflowClient, experiment: str, recorder: Recorder
+) -> None:
     recorder.started(0, PARAMS)
     recorder.reported(0, report(1, 0.25), None, 1000)  # a single fold has no standard error
     recorder.reported(0, report(2, math.inf), None, 2000)
@@ -290,8 +331,12 @@ def test_what_is_not_finite_is_left_out(client: MlflowClient, experiment: str, r
 def test_the_sweep_run_says_what_ran_on_what(
     client: MlflowClient, experiment: str, recorder: Recorder, tmp_path: Path
 ) -> None:
-    recorder.start_sweep("name: ae\n", {"git_revision": "abc-dirty", "cpus": 2}, dataset(), "autoencoder")
-    recorder.start_sweep("name: ae\n", {"git_revision": "abc-dirty", "cpus": 2}, dataset(), "autoencoder")
+    recorder.start_sweep(
+        "name: ae\n", {"git_revision": "abc-dirty", "cpus": 2}, dataset(), "autoencoder"
+    )
+    recorder.start_sweep(
+        "name: ae\n", {"git_revision": "abc-dirty", "cpus": 2}, dataset(), "autoencoder"
+    )
     [sweep] = runs(client, experiment).values()
     artifacts = {file.path for file in client.list_artifacts(sweep.info.run_id)}
     assert artifacts == {"sweep.yaml", "environment.json"}
@@ -307,10 +352,14 @@ def test_the_sweep_run_says_what_ran_on_what(
     assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
 
 
-def test_pictures_lie_at_the_trial(client: MlflowClient, experiment: str, recorder: Recorder) -> None:
+def test_pictures_lie_at_the_trial(
+    client: MlflowClient, experiment: str, recorder: Recorder
+) -> None:
     import base64
 
-    picture = base64.b64encode(strip_png(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.ones(2, 1, 4, 4) * 9))
+    picture = base64.b64encode(
+        strip_png(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.ones(2, 1, 4, 4) * 9)
+    )
     recorder.started(0, PARAMS)
     recorder.reported(0, report(3, 0.25), picture.decode(), 1000)
     trial = runs(client, experiment)["trial 0000"]
@@ -318,7 +367,9 @@ def test_pictures_lie_at_the_trial(client: MlflowClient, experiment: str, record
     assert found.path == "reconstructions/epoch-003.png"
 
 
-def test_a_refit_is_found_again_once_it_has_finished(client: MlflowClient, experiment: str) -> None:
+def test_a_refit_is_found_again_once_it_has_finished(
+    client: MlflowClient, experiment: str
+) -> None:
     key = uuid.uuid4().hex
     recorder = Recorder(client, experiment, "ae", key)
     run = recorder.refit_run({"lr": 0.003, "epochs": 4})

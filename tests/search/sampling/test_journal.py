@@ -1,4 +1,5 @@
-"""The search on a journal file: what a crash leaves behind, and how the search goes on from a state older than it."""
+"""The search on a journal file: what a crash leaves behind, and how the search goes on from a
+state older than it."""
 
 from __future__ import annotations
 
@@ -24,9 +25,12 @@ class KilledError(Exception):
 
 
 class Sweep:
-    """A search with its journal and its state in files, driven one trial after another by a loop that can crash."""
+    """A search with its journal and its state in files, driven one trial after another by a loop
+    that can crash."""
 
-    def __init__(self, folder: Path, make: Callable[..., FoldSearch] = make_search, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, make: Callable[..., FoldSearch] = make_search, **options: Any
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.journal, self.state = folder / "optuna.log", folder / "state"
         self._make, self._options = make, {"seed": 7, **options}
@@ -39,7 +43,9 @@ class Sweep:
             search.restore(str(self.state))
         return search
 
-    def run(self, search: FoldSearch, first: int, last: int, *, crash_at: int | None = None) -> None:
+    def run(
+        self, search: FoldSearch, first: int, last: int, *, crash_at: int | None = None
+    ) -> None:
         for number in range(first, last):
             name = f"t{number}"
             suggestion = search.suggest(name)
@@ -56,7 +62,9 @@ class Sweep:
 def summary(search: FoldSearch) -> list[tuple[Any, ...]]:
     """What the study knows of each numbered trial."""
     known = {t.user_attrs["trial"]: t for t in search.study.trials if "trial" in t.user_attrs}
-    return [(n, t.state, t.value, t.params, t.intermediate_values) for n, t in sorted(known.items())]
+    return [
+        (n, t.state, t.value, t.params, t.intermediate_values) for n, t in sorted(known.items())
+    ]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "nsga2"])
@@ -95,12 +103,19 @@ def test_trials_that_ran_when_the_state_was_saved_may_have_ended_since(tmp_path:
     again.on_trial_result("t0", result(0.9, 1))  # trained again, from an older checkpoint
     again.on_trial_complete("t0", error=True)
     [told] = again.study.trials
-    assert (told.state, told.value, told.intermediate_values) == (TrialState.COMPLETE, 0.5, {3: 0.9, 6: 0.5})
+    assert (told.state, told.value, told.intermediate_values) == (
+        TrialState.COMPLETE,
+        0.5,
+        {3: 0.9, 6: 0.5},
+    )
 
 
 @pytest.mark.parametrize("small", [False, True], ids=["large space", "small space"])
-def test_wherever_in_the_journal_the_process_was_killed_the_same_trials_follow(small: bool, tmp_path: Path) -> None:
-    """The journal cut off within every line (of a small space, whose journal is long: every fourth)."""
+def test_wherever_in_the_journal_the_process_was_killed_the_same_trials_follow(
+    small: bool, tmp_path: Path
+) -> None:
+    """The journal cut off within every line (of a small space, whose journal is long: every
+    fourth)."""
     options: dict[str, Any] = {"sampler": "random", "start_with": [{"lr": 0.01}]}
     make, count = (small_search, 6) if small else (make_search, 4)
     whole = Sweep(tmp_path / "whole", make, **options)
@@ -120,7 +135,9 @@ def test_wherever_in_the_journal_the_process_was_killed_the_same_trials_follow(s
         shutil.rmtree(tmp_path / "cut")
 
 
-def test_a_trial_that_waits_is_found_by_its_process_and_by_those_that_read_the_journal_anew(tmp_path: Path) -> None:
+def test_a_trial_that_waits_is_found_by_its_process_and_by_those_that_read_the_journal_anew(
+    tmp_path: Path,
+) -> None:
     path, waiting = tmp_path / "optuna.log", (TrialState.WAITING,)
     study = optuna.create_study(storage=open_journal(path), study_name="foldrace")
     before = pickle.dumps(study)
@@ -138,7 +155,9 @@ def test_the_journal_is_a_study_that_optuna_opens(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     search = sweep.process()
     sweep.run(search, 0, 8)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(sweep.journal)))
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(sweep.journal))
+    )
     study = optuna.load_study(study_name="foldrace", storage=storage)
     assert [t.params for t in study.trials] == [t.params for t in search.study.trials]
     assert study.best_trial.user_attrs["trial"] == search.study.best_trial.user_attrs["trial"]
@@ -146,7 +165,8 @@ def test_the_journal_is_a_study_that_optuna_opens(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, 5, 40])
 def test_a_damaged_journal_gets_back_what_had_been_drawn(kept: int, tmp_path: Path) -> None:
-    """As after a power cut, when the saved state is on the disk and the journal's last lines are not."""
+    """As after a power cut, when the saved state is on the disk and the journal's last lines are
+    not."""
     sweep = Sweep(tmp_path / "sweep", sampler="random")
     search = sweep.process()
     sweep.run(search, 0, 6)
@@ -161,7 +181,11 @@ def test_a_damaged_journal_gets_back_what_had_been_drawn(kept: int, tmp_path: Pa
     assert sweep.suggestions == straight.suggestions
     known = {number: params for number, _, _, params, _ in summary(again)}
     assert known.keys() == sweep.suggestions.keys()
-    assert all(known[number].items() <= one["params"].items() for number, one in sweep.suggestions.items())
+    assert all(
+        known[number].items() <= one["params"].items() for number, one in sweep.suggestions.items()
+    )
     assert {state for number, state, *_ in summary(again) if number >= 6} <= {
-        TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
-    }  # fmt: skip
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.FAIL,
+    }

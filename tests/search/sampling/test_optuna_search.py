@@ -38,9 +38,16 @@ def make_search(**options: Any) -> FoldSearch:
     return FoldSearch(make_space(), **options)
 
 
-def result(val_loss: float | None, epoch: int, *, finished: bool = False, folds: int = 3) -> dict[str, Any]:
+def result(
+    val_loss: float | None, epoch: int, *, finished: bool = False, folds: int = 3
+) -> dict[str, Any]:
     """As FoldTrainable reports it; a diverged trial's has no val_loss."""
-    reported = {"epoch": epoch, "fold_epochs": folds * epoch, "finished": finished, "training_iteration": epoch}
+    reported = {
+        "epoch": epoch,
+        "fold_epochs": folds * epoch,
+        "finished": finished,
+        "training_iteration": epoch,
+    }
     return reported if val_loss is None else {**reported, "val_loss": val_loss}
 
 
@@ -50,7 +57,8 @@ def score(params: dict[str, Any]) -> float:
 
 
 def run_trials(search: FoldSearch, count: int) -> list[dict[str, Any]]:
-    """Asks and tells ``count`` trials one after another: every third is given up, every seventh fails."""
+    """Asks and tells ``count`` trials one after another: every third is given up, every seventh
+    fails."""
     suggestions = []
     for number in range(count):
         name = f"t{number}"
@@ -65,7 +73,7 @@ def run_trials(search: FoldSearch, count: int) -> list[dict[str, Any]]:
     return suggestions
 
 
-# --- what Optuna is told ------------------------------------------------------------------------------------------
+# --- what Optuna is told -------------------------------------------------------------------------
 
 
 def test_a_trial_that_was_given_up_is_told_pruned_with_its_values_at_fold_epochs() -> None:
@@ -81,14 +89,34 @@ def test_a_trial_that_was_given_up_is_told_pruned_with_its_values_at_fold_epochs
 
 # what Tune may say of a trial: results on the way, how it ends, and what Optuna has to know then
 ENDINGS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], TrialState, dict[int, float]]] = {
-    "finished": ([result(0.9, 1)], {"result": result(0.25, 2, finished=True)}, TrialState.COMPLETE, {3: 0.9, 6: 0.25}),
+    "finished": (
+        [result(0.9, 1)],
+        {"result": result(0.25, 2, finished=True)},
+        TrialState.COMPLETE,
+        {3: 0.9, 6: 0.25},
+    ),
     "given up": ([], {"result": result(0.9, 1)}, TrialState.PRUNED, {3: 0.9}),
-    "given up later": ([result(0.9, 1)], {"result": result(0.8, 2)}, TrialState.PRUNED, {3: 0.9, 6: 0.8}),
+    "given up later": (
+        [result(0.9, 1)],
+        {"result": result(0.8, 2)},
+        TrialState.PRUNED,
+        {3: 0.9, 6: 0.8},
+    ),
     "ended while it waits": ([result(0.9, 1)], {"result": None}, TrialState.PRUNED, {3: 0.9}),
     "never reported": ([], {"result": None}, TrialState.FAIL, {}),
     "failed": ([result(0.9, 1)], {"error": True}, TrialState.FAIL, {3: 0.9}),
-    "failed with a result": ([], {"result": result(0.3, 1), "error": True}, TrialState.FAIL, {3: 0.3}),
-    "diverged": ([result(0.9, 1)], {"result": result(None, 2, finished=True)}, TrialState.FAIL, {3: 0.9}),
+    "failed with a result": (
+        [],
+        {"result": result(0.3, 1), "error": True},
+        TrialState.FAIL,
+        {3: 0.3},
+    ),
+    "diverged": (
+        [result(0.9, 1)],
+        {"result": result(None, 2, finished=True)},
+        TrialState.FAIL,
+        {3: 0.9},
+    ),
     "infinite": ([], {"result": result(math.inf, 2, finished=True)}, TrialState.FAIL, {}),
     "NaN": ([], {"result": result(math.nan, 2, finished=True)}, TrialState.FAIL, {}),
 }
@@ -104,7 +132,8 @@ TOLD_WRONG_BY_STOCK = {
 
 
 def check_ending(search: OptunaSearch, ending: str) -> None:
-    """The contract, of any search on Optuna: the state, the value and the curve that its study has in the end."""
+    """The contract, of any search on Optuna: the state, the value and the curve that its study has
+    in the end."""
     results, end, state, curve = ENDINGS[ending]
     search.suggest("a")
     for each in results:
@@ -112,7 +141,9 @@ def check_ending(search: OptunaSearch, ending: str) -> None:
     search.on_trial_complete("a", **end)
     [told] = search._ot_study.trials
     assert told.state is state
-    if isinstance(search, FoldSearch):  # Ray's has Tune's iterations for steps, and leaves out the last
+    if isinstance(
+        search, FoldSearch
+    ):  # Ray's has Tune's iterations for steps, and leaves out the last
         assert told.intermediate_values == curve
     assert state is not TrialState.COMPLETE or told.value == end["result"]["val_loss"]
 
@@ -124,7 +155,8 @@ def test_optuna_is_told_the_truth_about_every_ending(ending: str) -> None:
 
 @pytest.mark.parametrize("ending", sorted(TOLD_WRONG_BY_STOCK))
 def test_rays_own_search_does_not_keep_this_contract(ending: str) -> None:
-    """The reason for a search of our own: a value after one epoch beside values after all of them, among others."""
+    """The reason for a search of our own: a value after one epoch beside values after all of them,
+    among others."""
     stock = OptunaSearch(space=make_space().suggest, metric="val_loss", mode="min")
     with pytest.raises(AssertionError):
         check_ending(stock, ending)
@@ -132,7 +164,9 @@ def test_rays_own_search_does_not_keep_this_contract(ending: str) -> None:
 
 def test_rays_own_search_keeps_it_for_the_endings_that_it_knows() -> None:
     for ending in ENDINGS.keys() - TOLD_WRONG_BY_STOCK:
-        check_ending(OptunaSearch(space=make_space().suggest, metric="val_loss", mode="min"), ending)
+        check_ending(
+            OptunaSearch(space=make_space().suggest, metric="val_loss", mode="min"), ending
+        )
 
 
 def test_a_second_completion_changes_nothing() -> None:
@@ -142,7 +176,11 @@ def test_a_second_completion_changes_nothing() -> None:
     search.on_trial_complete("a", result(0.1, 3, finished=True))
     search.on_trial_complete("a", error=True)
     [told] = search.study.trials
-    assert (told.state, told.value, told.intermediate_values) == (TrialState.COMPLETE, 0.25, {6: 0.25})
+    assert (told.state, told.value, told.intermediate_values) == (
+        TrialState.COMPLETE,
+        0.25,
+        {6: 0.25},
+    )
 
 
 def test_a_result_that_comes_twice_is_told_once() -> None:
@@ -153,7 +191,7 @@ def test_a_result_that_comes_twice_is_told_once() -> None:
     assert search.study.trials[0].intermediate_values == {3: 0.9}
 
 
-# --- what is suggested --------------------------------------------------------------------------------------------
+# --- what is suggested ---------------------------------------------------------------------------
 
 
 def test_suggestions_are_numbered_and_hold_active_parameters_in_their_types() -> None:
@@ -209,7 +247,9 @@ def test_points_to_start_with_come_first_and_are_filled_up() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_a_restored_search_goes_on_as_if_it_had_not_been_interrupted(sampler: str, tmp_path: Path) -> None:
+def test_a_restored_search_goes_on_as_if_it_had_not_been_interrupted(
+    sampler: str, tmp_path: Path
+) -> None:
     straight = make_search(sampler=sampler, seed=1, start_with=[{"lr": 2e-3}])
     run_trials(straight, 13)
     straight.suggest("pending")
@@ -218,20 +258,30 @@ def test_a_restored_search_goes_on_as_if_it_had_not_been_interrupted(sampler: st
     restored.restore(str(tmp_path / "searcher.pkl"))
     for search in (straight, restored):
         search.on_trial_complete("pending", result(0.01, 2, finished=True))
-    assert [restored.suggest(f"n{k}") for k in range(3)] == [straight.suggest(f"n{k}") for k in range(3)]
+    assert [restored.suggest(f"n{k}") for k in range(3)] == [
+        straight.suggest(f"n{k}") for k in range(3)
+    ]
     assert [t.state for t in restored.study.trials] == [t.state for t in straight.study.trials]
 
 
 def test_another_process_with_another_hash_seed_suggests_the_same() -> None:
-    script = "import tests.search.sampling.test_optuna_search as t; print(t.run_trials(t.make_search(seed=5), 13)[-1])"
+    script = (
+        "import tests.search.sampling.test_optuna_search as t;"
+        " print(t.run_trials(t.make_search(seed=5), 13)[-1])"
+    )
     environment = os.environ | {"PYTHONHASHSEED": "123", "PYTHONPATH": str(ROOT)}
     printed = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=100
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
     ).stdout
     assert printed.strip() == str(run_trials(make_search(seed=5), 13)[-1])
 
 
-# --- no configuration twice ---------------------------------------------------------------------------------------
+# --- no configuration twice ----------------------------------------------------------------------
 
 
 def small_search(space: dict[str, Any] | None = None, **options: Any) -> FoldSearch:
@@ -276,7 +326,9 @@ def test_conditions_are_counted() -> None:
     assert len(drain(small_search(space, sampler="random"))) == 1 + 4
 
 
-def test_a_space_that_cannot_be_counted_ends_when_draws_find_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_that_cannot_be_counted_ends_when_draws_find_nothing_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("foldrace.search.spec.points._MOST_POINTS", 2)
     monkeypatch.setattr("foldrace.search.sampling.optuna_search.all_points", lambda space: None)
     monkeypatch.setattr("foldrace.search.spec.points.all_points", lambda space: None)
@@ -286,14 +338,16 @@ def test_a_space_that_cannot_be_counted_ends_when_draws_find_nothing_new(monkeyp
 def test_a_given_point_that_stands_there_twice_is_trained_once() -> None:
     point = {"batch_size": 32, "lr": 0.01}
     suggestions = drain(small_search(sampler="random", start_with=[point, point]))
-    assert suggestions[0]["params"] == point and [s["params"] for s in suggestions].count(point) == 1
+    assert (
+        suggestions[0]["params"] == point and [s["params"] for s in suggestions].count(point) == 1
+    )
 
 
 def test_no_more_trials_are_handed_out_than_asked_for() -> None:
     assert len(drain(small_search(sampler="random", trials=4))) == 4
 
 
-# --- the gate -----------------------------------------------------------------------------------------------------
+# --- the gate ------------------------------------------------------------------------------------
 
 
 class ByHand:
@@ -340,7 +394,10 @@ def test_the_gate_is_no_part_of_the_state(storage: str | None, tmp_path: Path) -
         def __reduce__(self) -> str:
             raise AssertionError("the gate was pickled")
 
-    search, gate = make_search(storage=storage and open_journal(tmp_path / "optuna.log")), Unpicklable()
+    search, gate = (
+        make_search(storage=storage and open_journal(tmp_path / "optuna.log")),
+        Unpicklable(),
+    )
     search.gate = gate
     search.suggest("a")
     search.save(str(tmp_path / "state"))

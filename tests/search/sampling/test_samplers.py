@@ -1,4 +1,5 @@
-"""Every sampler behind the search: the same again from the same history, on any space, after a restart, in silence."""
+"""Every sampler behind the search: the same again from the same history, on any space, after a
+restart, in silence."""
 
 from __future__ import annotations
 
@@ -33,7 +34,11 @@ SMOOTH = {"lr": {"log": [1e-5, 1.0]}, "weight_decay": {"log": [1e-6, 1e-2]}, "op
 
 def make_search(sampler: str, space: dict[str, Any] | None = None, **options: Any) -> FoldSearch:
     spec = parse_spec({"dataset": "digits", "space": space or CONDITIONAL}, Path.cwd())
-    return FoldSearch(SearchSpace.build(spec.space, TRAINING_PARAMETERS), sampler=sampler, **{"trials": 16, **options})
+    return FoldSearch(
+        SearchSpace.build(spec.space, TRAINING_PARAMETERS),
+        sampler=sampler,
+        **{"trials": 16, **options},
+    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -46,14 +51,20 @@ def test_equal_histories_give_equal_suggestions_and_another_seed_others(sampler:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("storage", ["memory", "journal"])
-def test_a_restored_search_goes_on_as_the_uninterrupted_one(sampler: str, storage: str, tmp_path: Path) -> None:
+def test_a_restored_search_goes_on_as_the_uninterrupted_one(
+    sampler: str, storage: str, tmp_path: Path
+) -> None:
     straight = make_search(sampler, SMOOTH, seed=1)
     expected = run_trials(straight, 14)
     journal = tmp_path / "optuna.log"
-    first = make_search(sampler, SMOOTH, seed=1, storage=open_journal(journal) if storage == "journal" else None)
+    first = make_search(
+        sampler, SMOOTH, seed=1, storage=open_journal(journal) if storage == "journal" else None
+    )
     suggestions = run_trials(first, 9)
     first.save(str(tmp_path / "state"))
-    again = make_search(sampler, SMOOTH, seed=1, storage=open_journal(journal) if storage == "journal" else None)
+    again = make_search(
+        sampler, SMOOTH, seed=1, storage=open_journal(journal) if storage == "journal" else None
+    )
     again.restore(str(tmp_path / "state"))
     assert run_trials(again, 14) == expected and expected[:9] == suggestions
     assert [t.state for t in again.study.trials] == [t.state for t in straight.study.trials]
@@ -67,20 +78,26 @@ def test_a_sampler_that_learns_ends_nearer_to_the_best_than_chance(sampler: str)
             suggestion = search.suggest(f"t{number}")
             value = score(suggestion["params"])
             search.on_trial_complete(f"t{number}", result(value, 2, finished=True))
-        return float(np.median([trial.value for trial in search.study.trials[-15:] if trial.value is not None]))
+        return float(
+            np.median(
+                [trial.value for trial in search.study.trials[-15:] if trial.value is not None]
+            )
+        )
 
     assert distances(sampler) < 0.7 * distances("random")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_nothing_is_written_to_the_terminal(sampler: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_to_the_terminal(
+    sampler: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run_trials(make_search(sampler, seed=0, start_with=[{"lr": 0.1}]), 13)
     assert capfd.readouterr() == ("", "")
 
 
-# --- qmc ----------------------------------------------------------------------------------------------------------
+# --- qmc -----------------------------------------------------------------------------------------
 
 
 def unit(suggestions: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
@@ -91,7 +108,8 @@ def unit(suggestions: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("given", [0, 3])
 def test_a_sobol_sequence_fills_every_cell_once(given: int) -> None:
-    """16 points of a (0, m, 2)-net: one in each cell of a 16 × 1, 4 × 4, 1 × 16 grid, whatever ends when."""
+    """16 points of a (0, m, 2)-net: one in each cell of a 16 × 1, 4 × 4, 1 × 16 grid, whatever
+    ends when."""
     points = [{"lr": 0.1, "weight_decay": 1e-6 * (n + 1)} for n in range(given)]
     search = make_search("qmc", SMOOTH, seed=4, start_with=points, trials=None)
     drawn = unit(run_trials(search, 16 + given)[given:])
@@ -102,14 +120,18 @@ def test_a_sobol_sequence_fills_every_cell_once(given: int) -> None:
 
 def test_a_sobol_sequence_depends_neither_on_results_nor_on_order() -> None:
     pending = make_search("qmc", seed=4)
-    assert [pending.suggest(f"t{n}") for n in range(14)] == run_trials(make_search("qmc", seed=4), 14)
+    assert [pending.suggest(f"t{n}") for n in range(14)] == run_trials(
+        make_search("qmc", seed=4), 14
+    )
 
 
-# --- several objectives -------------------------------------------------------------------------------------------
+# --- several objectives --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random"])
-def test_several_objectives_are_told_together_and_without_intermediate_values(sampler: str) -> None:
+def test_several_objectives_are_told_together_and_without_intermediate_values(
+    sampler: str,
+) -> None:
     def run() -> FoldSearch:
         search = make_search(sampler, objectives=["val_loss", "parameters"], seed=2)
         for number in range(16):
@@ -126,7 +148,11 @@ def test_several_objectives_are_told_together_and_without_intermediate_values(sa
     search = run()
     trials = [t for t in search.study.trials if "duplicate_of" not in t.user_attrs]
     assert [t.state for t in trials] == ([TrialState.COMPLETE] * 3 + [TrialState.PRUNED]) * 4
-    assert all(t.values == [pytest.approx(score(t.params)), t.params["batch_size"]] for t in trials if t.values)
+    assert all(
+        t.values == [pytest.approx(score(t.params)), t.params["batch_size"]]
+        for t in trials
+        if t.values
+    )
     assert not any(t.intermediate_values for t in trials)
     assert [t.params for t in run().study.trials] == [t.params for t in search.study.trials]
     assert search.study.best_trials
@@ -173,7 +199,9 @@ def test_merits_noted_one_by_one_show_the_best_the_newest_and_those_that_run(
         elif drawn.random() < 0.5 and study.trials[trial.number].intermediate_values:
             study.tell(trial, state=TrialState.PRUNED)
         merits.note(study.trials[trial.number])
-    heard = [one for one in study.trials if one.intermediate_values or one.state is TrialState.COMPLETE]
+    heard = [
+        one for one in study.trials if one.intermediate_values or one.state is TrialState.COMPLETE
+    ]
 
     def place(one: FrozenTrial) -> tuple[bool, int, float]:
         if one.state is TrialState.COMPLETE:
@@ -182,7 +210,9 @@ def test_merits_noted_one_by_one_show_the_best_the_newest_and_those_that_run(
         return True, -step, one.intermediate_values[step]
 
     best_and_newest = {one.number for one in (*sorted(heard, key=place)[:5], *heard[-7:])}
-    running = {one.number for one in study.trials if one not in heard and one.state is TrialState.RUNNING}
+    running = {
+        one.number for one in study.trials if one not in heard and one.state is TrialState.RUNNING
+    }
     assert len(heard) > 12 and len(Merits(heard[:12]).telling()) == 12 and running
     for shown in (merits.telling(), Merits(study.trials).telling()):
         assert [one.number for one in shown] == sorted(best_and_newest | running)

@@ -21,7 +21,9 @@ def reach(race: Race, trial: int, *scores: float) -> bool:
     """A trial enters, if it has not, and has these losses at the lowest rungs."""
     if trial not in race.runners:
         race.enter(trial)
-    return race.arrive(trial, [[score] * rung.folds for score, rung in zip(scores, race.ladder, strict=False)])
+    return race.arrive(
+        trial, [[score] * rung.folds for score, rung in zip(scores, race.ladder, strict=False)]
+    )
 
 
 def promoted(race: Race) -> Iterator[tuple[int, int]]:
@@ -33,13 +35,14 @@ def promoted(race: Race) -> Iterator[tuple[int, int]]:
         yield trial, rung
 
 
-# --- the published rule -------------------------------------------------------------------------------------------
+# --- the published rule --------------------------------------------------------------------------
 
 
 def get_job(
     rungs: Sequence[dict[int, float]], gone_on: Sequence[set[int]], reduction_factor: float
 ) -> tuple[int, int] | None:
-    """Algorithm 2 of Li et al. (MLSys 2020): the trial to promote and its rung; None to start a new one."""
+    """Algorithm 2 of Li et al. (MLSys 2020): the trial to promote and its rung; None to start a
+    new one."""
     for rung in range(len(rungs) - 2, -1, -1):
         best = sorted(rungs[rung], key=lambda trial: (rungs[rung][trial], trial))
         candidates = best[: math.floor(len(best) / reduction_factor + 1e-9)]
@@ -50,8 +53,15 @@ def get_job(
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.integers(0, 2**32), st.sampled_from([1.5, 2.0, 3.0, 4.0]), st.integers(1, 5), st.integers(1, 4))
-def test_the_plain_rule_is_the_published_one(seed: int, factor: float, height: int, workers: int) -> None:
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([1.5, 2.0, 3.0, 4.0]),
+    st.integers(1, 5),
+    st.integers(1, 4),
+)
+def test_the_plain_rule_is_the_published_one(
+    seed: int, factor: float, height: int, workers: int
+) -> None:
     rng = random.Random(seed)
     ladder = tuple(Rung(1, epochs) for epochs in range(1, height + 1))
     race = Race(ladder, Rule(factor, first_wave=None, margin=None))
@@ -139,7 +149,7 @@ def test_a_trial_that_has_failed_holds_its_place_but_does_not_go_on() -> None:
     check_race(race)
 
 
-# --- the first wave and the leader --------------------------------------------------------------------------------
+# --- the first wave and the leader ---------------------------------------------------------------
 
 
 def test_until_the_first_wave_is_in_nobody_goes_on_to_the_two_rungs_at_the_top() -> None:
@@ -158,7 +168,9 @@ def test_afterwards_the_leader_of_a_rung_may_always_go_on() -> None:
     race = Race(FOUR, Rule(first_wave=0.1), trials=10)
     for rung in range(1, 4):
         assert reach(race, 0, *[5.0] * rung)
-        race.exhausted = rung == 3  # alone at the rung below the top: it waits for other finalists, if any may come
+        race.exhausted = (
+            rung == 3
+        )  # alone at the rung below the top: it waits for other finalists, if any may come
         assert race.next() == 0
         race.promote(0)
     assert not reach(race, 0, *[5.0] * 4)
@@ -184,15 +196,23 @@ def test_a_huge_reduction_factor_is_no_error() -> None:
     assert Race(ladder, Rule(1e100), trials=8).brackets[0].first_wave <= 8
 
 
-# --- the last chance ----------------------------------------------------------------------------------------------
+# --- the last chance -----------------------------------------------------------------------------
 
 
 def last_chances(margin: float | None) -> Race:
-    """Trials 0, 1 and 2 have made both steps; on trial 0, the leader, they lost √8 root-mean-square at the first and
-    gained 1 at the second. Trial 3 waits at the lowest rung, 2.9 behind it, and trial 4 another 0.3."""
+    """Trials 0, 1 and 2 have made both steps; on trial 0, the leader, they lost √8
+    root-mean-square at the first and gained 1 at the second. Trial 3 waits at the lowest rung, 2.9
+    behind it, and trial 4 another 0.3."""
     race = Race(FOUR[:3], Rule(first_wave=0.0, margin=margin), trials=5)
-    for trial, scores in enumerate([(1.0, 1.0, 1.0), (1.0, 3.0, 2.0), (1.0, 1.0 + math.sqrt(12), math.sqrt(12)), (3.9,),
-                                    (4.2,)]):  # fmt: skip
+    for trial, scores in enumerate(
+        [
+            (1.0, 1.0, 1.0),
+            (1.0, 3.0, 2.0),
+            (1.0, 1.0 + math.sqrt(12), math.sqrt(12)),
+            (3.9,),
+            (4.2,),
+        ]
+    ):
         for rung in range(1, len(scores) + 1):
             reach(race, trial, *scores[:rung])
             if rung < len(scores):
@@ -230,7 +250,7 @@ def test_without_a_leader_the_one_nearest_to_the_top_goes_on(rule: Rule) -> None
     assert race.next() == 1
 
 
-# --- trials that start again, and brackets ------------------------------------------------------------------------
+# --- trials that start again, and brackets -------------------------------------------------------
 
 
 def test_a_trial_that_starts_again_passes_its_rungs_silently() -> None:

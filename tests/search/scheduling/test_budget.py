@@ -27,11 +27,17 @@ def test_without_limits_everything_is_affordable() -> None:
         (Budget(target=0.5), {"best": 0.51}, None),
         (Budget(target=0.5), {"best": 0.5}, "target"),
         (Budget(target=-1.0), {"best": math.nan}, None),
-        (Budget(fold_epochs=10, seconds=5, target=1.0), {"fold_epochs": 10, "elapsed": 5, "best": 1.0}, "target"),
+        (
+            Budget(fold_epochs=10, seconds=5, target=1.0),
+            {"fold_epochs": 10, "elapsed": 5, "best": 1.0},
+            "target",
+        ),
         (Budget(fold_epochs=10, seconds=5), {"fold_epochs": 10, "elapsed": 5}, "time"),
     ],
 )
-def test_exceeded_says_which_limit(budget: Budget, spent: dict[str, float], expected: str | None) -> None:
+def test_exceeded_says_which_limit(
+    budget: Budget, spent: dict[str, float], expected: str | None
+) -> None:
     exceeded = Spending(budget, **spent).exceeded  # type: ignore[arg-type]
     assert exceeded is None if expected is None else expected in (exceeded or "")
 
@@ -52,13 +58,17 @@ def test_without_a_pace_yet_time_allows_a_start() -> None:
     assert Spending(Budget(seconds=0.001)).affords(10**6)
 
 
-@pytest.mark.parametrize("budget", [Budget(fold_epochs=0), Budget(seconds=0.0), Budget(target=math.inf)])
+@pytest.mark.parametrize(
+    "budget", [Budget(fold_epochs=0), Budget(seconds=0.0), Budget(target=math.inf)]
+)
 def test_nothing_is_affordable_once_a_limit_is_reached(budget: Budget) -> None:
     assert not Spending(budget).affords(0)
 
 
 def test_both_limits_must_allow_it() -> None:
-    spending = Spending(Budget(fold_epochs=100, seconds=100), fold_epochs=10, train_seconds=10.0, elapsed=50.0)
+    spending = Spending(
+        Budget(fold_epochs=100, seconds=100), fold_epochs=10, train_seconds=10.0, elapsed=50.0
+    )
     assert spending.affords(50)
     assert not spending.affords(60)
     spending.elapsed = 10.0

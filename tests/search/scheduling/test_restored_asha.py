@@ -40,14 +40,23 @@ def begin(plan: Plan, until: int | None = None) -> FakeTune:
 def waiting(sweep: FakeTune) -> list[list[tuple[float, int]]]:
     """Who waits at each rung, of those that neither train nor are about to."""
     idle = {trial.number for trial in sweep.trials if trial.status == Trial.PAUSED}
-    return [[one for one in rung if one[1] in idle] for bracket in sweep.race.brackets for rung in bracket.waiting]
+    return [
+        [one for one in rung if one[1] in idle]
+        for bracket in sweep.race.brackets
+        for rung in bracket.waiting
+    ]
 
 
 @settings(
-    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(plan=plans(fail=True), data=st.data())
-def test_a_saved_scheduler_goes_on_exactly_as_it_would_have(tmp_path: Path, plan: Plan, data: st.DataObject) -> None:
+def test_a_saved_scheduler_goes_on_exactly_as_it_would_have(
+    tmp_path: Path, plan: Plan, data: st.DataObject
+) -> None:
     plan = replace(plan, retries=False)  # else a trial may be pending with a result: see below
     whole = begin(plan)
     part = begin(plan, until=data.draw(st.integers(0, whole.steps)))
@@ -69,7 +78,11 @@ def test_a_new_scheduler_learns_from_the_trials_where_all_of_them_stand(
     still = {trial.number for trial in part.trials if trial.status == Trial.PAUSED}
     both = [[one for one in rung if one[1] in still] for rung in waiting(again)]
     assert both == waiting(part)
-    ends = {trial.number: trial.status for trial in part.trials if trial.status in (Trial.ERROR, Trial.TERMINATED)}
+    ends = {
+        trial.number: trial.status
+        for trial in part.trials
+        if trial.status in (Trial.ERROR, Trial.TERMINATED)
+    }
     assert {number: again.trials[number].status for number in ends} == ends
 
 
@@ -78,7 +91,9 @@ def test_a_new_scheduler_learns_from_the_trials_where_all_of_them_stand(
 def test_with_one_worker_a_restored_sweep_ends_like_the_uninterrupted_one(
     plan: Plan, data: st.DataObject, order: list[int]
 ) -> None:
-    in_training = frozenset(place for place in plan.failures if place[1] >= 0)  # a pause that is cut off cannot fail
+    in_training = frozenset(
+        place for place in plan.failures if place[1] >= 0
+    )  # a pause that is cut off cannot fail
     plan = replace(plan, retries=False, failures=in_training)
     whole = begin(plan)
     part = begin(plan, until=data.draw(st.integers(0, whole.steps)))
@@ -115,7 +130,9 @@ def test_however_many_workers_and_interruptions_a_sweep_ends_soundly(
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(plans(diverging=(0.0,)), ORDERS)
-def test_a_sweep_whose_search_had_ended_ends_when_it_is_taken_up(plan: Plan, order: list[int]) -> None:
+def test_a_sweep_whose_search_had_ended_ends_when_it_is_taken_up(
+    plan: Plan, order: list[int]
+) -> None:
     """Tune does not write down that paused trials were ended."""
     whole = begin(plan)
     for trial in whole.trials:

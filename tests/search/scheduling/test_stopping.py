@@ -16,20 +16,35 @@ from foldrace.search.scheduling.asha import Rule
 from foldrace.search.scheduling.budget import Budget
 from foldrace.search.scheduling.stopping import FifoLadder, Live, StoppingLadder
 from foldrace.trainables.training.ladder import Rung, lockstep_ladder
-from tests.helpers.racing import FakeTrial, FakeTune, Plan, Watched, make_report, make_result, plans, random_losses
+from tests.helpers.racing import (
+    FakeTrial,
+    FakeTune,
+    Plan,
+    Watched,
+    make_report,
+    make_result,
+    plans,
+    random_losses,
+)
 
 FREE = Live(slots=lambda: 99, elapsed=lambda: 0.0)
 
 
 class Both:
-    """The same results told to a StoppingLadder and to Ray's ASHAScheduler as Ray's users would set it up."""
+    """The same results told to a StoppingLadder and to Ray's ASHAScheduler as Ray's users would
+    set it up."""
 
     def __init__(self, losses: np.ndarray, factor: float = 3.0) -> None:
         self.losses, (_, folds, epochs) = losses, losses.shape
         self.ladder = lockstep_ladder(epochs, folds, reduction_factor=factor)
         self.ours = StoppingLadder("both", Watched(self.ladder, Rule(factor), trials=len(losses)))
         self.rays = ASHAScheduler(
-            time_attr="epoch", grace_period=1, max_t=epochs, reduction_factor=factor, metric="val_loss", mode="min"
+            time_attr="epoch",
+            grace_period=1,
+            max_t=epochs,
+            reduction_factor=factor,
+            metric="val_loss",
+            mode="min",
         )
         self.trials = [FakeTrial(number) for number in range(len(losses))]
         for trial in self.trials:
@@ -37,7 +52,9 @@ class Both:
 
     def tell(self, event: str, *arguments: Any) -> tuple[Any, Any]:
         with self.ours.acting_on(FREE):
-            return getattr(self.ours, event)(None, *arguments), getattr(self.rays, event)(None, *arguments)
+            return getattr(self.ours, event)(None, *arguments), getattr(self.rays, event)(
+                None, *arguments
+            )
 
     def advance(self, trial: FakeTrial) -> bool:
         """One epoch more; whether the trial may go on."""
@@ -55,8 +72,15 @@ class Both:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([9, 27]), st.integers(1, 3), st.randoms(use_true_random=False))
-def test_on_a_lockstep_ladder_asha_decides_as_rays_own(seed: int, epochs: int, folds: int, random: Any) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([9, 27]),
+    st.integers(1, 3),
+    st.randoms(use_true_random=False),
+)
+def test_on_a_lockstep_ladder_asha_decides_as_rays_own(
+    seed: int, epochs: int, folds: int, random: Any
+) -> None:
     both = Both(random_losses(seed, (8, folds, epochs), 0.2))
     training = list(both.trials)
     while training:
@@ -65,15 +89,27 @@ def test_on_a_lockstep_ladder_asha_decides_as_rays_own(seed: int, epochs: int, f
             training.remove(trial)
 
 
-@pytest.mark.parametrize(("epochs", "folds", "factor"), [(10, 5, 3.0), (50, 2, 1.1), (30, 3, 2.0), (9, 1, 10.0),
-                                                         (1, 3, 3.0), (2, 1, 3.0), (50, 10, 4.5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("epochs", "folds", "factor"),
+    [
+        (10, 5, 3.0),
+        (50, 2, 1.1),
+        (30, 3, 2.0),
+        (9, 1, 10.0),
+        (1, 3, 3.0),
+        (2, 1, 3.0),
+        (50, 10, 4.5),
+    ],
+)
 def test_every_rung_of_a_ladder_is_one_of_ashas(epochs: int, folds: int, factor: float) -> None:
     ladder = lockstep_ladder(epochs, folds, reduction_factor=factor)
     plan = Plan(ladder, Rule(factor), np.ones((3, folds, epochs)))
     sweep = FakeTune(plan, plan.scheduler(StoppingLadder)).run()
     assert sweep.arrivals == [0, 1, 2], "equal losses stop nobody"
     assert isinstance(sweep.scheduler, StoppingLadder)
-    assert [len(recorded) for _, recorded in sweep.scheduler._rule.asha._brackets[0]._rungs] == [3] * len(ladder)
+    assert [len(recorded) for _, recorded in sweep.scheduler._rule.asha._brackets[0]._rungs] == [
+        3
+    ] * len(ladder)
 
 
 def test_asha_compares_on_any_ladder_that_rises() -> None:
@@ -96,7 +132,9 @@ def test_a_stopped_trial_is_not_started_again_by_a_restored_scheduler() -> None:
             again.on_trial_add(None, trial)
         assert sorted(again._running()) == [0, 2]
         rungs = [dict(recorded) for _, recorded in again._rule.asha._brackets[0]._rungs]
-        assert rungs == [dict(recorded) for _, recorded in both.ours._rule.asha._brackets[0]._rungs]
+        assert rungs == [
+            dict(recorded) for _, recorded in both.ours._rule.asha._brackets[0]._rungs
+        ]
         assert again.choose_trial_to_run(None) is None
 
 
@@ -104,7 +142,9 @@ def test_a_stopped_trial_is_not_started_again_by_a_restored_scheduler() -> None:
 @given(plans(fail=True))
 def test_fifo_trains_every_trial_to_the_end(plan: Plan) -> None:
     sweep = FakeTune(plan, plan.scheduler(FifoLadder)).run()
-    broken = set() if plan.retries else {number for number, position in plan.failures if position >= 0}
+    broken = (
+        set() if plan.retries else {number for number, position in plan.failures if position >= 0}
+    )
     assert set(plan.good) - broken <= set(sweep.arrivals) <= set(plan.good)
     assert not sweep.race.promotions
 
@@ -126,7 +166,9 @@ def test_fifo_ends_with_its_target() -> None:
 
 @pytest.mark.parametrize("kind", [FifoLadder, StoppingLadder])
 def test_fold_epochs_are_kept_by_several_workers_side_by_side(kind: type) -> None:
-    plan = Plan(lockstep_ladder(9, 5), Rule(), np.ones((8, 5, 9)), workers=4, budget=Budget(fold_epochs=60))
+    plan = Plan(
+        lockstep_ladder(9, 5), Rule(), np.ones((8, 5, 9)), workers=4, budget=Budget(fold_epochs=60)
+    )
     assert FakeTune(plan, plan.scheduler(kind)).run().fold_epochs <= 60
 
 

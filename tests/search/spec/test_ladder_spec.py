@@ -19,7 +19,9 @@ def parse(**keys: Any) -> SweepSpec:
 
 def test_a_race_trains_one_fold_first_and_the_others_last() -> None:
     assert parse(epochs=9).ladder == (Rung(1, 1), Rung(1, 3), Rung(1, 9), Rung(3, 9))
-    spec = parse(epochs=16, folds={"splits": 5}, scheduler={"reduction_factor": 4, "grace_epochs": 2})
+    spec = parse(
+        epochs=16, folds={"splits": 5}, scheduler={"reduction_factor": 4, "grace_epochs": 2}
+    )
     assert spec.ladder == (Rung(1, 2), Rung(1, 8), Rung(1, 16), Rung(5, 16))
 
 
@@ -38,7 +40,12 @@ def test_repeats_and_seeds_are_folds(folds: dict[str, Any], count: int) -> None:
     spec = parse(folds=folds)
     given = spec.folds
     plan = FoldPlan(
-        40, FoldKind(given.kind), splits=given.splits, repeats=given.repeats, fraction=given.fraction, seeds=given.seeds
+        40,
+        FoldKind(given.kind),
+        splits=given.splits,
+        repeats=given.repeats,
+        fraction=given.fraction,
+        seeds=given.seeds,
     )
     assert spec.folds.count == plan.folds == len(plan.split()) == count
     assert spec.ladder[-1] == Rung(count, 9)
@@ -68,10 +75,22 @@ def test_a_ladder_of_ones_own_survives_the_way_through_a_file() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"scheduler": {"ladder": [[1, 1], [1, 9]]}}, "scheduler.ladder: [[1, 1], [1, 9]]: must end with all 3 folds"),
-        ({"scheduler": {"ladder": [[1, 3], [1, 1], [3, 9]]}}, "scheduler.ladder[1]: [1, 1]: must rise above the rung"),
-        ({"scheduler": {"ladder": [[1, 1], [1, 1], [3, 9]]}}, "must rise above the rung before it, [1, 1]"),
-        ({"scheduler": {"ladder": [[2, 3], [1, 9], [3, 9]]}}, "must rise above the rung before it, [2, 3]"),
+        (
+            {"scheduler": {"ladder": [[1, 1], [1, 9]]}},
+            "scheduler.ladder: [[1, 1], [1, 9]]: must end with all 3 folds",
+        ),
+        (
+            {"scheduler": {"ladder": [[1, 3], [1, 1], [3, 9]]}},
+            "scheduler.ladder[1]: [1, 1]: must rise above the rung",
+        ),
+        (
+            {"scheduler": {"ladder": [[1, 1], [1, 1], [3, 9]]}},
+            "must rise above the rung before it, [1, 1]",
+        ),
+        (
+            {"scheduler": {"ladder": [[2, 3], [1, 9], [3, 9]]}},
+            "must rise above the rung before it, [2, 3]",
+        ),
         ({"scheduler": {"ladder": [3, 9]}}, "must be a list of rungs, [folds, epochs] each"),
         ({"scheduler": {"ladder": [[0, 1], [3, 9]]}}, "must be a whole number"),
         ({"scheduler": {"ladder": []}}, "must be a list of rungs"),
@@ -79,19 +98,25 @@ def test_a_ladder_of_ones_own_survives_the_way_through_a_file() -> None:
         ({"scheduler": {"kind": "stopping", "brackets": 2}}, "is for kind: promotion alone"),
         ({"scheduler": {"brackets": 9}}, "must be at most the number of rungs, 4"),
         ({"scheduler": {"reduction_factor": 1e100}}, "scheduler.reduction_factor"),
-        ({"search": {"fold_epochs": 26}}, "search.fold_epochs: 26: must be at least what one trial costs to the end"),
+        (
+            {"search": {"fold_epochs": 26}},
+            "search.fold_epochs: 26: must be at least what one trial costs to the end",
+        ),
         ({"search": {"fold_epochs": 0}}, "search.fold_epochs: 0"),
         ({"search": {"target": "low"}}, "search.target: low: must be a number"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_place_and_rule(keys: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_is_refused_with_its_place_and_rule(
+    keys: dict[str, Any], words: str
+) -> None:
     with pytest.raises(InputError) as caught:
         parse(**keys)
     assert words in str(caught.value), str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "keys", [{"search": {"fold_epochs": 500}}, {"search": {"target": 0.1}}, {"folds": {"seeds": 2}}]
+    "keys",
+    [{"search": {"fold_epochs": 500}}, {"search": {"target": 0.1}}, {"folds": {"seeds": 2}}],
 )
 def test_a_comparison_takes_no_budget_and_no_seeds(keys: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="comparison"):

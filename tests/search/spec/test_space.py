@@ -1,4 +1,5 @@
-"""A space draws only what training accepts, keeps its conditions, and refuses at the start what could fail later."""
+"""A space draws only what training accepts, keeps its conditions, and refuses at the start what
+could fail later."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from hypothesis import strategies as st
 from foldrace.errors import InputError
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import parse_spec
-from foldrace.trainables.tasks.parameters import OPTIMIZER_PARAMETERS, TRAINING_PARAMETERS, Parameter, complete
+from foldrace.trainables.tasks.parameters import (
+    OPTIMIZER_PARAMETERS,
+    TRAINING_PARAMETERS,
+    Parameter,
+    complete,
+)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -53,7 +59,7 @@ NESTED = {
 }
 
 
-# --- drawing ------------------------------------------------------------------------------------------------------
+# --- drawing -------------------------------------------------------------------------------------
 
 
 def test_conditions_hold_in_every_draw() -> None:
@@ -69,7 +75,12 @@ def test_conditions_hold_in_every_draw() -> None:
 
 
 def test_draws_have_the_declared_types_and_ranges() -> None:
-    space = build(weight={"int": [0, 3]}, layers={"int": [2, 8], "step": 3}, lr={"choice": [1, 0.1]}, eps=None)
+    space = build(
+        weight={"int": [0, 3]},
+        layers={"int": [2, 8], "step": 3},
+        lr={"choice": [1, 0.1]},
+        eps=None,
+    )
     for params in draw(space):
         assert isinstance(params["weight"], float) and isinstance(params["lr"], float)
         assert type(params["layers"]) is int and params["layers"] in (2, 5, 8)
@@ -91,8 +102,14 @@ def test_only_what_varies_reaches_optuna() -> None:
 
 
 def test_a_fixed_value_can_have_a_condition() -> None:
-    space = build(optimizer={"choice": ["adam", "sgd"]}, momentum={"value": 0.9, "when": {"optimizer": "sgd"}})
-    assert {(p["optimizer"], p.get("momentum")) for p in draw(space)} == {("adam", None), ("sgd", 0.9)}
+    space = build(
+        optimizer={"choice": ["adam", "sgd"]},
+        momentum={"value": 0.9, "when": {"optimizer": "sgd"}},
+    )
+    assert {(p["optimizer"], p.get("momentum")) for p in draw(space)} == {
+        ("adam", None),
+        ("sgd", 0.9),
+    }
 
 
 def test_the_same_seed_draws_the_same() -> None:
@@ -103,14 +120,21 @@ def test_an_empty_space_is_all_defaults() -> None:
     assert draw(build(), 1) == [{}]
 
 
-# --- points to start with -----------------------------------------------------------------------------------------
+# --- points to start with ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "point",
     [
         {"optimizer": "adam", "lr": 0.001},
-        {"optimizer": "sgd", "momentum": 0.5, "nesterov": True, "layers": 4, "norm": "group", "groups": 2},
+        {
+            "optimizer": "sgd",
+            "momentum": 0.5,
+            "nesterov": True,
+            "layers": 4,
+            "norm": "group",
+            "groups": 2,
+        },
         {"batch_size": 17, "latent_dim": 8},
         {},
     ],
@@ -137,7 +161,11 @@ def test_a_point_is_what_the_next_trial_gets(point: dict[str, Any]) -> None:
         ({"batch_size": 8}, "batch_size", "range"),
         ({"batch_size": 16.5}, "batch_size", "whole number"),
         ({"optimizer": "sgd", "momentum": 0.3}, "momentum", "range"),
-        ({"optimizer": "adam", "momentum": 0.5}, "momentum", "exists only if optimizer is sgd; here it is adam"),
+        (
+            {"optimizer": "adam", "momentum": 0.5},
+            "momentum",
+            "exists only if optimizer is sgd; here it is adam",
+        ),
         ({"momentum": 0.5}, "momentum", "add optimizer"),
         ({"layers": 2, "norm": "group"}, "norm", "exists only if layers is 3 or 4"),
         ({"layers": 3, "groups": 2}, "groups", "norm"),
@@ -151,7 +179,7 @@ def test_points_outside_the_space(point: dict[str, Any], name: str, word: str) -
     assert word in str(caught.value)
 
 
-# --- spaces that are refused --------------------------------------------------------------------------------------
+# --- spaces that are refused ---------------------------------------------------------------------
 
 CHOICE = {"choice": ["adam", "sgd", "rmsprop"]}
 WRONG: list[tuple[dict[str, Any], str, str]] = [
@@ -169,36 +197,95 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"latent_dim": {"log": [2, 8]}}, "space.latent_dim", "use {log_int: [low, high]}"),
     ({"layers": {"int": [1, 9]}}, "space.layers", "at most 8"),
     ({"layers": {"choice": [1, 1.0001]}}, "space.layers", "whole number"),
-    ({"lr": {"value": 0.1, "when": {"optimiser": "sgd"}}, "optimizer": CHOICE}, "space.lr.when.optimiser",
-     "did you mean 'optimizer'?"),
-    ({"lr": {"value": 0.1, "when": {"optimizer": "adam"}}}, "space.lr.when.optimizer", "stays 'adam'"),
+    (
+        {"lr": {"value": 0.1, "when": {"optimiser": "sgd"}}, "optimizer": CHOICE},
+        "space.lr.when.optimiser",
+        "did you mean 'optimizer'?",
+    ),
+    (
+        {"lr": {"value": 0.1, "when": {"optimizer": "adam"}}},
+        "space.lr.when.optimizer",
+        "stays 'adam'",
+    ),
     ({"lr": {"value": 0.1, "when": {"lr": 0.1}}}, "space.lr.when.lr", "itself"),
-    ({"lr": {"value": 0.1, "when": {"norm": "batc"}}, "norm": {"choice": ["none", "batch"]}},
-     "space.lr.when.norm", "did you mean 'batch'?"),
-    ({"lr": {"value": 0.1, "when": {"norm": "group"}}, "norm": {"choice": ["none", "batch"]}},
-     "space.lr.when.norm", "never has this value"),
-    ({"lr": {"value": 0.1, "when": {"layers": 5}}, "layers": {"int": [1, 4]}}, "space.lr.when.layers",
-     "never has this value"),
-    ({"lr": {"value": 0.1, "when": {"dropout": 0.5}}, "dropout": {"uniform": [0, 0.5]}},
-     "space.lr.when.dropout", "continuous"),
-    ({"norm": {"choice": ["none"], "when": {"layers": 1}}, "layers": {"value": 1, "when": {"norm": "none"}}},
-     "space.norm.when", "circle"),
-    ({"optimizer": CHOICE, "momentum": {"uniform": [0, 0.9]}}, "space.momentum",
-     "adam has no parameter of that name; add `when: {optimizer: [sgd, rmsprop]}`"),
-    ({"optimizer": CHOICE, "alpha": {"uniform": [0.5, 0.9], "when": {"optimizer": ["sgd", "rmsprop"]}}},
-     "space.alpha", "sgd has no parameter of that name; add `when: {optimizer: [rmsprop]}`"),
-    ({"optimizer": CHOICE, "norm": {"choice": ["none", "batch"]},
-      "momentum": {"uniform": [0, 0.9], "when": {"norm": "batch"}}}, "space.momentum",
-     "`when: {norm: [batch], optimizer: [sgd, rmsprop]}`"),
+    (
+        {"lr": {"value": 0.1, "when": {"norm": "batc"}}, "norm": {"choice": ["none", "batch"]}},
+        "space.lr.when.norm",
+        "did you mean 'batch'?",
+    ),
+    (
+        {"lr": {"value": 0.1, "when": {"norm": "group"}}, "norm": {"choice": ["none", "batch"]}},
+        "space.lr.when.norm",
+        "never has this value",
+    ),
+    (
+        {"lr": {"value": 0.1, "when": {"layers": 5}}, "layers": {"int": [1, 4]}},
+        "space.lr.when.layers",
+        "never has this value",
+    ),
+    (
+        {"lr": {"value": 0.1, "when": {"dropout": 0.5}}, "dropout": {"uniform": [0, 0.5]}},
+        "space.lr.when.dropout",
+        "continuous",
+    ),
+    (
+        {
+            "norm": {"choice": ["none"], "when": {"layers": 1}},
+            "layers": {"value": 1, "when": {"norm": "none"}},
+        },
+        "space.norm.when",
+        "circle",
+    ),
+    (
+        {"optimizer": CHOICE, "momentum": {"uniform": [0, 0.9]}},
+        "space.momentum",
+        "adam has no parameter of that name; add `when: {optimizer: [sgd, rmsprop]}`",
+    ),
+    (
+        {
+            "optimizer": CHOICE,
+            "alpha": {"uniform": [0.5, 0.9], "when": {"optimizer": ["sgd", "rmsprop"]}},
+        },
+        "space.alpha",
+        "sgd has no parameter of that name; add `when: {optimizer: [rmsprop]}`",
+    ),
+    (
+        {
+            "optimizer": CHOICE,
+            "norm": {"choice": ["none", "batch"]},
+            "momentum": {"uniform": [0, 0.9], "when": {"norm": "batch"}},
+        },
+        "space.momentum",
+        "`when: {norm: [batch], optimizer: [sgd, rmsprop]}`",
+    ),
     ({"optimizer": "adam", "momentum": 0.9}, "space.momentum", "adam has no parameter"),
     ({"momentum": 0.9}, "space.momentum", "adam is the optimizer by default"),
-    ({"norm": {"choice": ["none", "batch"]}, "optimizer": {"value": "sgd", "when": {"norm": "batch"}},
-      "momentum": 0.9}, "space.momentum", "adam has no parameter"),
+    (
+        {
+            "norm": {"choice": ["none", "batch"]},
+            "optimizer": {"value": "sgd", "when": {"norm": "batch"}},
+            "momentum": 0.9,
+        },
+        "space.momentum",
+        "adam has no parameter",
+    ),
     ({"optimizer": "sgd", "nesterov": True}, "space.nesterov", "momentum above 0"),
-    ({"optimizer": "sgd", "nesterov": True, "momentum": {"uniform": [0, 0.9]}}, "space.nesterov", "can be 0"),
-    ({"optimizer": "sgd", "nesterov": True, "norm": {"choice": ["none", "batch"]},
-      "momentum": {"value": 0.9, "when": {"norm": "batch"}}}, "space.nesterov", "some values of norm alone"),
-]  # fmt: skip
+    (
+        {"optimizer": "sgd", "nesterov": True, "momentum": {"uniform": [0, 0.9]}},
+        "space.nesterov",
+        "can be 0",
+    ),
+    (
+        {
+            "optimizer": "sgd",
+            "nesterov": True,
+            "norm": {"choice": ["none", "batch"]},
+            "momentum": {"value": 0.9, "when": {"norm": "batch"}},
+        },
+        "space.nesterov",
+        "some values of norm alone",
+    ),
+]
 
 
 @pytest.mark.parametrize(("space", "field", "word"), WRONG, ids=[f"{f}-{w}" for _, f, w in WRONG])
@@ -214,19 +301,22 @@ def test_wrong_spaces_are_refused_by_name(space: dict[str, Any], field: str, wor
     [
         {"optimizer": "sgd", "momentum": {"uniform": [0, 0.9]}},
         {"optimizer": {"choice": ["sgd", "rmsprop"]}, "momentum": 0.9},
-        {"optimizer": CHOICE, "momentum": {"choice": [0.0, 0.9], "when": {"optimizer": ["sgd"]}},
-         "nesterov": {"value": True, "when": {"momentum": 0.9}}},
+        {
+            "optimizer": CHOICE,
+            "momentum": {"choice": [0.0, 0.9], "when": {"optimizer": ["sgd"]}},
+            "nesterov": {"value": True, "when": {"momentum": 0.9}},
+        },
         {"optimizer": CHOICE, "beta1": {"uniform": [0.8, 0.95], "when": {"optimizer": "adam"}}},
         {"beta1": {"uniform": [0.8, 0.95]}},
         {"optimizer": "sgd", "momentum": {"value": 0.9, "when": {"optimizer": "sgd"}}},
     ],
-)  # fmt: skip
+)
 def test_spaces_in_which_every_parameter_has_its_optimizer(space: dict[str, Any]) -> None:
     for params in draw(build(**space), 30):
         complete(params, TASK)
 
 
-# --- property -----------------------------------------------------------------------------------------------------
+# --- property ------------------------------------------------------------------------------------
 
 
 def _ranges(name: str) -> st.SearchStrategy[Any]:
@@ -256,10 +346,14 @@ def _spaces(drawn: st.DrawFn) -> dict[str, Any]:
     names += drawn(st.lists(st.sampled_from(sorted(OWN)), max_size=2, unique=True))
     space = {name: drawn(_ranges(name)) for name in names}
     for name in names:
-        parents = [p for p in names if p != name and isinstance(space[p], dict) and "choice" in space[p]]
+        parents = [
+            p for p in names if p != name and isinstance(space[p], dict) and "choice" in space[p]
+        ]
         if parents and isinstance(space[name], dict) and drawn(st.booleans()):
             parent = drawn(st.sampled_from(parents))
-            values = drawn(st.lists(st.sampled_from(space[parent]["choice"]), min_size=1, unique=True))
+            values = drawn(
+                st.lists(st.sampled_from(space[parent]["choice"]), min_size=1, unique=True)
+            )
             space[name] = {**space[name], "when": {parent: values}}
     owners = [o for o, own in OPTIMIZER_PARAMETERS.items() if OWN & set(names) <= set(own)]
     if owners and drawn(st.integers(0, 3)):

@@ -17,18 +17,45 @@ from foldrace.errors import InputError
 from foldrace.search.spec.sweep_spec import SweepSpec, json_schema, load_spec, parse_spec
 from tests.search.spec.test_sweep_spec import FULL, ROOT, SPECS, parse
 
-# --- properties ---------------------------------------------------------------------------------------------------
+# --- properties ----------------------------------------------------------------------------------
 
-KEYS = [*SweepSpec.model_fields, "kind", "splits", "seed", "limit", "lr", "log", "choice", "uniform", "int", "when",
-        "step", "value", "log_int", "trials", "time_budget", "start_with", "gpu", "optimizer"]  # fmt: skip
+KEYS = [
+    *SweepSpec.model_fields,
+    "kind",
+    "splits",
+    "seed",
+    "limit",
+    "lr",
+    "log",
+    "choice",
+    "uniform",
+    "int",
+    "when",
+    "step",
+    "value",
+    "log_int",
+    "trials",
+    "time_budget",
+    "start_with",
+    "gpu",
+    "optimizer",
+]
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 300), st.integers(), st.floats(), st.text(max_size=8),
-    st.sampled_from(["digits", "tpe", "kfold", "holdout", "90s", "./a.py:B", "~x/\0", "1h", "a/../b"]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 300),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        ["digits", "tpe", "kfold", "holdout", "90s", "./a.py:B", "~x/\0", "1h", "a/../b"]
+    ),
+)
 TREES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), inner, max_size=4)
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), inner, max_size=4),
     ),
     max_leaves=12,
 )
@@ -40,12 +67,15 @@ FORMS = st.one_of(
     st.builds(
         lambda form, bounds, rest: {form: bounds, **rest},
         st.sampled_from(["choice", "uniform", "log", "int", "log_int"]),
-        PAIRS.map(sorted) | st.lists(st.integers(1, 50), min_size=2, max_size=2).map(sorted) | PAIRS,
+        PAIRS.map(sorted)
+        | st.lists(st.integers(1, 50), min_size=2, max_size=2).map(sorted)
+        | PAIRS,
         st.fixed_dictionaries(
             {},
             optional={
                 "when": st.dictionaries(
-                    st.sampled_from(["n", "lr"]), SCALARS | st.lists(SCALARS, min_size=1, max_size=2)
+                    st.sampled_from(["n", "lr"]),
+                    SCALARS | st.lists(SCALARS, min_size=1, max_size=2),
                 ),
                 "step": st.sampled_from([1, 0.5]) | NUMBERS,
             },
@@ -72,7 +102,12 @@ def test_any_tree_is_a_spec_or_an_input_error(tree: Any) -> None:
 
 
 @settings(max_examples=250, deadline=None)
-@given(SPACES, st.fixed_dictionaries({}, optional={"epochs": st.integers(1, 9), "name": SCALARS, "task": SCALARS}))
+@given(
+    SPACES,
+    st.fixed_dictionaries(
+        {}, optional={"epochs": st.integers(1, 9), "name": SCALARS, "task": SCALARS}
+    ),
+)
 def test_what_is_accepted_round_trips(space: dict[str, Any], rest: dict[str, Any]) -> None:
     spec = outcome({"dataset": "digits", "space": space, **rest})
     event("refused" if isinstance(spec, InputError) else f"{len(spec.space)} parameters")
@@ -90,7 +125,7 @@ def test_any_text_is_a_spec_or_an_input_error(text: str) -> None:
         assert str(error)
 
 
-# --- the schema, and what an import costs -------------------------------------------------------------------------
+# --- the schema, and what an import costs --------------------------------------------------------
 
 
 def test_the_shipped_schema_is_up_to_date() -> None:
@@ -105,7 +140,12 @@ def test_the_schema_agrees_with_the_parser() -> None:
     validator.validate(yaml.safe_load(parse(space={"lr": {"log": [1, 2]}, "n": 3}).to_yaml()))
     validator.validate({"dataset": "digits"})
     assert not validator.is_valid({})
-    for wrong in ({"serch": 1}, {"epochs": 0}, {"space": {"lr": [1]}}, {"space": {"lr": {"log": [1]}}}):
+    for wrong in (
+        {"serch": 1},
+        {"epochs": 0},
+        {"space": {"lr": [1]}},
+        {"space": {"lr": {"log": [1]}}},
+    ):
         assert not validator.is_valid({"dataset": "digits", **wrong}), wrong
 
 
@@ -124,9 +164,12 @@ def test_shipped_specs_are_valid(path: Path) -> None:
 
 def test_reading_a_spec_imports_nothing_heavy() -> None:
     code = (
-        "import sys, pathlib, foldrace.search.spec.sweep_spec, foldrace.search.spec.space;"
-        "foldrace.search.spec.sweep_spec.parse_spec({'dataset': 'digits', 'space': {'lr': 1}}, pathlib.Path('/'));"
-        "print([m for m in ('torch', 'ray', 'optuna', 'mlflow', 'numpy', 'pandas') if m in sys.modules])"
+        "import sys, pathlib, foldrace.search.spec.sweep_spec,"
+        " foldrace.search.spec.space;foldrace.search.spec.sweep_spec.parse_spec({'dataset':"
+        " 'digits', 'space': {'lr': 1}}, pathlib.Path('/'));print([m for m in ('torch', 'ray',"
+        " 'optuna', 'mlflow', 'numpy', 'pandas') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

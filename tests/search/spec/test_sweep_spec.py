@@ -1,4 +1,5 @@
-"""A sweep file either becomes a spec that says the same, or an InputError that names field, value and rule."""
+"""A sweep file either becomes a spec that says the same, or an InputError that names field, value
+and rule."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ space:
   batch_size: {log_int: [16, 256]}
   latent_dim: 16
   eps: null
-search: {sampler: random, trials: 40, seed: 3, time_budget: 1h30m, start_with: [{optimizer: adam, lr: 1e-3}]}
+search: {sampler: random, trials: 40, seed: 3, time_budget: 1h30m,
+         start_with: [{optimizer: adam, lr: 1e-3}]}
 scheduler: {kind: fifo, reduction_factor: 2, grace_epochs: 2}
 resources: {cpu: 2, gpu: 0.5}
 tracking: {experiment: ae, uri: "http://localhost:5000"}
@@ -56,12 +58,16 @@ def write(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-# --- what a good file becomes -------------------------------------------------------------------------------------
+# --- what a good file becomes --------------------------------------------------------------------
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
     spec = load_spec(write(tmp_path, FULL))
-    assert (spec.dataset.name, spec.dataset.limit, spec.dataset.size) == ("fashion-mnist", 12000, (14, 14))
+    assert (spec.dataset.name, spec.dataset.limit, spec.dataset.size) == (
+        "fashion-mnist",
+        12000,
+        (14, 14),
+    )
     assert (spec.folds.kind, spec.folds.repeats, spec.folds.shuffle) == ("repeated", 3, False)
     assert spec.early_stopping.min_delta == 1e-4
     assert spec.space["optimizer"] == Choice(choice=("adam", "sgd"))
@@ -75,13 +81,25 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 
 def test_a_data_set_is_enough() -> None:
     spec = parse()
-    assert (spec.name, spec.task, spec.epochs, spec.search.trials) == ("autoencoder", "autoencoder", 9, 20)
-    assert spec.scheduler.kind == "promotion" and spec.search.time_budget is None and spec.space == {}
+    assert (spec.name, spec.task, spec.epochs, spec.search.trials) == (
+        "autoencoder",
+        "autoencoder",
+        9,
+        20,
+    )
+    assert (
+        spec.scheduler.kind == "promotion" and spec.search.time_budget is None and spec.space == {}
+    )
 
 
 @pytest.mark.parametrize(
     ("task", "name"),
-    [("package.module:Name", "Name"), ("variational", "variational"), ("a.b:_c d", "c-d"), ("a:..", "sweep")],
+    [
+        ("package.module:Name", "Name"),
+        ("variational", "variational"),
+        ("a.b:_c d", "c-d"),
+        ("a:..", "sweep"),
+    ],
 )
 def test_the_name_follows_the_task(task: str, name: str) -> None:
     assert parse(task=task).name == name
@@ -89,7 +107,8 @@ def test_the_name_follows_the_task(task: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1.5h", 5400), (12, 12)]
+    ("written", "seconds"),
+    [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1.5h", 5400), (12, 12)],
 )
 def test_time_budgets(written: object, seconds: float) -> None:
     assert parse(search={"time_budget": written}).search.time_budget == seconds
@@ -115,9 +134,20 @@ def test_the_mapping_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("plain", "value"),
-    [("1e-3", 0.001), ("1E5", 1e5), ("-.5", -0.5), ("yes", "yes"), ("2024-01-01", "2024-01-01"), ("1:30", "1:30"),
-     ("010", "010"), ("1_000", 1000), ("~", None), ("true", True), ("'1e-3'", "1e-3")],
-)  # fmt: skip
+    [
+        ("1e-3", 0.001),
+        ("1E5", 1e5),
+        ("-.5", -0.5),
+        ("yes", "yes"),
+        ("2024-01-01", "2024-01-01"),
+        ("1:30", "1:30"),
+        ("010", "010"),
+        ("1_000", 1000),
+        ("~", None),
+        ("true", True),
+        ("'1e-3'", "1e-3"),
+    ],
+)
 def test_plain_values_are_what_they_look_like(tmp_path: Path, plain: str, value: object) -> None:
     spec = load_spec(write(tmp_path, f"dataset: digits\nspace: {{lr: {plain}}}"))
     assert spec.space["lr"] == Fixed(value=value)
@@ -125,14 +155,20 @@ def test_plain_values_are_what_they_look_like(tmp_path: Path, plain: str, value:
     assert parse_spec(yaml.safe_load(spec.to_yaml()), tmp_path) == spec
 
 
-# --- overrides ----------------------------------------------------------------------------------------------------
+# --- overrides -----------------------------------------------------------------------------------
 
 
 def test_overrides_have_the_types_of_the_file(tmp_path: Path) -> None:
     settings = [
-        "space.lr={log: [1e-4, 1e-2]}", "search.start_with=[]", "dataset=digits", "dataset.limit=100",
-        "search.trials=5", "search.time_budget=90s", "name=", "objective=null",
-    ]  # fmt: skip
+        "space.lr={log: [1e-4, 1e-2]}",
+        "search.start_with=[]",
+        "dataset=digits",
+        "dataset.limit=100",
+        "search.trials=5",
+        "search.time_budget=90s",
+        "name=",
+        "objective=null",
+    ]
     spec = load_spec(write(tmp_path, FULL), settings)
     assert spec.space["lr"] == Log(log=[1e-4, 1e-2])
     assert (spec.dataset.name, spec.dataset.limit, spec.dataset.seed) == ("digits", 100, 0)
@@ -142,9 +178,15 @@ def test_overrides_have_the_types_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("override", "word"),
-    [("epochs", "key=value"), ("=3", "key=value"), ("a..b=3", "key=value"), ("space.lr=[1", "line 1"),
-     ("epochs.more=3", "epochs is no mapping"), ("space.lr.log=[1, 2]", "space.lr is no mapping")],
-)  # fmt: skip
+    [
+        ("epochs", "key=value"),
+        ("=3", "key=value"),
+        ("a..b=3", "key=value"),
+        ("space.lr=[1", "line 1"),
+        ("epochs.more=3", "epochs is no mapping"),
+        ("space.lr.log=[1, 2]", "space.lr is no mapping"),
+    ],
+)
 def test_malformed_overrides(override: str, word: str) -> None:
     with pytest.raises(InputError, match=word) as caught:
         parse((override,), epochs=1, space={"lr": 0.1})
@@ -156,10 +198,12 @@ def test_an_override_is_validated_like_the_file() -> None:
         parse(("search.trials=0",))
 
 
-# --- paths --------------------------------------------------------------------------------------------------------
+# --- paths ---------------------------------------------------------------------------------------
 
 
-def test_files_are_looked_for_beside_the_spec_and_then_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_looked_for_beside_the_spec_and_then_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     beside, here = tmp_path / "specs", tmp_path / "here"
     for folder in (beside, here):
         folder.mkdir()
@@ -181,7 +225,7 @@ def test_plain_names_stay(name: str) -> None:
     assert parse(task=name).task == name
 
 
-# --- files that are no specs --------------------------------------------------------------------------------------
+# --- files that are no specs ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -230,7 +274,7 @@ def test_no_mapping() -> None:
         parse_spec([1, 2], Path.cwd())  # type: ignore[arg-type]
 
 
-# --- wrong specs: the exact field, and a word of the rule ---------------------------------------------------------
+# --- wrong specs: the exact field, and a word of the rule ----------------------------------------
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"serch": {}}, "serch", "did you mean 'search'?"),
@@ -263,7 +307,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"search": {"start_with": {"lr": 1}}}, "search.start_with", "must be a list"),
     ({"search": {"start_with": [{}, {"lr": [1]}]}}, "search.start_with[1].lr", "must be a number"),
     ({"scheduler": {"reduction_factor": 1}}, "scheduler.reduction_factor", "at least 1.1"),
-    ({"scheduler": {"grace_epochs": 10}}, "scheduler.grace_epochs", "at most the number of epochs, 9"),
+    (
+        {"scheduler": {"grace_epochs": 10}},
+        "scheduler.grace_epochs",
+        "at most the number of epochs, 9",
+    ),
     ({"resources": {"gpu": 1.5}}, "resources.gpu", "whole number"),
     ({"resources": {"cpu": 0}}, "resources.cpu", "at least 0.001"),
     ({"tracking": {"url": "x"}}, "tracking.url", "did you mean 'uri'?"),
@@ -273,10 +321,18 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"space": {"lr": {"log": [1, 2], "uniform": [1, 2]}}}, "space.lr", "2 forms"),
     ({"space": {"lr": {"log": [1, 2], "step": 1}}}, "space.lr.step", "unknown key"),
     ({"space": {"lr": {"log": [0.1, 0.01]}}}, "space.lr.log", "did you mean [0.01, 0.1]?"),
-    ({"space": {"lr": {"uniform": [1, 1]}}}, "space.lr.uniform", "did you mean the fixed value 1?"),
+    (
+        {"space": {"lr": {"uniform": [1, 1]}}},
+        "space.lr.uniform",
+        "did you mean the fixed value 1?",
+    ),
     ({"space": {"lr": {"log": [0, 1]}}}, "space.lr.log", "above 0"),
     ({"space": {"lr": {"log": [0.1]}}}, "space.lr.log", "two numbers"),
-    ({"space": {"lr": {"uniform": [1, 2, 3]}}}, "space.lr.uniform", "did you mean {choice: [1, 2, 3]}?"),
+    (
+        {"space": {"lr": {"uniform": [1, 2, 3]}}},
+        "space.lr.uniform",
+        "did you mean {choice: [1, 2, 3]}?",
+    ),
     ({"space": {"lr": {"uniform": [0, float("inf")]}}}, "space.lr.uniform", "finite"),
     ({"space": {"lr": {"choice": [1, float("nan")]}}}, "space.lr.choice", "finite"),
     ({"space": {"lr": {"choice": []}}}, "space.lr.choice", "at least one"),
@@ -286,7 +342,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"space": {"n": {"log_int": [0, 8]}}}, "space.n.log_int", "at least 1"),
     ({"space": {"n": {"int": [1, 8], "step": 3}}}, "space.n.step", "did you mean [1, 7]?"),
     ({"space": {"n": {"int": [1, 8], "step": 9}}}, "space.n.step", "wider"),
-    ({"space": {"n": {"uniform": [0, 1], "step": 0.3}}}, "space.n.step", "did you mean [0.0, 0.9]?"),
+    (
+        {"space": {"n": {"uniform": [0, 1], "step": 0.3}}},
+        "space.n.step",
+        "did you mean [0.0, 0.9]?",
+    ),
     ({"space": {"n": {"uniform": [0, 1], "step": 1e-9}}}, "space.n.step", "1,000,000"),
     ({"space": {"n": {"value": 1, "when": {}}}}, "space.n.when", "parent"),
     ({"space": {"n": {"value": 1, "when": {"o": []}}}}, "space.n.when", "at least one"),
@@ -323,12 +383,20 @@ def test_unfit_python_values_are_refused() -> None:
 
 def test_how_folds_are_computed_is_checked_and_kept():
     training = parse(training={"fused": False, "precision": "tf32"}).training
-    assert (training.fused, training.precision) == (False, "tf32") and parse().training.fused == "auto"
+    assert (training.fused, training.precision) == (
+        False,
+        "tf32",
+    ) and parse().training.fused == "auto"
     for wrong in ({"fused": "yes"}, {"precision": "float16"}, {"fuse": True}):
         with pytest.raises(InputError, match="training"):
             parse(training=wrong)
-    assert str(refused(training={"fused": "yes"})) == "training.fused: yes: must be one of auto, true, false"
-    assert str(refused(training={"precision": "bfloat"})).endswith("bfloat16; did you mean 'bfloat16'?")
+    assert (
+        str(refused(training={"fused": "yes"}))
+        == "training.fused: yes: must be one of auto, true, false"
+    )
+    assert str(refused(training={"precision": "bfloat"})).endswith(
+        "bfloat16; did you mean 'bfloat16'?"
+    )
 
 
 def test_a_number_in_quotes_is_told_so_and_what_is_none_is_not() -> None:
@@ -338,10 +406,14 @@ def test_a_number_in_quotes_is_told_so_and_what_is_none_is_not() -> None:
 
 def test_a_trial_has_a_share_of_a_processor_and_may_have_no_gpu() -> None:
     assert (
-        refused(resources={"cpu": 1e-9}).rule == refused(resources={"cpu": 0}).rule == "must be a number at least 0.001"
+        refused(resources={"cpu": 1e-9}).rule
+        == refused(resources={"cpu": 0}).rule
+        == "must be a number at least 0.001"
     )
     assert refused(resources={"gpu": 1e-9}).rule == "must be 0, or at least 0.001"
-    assert refused(resources={"gpu": 1.5}).rule.startswith("must be a whole number if it is above 1")
+    assert refused(resources={"gpu": 1.5}).rule.startswith(
+        "must be a whole number if it is above 1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -354,6 +426,10 @@ def test_a_trial_has_a_share_of_a_processor_and_may_have_no_gpu() -> None:
         ({}, 0, []),
     ],
 )
-def test_what_is_asked_for_in_vain_is_told(training: dict[str, Any], gpu: float, said: list[str]) -> None:
+def test_what_is_asked_for_in_vain_is_told(
+    training: dict[str, Any], gpu: float, said: list[str]
+) -> None:
     lines = list(without_effect(parse(training=training, resources={"gpu": gpu})))
-    assert len(lines) == len(said) and all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+    assert len(lines) == len(said) and all(
+        line.startswith(start) for line, start in zip(lines, said, strict=True)
+    )

@@ -1,4 +1,5 @@
-"""What a comparison answers for each arm: its best, its default, and the fold losses of its repeats."""
+"""What a comparison answers for each arm: its best, its default, and the fold losses of its
+repeats."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ DEFAULT, SEARCH, REPEAT = Phase.DEFAULT, Phase.SEARCH, Phase.REPEAT
 
 
 def race(*trials: tuple[Part, TrialStatus, tuple[float, ...]]) -> Ledger:
-    records = [record(number, status, *losses) for number, (_, status, losses) in enumerate(trials)]
+    records = [
+        record(number, status, *losses) for number, (_, status, losses) in enumerate(trials)
+    ]
     for trial, (part, _, _) in zip(records, trials, strict=True):
         trial.part = part
         trial.params = {"optimizer": part.arm, "lr": 0.001 * (1 + trial.number)}
@@ -29,7 +32,8 @@ def race(*trials: tuple[Part, TrialStatus, tuple[float, ...]]) -> Ledger:
 
 @pytest.fixture
 def ended() -> Ledger:
-    """adam is better by default; one repeat of sgd has failed; nothing of rmsprop has come to its end."""
+    """adam is better by default; one repeat of sgd has failed; nothing of rmsprop has come to its
+    end."""
     return race(
         (Part("adam", DEFAULT), COMPLETED, (0.1, 0.3)),
         (Part("sgd", DEFAULT), COMPLETED, (0.8, 0.8)),
@@ -57,7 +61,10 @@ def test_an_arm_answers_with_its_best_its_default_and_its_repeats(ended: Ledger)
     assert adam["repeats"]["count"] == 4
     assert (sgd["best_trial"], sgd["val_loss"], sgd["default"]) == (4, pytest.approx(0.6), 0.8)
     assert sgd["trials"] == {"completed": 3, "pruned": 0, "failed": 1}
-    assert (sgd["repeats"]["losses"], sgd["repeats"]["mean"]) == ([None, [0.6, 0.8]], pytest.approx(0.7))
+    assert (sgd["repeats"]["losses"], sgd["repeats"]["mean"]) == (
+        [None, [0.6, 0.8]],
+        pytest.approx(0.7),
+    )
     assert (rmsprop["best_trial"], rmsprop["val_loss"], rmsprop["default"]) == (None, None, None)
     assert rmsprop["repeats"] == {"mean": None, "standard_error": None, "count": 0, "losses": []}
     json.dumps(arms, allow_nan=False)
@@ -74,9 +81,18 @@ def test_the_tables_name_arms_and_leave_repeats_out_of_the_best(ended: Ledger) -
     console = Console(file=file, width=100)
     console.print(top_table(ended, ["optimizer", "lr"], folds=3, epochs=3))
     best = [line for line in file.getvalue().splitlines() if "to the end" in line]
-    assert [line.split("│")[3].strip() for line in best] == ["adam default", "adam", "sgd", "sgd default"]
+    assert [line.split("│")[3].strip() for line in best] == [
+        "adam default",
+        "adam",
+        "sgd",
+        "sgd default",
+    ]
     console.print(arms_table(make_arm_results(ended, LABELS), ["optimizer", "lr"]))
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in file.getvalue().splitlines() if "│" in line]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in file.getvalue().splitlines()
+        if "│" in line
+    ]
     assert rows[-3:] == [
         ["adam", "0.20000", "0.20000", "0.35000 ± 0.06455", "0", "lr=0.001"],
         ["sgd", "0.80000", "0.60000", "0.70000 ± 0.10000", "1", "lr=0.005"],

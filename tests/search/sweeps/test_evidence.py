@@ -1,4 +1,5 @@
-"""What a refitted model makes of the test images: right images, right codes, and what there is for which task."""
+"""What a refitted model makes of the test images: right images, right codes, and what there is for
+which task."""
 
 from __future__ import annotations
 
@@ -24,19 +25,27 @@ def codec(name, seed=0, **params):
     task = load_task(name)
     complete = task.complete({"latent_dim": 3, "width": 4, "hidden": 16, **params})
     torch.manual_seed(seed)
-    return Codec(task, task.implementation.build(complete, SHAPE), complete, torch.device("cpu"), seed=0)
+    return Codec(
+        task, task.implementation.build(complete, SHAPE), complete, torch.device("cpu"), seed=0
+    )
 
 
 def test_codes_and_errors_are_those_of_the_model_in_evaluation_mode(images):
     one = codec("autoencoder")
-    found = collect_evidence(one, [codec("autoencoder", 1), codec("autoencoder", 2)], images, LABELS, ())
+    found = collect_evidence(
+        one, [codec("autoencoder", 1), codec("autoencoder", 2)], images, LABELS, ()
+    )
     pixels = torch.from_numpy(images).float() / 255
     with torch.no_grad():
         codes, made = one.model.eval().encoder(pixels), one.model(pixels)
     assert np.allclose(found["codes"], codes.numpy(), atol=1e-6)
-    assert np.allclose(found["errors"], (made - pixels).square().flatten(1).mean(1).numpy(), atol=1e-6)
+    assert np.allclose(
+        found["errors"], (made - pixels).square().flatten(1).mean(1).numpy(), atol=1e-6
+    )
     assert np.array_equal(found["first_reconstructions"], as_bytes(made[:16].numpy()))
-    assert found["fold_codes"].shape == (2, 120, 3) and not np.allclose(found["fold_codes"][0], found["fold_codes"][1])
+    assert found["fold_codes"].shape == (2, 120, 3) and not np.allclose(
+        found["fold_codes"][0], found["fold_codes"][1]
+    )
 
 
 def test_the_best_and_the_worst_of_each_class_are_shown(images):
@@ -53,8 +62,13 @@ def test_the_best_and_the_worst_of_each_class_are_shown(images):
 def test_only_a_generative_task_draws_from_its_prior(images):
     plain = collect_evidence(codec("autoencoder", latent_dim=2), [], images, LABELS, ())
     assert not {"prior_samples", "traversals", "interpolations", "manifold", "active"} & set(plain)
-    flat = collect_evidence(codec("variational", latent_dim=2), [], images, LABELS, ("a",) * 10, [0.1, 2.0])
-    assert flat["manifold"].shape == (20, 20, *SHAPE) and flat["prior_samples"].shape == (100, *SHAPE)
+    flat = collect_evidence(
+        codec("variational", latent_dim=2), [], images, LABELS, ("a",) * 10, [0.1, 2.0]
+    )
+    assert flat["manifold"].shape == (20, 20, *SHAPE) and flat["prior_samples"].shape == (
+        100,
+        *SHAPE,
+    )
     assert flat["traversal_dims"].tolist() == [1, 0]
     assert flat["class_names"].tolist() == ["a"] * 10
     assert "manifold" not in collect_evidence(codec("variational"), [], images, LABELS, ())
@@ -66,7 +80,10 @@ def test_an_interpolation_goes_from_one_image_s_reconstruction_to_the_other_s(im
     starts, ends = found["interpolation_ends"].T
     made = as_bytes(one.reconstruct(images))
     assert (LABELS[starts] != LABELS[ends]).all()
-    for side, chosen in ((0, starts), (-1, ends)):  # a byte apart where a batch's sums were added in another order
+    for side, chosen in (
+        (0, starts),
+        (-1, ends),
+    ):  # a byte apart where a batch's sums were added in another order
         assert np.abs(found["interpolations"][:, side].astype(int) - made[chosen]).max() <= 1
 
 
@@ -94,12 +111,16 @@ def test_a_task_with_losses_alone_leaves_the_images(images):
             return {"loss": model(images).mean(1)}
 
     bare = dataclasses.replace(codec("autoencoder").task, implementation=Bare())
-    found = collect_evidence(dataclasses.replace(codec("autoencoder"), task=bare), [], images, LABELS, ())
+    found = collect_evidence(
+        dataclasses.replace(codec("autoencoder"), task=bare), [], images, LABELS, ()
+    )
     assert set(found) == {"images", "labels"}
 
 
 def test_it_repeats_and_reads_back_without_pickle(images, tmp_path):
-    first, second = (collect_evidence(codec("variational"), [], images, LABELS, ("x",)) for _ in range(2))
+    first, second = (
+        collect_evidence(codec("variational"), [], images, LABELS, ("x",)) for _ in range(2)
+    )
     save_evidence(tmp_path / "evidence.npz", first)
     with np.load(tmp_path / "evidence.npz", allow_pickle=False) as stored:
         assert set(stored.files) == set(first)

@@ -23,7 +23,11 @@ BOTH = ("val_loss", "parameters")
 
 
 def record(
-    number: int, loss: float, parameters: int | None, seconds: float = 1.0, status: TrialStatus = TrialStatus.COMPLETED
+    number: int,
+    loss: float,
+    parameters: int | None,
+    seconds: float = 1.0,
+    status: TrialStatus = TrialStatus.COMPLETED,
 ) -> TrialRecord:
     folds = tuple(FoldReport(k, 2, 2, False, None, {"val_loss": loss + 0.01 * k}) for k in (-1, 1))
     report = EpochReport(2, folds, 4, seconds, True)
@@ -36,8 +40,12 @@ def front(records: Sequence[TrialRecord], objectives: Sequence[str] = BOTH) -> l
 
 def test_the_front_holds_what_no_other_trial_beats_in_all_objectives() -> None:
     records = [
-        record(0, 0.5, 100), record(1, 0.4, 200), record(2, 0.6, 150), record(3, 0.3, 900), record(4, 0.4, 250),
-    ]  # fmt: skip
+        record(0, 0.5, 100),
+        record(1, 0.4, 200),
+        record(2, 0.6, 150),
+        record(3, 0.3, 900),
+        record(4, 0.4, 250),
+    ]
     assert front(records) == [3, 1, 0]
 
 
@@ -48,15 +56,23 @@ def test_equals_stay_side_by_side_and_order_does_not_matter() -> None:
 
 def test_only_completed_trials_with_all_figures_count() -> None:
     records = [
-        record(0, 0.1, 10, status=TrialStatus.PRUNED), record(1, 0.1, 10, status=TrialStatus.FAILED),
-        record(2, math.inf, 10), record(3, 0.1, None), record(4, 0.5, 100), TrialRecord(5, {}),
-    ]  # fmt: skip
+        record(0, 0.1, 10, status=TrialStatus.PRUNED),
+        record(1, 0.1, 10, status=TrialStatus.FAILED),
+        record(2, math.inf, 10),
+        record(3, 0.1, None),
+        record(4, 0.5, 100),
+        TrialRecord(5, {}),
+    ]
     assert front(records) == [4]
     assert front(records[:3]) == []
 
 
 def test_seconds_are_an_objective_too() -> None:
-    records = [record(0, 0.5, 100, seconds=9.0), record(1, 0.5, 100, seconds=3.0), record(2, 0.6, 200, seconds=1.0)]
+    records = [
+        record(0, 0.5, 100, seconds=9.0),
+        record(1, 0.5, 100, seconds=3.0),
+        record(2, 0.6, 200, seconds=1.0),
+    ]
     assert front(records, ("val_loss", "seconds")) == [1, 2]
     assert front(records, ("val_loss", "parameters", "seconds")) == [1, 2]
 
@@ -68,21 +84,26 @@ def test_a_sweep_with_one_objective_has_no_front() -> None:
 def test_a_point_as_json_holds_its_objectives() -> None:
     [point] = pareto_front([record(0, 0.5, 100)], BOTH)
     assert point.to_json() == {
-        "trial": 0, "params": {"width": 0}, "val_loss": pytest.approx(0.5), "parameters": 100,
-    }  # fmt: skip
+        "trial": 0,
+        "params": {"width": 0},
+        "val_loss": pytest.approx(0.5),
+        "parameters": 100,
+    }
 
 
 def test_the_result_as_json_has_the_front_of_several_objectives_and_no_key_without_it() -> None:
     points = pareto_front([record(0, 0.5, 100), record(1, 0.4, 200)], BOTH)
     result = SweepResult(
         "s", Path("s"), "sqlite:///x", "run", {"completed": 2}, None, 8, 1.0, False, pareto=points
-    )  # fmt: skip
+    )
     assert [point["trial"] for point in result.to_json()["pareto"]] == [1, 0]
     assert "pareto" not in replace(result, pareto=()).to_json()
 
 
 def test_the_table_shows_the_loss_with_its_error_and_the_price() -> None:
-    points = pareto_front([record(3, 0.3, 12345, seconds=75.0)], ("val_loss", "parameters", "seconds"))
+    points = pareto_front(
+        [record(3, 0.3, 12345, seconds=75.0)], ("val_loss", "parameters", "seconds")
+    )
     output = io.StringIO()
     Console(file=output, width=120).print(pareto_table(points, ["width"]))
     row = next(line for line in output.getvalue().splitlines() if "12,345" in line)
@@ -92,7 +113,11 @@ def test_the_table_shows_the_loss_with_its_error_and_the_price() -> None:
 @pytest.mark.parametrize(
     ("search", "kind", "said"),
     [
-        ({"objectives": ["parameters"]}, "fifo", "search.objectives: ['parameters']: must be a list: val_loss first"),
+        (
+            {"objectives": ["parameters"]},
+            "fifo",
+            "search.objectives: ['parameters']: must be a list: val_loss first",
+        ),
         ({"objectives": []}, "fifo", "search.objectives: []: must be a list"),
         ({"objectives": "val_loss"}, "fifo", "search.objectives: val_loss: must be a list"),
         (
@@ -101,18 +126,32 @@ def test_the_table_shows_the_loss_with_its_error_and_the_price() -> None:
             r"search.objectives[1]: second: must be a list: val_loss first",
         ),
         ({"objectives": ["val_loss", "val_loss"]}, "fifo", "search.objectives[1]: val_loss: "),
-        ({"objectives": list(BOTH), "sampler": "gp"}, "fifo", "search.sampler: gp: must be one of nsga2, tpe, random"),
-        ({"objectives": list(BOTH)}, "stopping", "scheduler.kind: stopping: must be fifo with more than one objective"),
+        (
+            {"objectives": list(BOTH), "sampler": "gp"},
+            "fifo",
+            "search.sampler: gp: must be one of nsga2, tpe, random",
+        ),
+        (
+            {"objectives": list(BOTH)},
+            "stopping",
+            "scheduler.kind: stopping: must be fifo with more than one objective",
+        ),
     ],
 )
-def test_what_does_not_go_with_several_objectives_is_refused(search: dict[str, object], kind: str, said: str) -> None:
+def test_what_does_not_go_with_several_objectives_is_refused(
+    search: dict[str, object], kind: str, said: str
+) -> None:
     with pytest.raises(InputError) as error:
-        parse_spec({"dataset": "digits", "search": search, "scheduler": {"kind": kind}}, Path.cwd())
+        parse_spec(
+            {"dataset": "digits", "search": search, "scheduler": {"kind": kind}}, Path.cwd()
+        )
     assert str(error.value).startswith(said)
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random"])
 def test_several_objectives_need_a_sampler_that_knows_them(sampler: str) -> None:
     search = {"objectives": ["val_loss", "seconds", "parameters"], "sampler": sampler}
-    spec = parse_spec({"dataset": "digits", "search": search, "scheduler": {"kind": "fifo"}}, Path.cwd())
+    spec = parse_spec(
+        {"dataset": "digits", "search": search, "scheduler": {"kind": "fifo"}}, Path.cwd()
+    )
     assert spec.search.objectives == ("val_loss", "seconds", "parameters")

@@ -1,4 +1,5 @@
-"""A comparison's plan and its search: the same trials and the same winners, whatever ends first."""
+"""A comparison's plan and its search: the same trials and the same winners, whatever ends
+first."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def make_arms(arms: Mapping[str, Any] = ARMS) -> tuple[Arm, ...]:
     return build_arms(parse_spec(tree, Path.cwd()), load_task("autoencoder"))
 
 
-def make_plan(sampler: str = "random", seed: int = 0, arms: Mapping[str, Any] = ARMS, trials: int = TRIALS) -> Plan:
+def make_plan(
+    sampler: str = "random", seed: int = 0, arms: Mapping[str, Any] = ARMS, trials: int = TRIALS
+) -> Plan:
     return draw_plan(make_arms(arms), sampler=sampler, trials=trials, repeats=REPEATS, seed=seed)
 
 
@@ -53,7 +56,8 @@ Loss = Callable[[Mapping[str, Any]], float | None]
 def run(
     search: ComparisonSearch, *, workers: int = 1, last: bool = False, loss: Loss = loss_of
 ) -> dict[int, Mapping[str, Any]]:
-    """All trials by number, with so many at once; of those that run the first or the last one ends next."""
+    """All trials by number, with so many at once; of those that run the first or the last one ends
+    next."""
     running: dict[str, Mapping[str, Any]] = {}
     done: dict[int, Mapping[str, Any]] = {}
     ids = (f"t{n}" for n in itertools.count())
@@ -72,10 +76,12 @@ def run(
         assert ended["trial"] not in done
         done[ended["trial"]] = ended
         value = loss(ended)
-        search.on_trial_complete(name, None if value is None else finished(value), error=value is None)
+        search.on_trial_complete(
+            name, None if value is None else finished(value), error=value is None
+        )
 
 
-# --- the plan -----------------------------------------------------------------------------------------------------
+# --- the plan ------------------------------------------------------------------------------------
 
 
 def test_trials_are_numbered_by_turns_and_repeats_by_arm() -> None:
@@ -107,7 +113,10 @@ def test_a_plan_depends_on_the_seed_and_each_arm_on_its_label_alone(sampler: str
     plan = make_plan(sampler)
     assert plan == make_plan(sampler)
     assert plan != make_plan(sampler, seed=1)
-    assert make_plan(sampler, arms={name: ARMS[name] for name in ("sgd", "adam")}).points["adam"] == plan.points["adam"]
+    assert (
+        make_plan(sampler, arms={name: ARMS[name] for name in ("sgd", "adam")}).points["adam"]
+        == plan.points["adam"]
+    )
     assert plan.points["adam"][0] == plan.points["again"][0]  # the default
     assert plan.points["adam"][1:] != plan.points["again"][1:]
     more = make_plan(sampler, trials=TRIALS + 2)
@@ -115,25 +124,32 @@ def test_a_plan_depends_on_the_seed_and_each_arm_on_its_label_alone(sampler: str
 
 
 def test_a_quasi_random_plan_fills_every_parameters_range_evenly() -> None:
-    """16 points of a scrambled Sobol sequence have one in each sixteenth of every dimension, conditional ones too."""
+    """16 points of a scrambled Sobol sequence have one in each sixteenth of every dimension,
+    conditional ones too."""
     own = {
         "lr": {"log": [1e-3, 1e1]},
         "schedule": {"choice": ["constant", "cosine"]},
         "momentum": {"uniform": [0.0, 0.8], "when": {"schedule": "cosine"}},
     }
-    points = make_plan("qmc", arms={"sgd": {"space": own}, "adam": {}}, trials=16).points["sgd"][1:]
+    points = make_plan("qmc", arms={"sgd": {"space": own}, "adam": {}}, trials=16).points["sgd"][
+        1:
+    ]
     shares = [(math.log10(float(point["lr"] or 0)) + 3) / 4 for point in points]
     assert sorted(int(16 * share) for share in shares) == list(range(16))
     momenta = [float(point["momentum"] or 0) / 0.8 for point in points if "momentum" in point]
     assert len(momenta) == 8 == len({int(16 * share) for share in momenta})
-    random = make_plan("random", arms={"sgd": {"space": own}, "adam": {}}, trials=16).points["sgd"][1:]
+    random = make_plan("random", arms={"sgd": {"space": own}, "adam": {}}, trials=16).points[
+        "sgd"
+    ][1:]
     assert len({int(4 * (math.log10(float(point["lr"] or 0)) + 3)) for point in random}) < 16
 
 
-# --- the search ---------------------------------------------------------------------------------------------------
+# --- the search ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("workers", "last"), [(1, False), (2, True), (4, False), (5, True), (50, True)])
+@pytest.mark.parametrize(
+    ("workers", "last"), [(1, False), (2, True), (4, False), (5, True), (50, True)]
+)
 def test_any_order_of_ending_gives_the_same_trials(workers: int, last: bool) -> None:
     expected = run(ComparisonSearch(make_plan()))
     assert sorted(expected) == list(range(TOTAL))
@@ -150,7 +166,9 @@ def test_the_best_of_an_arm_is_repeated_and_a_tie_goes_to_the_earlier() -> None:
             assert (config["arm"], config["repeat"]) == (arm, repeat)
             assert config["params"] == plan.candidate(best)["params"]
     equal = run(ComparisonSearch(plan), loss=lambda config: 1.0)
-    assert [equal[CANDIDATES + 2 * n]["params"] for n in range(3)] == [plan.candidate(n)["params"] for n in range(3)]
+    assert [equal[CANDIDATES + 2 * n]["params"] for n in range(3)] == [
+        plan.candidate(n)["params"] for n in range(3)
+    ]
 
 
 def test_no_repeat_is_handed_out_before_its_arm_is_done_and_the_asker_waits() -> None:
@@ -171,8 +189,10 @@ def test_no_repeat_is_handed_out_before_its_arm_is_done_and_the_asker_waits() ->
 @pytest.mark.parametrize("failing", [{"sgd"}, {"adam", "sgd"}, {"adam", "again", "sgd"}])
 def test_an_arm_without_a_loss_has_no_repeats_and_the_search_ends(failing: set[str]) -> None:
     done = run(
-        ComparisonSearch(make_plan()), workers=2, loss=lambda c: None if c["arm"] in failing else loss_of(c)
-    )  # fmt: skip
+        ComparisonSearch(make_plan()),
+        workers=2,
+        loss=lambda c: None if c["arm"] in failing else loss_of(c),
+    )
     repeated = {config["arm"] for config in done.values() if config["phase"] == "repeat"}
     assert repeated == set(ARMS) - failing
     assert len(done) == CANDIDATES + REPEATS * len(repeated)
@@ -181,11 +201,15 @@ def test_an_arm_without_a_loss_has_no_repeats_and_the_search_ends(failing: set[s
 @pytest.mark.parametrize(
     "end",
     [
-        {"error": True}, {"result": finished(0.0), "error": True}, {"result": None}, {"result": {"finished": True}},
-        {"result": finished(math.nan)}, {"result": finished(-math.inf)},
+        {"error": True},
+        {"result": finished(0.0), "error": True},
+        {"result": None},
+        {"result": {"finished": True}},
+        {"result": finished(math.nan)},
+        {"result": finished(-math.inf)},
         {"result": {"val_loss": 0.0, "finished": False}},
     ],
-)  # fmt: skip
+)
 def test_a_trial_that_did_not_get_to_its_end_never_wins(end: dict[str, Any]) -> None:
     search = ComparisonSearch(make_plan())
     for number in range(CANDIDATES):
@@ -200,7 +224,9 @@ def test_a_trial_that_did_not_get_to_its_end_never_wins(end: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("ended", range(0, TOTAL, 4))
-def test_a_restored_search_goes_on_as_if_it_had_not_been_interrupted(ended: int, tmp_path: Path) -> None:
+def test_a_restored_search_goes_on_as_if_it_had_not_been_interrupted(
+    ended: int, tmp_path: Path
+) -> None:
     straight = ComparisonSearch(make_plan())
     for number in range(ended):
         config = straight.suggest(f"t{number}")
@@ -222,5 +248,10 @@ def test_tunes_limiter_takes_the_search_to_its_end() -> None:
 
 
 def test_points_are_plain_values() -> None:
-    values: list[Value] = [value for points in make_plan("qmc").points.values() for p in points for value in p.values()]
+    values: list[Value] = [
+        value
+        for points in make_plan("qmc").points.values()
+        for p in points
+        for value in p.values()
+    ]
     assert not any(isinstance(value, np.generic) for value in values)

@@ -9,21 +9,38 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from foldrace.search.tune.progress import LiveView, PlainView, clock, params_text, score_text, top_table
+from foldrace.search.tune.progress import (
+    LiveView,
+    PlainView,
+    clock,
+    params_text,
+    score_text,
+    top_table,
+)
 from foldrace.search.tune.state import Ledger
 from foldrace.trainables.tasks.parameters import Value
 from tests.search.tune.test_state import COMPLETED, FAILED, PRUNED, RUNNING, ledger, record
 
 PARAMS: dict[str, Value] = {
-    "optimizer": "rmsprop", "lr": 0.00213456, "momentum": 0.8765, "batch_size": 128, "activation": "leaky_relu",
-    "schedule": "one-cycle", "dropout": 0.31234, "latent_dim": 16, "amsgrad": True,
-}  # fmt: skip
+    "optimizer": "rmsprop",
+    "lr": 0.00213456,
+    "momentum": 0.8765,
+    "batch_size": 128,
+    "activation": "leaky_relu",
+    "schedule": "one-cycle",
+    "dropout": 0.31234,
+    "latent_dim": 16,
+    "amsgrad": True,
+}
 
 
 def long_race() -> Ledger:
     """Twenty trials in every state, with long parameters."""
     states = [COMPLETED, RUNNING, PRUNED, FAILED]
-    race = ledger(*(record(n, states[n % 4], 0.01 * n + 0.01, 0.012 * n + 0.02) for n in range(20)), total=1000)
+    race = ledger(
+        *(record(n, states[n % 4], 0.01 * n + 0.01, 0.012 * n + 0.02) for n in range(20)),
+        total=1000,
+    )
     for trial in race.trials.values():
         trial.params = PARAMS
     return race
@@ -31,9 +48,18 @@ def long_race() -> Ledger:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0, "0:00"), (41.6, "0:42"), (59.7, "1:00"), (725, "12:05"), (3723, "1:02:03"), (3599.9, "1:00:00"),
-     (None, "–"), (math.inf, "–"), (math.nan, "–")],
-)  # fmt: skip
+    [
+        (0, "0:00"),
+        (41.6, "0:42"),
+        (59.7, "1:00"),
+        (725, "12:05"),
+        (3723, "1:02:03"),
+        (3599.9, "1:00:00"),
+        (None, "–"),
+        (math.inf, "–"),
+        (math.nan, "–"),
+    ],
+)
 def test_clock(seconds: float | None, shown: str) -> None:
     assert clock(seconds) == shown
 
@@ -47,12 +73,16 @@ def test_score_text() -> None:
 
 def test_params_text() -> None:
     assert params_text(PARAMS, ["lr", "optimizer"]) == "optimizer=rmsprop lr=0.00213"
-    assert params_text({"lr": 0.1, "latent_dim": 16, "eps": None}) == "lr=0.1 latent_dim=16 eps=None"
+    assert (
+        params_text({"lr": 0.1, "latent_dim": 16, "eps": None}) == "lr=0.1 latent_dim=16 eps=None"
+    )
 
 
 def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
     file = StringIO()
-    race = ledger(record(0, COMPLETED, 0.1, 0.3), record(1, PRUNED, 0.5, 0.5, epoch=1), record(2, RUNNING))
+    race = ledger(
+        record(0, COMPLETED, 0.1, 0.3), record(1, PRUNED, 0.5, 0.5, epoch=1), record(2, RUNNING)
+    )
     race.trials[1].reason = "given up at epoch 1 [red]"
     with PlainView(Console(file=file, width=80)) as view:
         view.update(race, race.trials[0])
@@ -60,9 +90,10 @@ def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
         view.update(race, race.trials[1])
         view.say("a [markup] line of words " + 20 * "that is long ")
     first, second, said = file.getvalue().splitlines()
-    assert first == (
-        "[0:00] trial 0 completed 0.20000 ± 0.10000 | 3 of 10 trials: 1 running, 1 completed, 1 pruned"
-        " | best 0.20000 ± 0.10000 (trial 0) | 8 fold-epochs | ETA 0:00"
+    assert (
+        first
+        == "[0:00] trial 0 completed 0.20000 ± 0.10000 | 3 of 10 trials: 1 running, 1 completed, 1"
+        " pruned | best 0.20000 ± 0.10000 (trial 0) | 8 fold-epochs | ETA 0:00"
     )
     assert "trial 1 pruned 0.50000 ± 0.00000 (given up at epoch 1 [red])" in second
     assert said.startswith("a [markup] line")
@@ -107,7 +138,9 @@ def test_the_live_view_never_wraps() -> None:
     Console(file=plain, width=80).print(view._draw(race))
     lines = plain.getvalue().splitlines()
     running = race.count(RUNNING)
-    assert len(lines) == 3 + running, plain.getvalue()  # the bar, the counts, the best, and a line a running trial
+    assert len(lines) == 3 + running, (
+        plain.getvalue()
+    )  # the bar, the counts, the best, and a line a running trial
     assert all(len(line) <= 80 for line in lines)
     assert " 15/1000 " in lines[0]  # those that have ended
     assert "20 of 1000 trials: 5 running, 5 completed, 5 pruned, 5 failed" in lines[1]
@@ -138,7 +171,9 @@ def test_the_table_of_the_best_shows_every_score_whole(width: int) -> None:
 
 def test_given_up_trials_follow_the_completed_ones_and_have_no_place() -> None:
     race = ledger(
-        record(0, PRUNED, 0.001, 0.001, epoch=2), record(1, COMPLETED, 0.5, 0.5), record(2, PRUNED, 0.1, epoch=1)
+        record(0, PRUNED, 0.001, 0.001, epoch=2),
+        record(1, COMPLETED, 0.5, 0.5),
+        record(2, PRUNED, 0.1, epoch=1),
     )
     table = top_table(race, ["lr"], folds=2, epochs=9)
     cells = [list(column.cells) for column in table.columns]

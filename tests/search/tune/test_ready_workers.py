@@ -16,10 +16,15 @@ from tests.helpers.sweeps import QUICK
         (["search.trials=6"], 6.0),
         (["search.trials=6", "search.max_concurrent_trials=2"], 2.0),
         (["search.trials=6", "search.max_concurrent_trials=2", "resources.cpu=0.25"], 0.5),
-        (["search.trials=6", "resources.cpu=2"], None),  # Ray would start twice as many workers as trials can use
+        (
+            ["search.trials=6", "resources.cpu=2"],
+            None,
+        ),  # Ray would start twice as many workers as trials can use
     ],
 )
-def test_a_ray_of_our_own_offers_what_the_trials_can_use(overrides: list[str], cpus: float | None) -> None:
+def test_a_ray_of_our_own_offers_what_the_trials_can_use(
+    overrides: list[str], cpus: float | None
+) -> None:
     assert _usable_cpus(load_spec(QUICK, overrides)) == cpus
 
 
@@ -34,7 +39,8 @@ class Probe:
     def look(self):
         return os.getpid(), {"ray.tune", "foldrace.search.tune.warm_worker"} <= sys.modules.keys()
 
-with ray_session(None, load_spec(Path("search/specs/quick.yaml"), ["search.max_concurrent_trials=2"])):
+spec = load_spec(Path("search/specs/quick.yaml"), ["search.max_concurrent_trials=2"])
+with ray_session(None, spec):
     from ray.tune.execution.class_cache import _ActorClassCache
     count = int(ray.cluster_resources()["CPU"])
     actor = _ActorClassCache().get(Probe)  # as Tune makes a trial's

@@ -32,7 +32,9 @@ Broken()
 
 
 def test_an_interrupt_amid_a_weak_references_callback_comes_again_without_a_traceback() -> None:
-    done = subprocess.run([sys.executable, "-c", _SWALLOWED], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", _SWALLOWED], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout == "interrupted\n"
     assert "KeyboardInterrupt" not in done.stderr
     assert "shown as ever" in done.stderr

@@ -45,10 +45,16 @@ class Experiment:
 
     def checkpoints(self) -> list[int]:
         """The trials that have one."""
-        return sorted(int(path.parent.name[-4:]) for path in self.folder.glob("trial-*/checkpoint_*"))
+        return sorted(
+            int(path.parent.name[-4:]) for path in self.folder.glob("trial-*/checkpoint_*")
+        )
 
     def found(self) -> dict[str, str]:
-        return {path.name: path.read_text() for path in self.folder.iterdir() if path.suffix in (".json", ".pkl")}
+        return {
+            path.name: path.read_text()
+            for path in self.folder.iterdir()
+            if path.suffix in (".json", ".pkl")
+        }
 
 
 @pytest.fixture
@@ -91,7 +97,12 @@ def test_at_every_step_it_looks_but_now_and_then_and_at_the_end_in_any_case(
 ) -> None:
     now = 100.0
     monkeypatch.setattr("foldrace.search.tune.snapshots.time.monotonic", lambda: now)
-    for content, moment, kept in (("a", 0.0, "a"), ("b", 0.3, "a"), ("b", 0.6, "b"), ("c", 0.7, "b")):
+    for content, moment, kept in (
+        ("a", 0.0, "a"),
+        ("b", 0.3, "a"),
+        ("b", 0.6, "b"),
+        ("c", 0.7, "b"),
+    ):
         now = 100.0 + moment
         experiment.save("1", content)
         experiment.keep(soon=True)
@@ -106,8 +117,14 @@ def test_what_a_snapshot_speaks_of_is_safe_before_it_is(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told, place = experiment.told, durable.Path.replace
-    monkeypatch.setattr("foldrace.search.tune.snapshots.sync_all", lambda folder: told.append(folder.name))
-    monkeypatch.setattr(durable.Path, "replace", lambda part, to: (told.append(f"-> {to.name}"), place(part, to))[1])
+    monkeypatch.setattr(
+        "foldrace.search.tune.snapshots.sync_all", lambda folder: told.append(folder.name)
+    )
+    monkeypatch.setattr(
+        durable.Path,
+        "replace",
+        lambda part, to: (told.append(f"-> {to.name}"), place(part, to))[1],
+    )
     checkpoint = experiment.folder / "trial-0000" / "checkpoint_000000"
     checkpoint.mkdir(parents=True)
     experiment.snapshots.checkpointed(checkpoint)
@@ -124,7 +141,9 @@ def test_an_experiment_that_had_hardly_begun_begins_anew(experiment: Experiment)
     go_back_to_snapshot(experiment.folder)
 
 
-def test_an_experiment_without_snapshots_but_with_checkpoints_is_left_as_it_is(experiment: Experiment) -> None:
+def test_an_experiment_without_snapshots_but_with_checkpoints_is_left_as_it_is(
+    experiment: Experiment,
+) -> None:
     (experiment.folder / "trial-0000" / "checkpoint_000000").mkdir(parents=True)
     go_back_to_snapshot(experiment.folder)
     assert experiment.found() == {"tuner.pkl": "tuner"}
@@ -136,12 +155,16 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), write_whole(path) as part:
         part.write_text("half")
         raise RuntimeError
-    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("result.json", "first")]
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [
+        ("result.json", "first")
+    ]
     write_text(path, "second")
     assert path.read_text() == "second"
 
 
-def test_the_checkpoints_of_a_trial_that_was_given_up_go_once_no_snapshot_asks_for_them(experiment: Experiment) -> None:
+def test_the_checkpoints_of_a_trial_that_was_given_up_go_once_no_snapshot_asks_for_them(
+    experiment: Experiment,
+) -> None:
     for number in range(3):
         (experiment.folder / f"trial-{number:04d}" / "checkpoint_000000").mkdir(parents=True)
     experiment.save("1", "old")

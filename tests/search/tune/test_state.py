@@ -14,29 +14,43 @@ from foldrace.trainables.training.fold import FoldReport
 
 
 def report(*losses: float, epoch: int = 3) -> EpochReport:
-    folds = tuple(FoldReport(k, epoch, epoch, False, None, {"val_loss": loss}) for k, loss in enumerate(losses))
+    folds = tuple(
+        FoldReport(k, epoch, epoch, False, None, {"val_loss": loss})
+        for k, loss in enumerate(losses)
+    )
     return EpochReport(epoch, folds, epoch * len(losses), 1.0, True)
 
 
 def record(number: int, status: TrialStatus, *losses: float, epoch: int = 3) -> TrialRecord:
-    return TrialRecord(number, {"lr": 0.1}, status, report(*losses, epoch=epoch) if losses else None)
+    return TrialRecord(
+        number, {"lr": 0.1}, status, report(*losses, epoch=epoch) if losses else None
+    )
 
 
-def ledger(*records: TrialRecord, total: int = 10, ago: float = 0.0, earlier: float = 0.0) -> Ledger:
+def ledger(
+    *records: TrialRecord, total: int = 10, ago: float = 0.0, earlier: float = 0.0
+) -> Ledger:
     started = time.monotonic() - ago
-    return Ledger(total=total, earlier=earlier, started=started, trials={r.number: r for r in records})
+    return Ledger(
+        total=total, earlier=earlier, started=started, trials={r.number: r for r in records}
+    )
 
 
 COMPLETED, PRUNED, FAILED, RUNNING = (
-    TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED, TrialStatus.RUNNING,
-)  # fmt: skip
+    TrialStatus.COMPLETED,
+    TrialStatus.PRUNED,
+    TrialStatus.FAILED,
+    TrialStatus.RUNNING,
+)
 
 
 def test_the_best_comes_first_and_a_tie_goes_to_the_earlier_trial() -> None:
     race = ledger(
-        record(4, COMPLETED, 0.2, 0.4), record(0, COMPLETED, 0.5, 0.5),
-        record(2, COMPLETED, 0.3, 0.3), record(1, COMPLETED, 0.1, 0.1),
-    )  # fmt: skip
+        record(4, COMPLETED, 0.2, 0.4),
+        record(0, COMPLETED, 0.5, 0.5),
+        record(2, COMPLETED, 0.3, 0.3),
+        record(1, COMPLETED, 0.1, 0.1),
+    )
     assert [trial.number for trial in race.ranking()] == [1, 2, 4, 0]
     assert race.best is race.trials[1]
 
@@ -51,7 +65,11 @@ def test_only_a_completed_trial_can_win() -> None:
     race = ledger(*others)
     assert race.best is None
     race.note(record(4, COMPLETED, 0.9))
-    assert [trial.number for trial in race.ranking()] == [4] == [race.best.number if race.best else None]
+    assert (
+        [trial.number for trial in race.ranking()]
+        == [4]
+        == [race.best.number if race.best else None]
+    )
 
 
 def test_the_sums_follow_what_changes_in_a_trial() -> None:
@@ -60,7 +78,12 @@ def test_the_sums_follow_what_changes_in_a_trial() -> None:
     trial = race.trials[1]
     trial.status = TrialStatus.PAUSED
     race.note(trial)
-    assert (race.settled, race.ended, race.count(TrialStatus.PAUSED), race.count(RUNNING)) == (2, 1, 1, 0)
+    assert (race.settled, race.ended, race.count(TrialStatus.PAUSED), race.count(RUNNING)) == (
+        2,
+        1,
+        1,
+        0,
+    )
     trial.status, trial.report = COMPLETED, record(1, COMPLETED, 0.1).report
     race.note(trial)
     assert race.best is trial and race.fold_epochs == 6 and race.ended == 2
@@ -84,16 +107,21 @@ def test_a_comparisons_repeat_does_not_compete() -> None:
         trial.part = part
     assert [trial.number for trial in race.ranking()] == [0, 1]
     assert [trial.name for trial in race.trials.values()] == [
-        "trial 0 [sgd default]", "trial 1 [sgd]", "trial 2 [sgd repeat 1]"
-    ]  # fmt: skip
+        "trial 0 [sgd default]",
+        "trial 1 [sgd]",
+        "trial 2 [sgd repeat 1]",
+    ]
     assert race.fold_epochs == 9  # but it costs
 
 
 def test_given_up_trials_that_got_further_come_first() -> None:
     race = ledger(
-        record(0, PRUNED, 0.3, epoch=1), record(1, PRUNED, 0.9, epoch=3), record(2, PRUNED, 0.1, epoch=1),
-        record(3, PRUNED), record(4, COMPLETED, 0.5),
-    )  # fmt: skip
+        record(0, PRUNED, 0.3, epoch=1),
+        record(1, PRUNED, 0.9, epoch=3),
+        record(2, PRUNED, 0.1, epoch=1),
+        record(3, PRUNED),
+        record(4, COMPLETED, 0.5),
+    )
     assert [trial.number for trial in race.given_up()] == [1, 2, 0]
 
 
@@ -110,7 +138,9 @@ def test_a_record_reads_its_last_report() -> None:
 
 
 def test_counts_and_costs() -> None:
-    race = ledger(record(0, COMPLETED, 0.1, 0.2), record(1, PRUNED, 0.3, 0.3, epoch=1), record(2, RUNNING))
+    race = ledger(
+        record(0, COMPLETED, 0.1, 0.2), record(1, PRUNED, 0.3, 0.3, epoch=1), record(2, RUNNING)
+    )
     assert [race.count(status) for status in (COMPLETED, PRUNED, FAILED, RUNNING)] == [1, 1, 0, 1]
     assert race.fold_epochs == 6 + 2
 
@@ -138,10 +168,14 @@ def test_the_time_before_the_first_trial_is_no_trials(monkeypatch: pytest.Monkey
 def test_nothing_is_known_before_a_trial_has_ended() -> None:
     assert ledger(record(0, RUNNING), ago=10.0).remaining() is None
     assert ledger(record(0, RUNNING), ago=10.0).remaining(time_budget=60.0) is None
-    assert ledger(record(0, COMPLETED, 0.1), total=100, ago=10.0).remaining(60.0) == pytest.approx(50.0, abs=1)
+    assert ledger(record(0, COMPLETED, 0.1), total=100, ago=10.0).remaining(60.0) == pytest.approx(
+        50.0, abs=1
+    )
 
 
 def test_the_time_before_an_interruption_counts() -> None:
-    race = ledger(record(0, COMPLETED, 0.1), record(1, COMPLETED, 0.1), total=4, ago=10.0, earlier=30.0)
+    race = ledger(
+        record(0, COMPLETED, 0.1), record(1, COMPLETED, 0.1), total=4, ago=10.0, earlier=30.0
+    )
     assert race.elapsed == pytest.approx(40.0, abs=1)
     assert race.remaining() == pytest.approx(40.0, abs=2)

@@ -1,4 +1,5 @@
-"""The layers that are faster on a CPU: their parameters, results and gradients are those of torch's own."""
+"""The layers that are faster on a CPU: their parameters, results and gradients are those of
+torch's own."""
 
 from __future__ import annotations
 
@@ -25,10 +26,14 @@ sides = st.integers(2, 9)
 
 
 def _gradients(module: nn.Module, images: Tensor) -> list[Tensor]:
-    """The output, and the gradients of an uneven function of it by the input and the parameters."""
+    """The output, and the gradients of an uneven function of it by the input and the
+    parameters."""
     images = images.clone().requires_grad_()
     output = module(images)
-    return [output.detach(), *torch.autograd.grad(output.sin().sum(), [images, *module.parameters()])]
+    return [
+        output.detach(),
+        *torch.autograd.grad(output.sin().sum(), [images, *module.parameters()]),
+    ]
 
 
 def _assert_same(module: nn.Module, images: Tensor) -> None:
@@ -41,11 +46,18 @@ def _assert_same(module: nn.Module, images: Tensor) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    channels=st.tuples(st.integers(1, 9), st.integers(1, 9)), size=st.tuples(sides, sides),
-    padding=st.tuples(st.integers(0, 1), st.integers(0, 1)), batch=st.integers(1, 3), bias=st.booleans(),
-)  # fmt: skip
+    channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(sides, sides),
+    padding=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    batch=st.integers(1, 3),
+    bias=st.booleans(),
+)
 def test_a_strided_convolution_is_torchs(
-    channels: tuple[int, int], size: tuple[int, int], padding: tuple[int, int], batch: int, bias: bool
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    padding: tuple[int, int],
+    batch: int,
+    bias: bool,
 ) -> None:
     size = (size[0] + 1, size[1] + 1)
     module = layers.Conv2d(*channels, 3, stride=2, padding=padding, bias=bias).double()
@@ -54,15 +66,24 @@ def test_a_strided_convolution_is_torchs(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    channels=st.tuples(st.integers(1, 9), st.integers(1, 9)), size=st.tuples(sides, sides),
-    padding=st.tuples(st.integers(0, 1), st.integers(0, 1)), extra=st.tuples(st.integers(0, 1), st.integers(0, 1)),
-    batch=st.integers(1, 3), bias=st.booleans(),
-)  # fmt: skip
+    channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(sides, sides),
+    padding=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    extra=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    batch=st.integers(1, 3),
+    bias=st.booleans(),
+)
 def test_a_transposed_convolution_is_torchs(
-    channels: tuple[int, int], size: tuple[int, int], padding: tuple[int, int], extra: tuple[int, int], batch: int,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    padding: tuple[int, int],
+    extra: tuple[int, int],
+    batch: int,
     bias: bool,
-) -> None:  # fmt: skip
-    module = layers.ConvTranspose2d(*channels, 3, stride=2, padding=padding, output_padding=extra, bias=bias).double()
+) -> None:
+    module = layers.ConvTranspose2d(
+        *channels, 3, stride=2, padding=padding, output_padding=extra, bias=bias
+    ).double()
     _assert_same(module, torch.randn(batch, channels[0], *size, dtype=torch.float64))
 
 
@@ -88,7 +109,12 @@ def test_what_they_are_not_made_for_is_torchs(make: Callable[[], nn.Module]) -> 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_studys_network_is_the_same_with_torchs_kernels(training: bool) -> None:
     task = load_task("autoencoder")
-    network = AutoencoderTask().build(task.complete({"dropout": 0.0}), (1, 28, 28)).double().train(training)
+    network = (
+        AutoencoderTask()
+        .build(task.complete({"dropout": 0.0}), (1, 28, 28))
+        .double()
+        .train(training)
+    )
     images = torch.rand(6, 1, 28, 28, dtype=torch.float64)
     with layers.torch_kernels():
         expected = _gradients(network, images)
@@ -126,7 +152,10 @@ def test_dropout_masks_are_independent_between_neighbours_and_calls() -> None:
         centred = (first - 1).permute(0, 2, 3, 1).flatten()
         noise = 4 / len(centred) ** 0.5
         for lag in (1, 2, 4, 8, 64):
-            assert abs(float((centred[lag:] * centred[:-lag]).mean() / centred.square().mean())) < noise
+            assert (
+                abs(float((centred[lag:] * centred[:-lag]).mean() / centred.square().mean()))
+                < noise
+            )
         other = (second - 1).permute(0, 2, 3, 1).flatten()
         assert abs(float((centred * other).mean() / centred.square().mean())) < noise
 
@@ -145,7 +174,9 @@ def test_dropout_follows_the_seed_and_is_off_in_evaluation() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (4, 3, 7), (2, 3, 4, 5), (3, 2, 2, 3, 4), (1, 1)])
-def test_a_mask_has_the_shape_of_any_activation_and_dropouts_gradient(shape: tuple[int, ...]) -> None:
+def test_a_mask_has_the_shape_of_any_activation_and_dropouts_gradient(
+    shape: tuple[int, ...],
+) -> None:
     torch.manual_seed(2)
     images = torch.randn(shape, requires_grad=True)
     output = layers.Dropout(0.4)(images)
@@ -163,8 +194,12 @@ def _norm_first(*after: nn.Module) -> layers.Sequential:
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("after", [(), (nn.ReLU(),), (nn.ReLU(), nn.Sigmoid()), (layers.Dropout(0.0), nn.ReLU())])
-def test_batch_norm_with_what_follows_is_torchs(after: tuple[nn.Module, ...], momentum: float | None) -> None:
+@pytest.mark.parametrize(
+    "after", [(), (nn.ReLU(),), (nn.ReLU(), nn.Sigmoid()), (layers.Dropout(0.0), nn.ReLU())]
+)
+def test_batch_norm_with_what_follows_is_torchs(
+    after: tuple[nn.Module, ...], momentum: float | None
+) -> None:
     module = _norm_first(*after)
     module[0].momentum = momentum
     images = torch.randn(6, 3, 4, 5, dtype=torch.float64) * 3 + 10
@@ -180,7 +215,9 @@ def test_batch_norm_with_what_follows_is_torchs(after: tuple[nn.Module, ...], mo
 
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("relu_first", [True, False])
-def test_what_is_computed_together_is_what_each_layer_computes(norm: bool, relu_first: bool) -> None:
+def test_what_is_computed_together_is_what_each_layer_computes(
+    norm: bool, relu_first: bool
+) -> None:
     pair = (nn.ReLU(), layers.Dropout(0.3)) if relu_first else (layers.Dropout(0.3), nn.ReLU())
     module = _norm_first(*pair) if norm else layers.Sequential(*pair)
     images = torch.randn(6, 3, 4, 5, dtype=torch.float64)
@@ -197,7 +234,12 @@ def test_what_is_computed_together_is_what_each_layer_computes(norm: bool, relu_
 
 @pytest.mark.parametrize("after", [(), (nn.ReLU(),), (layers.Dropout(0.3), nn.ReLU())])
 @pytest.mark.parametrize(
-    "conv", [layers.Conv2d(3, 4, 3, 2, 1), layers.ConvTranspose2d(3, 4, 3, 2), layers.Conv2d(3, 4, 3, 2, 1, bias=False)]
+    "conv",
+    [
+        layers.Conv2d(3, 4, 3, 2, 1),
+        layers.ConvTranspose2d(3, 4, 3, 2),
+        layers.Conv2d(3, 4, 3, 2, 1, bias=False),
+    ],
 )
 def test_a_convolution_with_what_follows_is_torchs_and_its_bias_before_a_norm_stays(
     conv: nn.Module, after: tuple[nn.Module, ...]
@@ -210,15 +252,21 @@ def test_a_convolution_with_what_follows_is_torchs_and_its_bias_before_a_norm_st
         torch.manual_seed(4)
         module.given = _gradients(module, images.clone())
     torch.manual_seed(4)
-    for one, two in zip([*together.given, *together.buffers()], [*apart.given, *apart.buffers()], strict=True):
+    for one, two in zip(
+        [*together.given, *together.buffers()], [*apart.given, *apart.buffers()], strict=True
+    ):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
     if conv.bias is not None:
-        assert not together.given[3].any() and apart.given[3].any()  # but for rounding it is zero there as well
+        assert (
+            not together.given[3].any() and apart.given[3].any()
+        )  # but for rounding it is zero there as well
     torch.testing.assert_close(together.eval()(images), apart.eval()(images))
 
 
 def test_a_convolution_rectified_and_dropped_is_torchs() -> None:
-    together = layers.Sequential(layers.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), layers.Dropout(0.5)).double()
+    together = layers.Sequential(
+        layers.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), layers.Dropout(0.5)
+    ).double()
     apart = copy.deepcopy(together)
     apart[1].register_forward_hook(lambda *_: None)
     images = torch.randn(5, 1, 6, 5, dtype=torch.float64)
@@ -235,18 +283,23 @@ def test_batch_norm_refuses_one_value_a_channel_as_torchs_does() -> None:
 
 
 def test_the_gradient_of_a_bias_before_batch_norm_is_no_noisier_than_torchs() -> None:
-    """It is zero but for rounding; Adam, whose epsilon is 1e-8, would take steps on what lies above that."""
+    """It is zero but for rounding; Adam, whose epsilon is 1e-8, would take steps on what lies
+    above that."""
 
     def noise(seed: int, plain: bool, alone: bool = False) -> float:
         torch.manual_seed(seed)
-        network = AutoencoderTask().build(load_task("autoencoder").complete({"dropout": 0.0}), (1, 28, 28))
+        network = AutoencoderTask().build(
+            load_task("autoencoder").complete({"dropout": 0.0}), (1, 28, 28)
+        )
         for module in network.modules():
             if alone and isinstance(module, nn.BatchNorm2d):
                 module.register_forward_hook(lambda *_: None)
         images = torch.rand(256, 1, 28, 28)
         with layers.torch_kernels() if plain else nullcontext():
             (network(images) - images).square().mean().backward()
-        before = [one for one, two in pairwise(network.modules()) if isinstance(two, nn.BatchNorm2d)]
+        before = [
+            one for one, two in pairwise(network.modules()) if isinstance(two, nn.BatchNorm2d)
+        ]
         assert len(before) == 3
         return max(float(layer.bias.grad.abs().max()) for layer in before)  # type: ignore[union-attr, operator]
 
@@ -260,16 +313,29 @@ def test_an_exported_network_is_of_torchs_own_operations() -> None:
     images = torch.rand(3, 1, 28, 28)
     program = torch.export.export(network, (images,))
     operations = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert sum("conv" in name for name in operations) >= 1 and not any("mm" in name for name in operations)
+    assert sum("conv" in name for name in operations) >= 1 and not any(
+        "mm" in name for name in operations
+    )
     torch.testing.assert_close(program.module()(images), network(images))
 
 
 def _losses(digits: Tensor, plain: bool) -> list[float]:
-    """Validation losses of twelve seeds after eight epochs with dropout: with torch's own layers, or with these."""
-    task, params = load_task("autoencoder"), {"width": 4, "hidden": 32, "lr": 0.005, "batch_size": 32, "dropout": 0.7}
+    """Validation losses of twelve seeds after eight epochs with dropout: with torch's own layers,
+    or with these."""
+    task, params = (
+        load_task("autoencoder"),
+        {"width": 4, "hidden": 32, "lr": 0.005, "batch_size": 32, "dropout": 0.7},
+    )
     found = []
     for seed in range(12):
-        run = FoldRun(task, task.complete(params), digits, FoldPlan(300, splits=3).split()[0], epochs=8, seed=seed)
+        run = FoldRun(
+            task,
+            task.complete(params),
+            digits,
+            FoldPlan(300, splits=3).split()[0],
+            epochs=8,
+            seed=seed,
+        )
         for module in run.model.modules():
             if plain and isinstance(module, layers.Dropout):
                 module.__class__ = nn.Dropout
@@ -281,7 +347,9 @@ def _losses(digits: Tensor, plain: bool) -> list[float]:
 def test_over_seeds_the_results_are_distributed_as_with_torchs_own_layers(digits: Tensor) -> None:
     ours, theirs = _losses(digits, plain=False), _losses(digits, plain=True)
     assert ours != theirs  # the masks are others
-    differences = [one - other for one, other in zip(ours, theirs, strict=True)]  # of the same first weights
+    differences = [
+        one - other for one, other in zip(ours, theirs, strict=True)
+    ]  # of the same first weights
     spread = (variance(differences) / len(differences)) ** 0.5
     assert abs(mean(differences)) < 3.5 * spread
     assert spread < 0.02 * mean(theirs)  # so that a few per cent would show

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from foldrace.errors import DataError, InputError
-from foldrace.trainables.data.datasets import Dataset, State, check_reference, fetch, list_datasets, load_dataset
+from foldrace.trainables.data.datasets import (
+    Dataset,
+    State,
+    check_reference,
+    fetch,
+    list_datasets,
+    load_dataset,
+)
 
 
 def pictures(count: int = 20, shape: tuple[int, ...] = (6, 5), seed: int = 0) -> np.ndarray:
@@ -61,7 +68,9 @@ def test_raw_digits_are_scikit_learns_sixteenths_scaled_to_bytes():
     assert digits.sample_shape == (1, 8, 8)
     levels = np.unique(np.concatenate([digits.images, digits.test_images]))
     np.testing.assert_array_equal(levels, np.rint(np.arange(17) * 255 / 16))
-    theirs = {image.tobytes() for image in np.rint(load_digits().images * 255 / 16).astype(np.uint8)}
+    theirs = {
+        image.tobytes() for image in np.rint(load_digits().images * 255 / 16).astype(np.uint8)
+    }
     ours = {image.tobytes() for image in [*digits.images, *digits.test_images]}
     assert ours == theirs
 
@@ -105,7 +114,15 @@ def test_floats_give_back_every_level(write, dtype):
 
 def test_all_parts_are_read(write):
     images, labels = pictures(), np.arange(20, dtype=np.int32) % 3
-    data = load(write(x_train=images, y_train=labels, groups=np.arange(20) // 2, x_test=images[:4], y_test=labels[:4]))
+    data = load(
+        write(
+            x_train=images,
+            y_train=labels,
+            groups=np.arange(20) // 2,
+            x_test=images[:4],
+            y_test=labels[:4],
+        )
+    )
     assert data.labels is not None and data.groups is not None and data.test_labels is not None
     assert data.labels.dtype == data.groups.dtype == data.test_labels.dtype == np.int64
     np.testing.assert_array_equal(data.labels, labels)
@@ -137,9 +154,15 @@ def test_not_finite_is_refused_with_count_and_first_index(write):
         ({"images": pictures(0)}, "empty"),
         ({"images": pictures(20, (7,))}, "its shape is (20, 7)"),
         ({"images": pictures(), "test_images": pictures(0)}, "test_images is empty"),
-        ({"images": pictures(), "labels": np.arange(19)}, "each of the 20 images; its shape is (19,)"),
+        (
+            {"images": pictures(), "labels": np.arange(19)},
+            "each of the 20 images; its shape is (19,)",
+        ),
         ({"images": pictures(), "labels": np.zeros((20, 10), dtype=int)}, "its shape is (20, 10)"),
-        ({"images": pictures(), "labels": np.zeros(20)}, "labels must be whole numbers; it is float64"),
+        (
+            {"images": pictures(), "labels": np.zeros(20)},
+            "labels must be whole numbers; it is float64",
+        ),
         ({"images": pictures(), "groups": np.arange(3)}, "groups must be one number for each"),
         ({"images": pictures(), "test_labels": np.arange(3)}, "but no test_images"),
         ({"images": pictures(), "x_train": pictures()}, "both images and x_train"),
@@ -174,12 +197,16 @@ def test_a_damaged_file_is_a_data_error_wherever_the_damage_is(tmp_path):
         damaged.write_bytes(content[:cut])
         refusal(str(damaged))
     for place in range(0, len(content), 7):
-        damaged.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        damaged.write_bytes(
+            content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+        )
         try:
             data = load(str(damaged))
         except DataError:
             continue
-        np.testing.assert_array_equal(data.images, images)  # a flipped bit in a date or an attribute
+        np.testing.assert_array_equal(
+            data.images, images
+        )  # a flipped bit in a date or an attribute
 
 
 def test_one_array_under_a_false_name(tmp_path):
@@ -218,9 +245,13 @@ def test_a_limit_out_of_range_is_refused(write, limit):
     assert message.startswith("dataset.limit: ")
 
 
-@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 2**32}, {"size": (0, 5)}, {"size": (5,)}])
+@pytest.mark.parametrize(
+    "options", [{"seed": -1}, {"seed": 2**32}, {"size": (0, 5)}, {"size": (5,)}]
+)
 def test_seed_and_size_out_of_range_are_refused(write, options):
-    assert refusal(write(images=pictures()), **options).startswith(f"dataset.{next(iter(options))}: ")
+    assert refusal(write(images=pictures()), **options).startswith(
+        f"dataset.{next(iter(options))}: "
+    )
 
 
 def test_the_digest_tells_every_part_apart(write):
@@ -268,7 +299,9 @@ def test_resizing_averages_when_it_shrinks(write):
     data = load(write(images=stripes), size=(2, 4))
     assert data.sample_shape == (3, 2, 4) and data.test_images.shape[1:] == (3, 2, 4)
     assert not data.images[:, [0, 2]].any()
-    assert (abs(data.images[:, 1].astype(int) - 100) < 20).all()  # not 0 or 200, as without antialiasing
+    assert (
+        abs(data.images[:, 1].astype(int) - 100) < 20
+    ).all()  # not 0 or 200, as without antialiasing
     assert data.digest != load(write(images=stripes)).digest
 
 
@@ -287,7 +320,8 @@ def as_tensor():
     import torch
     return torch.from_numpy(images[:, 0]).div(255).requires_grad_()
 def as_dataset():
-    return Dataset("any", images, None, None, images[:3], np.arange(3), ("a", "b", "c"), "", "my store")
+    three = images[:3], np.arange(3), ("a", "b", "c")
+    return Dataset("any", images, None, None, *three, "", "my store")
 def wrong_dataset():
     return Dataset("any", images.astype(float), None, None, images[:3], None, (), "", "")
 def fails():
@@ -364,7 +398,10 @@ def test_a_file_that_does_not_import_is_a_data_error(tmp_path):
         ("nowhere.npz", "no such file or folder"),
         ("./nowhere/", "no such file or folder"),
         ("./nowhere.py:load", "no such file"),
-        ("nonesuch_module:load", "no module nonesuch_module; for a file, write ./nonesuch_module.py:load"),
+        (
+            "nonesuch_module:load",
+            "no module nonesuch_module; for a file, write ./nonesuch_module.py:load",
+        ),
         ("./nowhere.py:", "must end in the name of a function"),
         (":load", "nothing is neither"),
         ("a b:load", "is neither a .py file nor a module"),
@@ -380,7 +417,11 @@ def test_a_reference_to_nothing_is_refused(name, says):
 def test_references_to_something_are_accepted(module, tmp_path, write):
     for name in ("fashion-mnist", "cifar10", "digits", str(tmp_path), write(images=pictures())):
         check_reference(name)
-    for name in (f"{module}:as_array", "foldrace.trainables.tasks.protocol:load_task", "pytest:fail"):
+    for name in (
+        f"{module}:as_array",
+        "foldrace.trainables.tasks.protocol:load_task",
+        "pytest:fail",
+    ):
         check_reference(name)
 
 
@@ -399,13 +440,15 @@ def test_only_data_sets_with_a_name_are_fetched(tmp_path):
 
 def test_importing_and_checking_is_light(module):
     code = (
-        "import sys; from foldrace.trainables.data.datasets import check_reference, list_datasets\n"
-        "from pathlib import Path\n"
-        f"check_reference('digits'); check_reference({module + ':as_array'!r}); list_datasets(Path('.'))\n"
-        "print([m for m in ('torch', 'torchvision', 'sklearn', 'ray', 'PIL', 'optuna') if m in sys.modules])"
+        "import sys; from foldrace.trainables.data.datasets import check_reference,"
+        " list_datasets\nfrom pathlib import Path\ncheck_reference('digits');"
+        f" check_reference({module + ':as_array'!r}); list_datasets(Path('.'))\nprint([m for m in"
+        " ('torch', 'torchvision', 'sklearn', 'ray', 'PIL', 'optuna') if m in sys.modules])"
     )
     root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

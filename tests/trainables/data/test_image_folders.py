@@ -15,7 +15,9 @@ from foldrace.trainables.data.datasets import Dataset, load_dataset
 
 def put(path: Path, value: int, mode: str = "L", size: tuple[int, int] = (5, 6)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, value if mode in ("L", "I", "I;16") else (value, 0, 0)[: len(mode)]).save(path)
+    Image.new(
+        mode, size, value if mode in ("L", "I", "I;16") else (value, 0, 0)[: len(mode)]
+    ).save(path)
 
 
 def load(root: Path, **options: Any) -> Dataset:

@@ -1,4 +1,5 @@
-"""Fetching and keeping data sets, with sources that do as they are told. Nothing here uses a network."""
+"""Fetching and keeping data sets, with sources that do as they are told. Nothing here uses a
+network."""
 
 from __future__ import annotations
 
@@ -68,7 +69,9 @@ def failing(error: BaseException, calls: list[str] | None = None, name: str = "f
 
 def entry(*tried: Source, pinned: Parts | None = None) -> Downloadable:
     pins = {part: idx_sha256(getattr(pinned, part)) for part in IDX_FILES} if pinned else {}
-    return Downloadable("toy", "toys", (12, 5), (1, 4, 3), ("a", "b", "c"), tried, "find a network", pins)
+    return Downloadable(
+        "toy", "toys", (12, 5), (1, 4, 3), ("a", "b", "c"), tried, "find a network", pins
+    )
 
 
 def seen(folder: Path) -> list[str]:
@@ -85,13 +88,17 @@ def test_the_first_source_that_works_is_the_last_one_asked(tmp_path):
     calls: list[str] = []
     told: list[str] = []
     tried = entry(
-        failing(OSError("no network"), calls, "one"), giving(small(), calls, "two"), giving(small(1), calls, "three")
+        failing(OSError("no network"), calls, "one"),
+        giving(small(), calls, "two"),
+        giving(small(1), calls, "three"),
     )
     parts = obtain(tried, tmp_path, told.append)
     assert calls == ["one", "two"]
     np.testing.assert_array_equal(parts.images, small().images)
     assert parts.class_names == ("a", "b", "c") and parts.source == "here"
-    assert any("no network" in line for line in told) and told[-1].startswith("toy: fetched from here in ")
+    assert any("no network" in line for line in told) and told[-1].startswith(
+        "toy: fetched from here in "
+    )
 
 
 def test_what_is_stored_is_not_fetched_again(tmp_path):
@@ -106,7 +113,10 @@ def test_what_is_stored_is_not_fetched_again(tmp_path):
 
 
 def test_when_all_sources_fail_the_error_says_what_was_tried(tmp_path):
-    tried = entry(failing(OSError("no\nnetwork"), name="one"), failing(ImportError("no torchvision"), name="two"))
+    tried = entry(
+        failing(OSError("no\nnetwork"), name="one"),
+        failing(ImportError("no torchvision"), name="two"),
+    )
     with pytest.raises(DataError) as caught:
         obtain(tried, tmp_path / "new", quiet)
     message = str(caught.value)
@@ -124,7 +134,10 @@ def changed(**parts: Any) -> Parts:
     [
         (small(1), "the SHA-256 sum of train-images-idx3-ubyte"),
         (changed(test_labels=(np.arange(5) + 1) % 3), "the SHA-256 sum of t10k-labels-idx1-ubyte"),
-        (changed(images=small().images[:-1]), "images have shape (11, 1, 4, 3), not (12, 1, 4, 3)"),
+        (
+            changed(images=small().images[:-1]),
+            "images have shape (11, 1, 4, 3), not (12, 1, 4, 3)",
+        ),
         (changed(test_images=None), "test_images have shape None"),
         (changed(labels=None), "labels are not 12 numbers from 0 to 2"),
         (changed(labels=np.arange(12)), "labels are not 12 numbers from 0 to 2"),
@@ -135,7 +148,10 @@ def test_what_is_not_the_data_set_is_refused_and_the_next_source_asked(tmp_path,
     with pytest.raises(DataError) as caught:
         obtain(entry(giving(given), pinned=right), tmp_path, quiet)
     assert says in str(caught.value) and seen(tmp_path) == []
-    assert obtain(entry(giving(given), giving(right), pinned=right), tmp_path, quiet).source == "right"
+    assert (
+        obtain(entry(giving(given), giving(right), pinned=right), tmp_path, quiet).source
+        == "right"
+    )
 
 
 # --- the data folder
@@ -182,7 +198,9 @@ def flip(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [flip, lambda c: c[:-50], lambda c: b"", lambda c: b"PK" + c])
-def test_a_copy_that_was_damaged_is_noticed_and_fetched_anew(tmp_path, damage: Callable[[bytes], bytes]):
+def test_a_copy_that_was_damaged_is_noticed_and_fetched_anew(
+    tmp_path, damage: Callable[[bytes], bytes]
+):
     large = replace(small(), images=np.zeros((12, 1, 40, 30), dtype=np.uint8))
     large = replace(large, test_images=np.zeros((5, 1, 40, 30), dtype=np.uint8))
     tried = replace(entry(giving(large)), sample_shape=(1, 40, 30))
@@ -204,7 +222,9 @@ def test_arrays_put_in_place_of_the_stored_ones_are_noticed(tmp_path):
         arrays = {key: file[key] for key in file.files}
     np.savez(path, **{**arrays, "images": small(1).images})  # a whole file, with the old digest
     told: list[str] = []
-    np.testing.assert_array_equal(obtain(entry(giving(small())), tmp_path, told.append).images, small().images)
+    np.testing.assert_array_equal(
+        obtain(entry(giving(small())), tmp_path, told.append).images, small().images
+    )
     assert "digest" in told[0]
 
 
@@ -222,7 +242,10 @@ def test_what_a_killed_process_left_is_removed_by_the_next_fetch(tmp_path):
         f"with staging('toy', Path({str(tmp_path)!r}), print) as stage:\n"
         "    (stage / 'half').write_bytes(b'of something'); os.kill(os.getpid(), 9)"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == -9
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode
+        == -9
+    )
     assert len(seen(tmp_path)) == 1 and seen(tmp_path)[0].startswith(".fetching-")
     obtain(entry(giving(small())), tmp_path, quiet)
     assert seen(tmp_path) == ["toy.npz"]
@@ -282,7 +305,9 @@ def class_of(data: Parts, *, channels_last: bool) -> type:
             print("100%|#####|")
             print("100%|#####|", file=sys.stderr)
             (Path(root) / "raw").mkdir(exist_ok=True)
-            images, labels = (data.images, data.labels) if train else (data.test_images, data.test_labels)
+            images, labels = (
+                (data.images, data.labels) if train else (data.test_images, data.test_labels)
+            )
             assert images is not None and labels is not None
             self.data = images.transpose(0, 2, 3, 1) if channels_last else images[:, 0]
             self.targets = labels.tolist()
@@ -291,7 +316,9 @@ def class_of(data: Parts, *, channels_last: bool) -> type:
 
 
 @pytest.mark.parametrize(("channels", "channels_last"), [(1, False), (3, True)])
-def test_torchvisions_arrays_are_taken_over_quietly(tmp_path, torchvision, capfd, channels, channels_last):
+def test_torchvisions_arrays_are_taken_over_quietly(
+    tmp_path, torchvision, capfd, channels, channels_last
+):
     rng = np.random.default_rng(0)
     data = Parts(
         images=rng.integers(0, 256, (12, channels, 8, 8), dtype=np.uint8),
@@ -314,7 +341,9 @@ def test_offline_is_one_error_and_the_timeout_is_put_back(tmp_path, torchvision)
         raise RuntimeError("Error downloading:\nTried somewhere, got:\ntimed out")
 
     torchvision.TOY = offline  # type: ignore[attr-defined]
-    with pytest.raises(DataError, match="RuntimeError: Error downloading: Tried somewhere, got: timed out"):
+    with pytest.raises(
+        DataError, match="RuntimeError: Error downloading: Tried somewhere, got: timed out"
+    ):
         obtain(entry(torchvision_source("TOY")), tmp_path, quiet)
     assert socket.getdefaulttimeout() is None and seen(tmp_path) == []
 
@@ -375,7 +404,12 @@ def test_the_package_is_downloaded_and_unpacked_aside(tmp_path, monkeypatch):
 
 
 def test_apts_complaint_is_passed_on(tmp_path, monkeypatch):
-    put_tools(tmp_path / "bin", monkeypatch, "echo W: odd >&2; echo E: Unable to locate package >&2; exit 100", "")
+    put_tools(
+        tmp_path / "bin",
+        monkeypatch,
+        "echo W: odd >&2; echo E: Unable to locate package >&2; exit 100",
+        "",
+    )
     with pytest.raises(DataError, match="apt-get ended with 100: E: Unable to locate package;"):
         obtain(entry(apt_source()), tmp_path / "data", quiet)
 
@@ -407,7 +441,11 @@ def test_fetching_listing_and_loading_by_name(tmp_path, monkeypatch):
     assert sorted(listed()) == ["cifar10", "digits", "fashion-mnist", "kmnist", "mnist"]
     assert listed()["mnist"] is State.NOT_FETCHED
     info = fetch("mnist", tmp_path)
-    assert info.state is State.READY and Path(info.where).is_file() and listed()["mnist"] is State.READY
+    assert (
+        info.state is State.READY
+        and Path(info.where).is_file()
+        and listed()["mnist"] is State.READY
+    )
     data = load_dataset("mnist", data_dir=tmp_path, limit=6)
     assert len(data) == 6 and len(data.test_images) == 5 and data.class_names == ("a", "b", "c")
     assert data.digest == load_dataset("mnist", data_dir=tmp_path, limit=6).digest

@@ -15,7 +15,9 @@ from foldrace.trainables.ray.limits import Limits, Printed, TrialTimeout, guarde
 
 def alone(code: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a process of its own."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_loop_is_ended_though_it_catches_exceptions() -> None:
@@ -86,4 +88,6 @@ def test_memory_beyond_the_limit_is_refused_and_that_is_known() -> None:
 def test_what_says_that_memory_is_out() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
-    assert not is_out_of_memory(ValueError("out of memory")) and not is_out_of_memory(RuntimeError("shapes differ"))
+    assert not is_out_of_memory(ValueError("out of memory")) and not is_out_of_memory(
+        RuntimeError("shapes differ")
+    )

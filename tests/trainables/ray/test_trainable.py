@@ -38,7 +38,12 @@ def start(digits):
         images = digits[:60].numpy().copy()
         images.flags.writeable = False  # as from the object store
         work = Work(
-            task, images, tuple(FoldPlan(60, splits=3).split()), epochs, report_seconds=report_seconds, **options
+            task,
+            images,
+            tuple(FoldPlan(60, splits=3).split()),
+            epochs,
+            report_seconds=report_seconds,
+            **options,
         )
 
         class Local(FoldTrainable):
@@ -75,12 +80,16 @@ class Raising(type(TASK.implementation)):
 
 def test_what_a_task_raises_ends_the_trial_and_is_no_failure_of_the_worker(start):
     task = LoadedTask("raising", Raising(), TASK.parameters, TASK.objective)
-    trainable = start(task=task, config={**CONFIG, "params": {**CONFIG["params"], "batch_size": 60}})
+    trainable = start(
+        task=task, config={**CONFIG, "params": {**CONFIG["params"], "batch_size": 60}}
+    )
     assert trainable.step()["epoch"] == 1
     result = trainable.step()
     assert result["done"] and not result["finished"] and "val_loss" not in result
     reason, detail = result[RAISED]
-    assert reason == "ValueError: no more" and "in losses" in detail and detail.endswith("of this\n")
+    assert (
+        reason == "ValueError: no more" and "in losses" in detail and detail.endswith("of this\n")
+    )
     assert result["report"].epoch == 1 and result["earlier"] == ()
     assert trainable.reset_config({**CONFIG, "trial": 8}) and trainable.step()[RAISED][0] == reason
     pickle.dumps(result)
@@ -98,7 +107,9 @@ def test_a_step_is_an_aligned_epoch_of_all_folds(start):
         assert result["val_loss"] == result["report"].metrics["val_loss"]
         assert len(result["report"].folds) == 3
         weights = trainable._cv.runs[2].model.parameters()
-        assert result["parameters"] == sum(w.numel() for w in weights) and isinstance(result["parameters"], int)
+        assert result["parameters"] == sum(w.numel() for w in weights) and isinstance(
+            result["parameters"], int
+        )
         assert result["seconds"] == result["report"].seconds
         pickle.dumps(result)
     assert all(one["reported_ms"] <= two["reported_ms"] for one, two in pairwise(results))
@@ -110,7 +121,9 @@ def test_short_epochs_come_together_with_the_next_rung(start):
     each = start(ladder=ladder)
     single = [each.step() for _ in range(5)]
     where = [(len(r["report"].folds), r["epoch"]) for r in single]
-    assert where == [(1, 1), (1, 2), (1, 3), (2, 3), (3, 3)] and {r["earlier"] for r in single} == {()}
+    assert where == [(1, 1), (1, 2), (1, 3), (2, 3), (3, 3)] and {
+        r["earlier"] for r in single
+    } == {()}
     together = start(ladder=ladder, report_seconds=60.0)
     results = [together.step() for _ in range(3)]
     assert [numbers(r) for r in results] == [numbers(single[i]) for i in (0, 2, 4)]
@@ -121,7 +134,9 @@ def test_short_epochs_come_together_with_the_next_rung(start):
 
 
 def test_a_diverged_trial_reports_no_loss_and_no_picture(start):
-    result = start(task=LoadedTask("nan", Scripted(math.nan), {}, None), config={"trial": 0, "params": {}})
+    result = start(
+        task=LoadedTask("nan", Scripted(math.nan), {}, None), config={"trial": 0, "params": {}}
+    )
     report = result.step()
     assert report["finished"] and report["done"]
     assert "val_loss" not in report and "picture" not in report
@@ -136,7 +151,10 @@ def test_a_checkpoint_of_tensors_and_plain_values_goes_on_bit_for_bit(start, tmp
     state = load_checkpoint_file(tmp_path / CHECKPOINT_FILE)
     assert state["trial"] == 7
     assert {f.name for f in tmp_path.iterdir()} == {CHECKPOINT_FILE, "trial.sha256"}
-    assert len(torch.load(tmp_path / CHECKPOINT_FILE, weights_only=True)["cross_validation"]["folds"]) == 3
+    assert (
+        len(torch.load(tmp_path / CHECKPOINT_FILE, weights_only=True)["cross_validation"]["folds"])
+        == 3
+    )
     second = start()
     second.load_checkpoint(str(tmp_path))
     assert run(second, 2) == expected[1:]
@@ -177,7 +195,9 @@ def test_a_checkpoint_with_a_pickled_object_is_refused(start, tmp_path, monkeypa
     torch.save({**load_checkpoint_file(path), "more": Harmful()}, path)
     with pytest.raises(StateError, match=r"its digest differs"):
         load_checkpoint_file(path)
-    path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())  # as who may write one
+    path.with_suffix(".sha256").write_text(
+        hashlib.sha256(path.read_bytes()).hexdigest()
+    )  # as who may write one
     with pytest.raises(StateError, match=r"weights_only|Weights only"):
         load_checkpoint_file(path)
     assert not (tmp_path / "harm.txt").exists()
@@ -206,7 +226,9 @@ def test_a_repeat_trains_with_its_own_seed_on_its_own_folds_the_same_for_every_t
     assert plain == [fold.val_loss for fold in start().step()["report"].folds]
     assert plain != repeats[0][0] != repeats[1][0] != plain
     for (_, indices), splits in zip(repeats, redrawn, strict=True):
-        assert all(map(torch.equal, indices, (torch.from_numpy(split.validation) for split in splits)))
+        assert all(
+            map(torch.equal, indices, (torch.from_numpy(split.validation) for split in splits))
+        )
     other, indices = step(1, lr=0.02)
     assert other != repeats[0][0] and all(map(torch.equal, indices, repeats[0][1]))
 
@@ -215,7 +237,9 @@ def test_repeats_differ_in_the_weights_that_they_start_from(start):
     same = tuple(FoldPlan(60, splits=3).split())
     work = start(repeat_splits=(same, same))._work
     images = torch.from_numpy(work.images.copy())
-    trained = [work.cross_validation({**SMALL, "lr": 0.01}, images, repeat) for repeat in (0, 1, 2, 1)]
+    trained = [
+        work.cross_validation({**SMALL, "lr": 0.01}, images, repeat) for repeat in (0, 1, 2, 1)
+    ]
     losses = [[fold.val_loss for fold in cv.advance().folds] for cv in trained]
     assert losses[1] == losses[3]
     assert losses[0] != losses[1] != losses[2] != losses[0]
@@ -250,5 +274,7 @@ def test_a_strip_shows_originals_above_their_reconstructions(channels):
     for column in range(3):
         for top, images in ((0, originals), (8, below)):
             tile = picture[:, top : top + 6, column * 6 : column * 6 + 4]
-            assert torch.equal(tile, images[column, :3].expand(3, 6, 4) if channels == 1 else images[column, :3])
+            assert torch.equal(
+                tile, images[column, :3].expand(3, 6, 4) if channels == 1 else images[column, :3]
+            )
     assert (picture[:, 6:8] == 255).all() and (picture[:, :, 4:6] == 255).all()

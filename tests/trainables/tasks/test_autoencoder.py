@@ -26,11 +26,28 @@ def described(layer):
     if isinstance(layer, nn.ConvTranspose2d):
         assert layer.bias is not None
         paddings = (layer.padding[0], layer.output_padding[0])
-        assert layer.padding[0] == layer.padding[1] and layer.output_padding[0] == layer.output_padding[1]
-        return ("transposed", layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, *paddings)
+        assert (
+            layer.padding[0] == layer.padding[1]
+            and layer.output_padding[0] == layer.output_padding[1]
+        )
+        return (
+            "transposed",
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            *paddings,
+        )
     if isinstance(layer, nn.Conv2d):
         assert layer.bias is not None and layer.padding[0] == layer.padding[1]
-        return ("conv", layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding[0])
+        return (
+            "conv",
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding[0],
+        )
     if isinstance(layer, nn.Linear):
         return ("linear", layer.in_features, layer.out_features)
     if isinstance(layer, nn.BatchNorm2d):
@@ -47,29 +64,59 @@ K, S = (3, 3), (2, 2)
 
 def test_the_encoder_is_the_studys():
     assert [described(layer) for layer in build(latent_dim=5).encoder] == [
-        ("conv", 1, 8, K, S, 1), "ReLU", ("dropout", 0.5),
-        ("conv", 8, 16, K, S, 1), ("norm", 16), "ReLU", ("dropout", 0.5),
-        ("conv", 16, 32, K, S, 0), "ReLU",
-        "Flatten", ("linear", 288, 128), "ReLU", ("linear", 128, 5),
-    ]  # fmt: skip
+        ("conv", 1, 8, K, S, 1),
+        "ReLU",
+        ("dropout", 0.5),
+        ("conv", 8, 16, K, S, 1),
+        ("norm", 16),
+        "ReLU",
+        ("dropout", 0.5),
+        ("conv", 16, 32, K, S, 0),
+        "ReLU",
+        "Flatten",
+        ("linear", 288, 128),
+        "ReLU",
+        ("linear", 128, 5),
+    ]
 
 
 def test_the_decoder_is_the_studys():
     assert [described(layer) for layer in build(latent_dim=5).decoder] == [
-        ("linear", 5, 128), "ReLU", ("linear", 128, 288), "ReLU", ("unflatten", (32, 3, 3)),
-        ("transposed", 32, 16, K, S, 0, 0), ("norm", 16), ("dropout", 0.2), "ReLU",
-        ("transposed", 16, 8, K, S, 1, 1), ("norm", 8), ("dropout", 0.1), "ReLU",
-        ("transposed", 8, 1, K, S, 1, 1), "Sigmoid",
-    ]  # fmt: skip
+        ("linear", 5, 128),
+        "ReLU",
+        ("linear", 128, 288),
+        "ReLU",
+        ("unflatten", (32, 3, 3)),
+        ("transposed", 32, 16, K, S, 0, 0),
+        ("norm", 16),
+        ("dropout", 0.2),
+        "ReLU",
+        ("transposed", 16, 8, K, S, 1, 1),
+        ("norm", 8),
+        ("dropout", 0.1),
+        "ReLU",
+        ("transposed", 8, 1, K, S, 1, 1),
+        "Sigmoid",
+    ]
 
 
 def test_every_spatial_size_on_the_way_is_the_studys():
     model, sizes = build(), []
     for layer in (*model.encoder, *model.decoder):
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Unflatten):
-            layer.register_forward_hook(lambda _, __, output: sizes.append(tuple(output.shape[1:])))
+            layer.register_forward_hook(
+                lambda _, __, output: sizes.append(tuple(output.shape[1:]))
+            )
     model(torch.rand(2, *STUDY))
-    assert sizes == [(8, 14, 14), (16, 7, 7), (32, 3, 3), (32, 3, 3), (16, 7, 7), (8, 14, 14), (1, 28, 28)]
+    assert sizes == [
+        (8, 14, 14),
+        (16, 7, 7),
+        (32, 3, 3),
+        (32, 3, 3),
+        (16, 7, 7),
+        (8, 14, 14),
+        (1, 28, 28),
+    ]
 
 
 @pytest.mark.parametrize(("latent", "total"), [(2, 86_611), (16, 90_209)])
@@ -89,10 +136,23 @@ def test_the_parameter_counts_follow_the_formula(latent, total):
         layers = (sum(p.numel() for p in layer.parameters()) for layer in part)
         return [count for count in layers if count]
 
-    encoder = [conv(1, 8), conv(8, 16), norm(16), conv(16, 32), linear(288, 128), linear(128, latent)]
+    encoder = [
+        conv(1, 8),
+        conv(8, 16),
+        norm(16),
+        conv(16, 32),
+        linear(288, 128),
+        linear(128, latent),
+    ]
     decoder = [
-        linear(latent, 128), linear(128, 288), conv(32, 16), norm(16), conv(16, 8), norm(8), conv(8, 1),
-    ]  # fmt: skip
+        linear(latent, 128),
+        linear(128, 288),
+        conv(32, 16),
+        norm(16),
+        conv(16, 8),
+        norm(8),
+        conv(8, 1),
+    ]
     assert (counts(model.encoder), counts(model.decoder)) == (encoder, decoder)
     assert sum(p.numel() for p in model.parameters()) == total
 
@@ -128,7 +188,9 @@ def reconstruct(shape, **params):
         return build(shape, width=2, hidden=8, latent_dim=3, **params).eval()(images)
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (3, 64, 64), (1, 9, 31), (4, 11, 8), (2, 13, 27)])
+@pytest.mark.parametrize(
+    "shape", [(3, 32, 32), (1, 8, 8), (3, 64, 64), (1, 9, 31), (4, 11, 8), (2, 13, 27)]
+)
 def test_other_shapes_come_back_in_their_own(shape):
     output = reconstruct(shape)
     assert output.shape == (2, *shape)
@@ -150,7 +212,9 @@ def test_the_spatial_sizes_are_what_the_convolutions_make():
 @pytest.mark.parametrize("shape", [(1, 7, 28), (1, 28, 7), (3, 4, 4)])
 def test_an_image_too_small_is_refused_by_its_shape(shape):
     for refuse in (TASK.check, TASK.implementation.build):
-        with pytest.raises(InputError, match=f"{shape[0]}×{shape[1]}×{shape[2]}: .*at least 8×8.*dataset.size"):
+        with pytest.raises(
+            InputError, match=f"{shape[0]}×{shape[1]}×{shape[2]}: .*at least 8×8.*dataset.size"
+        ):
             refuse(TASK.complete({}), shape)
 
 
@@ -162,10 +226,18 @@ def test_a_shape_that_is_none_is_refused(shape):
 
 def test_width_hidden_and_activation_reach_every_layer():
     model = build(width=3, hidden=50, activation="gelu")
-    assert [layer.out_channels for layer in model.encoder if isinstance(layer, nn.Conv2d)] == [3, 6, 12]
-    assert [layer.out_channels for layer in model.decoder if isinstance(layer, nn.ConvTranspose2d)] == [6, 3, 1]
+    assert [layer.out_channels for layer in model.encoder if isinstance(layer, nn.Conv2d)] == [
+        3,
+        6,
+        12,
+    ]
+    assert [
+        layer.out_channels for layer in model.decoder if isinstance(layer, nn.ConvTranspose2d)
+    ] == [6, 3, 1]
     assert (model.encoder[-3].out_features, model.decoder[0].out_features) == (50, 50)
-    nonlinear = [layer for layer in (*model.encoder, *model.decoder) if isinstance(layer, nn.ReLU | nn.GELU)]
+    nonlinear = [
+        layer for layer in (*model.encoder, *model.decoder) if isinstance(layer, nn.ReLU | nn.GELU)
+    ]
     assert len(nonlinear) == 8 and all(isinstance(layer, nn.GELU) for layer in nonlinear)
     assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
 

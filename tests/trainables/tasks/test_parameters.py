@@ -1,4 +1,5 @@
-"""Every parameter is checked wherever it comes from, and a wrong one is named with its rule and the way out."""
+"""Every parameter is checked wherever it comes from, and a wrong one is named with its rule and
+the way out."""
 
 from __future__ import annotations
 
@@ -25,9 +26,13 @@ OWN = {name for own in OPTIMIZER_PARAMETERS.values() for name in own}
 def test_defaults_are_filled_in_and_an_optimizers_own_are_left_out():
     params = complete({}, {"latent_dim": Parameter(16, low=1)})
     assert params == {
-        "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "batch_size": 128, "schedule": "constant",
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "batch_size": 128,
+        "schedule": "constant",
         "latent_dim": 16,
-    }  # fmt: skip
+    }
     assert not OWN & set(params)
 
 
@@ -40,7 +45,9 @@ def test_what_is_given_wins_and_the_input_stays_as_it_was():
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one():
-    with pytest.raises(InputError, match=r"space\.latent_dims: 4: unknown parameter; did you mean 'latent_dim'\?"):
+    with pytest.raises(
+        InputError, match=r"space\.latent_dims: 4: unknown parameter; did you mean 'latent_dim'\?"
+    ):
         complete({"latent_dims": 4}, {"latent_dim": Parameter(16)}, "space")
 
 
@@ -102,7 +109,9 @@ def test_momentum_for_adam_names_its_owners_and_the_condition_to_write():
     with pytest.raises(InputError) as caught:
         check_optimizer_parameters({"optimizer": "adam", "momentum": 0.9}, "space")
     text = str(caught.value)
-    assert text.startswith("space.momentum: 0.9: adam has no parameter of that name (it has: amsgrad, beta1,")
+    assert text.startswith(
+        "space.momentum: 0.9: adam has no parameter of that name (it has: amsgrad, beta1,"
+    )
     assert "momentum belongs to sgd, rmsprop: add `when: {optimizer: [sgd, rmsprop]}`" in text
 
 
@@ -125,7 +134,9 @@ def test_every_default_keeps_its_own_rule():
 
 
 def test_an_error_survives_a_process_border():
-    error = pickle.loads(pickle.dumps(InputError("folds.splits", 1, "must be at least 2", "use a holdout")))
+    error = pickle.loads(
+        pickle.dumps(InputError("folds.splits", 1, "must be at least 2", "use a holdout"))
+    )
     assert str(error) == "folds.splits: 1: must be at least 2; use a holdout"
     assert (error.field, error.value) == ("folds.splits", 1)
     assert isinstance(error, ValueError)
@@ -136,7 +147,7 @@ def test_a_hint_lists_the_choices_when_none_is_near():
 
 
 def test_the_default_learning_rates_are_pytorchs():
-    assert {name: inspect.signature(made).parameters["lr"].default for name, made in _CLASSES.items()} == dict(
-        DEFAULT_LEARNING_RATES
-    )
+    assert {
+        name: inspect.signature(made).parameters["lr"].default for name, made in _CLASSES.items()
+    } == dict(DEFAULT_LEARNING_RATES)
     assert set(DEFAULT_LEARNING_RATES) == set(OPTIMIZER_PARAMETERS)

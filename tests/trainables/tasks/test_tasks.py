@@ -59,7 +59,9 @@ def file(tmp_path):
 
 def test_the_built_in_task():
     task = load_task("autoencoder")
-    assert isinstance(task.implementation, AutoencoderTask) and isinstance(task.implementation, Task)
+    assert isinstance(task.implementation, AutoencoderTask) and isinstance(
+        task.implementation, Task
+    )
     assert (task.reference, task.name, task.objective) == ("autoencoder", "AutoencoderTask", "mse")
     assert task.reconstructs
     assert set(task.declared) == set(TRAINING_PARAMETERS) | set(AutoencoderTask.parameters)
@@ -73,10 +75,15 @@ def test_a_task_in_a_module():
 def test_a_task_in_a_file_with_plain_defaults_and_declared_ranges(file):
     task = load_task(f"{file}:Mine")
     assert (task.name, task.objective, task.reconstructs) == ("Mine", "mae", False)
-    assert task.parameters == {"units": Parameter(4), "rate": Parameter(0.5, "a share", low=0.0, below=1.0)}
+    assert task.parameters == {
+        "units": Parameter(4),
+        "rate": Parameter(0.5, "a share", low=0.0, below=1.0),
+    }
     params = task.complete({"units": 7})
     assert (params["units"], params["rate"], params["lr"]) == (7, 0.5, 1e-3)
-    with pytest.raises(InputError, match=r"space\.rate: 1: must be a number at least 0 and below 1"):
+    with pytest.raises(
+        InputError, match=r"space\.rate: 1: must be a number at least 0 and below 1"
+    ):
         task.complete({"rate": 1}, "space")
     with pytest.raises(InputError, match="too many for me"):
         task.check({"units": 10}, (1, 8, 8))
@@ -99,7 +106,10 @@ def test_a_file_is_imported_under_a_private_name(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "json.py").write_text(f"WHERE = {folder!r}\n" + SOURCE)
     path = list(sys.path)
-    one, two = (type(load_task(f"{tmp_path}/{folder}/json.py:Mine").implementation) for folder in ("one", "two"))
+    one, two = (
+        type(load_task(f"{tmp_path}/{folder}/json.py:Mine").implementation)
+        for folder in ("one", "two")
+    )
     assert one.__module__ != two.__module__
     assert (sys.modules[one.__module__].WHERE, sys.modules[two.__module__].WHERE) == ("one", "two")
     assert one.__module__.startswith("_foldrace_json_")
@@ -117,7 +127,13 @@ def test_an_edited_file_is_read_anew(file):
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("autoencodr", r"^task: autoencodr: unknown task; did you mean 'autoencoder'\? .*; or \./file\.py:ClassName"),
+        (
+            "autoencodr",
+            (
+                r"^task: autoencodr: unknown task; did you mean 'autoencoder'\? .*; or"
+                r" \./file\.py:ClassName"
+            ),
+        ),
         ("{folder}/missing.py:Mine", r"^task: .*missing\.py: no such file"),
         ("{folder}:Mine", "does not import"),
         ("{file}:Mime", r"has no Mime; did you mean 'Mine'\?"),
@@ -125,7 +141,10 @@ def test_an_edited_file_is_read_anew(file):
         ("{file}:Nothing", r"Nothing has no method build and no method losses"),
         ("{file}:HELPER", "HELPER has no method build and no method losses"),
         ("{file}:Clash", "its parameter momentum is already one of the training's; rename it"),
-        ("no_such_package.there:Mine", "module no_such_package.there does not import: ModuleNotFoundError"),
+        (
+            "no_such_package.there:Mine",
+            "module no_such_package.there does not import: ModuleNotFoundError",
+        ),
         ("json:Mine", "json has no Mine"),
     ],
 )
@@ -143,7 +162,10 @@ def test_a_task_that_cannot_be_made_without_arguments_is_refused(file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("import no_such_thing", "does not import: ModuleNotFoundError: No module named 'no_such_thing'"),
+        (
+            "import no_such_thing",
+            "does not import: ModuleNotFoundError: No module named 'no_such_thing'",
+        ),
         ("def f(:", "does not import: SyntaxError"),
         ("1 / 0", "does not import: ZeroDivisionError: division by zero"),
     ],
@@ -165,7 +187,8 @@ with open(sys.argv[1], "rb") as file:
 params = task.complete({})
 torch.manual_seed(0)
 model = task.implementation.build(params, (1, 8, 8))
-print(task.name, params["units"], tuple(task.implementation.losses(model, torch.ones(2, 1, 8, 8), params)["mae"].shape))
+losses = task.implementation.losses(model, torch.ones(2, 1, 8, 8), params)
+print(task.name, params["units"], tuple(losses["mae"].shape))
 """
 
 

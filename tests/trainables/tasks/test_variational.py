@@ -1,4 +1,5 @@
-"""The VAE: its terms are what the textbooks say, its yardstick does not bend, and its numbers are its own."""
+"""The VAE: its terms are what the textbooks say, its yardstick does not bend, and its numbers are
+its own."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def random(*shape, seed=0):
 
 
 def make(images, params=None, *, fold=0, n=600, **options):
-    params = TASK.complete({"latent_dim": 4, "variance": 0.02, "batch_size": 16, "lr": 5e-3, **(params or {})})
+    params = TASK.complete(
+        {"latent_dim": 4, "variance": 0.02, "batch_size": 16, "lr": 5e-3, **(params or {})}
+    )
     split = FoldPlan(n, splits=3).split()[fold]
     return FoldRun(TASK, params, images[:n], split, epochs=20, fold=fold, **options)
 
@@ -67,7 +70,9 @@ def test_the_likelihoods_are_torch_distributions():
     for log_variance in (-3.0, 0.0, 1.2):
         scale = math.exp(0.5 * log_variance)
         expected = -Normal(made, scale).log_prob(images).flatten(1).sum(1)
-        assert torch.allclose(elbo.gaussian_nll(images, made, torch.tensor(log_variance)), expected, rtol=1e-5)
+        assert torch.allclose(
+            elbo.gaussian_nll(images, made, torch.tensor(log_variance)), expected, rtol=1e-5
+        )
     binary = images.round()
     expected = -Bernoulli(made).log_prob(binary).flatten(1).sum(1)
     assert torch.allclose(elbo.bernoulli_nll(binary, made), expected, rtol=1e-5)
@@ -115,7 +120,10 @@ def test_a_resumed_run_warms_up_as_the_uninterrupted_one(digits):
     resumed = make(digits, {"warm_up": 3.0})
     resumed.load_state_dict(half.state_dict())
     assert [resumed.train_epoch().metrics for _ in range(2)][-1] == reports[-1].metrics
-    assert all(torch.equal(a, b) for a, b in zip(whole.weights().values(), resumed.weights().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.weights().values(), resumed.weights().values(), strict=True)
+    )
 
 
 # --- whose numbers they are
@@ -172,14 +180,17 @@ def test_the_objective_is_the_elbo_at_beta_one_whatever_beta_was_trained_with(di
     values = {}
     for beta in (0.0, 1.0, 8.0):
         torch.manual_seed(0)
-        terms = TASK.losses(model, images, {**params, "beta": beta, "free_bits": 0.5, "warm_up": 2.0})
+        terms = TASK.losses(
+            model, images, {**params, "beta": beta, "free_bits": 0.5, "warm_up": 2.0}
+        )
         values[beta] = terms["negative_elbo"].mean().item()
         assert beta == 1.0 or terms["loss"].mean().item() != pytest.approx(values[beta])
     assert values[0.0] == values[1.0] == values[8.0]
 
 
 def test_a_long_warm_up_is_no_divergence(digits):
-    """The KL term is free at first and grows, so the objective gets worse than the untrained network's for a while."""
+    """The KL term is free at first and grows, so the objective gets worse than the untrained
+    network's for a while."""
     _, reports = trained(digits, {"warm_up": 100.0, "variance": 0.001, "lr": 1e-2}, epochs=2)
     assert reports[-1].diverged is None
 
@@ -201,7 +212,10 @@ def test_the_elbo_never_exceeds_the_importance_weighted_bound_which_rises_with_t
         many = images.repeat(50, 1, 1, 1)  # one code an image is a noisy estimate
         evidence = -TASK.losses(run.model, many, run.params)["negative_elbo"].mean()
         parts = ((many, 1), (images, 10), (images, 200))
-        bounds = [TASK.implementation.bound(run.model, part, run.params, samples).mean() for part, samples in parts]
+        bounds = [
+            TASK.implementation.bound(run.model, part, run.params, samples).mean()
+            for part, samples in parts
+        ]
     assert bounds[0] == pytest.approx(float(evidence), rel=2e-2)
     assert float(evidence) < bounds[1] < bounds[2]
 
@@ -220,11 +234,14 @@ class _LinearEncoder(nn.Module):
 
 
 def test_a_linear_vae_reaches_and_never_exceeds_probabilistic_pca(digits):
-    """Its best ELBO is probabilistic PCA's log-likelihood: the true posterior is in reach (Lucas et al., 2019)"""
+    """Its best ELBO is probabilistic PCA's log-likelihood: the true posterior is in reach (Lucas
+    et al., 2019)"""
     from sklearn.decomposition import PCA
 
     images = digits[:800].float() / 255
-    best = PCA(3, svd_solver="full").fit(images.flatten(1).numpy()).score(images.flatten(1).numpy())
+    best = (
+        PCA(3, svd_solver="full").fit(images.flatten(1).numpy()).score(images.flatten(1).numpy())
+    )
     torch.manual_seed(0)
     decoder = nn.Sequential(nn.Linear(3, PIXELS), nn.Unflatten(1, (1, 8, 8)))
     model = VariationalAutoencoder(_LinearEncoder(3), decoder, variance=0.1, learned=True)
@@ -237,10 +254,14 @@ def test_a_linear_vae_reaches_and_never_exceeds_probabilistic_pca(digits):
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        reached = -np.mean([TASK.losses(model.eval(), images, params)["negative_elbo"].mean() for _ in range(50)])
+        reached = -np.mean(
+            [TASK.losses(model.eval(), images, params)["negative_elbo"].mean() for _ in range(50)]
+        )
     noise = torch.exp(model.log_variance).item()
     assert best - 0.5 < reached < best + 0.05, (reached, best)
-    assert noise == pytest.approx(PCA(3, svd_solver="full").fit(images.flatten(1).numpy()).noise_variance_, rel=0.05)
+    assert noise == pytest.approx(
+        PCA(3, svd_solver="full").fit(images.flatten(1).numpy()).noise_variance_, rel=0.05
+    )
 
 
 # --- parameters
@@ -267,7 +288,13 @@ def test_free_bits_keep_more_units_active_under_a_heavy_beta(digits):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("beta", -1.0), ("likelihood", "poisson"), ("variance", 0.0), ("latent_dim", 0), ("warm_up", -1)],
+    [
+        ("beta", -1.0),
+        ("likelihood", "poisson"),
+        ("variance", 0.0),
+        ("latent_dim", 0),
+        ("warm_up", -1),
+    ],
 )
 def test_values_out_of_range_are_refused(name, value):
     with pytest.raises(InputError, match=name):

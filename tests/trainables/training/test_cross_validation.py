@@ -1,4 +1,5 @@
-"""All folds of a trial along a ladder: aligned points, honest costs, and the same numbers whatever the way there."""
+"""All folds of a trial along a ladder: aligned points, honest costs, and the same numbers whatever
+the way there."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ LADDER = [Rung(1, 1), Rung(1, 3), Rung(3, 3), Rung(3, 5)]
 def make(images, ladder=(), params=None, splits=3, epochs=5, n=60, **options):
     folds = FoldPlan(n, splits=splits).split()
     complete = TASK.complete({**SMALL, **(params or {})})
-    return CrossValidation(TASK, complete, images[:n], folds, epochs=epochs, ladder=ladder, **options)
+    return CrossValidation(
+        TASK, complete, images[:n], folds, epochs=epochs, ladder=ladder, **options
+    )
 
 
 def climb(validation):
@@ -46,14 +49,22 @@ def scripted(*scripts, splits=None, epochs=5, ladder=(), **options):
     waiting = [list(script) for script in scripts]
     folds = FoldPlan(12, splits=len(scripts)).split()
     task = LoadedTask("by fold", ByFold(*[0.0] * 99), {}, None)
-    task.implementation.validations = {tuple(split.validation.tolist()): i for i, split in enumerate(folds)}
+    task.implementation.validations = {
+        tuple(split.validation.tolist()): i for i, split in enumerate(folds)
+    }
     params = task.complete({"optimizer": "sgd", "lr": 1.0})
-    return CrossValidation(task, params, NUMBERED[:12], folds, epochs=epochs, ladder=ladder, **options)
+    return CrossValidation(
+        task, params, NUMBERED[:12], folds, epochs=epochs, ladder=ladder, **options
+    )
 
 
 def test_without_a_ladder_all_folds_move_in_lock_step(digits):
     reports = climb(make(digits, epochs=3))
-    assert [[fold.epoch for fold in report.folds] for report in reports] == [[1] * 3, [2] * 3, [3] * 3]
+    assert [[fold.epoch for fold in report.folds] for report in reports] == [
+        [1] * 3,
+        [2] * 3,
+        [3] * 3,
+    ]
     assert [report.epoch for report in reports] == [1, 2, 3]
     assert [report.fold_epochs for report in reports] == [3, 6, 9]
     assert [report.finished for report in reports] == [False, False, True]
@@ -81,9 +92,13 @@ def test_a_trials_metrics_are_the_means_over_its_folds(digits):
     losses = np.array([fold.val_loss for fold in report.folds])
     assert len(set(losses)) == 3
     assert report.metrics["val_loss"] == pytest.approx(losses.mean(), rel=1e-12)
-    assert report.metrics["val_loss_se"] == pytest.approx(losses.std(ddof=1) / math.sqrt(3), rel=1e-9)
+    assert report.metrics["val_loss_se"] == pytest.approx(
+        losses.std(ddof=1) / math.sqrt(3), rel=1e-9
+    )
     for name in ("train_loss", "val_mse", "epoch_val_loss"):
-        assert report.metrics[name] == pytest.approx(np.mean([f.metrics[name] for f in report.folds]), rel=1e-12)
+        assert report.metrics[name] == pytest.approx(
+            np.mean([f.metrics[name] for f in report.folds]), rel=1e-12
+        )
 
 
 def test_a_single_split_has_no_standard_error(digits):
@@ -95,8 +110,14 @@ def test_a_single_split_has_no_standard_error(digits):
 def test_a_ladder_visits_exactly_its_aligned_points():
     reports = climb(scripted(*[[float(i)] * 5 for i in (1, 2, 6)], ladder=LADDER))
     assert [(len(report.folds), report.epoch) for report in reports] == [
-        (1, 1), (1, 2), (1, 3), (2, 3), (3, 3), (3, 4), (3, 5),
-    ]  # fmt: skip
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (2, 3),
+        (3, 3),
+        (3, 4),
+        (3, 5),
+    ]
     assert all(fold.epoch == report.epoch for report in reports for fold in report.folds)
     assert [report.fold_epochs for report in reports] == [1, 2, 3, 6, 9, 12, 15]
     assert [report.metrics["val_loss"] for report in reports] == [1, 1, 1, 1.5, 3, 3, 3]
@@ -105,7 +126,12 @@ def test_a_ladder_visits_exactly_its_aligned_points():
 
 def test_a_rung_that_rises_in_both_lets_the_new_folds_catch_up_first():
     reports = climb(scripted([1.0] * 3, [1.0] * 3, epochs=3, ladder=[Rung(1, 1), Rung(2, 3)]))
-    assert [(len(report.folds), report.epoch) for report in reports] == [(1, 1), (2, 1), (2, 2), (2, 3)]
+    assert [(len(report.folds), report.epoch) for report in reports] == [
+        (1, 1),
+        (2, 1),
+        (2, 2),
+        (2, 3),
+    ]
 
 
 @pytest.mark.parametrize("params", [{}, {"schedule": "one-cycle"}])
@@ -121,7 +147,13 @@ def test_a_state_from_anywhere_on_the_ladder_goes_on_bit_for_bit(digits, patienc
         return make(digits, LADDER, {"lr": 0.02}, n=36, early_stopping=EarlyStopping(patience))
 
     def numbers(report):
-        return (report.epoch, report.folds, report.fold_epochs, report.finished, report.metrics["val_loss"])
+        return (
+            report.epoch,
+            report.folds,
+            report.fold_epochs,
+            report.finished,
+            report.metrics["val_loss"],
+        )
 
     whole, saved, expected = fresh(), [], []
     while not whole.finished:
@@ -142,9 +174,15 @@ def test_a_state_from_anywhere_on_the_ladder_goes_on_bit_for_bit(digits, patienc
 
 
 def test_a_trial_is_finished_when_every_fold_has_stopped_early():
-    reports = climb(scripted([3.0, 4.0], [2.0, 1.0, 5.0], early_stopping=EarlyStopping(0), epochs=9))
+    reports = climb(
+        scripted([3.0, 4.0], [2.0, 1.0, 5.0], early_stopping=EarlyStopping(0), epochs=9)
+    )
     assert [report.finished for report in reports] == [False, False, True]
-    assert [[fold.stopped for fold in report.folds] for report in reports] == [[False] * 2, [True, False], [True] * 2]
+    assert [[fold.stopped for fold in report.folds] for report in reports] == [
+        [False] * 2,
+        [True, False],
+        [True] * 2,
+    ]
     last = reports[-1]
     assert (last.epoch, last.fold_epochs, last.diverged) == (3, 5, None)
     assert [fold.val_loss for fold in last.folds] == [3.0, 1.0]
@@ -153,8 +191,15 @@ def test_a_trial_is_finished_when_every_fold_has_stopped_early():
 
 def test_one_stopped_fold_does_not_finish_a_trial_whose_others_have_not_begun():
     ladder = [Rung(1, 3), Rung(2, 3)]
-    reports = climb(scripted([3.0, 4.0], [2.0, 1.0, 0.5], ladder=ladder, early_stopping=EarlyStopping(0)))
-    assert [(len(report.folds), report.epoch) for report in reports] == [(1, 1), (1, 2), (1, 3), (2, 3)]
+    reports = climb(
+        scripted([3.0, 4.0], [2.0, 1.0, 0.5], ladder=ladder, early_stopping=EarlyStopping(0))
+    )
+    assert [(len(report.folds), report.epoch) for report in reports] == [
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (2, 3),
+    ]
     assert [report.fold_epochs for report in reports] == [1, 2, 2, 5]
 
 
@@ -168,7 +213,9 @@ def test_a_diverged_trial_is_finished_at_once():
 
 
 def test_a_fold_that_diverges_after_a_good_epoch_stops_alone_under_early_stopping():
-    reports = climb(scripted([3.0, math.nan], [2.0, 1.0, 0.5], epochs=3, early_stopping=EarlyStopping(5)))
+    reports = climb(
+        scripted([3.0, math.nan], [2.0, 1.0, 0.5], epochs=3, early_stopping=EarlyStopping(5))
+    )
     assert len(reports) == 3 and all(report.diverged is None for report in reports)
     assert reports[-1].metrics["val_loss"] == 1.75
     assert reports[-1].fold_epochs == 5

@@ -27,7 +27,9 @@ from tests.helpers.small_tasks import LINEAR, TASK, Linear, make, scripted, trai
         (2, 0.5, (3.0, 2.75, 2.625, 2.25, 2.0, 1.9375, 1.875), 7, 4),  # slow progress adds up
     ],
 )
-def test_early_stopping_keeps_the_best_epochs_weights_and_numbers(patience, min_delta, script, epochs, best):
+def test_early_stopping_keeps_the_best_epochs_weights_and_numbers(
+    patience, min_delta, script, epochs, best
+):
     run = scripted(*script, epochs=20, early_stopping=EarlyStopping(patience, min_delta))
     reports = train(run, epochs)
     assert [report.stopped for report in reports] == [False] * (epochs - 1) + [True]
@@ -36,7 +38,9 @@ def test_early_stopping_keeps_the_best_epochs_weights_and_numbers(patience, min_
     assert (last.val_loss, last.metrics["epoch_val_loss"]) == (script[best - 1], script[-1])
     assert last.metrics["train_loss"] == 101 - epochs  # of the last epoch, not of the kept one
     assert run.weights()["weight"].item() == 100 - best
-    assert run.train_epoch() == run.report() == last  # the script is used up: another epoch would fail
+    assert (
+        run.train_epoch() == run.report() == last
+    )  # the script is used up: another epoch would fail
 
 
 def test_an_improvement_counts_only_beyond_min_delta():
@@ -53,7 +57,9 @@ def test_without_early_stopping_the_last_epoch_counts():
 
 
 def test_pictures_are_of_the_kept_weights(digits):
-    run = make(digits, {"lr": 0.05, "dropout": 0.0, "batch_size": 4}, early_stopping=EarlyStopping(4))
+    run = make(
+        digits, {"lr": 0.05, "dropout": 0.0, "batch_size": 4}, early_stopping=EarlyStopping(4)
+    )
     while train(run, 1)[0].best_epoch == run.epoch:
         assert run.epoch < 8
     model = TASK.implementation.build(run.params, (1, 8, 8))
@@ -70,7 +76,8 @@ def test_pictures_are_of_the_kept_weights(digits):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
 @pytest.mark.parametrize(
-    ("task", "reason"), [(TASK, "gradient has vanished"), (LINEAR, "has made it worse|is (nan|inf)")]
+    ("task", "reason"),
+    [(TASK, "gradient has vanished"), (LINEAR, "has made it worse|is (nan|inf)")],
 )
 def test_a_learning_rate_of_a_thousand_diverges(digits, optimizer, task, reason):
     run = make(digits, {"optimizer": optimizer, "lr": 1e3, "batch_size": 8}, task=task)
@@ -94,9 +101,13 @@ def test_a_healthy_run_and_a_hopelessly_slow_one_have_not_diverged(digits, optim
 def test_a_small_gradient_has_not_vanished(digits):
     class Tiny(Linear):
         def losses(self, model, images, params):
-            return {name: value * 1e-8 for name, value in super().losses(model, images, params).items()}
+            return {
+                name: value * 1e-8 for name, value in super().losses(model, images, params).items()
+            }
 
-    last = train(make(digits, {"optimizer": "sgd"}, task=LoadedTask("tiny", Tiny(), {}, None)), 2)[-1]
+    last = train(make(digits, {"optimizer": "sgd"}, task=LoadedTask("tiny", Tiny(), {}, None)), 2)[
+        -1
+    ]
     assert last.diverged is None and 0 < last.val_loss < 1e-8
 
 

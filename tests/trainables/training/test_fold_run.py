@@ -1,4 +1,5 @@
-"""A fold's numbers come from the model it trained, are the same everywhere, and survive an interruption bit for bit."""
+"""A fold's numbers come from the model it trained, are the same everywhere, and survive an
+interruption bit for bit."""
 
 from __future__ import annotations
 
@@ -17,10 +18,21 @@ from foldrace.trainables.tasks.protocol import LoadedTask, load_task
 from foldrace.trainables.training.fold import EarlyStopping, FoldRun
 from foldrace.trainables.training.seeds import derive_seed
 from foldrace.trainables.training.splits import FoldPlan, Split
-from tests.helpers.small_tasks import NUMBERED, TASK, Linear, N, Scripted, make, same, scripted, train
+from tests.helpers.small_tasks import (
+    NUMBERED,
+    TASK,
+    Linear,
+    N,
+    Scripted,
+    make,
+    same,
+    scripted,
+    train,
+)
 
 RISING = {"lr": 0.05, "dropout": 0.0, "batch_size": 8}
-"""With these the validation loss rises in the second epoch, so that the kept weights are not the latest."""
+"""With these the validation loss rises in the second epoch, so that the kept weights are not the
+latest."""
 
 # --- whose numbers they are
 
@@ -44,15 +56,19 @@ def test_the_recorded_loss_is_that_of_the_kept_weights_on_the_validation_images(
     images = digits[:N].numpy()[chosen].astype(np.float32) / 255
     with torch.no_grad():
         output = model(torch.from_numpy(images)).numpy()
-    assert report.val_loss == pytest.approx(float(((output.astype(float) - images) ** 2).mean()), abs=1e-7)
+    assert report.val_loss == pytest.approx(
+        float(((output.astype(float) - images) ** 2).mean()), abs=1e-7
+    )
 
 
-def test_every_training_image_is_seen_once_an_epoch_in_a_new_order_and_no_validation_image_is_trained_on():
+def test_each_training_image_is_seen_once_an_epoch_in_a_new_order_and_no_validation_image():
     split = FoldPlan(30, splits=3).split()[1]
     run = scripted(1.0, 1.0, params={"batch_size": 8}, n=30, fold=1)
     train(run, 2)
     seen = run.task.implementation.seen
-    orders = [[i for training, batch in part if training for i in batch] for part in (seen[:4], seen[4:])]
+    orders = [
+        [i for training, batch in part if training for i in batch] for part in (seen[:4], seen[4:])
+    ]
     assert sorted(orders[0]) == sorted(orders[1]) == split.train.tolist()
     assert orders[0] != orders[1] and orders[0] != sorted(orders[0])
     assert [batch for training, batch in seen if not training] == [split.validation.tolist()] * 2
@@ -118,7 +134,9 @@ def test_numbers_do_not_depend_on_the_process_and_the_process_not_on_them(digits
 
 
 def test_a_look_between_epochs_changes_nothing(digits):
-    expected = [report.metrics for report in train(make(digits, RISING, early_stopping=EarlyStopping(9)))]
+    expected = [
+        report.metrics for report in train(make(digits, RISING, early_stopping=EarlyStopping(9)))
+    ]
     run, seen = make(digits, RISING, early_stopping=EarlyStopping(9)), []
     for _ in range(4):
         seen.append(run.train_epoch().metrics)
@@ -126,7 +144,9 @@ def test_a_look_between_epochs_changes_nothing(digits):
         run.reconstruct(digits[:3])
         run.report()
     assert seen == expected
-    assert len({metrics["val_loss"] for metrics in seen}) < 4  # or the kept weights were always the latest
+    assert (
+        len({metrics["val_loss"] for metrics in seen}) < 4
+    )  # or the kept weights were always the latest
 
 
 def test_what_a_reconstruction_draws_follows_from_the_seed():
@@ -185,7 +205,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(digits, kind, patien
         checkpoints.append(saved(whole))
         kept.append({name: value.clone() for name, value in whole.weights().items()})
     if kind == "rising" and patience is not None:
-        assert any(report.best_epoch < report.epoch for report in reports[:-1])  # or the kept weights are untested
+        assert any(
+            report.best_epoch < report.epoch for report in reports[:-1]
+        )  # or the kept weights are untested
     for done, checkpoint in enumerate(checkpoints, 1):
         resumed = make(digits, KINDS[kind], **options)
         resumed.load_state_dict(torch.load(io.BytesIO(checkpoint), weights_only=True))
@@ -205,7 +227,9 @@ torch.set_num_threads(int(sys.argv[2]))
 checkpoint = torch.load(sys.argv[1], weights_only=True)
 images = checkpoint["images"]
 task = load_task("autoencoder")
-params = task.complete({"width": 4, "hidden": 32, "latent_dim": 8, "batch_size": 16, "schedule": "one-cycle"})
+params = task.complete(
+    {"width": 4, "hidden": 32, "latent_dim": 8, "batch_size": 16, "schedule": "one-cycle"}
+)
 def make():
     return FoldRun(task, params, images, FoldPlan(90, splits=3).split()[1], epochs=4, fold=1,
                    early_stopping=EarlyStopping(2))
@@ -217,15 +241,19 @@ print([repr(run.train_epoch()) for _ in range(2)])
 """
 
 
-def test_a_fresh_process_with_another_hash_seed_gives_the_same_numbers_and_takes_up_a_checkpoint(digits, tmp_path):
+def test_a_fresh_process_with_another_hash_seed_gives_the_same_numbers_and_takes_up_a_checkpoint(
+    digits, tmp_path
+):
     run = make(digits, {"schedule": "one-cycle"}, fold=1, early_stopping=EarlyStopping(2))
     first = train(run, 2)
     torch.save({"fold": run.state_dict(), "images": digits[:N].clone()}, tmp_path / "fold.pt")
     reports = [repr(report) for report in first + train(run, 2)]
     fresh = subprocess.run(
         [sys.executable, "-c", FRESH, str(tmp_path / "fold.pt"), str(torch.get_num_threads())],
-        env={**os.environ, "PYTHONHASHSEED": "4711"}, capture_output=True, text=True,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONHASHSEED": "4711"},
+        capture_output=True,
+        text=True,
+    )
     assert fresh.stdout.splitlines() == [str(reports), str(reports[2:])], fresh.stderr
 
 
@@ -240,15 +268,21 @@ class Normed(Linear):
 
     def build(self, params, sample_shape):
         n = math.prod(sample_shape)
-        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(n), nn.Linear(n, n), nn.Unflatten(1, sample_shape))
+        return nn.Sequential(
+            nn.Flatten(), nn.BatchNorm1d(n), nn.Linear(n, n), nn.Unflatten(1, sample_shape)
+        )
 
     def losses(self, model, images, params):
         self.sizes.append(len(images))
         return super().losses(model, images, params)
 
 
-@pytest.mark.parametrize(("train_size", "expected"), [(17, [16]), (18, [16, 2]), (33, [16, 16]), (32, [16, 16])])
-def test_a_last_batch_of_one_is_left_out_and_the_schedule_still_ends_with_the_training(digits, train_size, expected):
+@pytest.mark.parametrize(
+    ("train_size", "expected"), [(17, [16]), (18, [16, 2]), (33, [16, 16]), (32, [16, 16])]
+)
+def test_a_last_batch_of_one_is_left_out_and_the_schedule_still_ends_with_the_training(
+    digits, train_size, expected
+):
     task = LoadedTask("normed", Normed(), {}, None)
     params = task.complete({"batch_size": 16, "schedule": "cosine", "lr": 1e-9})
     split = Split(np.arange(train_size), np.arange(train_size, train_size + 9))
@@ -272,22 +306,20 @@ def test_a_linear_autoencoder_approaches_and_never_beats_pca(digits, tmp_path):
     from sklearn.decomposition import PCA
 
     (tmp_path / "linear.py").write_text(
-        "from torch import nn\n"
-        "class LinearAE:\n"
-        "    parameters = {'latent_dim': 2}\n"
-        "    def build(self, params, shape):\n"
-        "        n = shape[0] * shape[1] * shape[2]\n"
-        "        k = params['latent_dim']\n"
-        "        return nn.Sequential(nn.Flatten(), nn.Linear(n, k), nn.Linear(k, n), nn.Unflatten(1, shape))\n"
-        "    def losses(self, model, images, params):\n"
-        "        mse = (model(images) - images).square().flatten(1).mean(1)\n"
-        "        return {'loss': mse, 'mse': mse}\n"
+        "from torch import nn\nclass LinearAE:\n    parameters = {'latent_dim': 2}\n    def"
+        " build(self, params, shape):\n        n = shape[0] * shape[1] * shape[2]\n        k ="
+        " params['latent_dim']\n        return nn.Sequential(nn.Flatten(), nn.Linear(n, k),"
+        " nn.Linear(k, n), nn.Unflatten(1, shape))\n    def losses(self, model, images, params):\n"
+        "        mse = (model(images) - images).square().flatten(1).mean(1)\n        return"
+        " {'loss': mse, 'mse': mse}\n"
     )
     task = load_task(f"{tmp_path}/linear.py:LinearAE")
     split = Split(np.arange(200), np.arange(200, 300))
     pixels = digits[:200].flatten(1).numpy() / 255.0
     for rank in (2, 5):
-        params = task.complete({"latent_dim": rank, "lr": 0.03, "batch_size": 25, "schedule": "cosine"})
+        params = task.complete(
+            {"latent_dim": rank, "lr": 0.03, "batch_size": 25, "schedule": "cosine"}
+        )
         run = FoldRun(task, params, digits, split, epochs=200)
         for _ in range(200):
             run.train_only_epoch()

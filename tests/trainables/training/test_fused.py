@@ -24,13 +24,21 @@ VARIATIONAL = load_task("variational")
 
 
 def trial(
-    images: Tensor, fused: bool, *, task: LoadedTask = TASK, params: Mapping[str, Any] | None = None, n: int = 90,
-    epochs: int = 3, **options: Any,
-) -> CrossValidation:  # fmt: skip
+    images: Tensor,
+    fused: bool,
+    *,
+    task: LoadedTask = TASK,
+    params: Mapping[str, Any] | None = None,
+    n: int = 90,
+    epochs: int = 3,
+    **options: Any,
+) -> CrossValidation:
     small = SMALL if task.objective else {"batch_size": 16}
     complete = task.complete({**small, **(params or {})})
     splits = FoldPlan(n, splits=3).split()
-    return CrossValidation(task, complete, images[:n], splits, epochs=epochs, fused=fused, **options)
+    return CrossValidation(
+        task, complete, images[:n], splits, epochs=epochs, fused=fused, **options
+    )
 
 
 def climb(cv: CrossValidation) -> list[EpochReport]:
@@ -56,21 +64,35 @@ def assert_close(ours: list[EpochReport], theirs: list[EpochReport], *, rel: flo
         {"dropout": 1.0},
         {"dropout": 0.7, "optimizer": "adamw", "schedule": "one-cycle", "weight_decay": 0.01},
         {"optimizer": "sgd", "momentum": 0.9, "lr": 0.05, "schedule": "cosine"},
-        {"optimizer": "nadam"}, {"optimizer": "radam"}, {"optimizer": "rmsprop", "momentum": 0.5},
-        {"optimizer": "adagrad", "lr": 0.001}, {"optimizer": "adadelta", "lr": 1.0},
+        {"optimizer": "nadam"},
+        {"optimizer": "radam"},
+        {"optimizer": "rmsprop", "momentum": 0.5},
+        {"optimizer": "adagrad", "lr": 0.001},
+        {"optimizer": "adadelta", "lr": 1.0},
         {"dropout": 0.0, "loss": "bce", "activation": "silu"},
     ],
-)  # fmt: skip
-def test_the_folds_have_the_numbers_that_they_have_alone(digits: Tensor, params: dict[str, Any]) -> None:
-    ours, theirs = climb(trial(digits, True, params=params)), climb(trial(digits, False, params=params))
+)
+def test_the_folds_have_the_numbers_that_they_have_alone(
+    digits: Tensor, params: dict[str, Any]
+) -> None:
+    ours, theirs = (
+        climb(trial(digits, True, params=params)),
+        climb(trial(digits, False, params=params)),
+    )
     assert_close(ours, theirs)
     losses = [fold.val_loss for fold in ours[-1].folds]
     assert len(set(losses)) == 3  # not one fold three times
 
 
-@pytest.mark.parametrize("params", [{}, {"learned_variance": True, "dropout": 0.5, "warm_up": 2.0}])
-def test_a_variational_autoencoders_folds_draw_their_own_noise(digits: Tensor, params: dict[str, Any]) -> None:
-    both = [climb(trial(digits, fused, task=VARIATIONAL, params=params)) for fused in (True, False)]
+@pytest.mark.parametrize(
+    "params", [{}, {"learned_variance": True, "dropout": 0.5, "warm_up": 2.0}]
+)
+def test_a_variational_autoencoders_folds_draw_their_own_noise(
+    digits: Tensor, params: dict[str, Any]
+) -> None:
+    both = [
+        climb(trial(digits, fused, task=VARIATIONAL, params=params)) for fused in (True, False)
+    ]
     assert_close(*both)
 
 
@@ -91,10 +113,12 @@ def test_folds_of_unequal_numbers_of_steps_are_trained_one_by_one(digits: Tensor
 
 def test_a_fold_that_has_stopped_early_is_left_out_and_the_others_go_on(digits: Tensor) -> None:
     options: dict[str, Any] = {
-        # with Adam's usual epsilon the biases before a batch norm walk on the rounding of their gradients
+        # with Adam's usual epsilon the biases before a batch norm walk on the rounding of their
+        # gradients
         "params": {"lr": 0.05, "dropout": 0.0, "batch_size": 8, "eps": 1e-5},
-        "early_stopping": EarlyStopping(1), "epochs": 8,
-    }  # fmt: skip
+        "early_stopping": EarlyStopping(1),
+        "epochs": 8,
+    }
     ours, theirs = climb(trial(digits, True, **options)), climb(trial(digits, False, **options))
     assert_close(ours, theirs)
     assert len({fold.epoch for fold in ours[-1].folds}) > 1
@@ -102,7 +126,9 @@ def test_a_fold_that_has_stopped_early_is_left_out_and_the_others_go_on(digits: 
 
 def test_folds_that_join_later_are_fused_with_those_at_their_epoch(digits: Tensor) -> None:
     ladder = (Rung(1, 1), Rung(1, 3), Rung(3, 3))
-    assert_close(climb(trial(digits, True, ladder=ladder)), climb(trial(digits, False, ladder=ladder)))
+    assert_close(
+        climb(trial(digits, True, ladder=ladder)), climb(trial(digits, False, ladder=ladder))
+    )
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -125,19 +151,27 @@ def test_fused_training_is_the_same_bit_for_bit_when_repeated_and_resumed(digits
     resumed = trial(digits, True, params=params)
     resumed.load_state_dict(copy.deepcopy(begun.state_dict()))
     climb(resumed)
-    without_clock = [[{**fold, "seconds": 0} for fold in cv.state_dict()["folds"]] for cv in (whole, resumed)]
+    without_clock = [
+        [{**fold, "seconds": 0} for fold in cv.state_dict()["folds"]] for cv in (whole, resumed)
+    ]
     assert same(*without_clock)
 
 
 class Peculiar:
-    """Torch's own dropout in a function, noise on the images, batch statistics, a frozen weight, and what is asked."""
+    """Torch's own dropout in a function, noise on the images, batch statistics, a frozen weight,
+    and what is asked."""
 
     def __init__(self, reads: bool = False, draws: bool = False) -> None:
         self.reads, self.draws = reads, draws
 
     def build(self, params: Any, sample_shape: Any) -> nn.Module:
         model = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Dropout(0.25), nn.Linear(12, 64), nn.Sigmoid()
+            nn.Flatten(),
+            nn.Linear(64, 12),
+            nn.BatchNorm1d(12),
+            nn.Dropout(0.25),
+            nn.Linear(12, 64),
+            nn.Sigmoid(),
         )
         model[1].bias.requires_grad_(False)
         return model
@@ -164,7 +198,9 @@ def test_a_users_own_model_and_torchs_own_dropout(digits: Tensor) -> None:
 
 
 @pytest.mark.parametrize("options", [{"reads": True}, {"draws": True}])
-def test_what_cannot_be_batched_is_refused_before_anything_changes(digits: Tensor, options: dict[str, bool]) -> None:
+def test_what_cannot_be_batched_is_refused_before_anything_changes(
+    digits: Tensor, options: dict[str, bool]
+) -> None:
     task = LoadedTask("peculiar", Peculiar(**options), {}, None)
     must = trial(digits, True, task=task)
     with pytest.raises(CannotFuseError):
@@ -173,14 +209,20 @@ def test_what_cannot_be_batched_is_refused_before_anything_changes(digits: Tenso
     may = trial(digits, True, task=task)
     may._must_fuse = False  # as under "auto" on a GPU
     reports, alone = climb(may), climb(trial(digits, False, task=task))
-    assert [dict(f.metrics) for f in reports[-1].folds] == [dict(f.metrics) for f in alone[-1].folds]
+    assert [dict(f.metrics) for f in reports[-1].folds] == [
+        dict(f.metrics) for f in alone[-1].folds
+    ]
 
 
 def test_bfloat16_gives_nearly_the_same_losses_from_float32_weights(digits: Tensor) -> None:
-    exact, rough = (climb(trial(digits, False, precision=p)) for p in (Precision.FLOAT32, Precision.BFLOAT16))
+    exact, rough = (
+        climb(trial(digits, False, precision=p)) for p in (Precision.FLOAT32, Precision.BFLOAT16)
+    )
     losses = [[fold.val_loss for fold in reports[-1].folds] for reports in (exact, rough)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
     cv = trial(digits, False, precision=Precision.BFLOAT16)
     cv.advance()
-    assert {weight.dtype for run in cv.runs for weight in run.model.parameters()} == {torch.float32}
+    assert {weight.dtype for run in cv.runs for weight in run.model.parameters()} == {
+        torch.float32
+    }

@@ -1,4 +1,5 @@
-"""Ladders rise from the grace epochs to all folds and epochs, and trials climb them one thing at a time."""
+"""Ladders rise from the grace epochs to all folds and epochs, and trials climb them one thing at a
+time."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foldrace.trainables.training.ladder import Rung, aligned_points, default_ladder, lockstep_ladder
+from foldrace.trainables.training.ladder import (
+    Rung,
+    aligned_points,
+    default_ladder,
+    lockstep_ladder,
+)
 from tests.helpers.racing import ladders
 
 SIZES = {
@@ -26,7 +32,9 @@ def rises(ladder: tuple[Rung, ...]) -> bool:
 
 def most_rungs(epochs: int, reduction_factor: float, grace_epochs: int) -> int:
     """Below the top the epochs grow η-fold from rung to rung."""
-    return 1 + max(0, math.ceil(math.log(epochs / grace_epochs) / math.log(reduction_factor) - 1e-6))
+    return 1 + max(
+        0, math.ceil(math.log(epochs / grace_epochs) / math.log(reduction_factor) - 1e-6)
+    )
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -34,7 +42,9 @@ def most_rungs(epochs: int, reduction_factor: float, grace_epochs: int) -> int:
 def test_the_default_ladder_trains_one_fold_to_the_end_first(
     epochs: int, folds: int, reduction_factor: float, grace_epochs: int
 ) -> None:
-    ladder = default_ladder(epochs, folds, reduction_factor=reduction_factor, grace_epochs=grace_epochs)
+    ladder = default_ladder(
+        epochs, folds, reduction_factor=reduction_factor, grace_epochs=grace_epochs
+    )
     assert rises(ladder)
     assert ladder[0] == Rung(1, min(grace_epochs, epochs)) and ladder[-1] == Rung(folds, epochs)
     assert Rung(1, epochs) in ladder
@@ -47,8 +57,12 @@ def test_the_default_ladder_trains_one_fold_to_the_end_first(
 def test_the_lockstep_ladder_has_the_same_epochs_with_all_folds_at_each(
     epochs: int, folds: int, reduction_factor: float, grace_epochs: int
 ) -> None:
-    ladder = lockstep_ladder(epochs, folds, reduction_factor=reduction_factor, grace_epochs=grace_epochs)
-    one_fold = default_ladder(epochs, 1, reduction_factor=reduction_factor, grace_epochs=grace_epochs)
+    ladder = lockstep_ladder(
+        epochs, folds, reduction_factor=reduction_factor, grace_epochs=grace_epochs
+    )
+    one_fold = default_ladder(
+        epochs, 1, reduction_factor=reduction_factor, grace_epochs=grace_epochs
+    )
     assert rises(ladder)
     assert {rung.folds for rung in ladder} == {folds}
     assert [rung.epochs for rung in ladder] == [rung.epochs for rung in one_fold]
@@ -57,10 +71,17 @@ def test_the_lockstep_ladder_has_the_same_epochs_with_all_folds_at_each(
 @pytest.mark.parametrize(
     ("epochs", "factor", "grace", "rungs"),
     [
-        (9, 3, 1, [1, 3, 9]), (27, 3, 1, [1, 3, 9, 27]), (30, 3, 1, [1, 3, 9, 27, 30]), (8, 2, 1, [1, 2, 4, 8]),
-        (9, 3, 2, [2, 6, 9]), (1, 3, 1, [1]), (5, 3, 7, [5]), (5, 3, 5, [5]), (6, 1.5, 1, [1, 2, 3, 5, 6]),
+        (9, 3, 1, [1, 3, 9]),
+        (27, 3, 1, [1, 3, 9, 27]),
+        (30, 3, 1, [1, 3, 9, 27, 30]),
+        (8, 2, 1, [1, 2, 4, 8]),
+        (9, 3, 2, [2, 6, 9]),
+        (1, 3, 1, [1]),
+        (5, 3, 7, [5]),
+        (5, 3, 5, [5]),
+        (6, 1.5, 1, [1, 2, 3, 5, 6]),
     ],
-)  # fmt: skip
+)
 def test_epoch_rungs(epochs: int, factor: float, grace: int, rungs: list[int]) -> None:
     ladder = default_ladder(epochs, 1, reduction_factor=factor, grace_epochs=grace)
     assert [rung.epochs for rung in ladder] == rungs
@@ -81,4 +102,10 @@ def test_at_each_aligned_point_one_thing_happens(ladder: tuple[Rung, ...]) -> No
 
 def test_folds_that_join_catch_up_before_the_next_epoch() -> None:
     points = aligned_points((Rung(1, 2), Rung(3, 3)))
-    assert [(point.folds, point.epochs) for point in points] == [(1, 1), (1, 2), (2, 2), (3, 2), (3, 3)]
+    assert [(point.folds, point.epochs) for point in points] == [
+        (1, 1),
+        (1, 2),
+        (2, 2),
+        (3, 2),
+        (3, 3),
+    ]

@@ -10,7 +10,11 @@ import torch
 from torch import nn, optim
 
 from foldrace.errors import InputError
-from foldrace.trainables.tasks.parameters import OPTIMIZER_PARAMETERS, TRAINING_PARAMETERS, complete
+from foldrace.trainables.tasks.parameters import (
+    OPTIMIZER_PARAMETERS,
+    TRAINING_PARAMETERS,
+    complete,
+)
 from foldrace.trainables.training.optimizers import build_optimizer, build_schedule
 
 CLASSES = {
@@ -24,23 +28,40 @@ CLASSES = {
     "adadelta": optim.Adadelta,
 }
 UNUSUAL = {
-    "beta1": 0.71, "beta2": 0.83, "eps": 3e-5, "amsgrad": True, "momentum_decay": 0.07, "momentum": 0.37,
-    "nesterov": True, "alpha": 0.61, "centered": True, "lr_decay": 0.013, "rho": 0.57,
-}  # fmt: skip
-EVERY_OWN = [(name, own) for name, parameters in OPTIMIZER_PARAMETERS.items() for own in parameters]
+    "beta1": 0.71,
+    "beta2": 0.83,
+    "eps": 3e-5,
+    "amsgrad": True,
+    "momentum_decay": 0.07,
+    "momentum": 0.37,
+    "nesterov": True,
+    "alpha": 0.61,
+    "centered": True,
+    "lr_decay": 0.013,
+    "rho": 0.57,
+}
+EVERY_OWN = [
+    (name, own) for name, parameters in OPTIMIZER_PARAMETERS.items() for own in parameters
+]
 
 
 def build(name, **own):
     model = nn.Linear(3, 2)
-    return model, build_optimizer(complete({"optimizer": name, "lr": 0.0625, **own}, {}), model.parameters())
+    return model, build_optimizer(
+        complete({"optimizer": name, "lr": 0.0625, **own}, {}), model.parameters()
+    )
 
 
 def in_group(group, own):
-    return group["betas"][("beta1", "beta2").index(own)] if own in ("beta1", "beta2") else group[own]
+    return (
+        group["betas"][("beta1", "beta2").index(own)] if own in ("beta1", "beta2") else group[own]
+    )
 
 
 def test_the_eight_optimizers_are_torchs():
-    assert set(CLASSES) == set(OPTIMIZER_PARAMETERS) == set(TRAINING_PARAMETERS["optimizer"].choices)
+    assert (
+        set(CLASSES) == set(OPTIMIZER_PARAMETERS) == set(TRAINING_PARAMETERS["optimizer"].choices)
+    )
     for name, kind in CLASSES.items():
         assert type(build(name)[1]) is kind
 
@@ -56,7 +77,9 @@ def test_declared_names_are_arguments_of_the_torch_class(name):
 def test_defaults_are_torchs_own(name):
     group = build(name)[1].param_groups[0]
     reference = CLASSES[name]([nn.Parameter(torch.zeros(1))]).param_groups[0]
-    declared = {own: p.default for own, p in OPTIMIZER_PARAMETERS[name].items() if p.default is not None}
+    declared = {
+        own: p.default for own, p in OPTIMIZER_PARAMETERS[name].items() if p.default is not None
+    }
     for own in OPTIMIZER_PARAMETERS[name]:
         assert in_group(group, own) == in_group(reference, own)
         assert declared.get(own, in_group(reference, own)) == in_group(reference, own)
@@ -102,7 +125,9 @@ def test_one_beta_leaves_the_other_at_its_default():
 
 def test_a_parameter_of_another_optimizer_is_refused():
     params = complete({}, {}) | {"momentum": 0.9}
-    with pytest.raises(InputError, match=r"adam has no parameter .*momentum belongs to sgd, rmsprop: add `when: "):
+    with pytest.raises(
+        InputError, match=r"adam has no parameter .*momentum belongs to sgd, rmsprop: add `when: "
+    ):
         build_optimizer(params, nn.Linear(3, 2).parameters())
 
 
@@ -128,7 +153,9 @@ def test_constant_is_flat():
 @pytest.mark.parametrize("steps", [2, 12, 37])
 def test_cosine_falls_along_its_formula_to_zero_at_the_last_step(steps):
     seen, _ = rates("cosine", steps)
-    assert seen == pytest.approx([0.125 * (1 + math.cos(math.pi * i / steps)) for i in range(steps + 1)], abs=1e-9)
+    assert seen == pytest.approx(
+        [0.125 * (1 + math.cos(math.pi * i / steps)) for i in range(steps + 1)], abs=1e-9
+    )
     assert seen[-1] == pytest.approx(0, abs=1e-9)
 
 

@@ -1,4 +1,5 @@
-"""Folds are scikit-learn's, cover everything once, and are the same wherever and whenever they are drawn."""
+"""Folds are scikit-learn's, cover everything once, and are the same wherever and whenever they are
+drawn."""
 
 from __future__ import annotations
 
@@ -36,7 +37,11 @@ def plan(kind, **changes):
         ("stratified", False, lambda seed: skl.StratifiedKFold(4)),
         ("group", True, lambda seed: skl.GroupKFold(4, shuffle=True, random_state=seed)),
         ("group", False, lambda seed: skl.GroupKFold(4)),
-        ("repeated", True, lambda seed: skl.RepeatedKFold(n_splits=4, n_repeats=3, random_state=seed)),
+        (
+            "repeated",
+            True,
+            lambda seed: skl.RepeatedKFold(n_splits=4, n_repeats=3, random_state=seed),
+        ),
     ],
 )
 def test_each_kind_is_scikit_learns(kind, shuffle, reference, seed):
@@ -51,12 +56,20 @@ def test_each_kind_is_scikit_learns(kind, shuffle, reference, seed):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(sorted(FoldKind)), st.integers(2, 5), st.integers(0, 2**31), st.booleans(), st.integers(1, 3)
-)  # fmt: skip
+    st.sampled_from(sorted(FoldKind)),
+    st.integers(2, 5),
+    st.integers(0, 2**31),
+    st.booleans(),
+    st.integers(1, 3),
+)
 def test_sides_are_disjoint_and_cover_everything(kind, splits, seed, shuffle, repeats):
-    folds = plan(kind, splits=splits, seed=seed, shuffle=shuffle, repeats=repeats, fraction=0.3).split()
+    folds = plan(
+        kind, splits=splits, seed=seed, shuffle=shuffle, repeats=repeats, fraction=0.3
+    ).split()
     for split in folds:
-        np.testing.assert_array_equal(np.sort(np.concatenate([split.train, split.validation])), np.arange(N))
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([split.train, split.validation])), np.arange(N)
+        )
         assert (np.diff(split.train) > 0).all() and (np.diff(split.validation) > 0).all()
     if kind is not FoldKind.HOLDOUT:  # every image validates once (a repetition)
         times = repeats if kind is FoldKind.REPEATED else 1
@@ -72,13 +85,18 @@ def test_a_group_is_never_on_both_sides():
 def test_stratified_folds_keep_the_shares_of_the_classes():
     share = np.bincount(LABELS) / N
     for split in plan("stratified", splits=3).split():
-        assert np.abs(np.bincount(LABELS[split.validation]) / len(split.validation) - share).max() < 0.05
+        assert (
+            np.abs(np.bincount(LABELS[split.validation]) / len(split.validation) - share).max()
+            < 0.05
+        )
 
 
 def test_repetitions_are_drawn_anew():
     folds = plan("repeated", splits=3, repeats=2).split()
     assert len(folds) == 6
-    assert {tuple(f.validation) for f in folds[:3]}.isdisjoint({tuple(f.validation) for f in folds[3:]})
+    assert {tuple(f.validation) for f in folds[:3]}.isdisjoint(
+        {tuple(f.validation) for f in folds[3:]}
+    )
 
 
 def test_a_holdout_validates_on_its_fraction():
@@ -103,7 +121,9 @@ def test_labels_and_groups_play_no_part_where_the_kind_has_no_use_for_them(kind)
 @pytest.mark.parametrize("kind", sorted(FoldKind))
 def test_another_seed_gives_other_folds(kind):
     one, two = (plan(kind, seed=seed).split() for seed in (0, 1))
-    assert any(not np.array_equal(a.validation, b.validation) for a, b in zip(one, two, strict=True))
+    assert any(
+        not np.array_equal(a.validation, b.validation) for a, b in zip(one, two, strict=True)
+    )
 
 
 DIGEST = """
@@ -127,7 +147,11 @@ def test_folds_are_the_same_every_time_and_in_a_fresh_process():
     exec(DIGEST, here)
     environment = {**os.environ, "PYTHONHASHSEED": "4711"}
     fresh = subprocess.run(
-        [sys.executable, "-c", DIGEST + "print(digest())"], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", DIGEST + "print(digest())"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     first = here["digest"]()
     np.random.random(5)  # numpy's global state plays no part
@@ -137,19 +161,39 @@ def test_folds_are_the_same_every_time_and_in_a_fresh_process():
 @pytest.mark.parametrize(
     ("changes", "field", "rule"),
     [
-        ({"splits": 1}, "folds.splits", "must be at least 2; use kind: holdout for a single split"),
+        (
+            {"splits": 1},
+            "folds.splits",
+            "must be at least 2; use kind: holdout for a single split",
+        ),
         ({"splits": 0}, "folds.splits", "must be at least 2"),
         ({"splits": 11}, "folds.splits", "more splits than the 10 training samples"),
-        ({"kind": FoldKind.STRATIFIED}, "folds.kind", "stratified: needs labels, and the data set has none"),
+        (
+            {"kind": FoldKind.STRATIFIED},
+            "folds.kind",
+            "stratified: needs labels, and the data set has none",
+        ),
         ({"kind": FoldKind.GROUP}, "folds.kind", "group: needs groups, and the data set has none"),
         (
             {"kind": FoldKind.STRATIFIED, "labels": np.array([0] * 8 + [1] * 2)},
             "folds.splits",
             "3: the rarest class has only 2 samples",
         ),
-        ({"kind": FoldKind.GROUP, "groups": np.array([4] * 5 + [9] * 5)}, "folds.splits", "3: there are only 2 groups"),
-        ({"kind": FoldKind.HOLDOUT, "fraction": 0.01}, "folds.fraction", "0.01: leaves a side of 10 samples empty"),
-        ({"kind": FoldKind.HOLDOUT, "fraction": 0.99}, "folds.fraction", "0.99: leaves a side of 10 samples empty"),
+        (
+            {"kind": FoldKind.GROUP, "groups": np.array([4] * 5 + [9] * 5)},
+            "folds.splits",
+            "3: there are only 2 groups",
+        ),
+        (
+            {"kind": FoldKind.HOLDOUT, "fraction": 0.01},
+            "folds.fraction",
+            "0.01: leaves a side of 10 samples empty",
+        ),
+        (
+            {"kind": FoldKind.HOLDOUT, "fraction": 0.99},
+            "folds.fraction",
+            "0.99: leaves a side of 10 samples empty",
+        ),
     ],
 )
 def test_a_plan_the_samples_do_not_allow_is_refused(changes, field, rule):
