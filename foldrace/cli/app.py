@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from foldrace.search.preparing.prepare import Prepared
     from foldrace.search.sweeps.result import SweepResult
     from foldrace.search.tune.progress import LiveView, PlainView
-    from foldrace.search.tune.state import Ledger
+    from foldrace.search.tune.state import TrialTable
 
 __all__ = ["app", "main"]
 
@@ -215,7 +215,7 @@ def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
 
 def _conclude(
     result: SweepResult,
-    ledger: Ledger,
+    ledger: TrialTable,
     prepared: Prepared,
     directory: Path,
     data_dir: Path,

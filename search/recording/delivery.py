@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from foldrace.errors import first_line
 from foldrace.search.recording.events import Event
-from foldrace.search.recording.outbox import Spool, Waiting
+from foldrace.search.recording.outbox import Outbox, Waiting
 
 __all__ = ["Delivery", "Patience", "Writer"]
 
@@ -24,7 +24,7 @@ _LONG = 120  # characters of an error that are shown
 
 
 class Writer(Protocol):
-    """What events are delivered to; `foldrace.search.recording.writer.Recorder` is one."""
+    """What events are delivered to; `foldrace.search.recording.writer.MlflowWriter` is one."""
 
     @property
     def written(self) -> int:
@@ -75,7 +75,7 @@ class Delivery:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: Outbox,
         writer: Writer,
         say: Callable[[str], None],
         patience: Patience = Patience(),

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Closed",
     "Event",
+    "EventSink",
     "Files",
     "Finished",
     "Incumbent",
     "Outcome",
-    "Recording",
     "Reported",
     "Started",
     "from_json",
@@ -177,7 +177,7 @@ def _folds(told: Iterable[Mapping[str, Any]]) -> tuple[FoldReport, ...]:
     return tuple(FoldReport(**fold) for fold in told)
 
 
-class Recording(ABC):
+class EventSink(ABC):
     """Where the events of a sweep go. What becomes of them is `_take`'s: they are written at once,
     or kept and sent."""
 

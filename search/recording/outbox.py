@@ -14,7 +14,7 @@ from pathlib import Path
 from foldrace.files import sync_file
 from foldrace.search.recording.events import Event, Reported, from_json, to_json
 
-__all__ = ["SPOOL", "Batch", "Spool", "Waiting", "waiting_in", "waiting_records"]
+__all__ = ["SPOOL", "Batch", "Outbox", "Waiting", "waiting_in", "waiting_records"]
 
 SPOOL = "spool"
 """The folder of a sweep's spool, in the sweep's own."""
@@ -89,7 +89,7 @@ def waiting_records(folder: Path) -> int:
     return waiting_in(folder / SPOOL)
 
 
-class Spool:
+class Outbox:
     """A queue of events that survives the process.
 
     An event is one line, appended with one write: what was appended before the process was killed

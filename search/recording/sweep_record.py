@@ -11,18 +11,18 @@ from pathlib import Path
 from foldrace.errors import StateError
 from foldrace.search.recording.commands import at, program
 from foldrace.search.recording.delivery import Delivery
-from foldrace.search.recording.events import Event, Recording
+from foldrace.search.recording.events import Event, EventSink
 from foldrace.search.recording.local_store import write_ahead
-from foldrace.search.recording.outbox import SPOOL, Spool, waiting_records
+from foldrace.search.recording.outbox import SPOOL, Outbox, waiting_records
 from foldrace.search.recording.store import SweepFolder, check_tracking, connect, find_sweep
-from foldrace.search.recording.writer import Recorder
+from foldrace.search.recording.writer import MlflowWriter
 
-__all__ = ["SpooledRecording", "deliver_rest", "keep_for_later", "recording", "sync_sweep"]
+__all__ = ["OutboxSink", "deliver_rest", "keep_for_later", "recording", "sync_sweep"]
 
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
-class SpooledRecording(Recording):
+class OutboxSink(EventSink):
     """Keeps each event in the spool and returns: it never waits for MLflow.
 
     It also stands in for the client and the recorder of those who only log files (`fold_run`,
@@ -32,7 +32,7 @@ class SpooledRecording(Recording):
 
     sweep_run: tuple[int, ...] = ()
 
-    def __init__(self, spool: Spool, folder: Path) -> None:
+    def __init__(self, spool: Outbox, folder: Path) -> None:
         self._spool, self._folder = spool, folder
 
     def _take(self, event: Event) -> None:
@@ -55,7 +55,7 @@ class SpooledRecording(Recording):
 class _Durable:
     """A recorder whose store has what it was given on disk when `apply` returns."""
 
-    def __init__(self, recorder: Recorder, settle: Callable[[], None]) -> None:
+    def __init__(self, recorder: MlflowWriter, settle: Callable[[], None]) -> None:
         self._recorder, self._settle = recorder, settle
 
     @property
@@ -69,11 +69,11 @@ class _Durable:
 
 @contextmanager
 def _delivering(
-    folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]
-) -> Iterator[Spool]:
+    folder: SweepFolder, recorder: MlflowWriter, say: Callable[[str], None]
+) -> Iterator[Outbox]:
     """Within this block a sweep's spool is delivered; at its end it is empty, or the store does
     not answer."""
-    spool = Spool(folder.path / SPOOL, say)
+    spool = Outbox(folder.path / SPOOL, say)
     with _no_hidden_retries(), write_ahead(recorder.client) as settle:
         delivery = Delivery(spool, _Durable(recorder, settle), say)
         delivery.start()
@@ -87,16 +87,14 @@ def _delivering(
 
 @contextmanager
 def recording(
-    folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]
-) -> Iterator[SpooledRecording]:
+    folder: SweepFolder, recorder: MlflowWriter, say: Callable[[str], None]
+) -> Iterator[OutboxSink]:
     """Within this block, what is recorded is kept on disk and delivered to ``recorder`` from a
     thread of its own. At the block's end all has been delivered, or it says how that can be done
     later."""
     with ExitStack() as stack:
         stack.callback(_say_what_waits, folder, say)  # after the delivery
-        yield SpooledRecording(
-            stack.enter_context(_delivering(folder, recorder, say)), folder.path
-        )
+        yield OutboxSink(stack.enter_context(_delivering(folder, recorder, say)), folder.path)
 
 
 def _say_what_waits(folder: SweepFolder, say: Callable[[str], None]) -> None:
@@ -108,7 +106,7 @@ def _say_what_waits(folder: SweepFolder, say: Callable[[str], None]) -> None:
         )
 
 
-def deliver_rest(folder: SweepFolder, recorder: Recorder, say: Callable[[str], None]) -> int:
+def deliver_rest(folder: SweepFolder, recorder: MlflowWriter, say: Callable[[str], None]) -> int:
     """Delivers what an earlier session of a sweep has left, and returns how many records that
     were. The sweep must be locked. Raises: StateError if the tracking store stays away."""
     waiting = waiting_records(folder.path)
@@ -128,7 +126,7 @@ def keep_for_later(folder: SweepFolder, event: Event) -> None:
     """Adds an event to the spool of a sweep that has ended. Raises: StateError if somebody runs
     it."""
     with folder.locked():
-        spool = Spool(folder.path / SPOOL)
+        spool = Outbox(folder.path / SPOOL)
         spool.append(event)
         spool.sync()
         spool.close()
@@ -150,7 +148,7 @@ def sync_sweep(
         state = folder.read_state()
         check_tracking(state.tracking_uri)
         client = connect(state.tracking_uri)
-        recorder = Recorder(client, state.experiment_id, folder.name, state.key, folder.path)
+        recorder = MlflowWriter(client, state.experiment_id, folder.name, state.key, folder.path)
         return folder, deliver_rest(folder, recorder, say)
 
 

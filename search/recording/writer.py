@@ -16,11 +16,11 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from foldrace.search.recording.events import (
     Closed,
     Event,
+    EventSink,
     Files,
     Finished,
     Incumbent,
     Outcome,
-    Recording,
     Reported,
     Started,
     now_ms,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from foldrace.trainables.data.datasets import Dataset
 
-__all__ = ["EVIDENCE", "REFIT_DONE", "Outcome", "Recorder", "now_ms"]
+__all__ = ["EVIDENCE", "REFIT_DONE", "MlflowWriter", "Outcome", "now_ms"]
 
 _TAG_LIMIT = 5000
 _REFIT: Place = ("refit",)
@@ -43,7 +43,7 @@ EVIDENCE = "evidence.npz"
 """The artifact with what a refitted model makes of the test images."""
 
 
-class Recorder(Recording):
+class MlflowWriter(EventSink):
     """Creates, fills and ends the runs of one sweep; what it is told it writes at once, and many
     events together in few calls (`apply`).
 

@@ -16,7 +16,7 @@ import torch
 from foldrace.errors import StateError
 from foldrace.search.sweeps.models import WEIGHTS, deployable, export_program
 from foldrace.trainables.ray.trainable import shared_tensor
-from foldrace.trainables.training.fold import FoldRun
+from foldrace.trainables.training.fold import Fold
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +32,7 @@ def register_champion(
     uri: str,
     run_id: str,
     name: str,
-    run: FoldRun,
+    run: Fold,
     images: np.ndarray[Any, np.dtype[np.uint8]],
 ) -> str | None:
     """Logs the weights, and the model as champion: its address, or None for one that torch cannot

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from foldrace.search.sampling.comparison_plan import Phase
 from foldrace.search.tune.progress import params_text, score_text
-from foldrace.search.tune.state import Ledger, TrialRecord, TrialStatus
+from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.trainable import (
     CHECKPOINT_FILE,
     Work,
@@ -85,12 +85,12 @@ class ArmResult:
         }
 
 
-def make_arm_results(ledger: Ledger, labels: Sequence[str]) -> dict[str, ArmResult]:
+def make_arm_results(ledger: TrialTable, labels: Sequence[str]) -> dict[str, ArmResult]:
     """Each arm's result as the ledger has it now."""
     return {label: _arm_result(ledger, label) for label in labels}
 
 
-def _arm_result(ledger: Ledger, label: str) -> ArmResult:
+def _arm_result(ledger: TrialTable, label: str) -> ArmResult:
     own = [trial for trial in ledger.trials.values() if trial.part and trial.part.arm == label]
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
     ranked = [trial for trial in ledger.ranking() if trial.part and trial.part.arm == label]
@@ -143,7 +143,7 @@ def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
 def log_reconstructions(
     client: MlflowClient,
     run_id: str,
-    ledger: Ledger,
+    ledger: TrialTable,
     checkpoints: Mapping[int, Path],
     work: Work,
     test_images: NDArray[np.uint8],

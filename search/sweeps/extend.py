@@ -17,14 +17,14 @@ from foldrace.search.recording.events import Files, now_ms
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.store import SweepFolder, check_tracking, connect, find_sweep
 from foldrace.search.recording.sweep_record import keep_for_later
-from foldrace.search.recording.writer import Recorder
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
 from foldrace.search.sweeps.result import SweepResult
 from foldrace.search.sweeps.run import drive, found_again
-from foldrace.search.tune.callback import Session
+from foldrace.search.tune.callback import RunningSweep
 from foldrace.search.tune.interrupts import Interrupt
 from foldrace.search.tune.progress import View
-from foldrace.search.tune.state import Ledger, TrialStatus
+from foldrace.search.tune.state import TrialStatus, TrialTable
 from foldrace.search.tune.tuner import run_given_trials
 from foldrace.trainables.ray.trainable import CHECKPOINT_FILE, Work, load_checkpoint_file
 from foldrace.trainables.tasks.parameters import Value
@@ -100,7 +100,9 @@ def prepare_extension(
             " first"
         )
     check_tracking(state.tracking_uri)
-    recorder = Recorder(connect(state.tracking_uri), state.experiment_id, folder.name, state.key)
+    recorder = MlflowWriter(
+        connect(state.tracking_uri), state.experiment_id, folder.name, state.key
+    )
     if recorder.finished_refit is not None:
         raise StateError(
             f"{folder.name}: its winner has been tested; to choose again would be to choose by the"
@@ -161,7 +163,9 @@ def _list_of(folder: SweepFolder, epochs: int) -> Path:
     return folder.path / f"extension-{epochs}.json"
 
 
-def _survivors(folder: SweepFolder, recorder: Recorder, top: Rung) -> list[tuple[float, Survivor]]:
+def _survivors(
+    folder: SweepFolder, recorder: MlflowWriter, top: Rung
+) -> list[tuple[float, Survivor]]:
     """(loss, trial) of those that have reached the top rung."""
     found = []
     for number, loss, fold_epochs in recorder.trials_to_the_end(top.folds, top.epochs):
@@ -195,7 +199,7 @@ def extend_sweep(
     *,
     make_view: Callable[[], AbstractContextManager[View]],
     address: str | None = None,
-) -> tuple[SweepResult, Ledger]:
+) -> tuple[SweepResult, TrialTable]:
     """Trains the survivors on, and gives the sweep a new result: its best is among those that have
     all the epochs now.
 
@@ -213,7 +217,7 @@ def extend_sweep(
 
     before = sum(one.fold_epochs for one in survivors)
 
-    def run(work: Work, session: Session, interrupt: Interrupt) -> dict[int, Path]:
+    def run(work: Work, session: RunningSweep, interrupt: Interrupt) -> dict[int, Path]:
         told = [
             {**asdict(one), "params": dict(one.params), "checkpoint": str(one.checkpoint)}
             for one in survivors
@@ -223,7 +227,7 @@ def extend_sweep(
         session.ledger.spent_before = int(extension.earlier["fold_epochs"]) - before
         return run_given_trials(prepared, experiment, configs, work, session, interrupt)
 
-    def conclude(result: SweepResult, ledger: Ledger) -> SweepResult:
+    def conclude(result: SweepResult, ledger: TrialTable) -> SweepResult:
         failed = ledger.count(TrialStatus.FAILED)
         counts = dict(extension.earlier["trials"])
         counts["completed"], counts["failed"] = (

@@ -24,7 +24,7 @@ from foldrace.trainables.training.splits import Split
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from foldrace.search.recording.writer import Recorder
+    from foldrace.search.recording.writer import MlflowWriter
     from foldrace.search.tune.state import TrialRecord
 
 __all__ = ["WEIGHTS", "deployable", "export_program", "log_fold_models"]
@@ -80,7 +80,7 @@ def export_program(
 
 def log_fold_models(
     client: MlflowClient,
-    recorder: Recorder,
+    recorder: MlflowWriter,
     record: TrialRecord,
     checkpoint: Path,
     work: Work,

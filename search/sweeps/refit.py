@@ -19,7 +19,7 @@ from foldrace.errors import InputError, StateError, first_line
 from foldrace.search.preparing.prepare import count_gpus, prepare
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.store import connect, find_sweep
-from foldrace.search.recording.writer import REFIT_DONE, Recorder, now_ms
+from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, now_ms
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.champion import register_champion
 from foldrace.search.sweeps.evidence import Codec, log_evidence
@@ -28,7 +28,7 @@ from foldrace.search.sweeps.run import make_work
 from foldrace.trainables.data.datasets import Dataset
 from foldrace.trainables.ray.trainable import Work, shared_tensor
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.training.fold import FoldRun, seeded
+from foldrace.trainables.training.fold import Fold, seeded
 from foldrace.trainables.training.process import prepare_process
 from foldrace.trainables.training.seeds import derive_seed
 from foldrace.trainables.training.splits import Split
@@ -137,7 +137,7 @@ def refit(
         )
     state = folder.read_state()
     client = connect(state.tracking_uri)
-    recorder = Recorder(client, state.experiment_id, folder.name, state.key)
+    recorder = MlflowWriter(client, state.experiment_id, folder.name, state.key)
     if recorder.finished_refit is not None:
         return _recorded(state.tracking_uri, recorder.finished_refit)
     prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
@@ -198,12 +198,12 @@ def _recorded(uri: str, run_id: str) -> RefitResult:
 
 def _train(
     work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str
-) -> FoldRun:
+) -> Fold:
     """Trains on everything; the schedule spans the epochs that it spanned in the search."""
     prepare_process(work.threads, work.precision)
     device = torch.device("cuda" if work.gpu and count_gpus() else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
-    run = FoldRun(
+    run = Fold(
         work.task,
         params,
         shared_tensor(work.images).to(device),
@@ -224,7 +224,7 @@ def _train(
     return run
 
 
-def mean_bound(run: FoldRun, images: torch.Tensor, samples: int) -> float:
+def mean_bound(run: Fold, images: torch.Tensor, samples: int) -> float:
     """The importance-weighted bound on log p(x), in nats, mean over ``images`` (N, C, H, W)
     uint8."""
     run.model.eval()
@@ -243,7 +243,7 @@ def mean_bound(run: FoldRun, images: torch.Tensor, samples: int) -> float:
 def _log_evidence(
     client: MlflowClient,
     run_id: str,
-    run: FoldRun,
+    run: Fold,
     dataset: Dataset,
     winner: Path,
     test: Mapping[str, float],

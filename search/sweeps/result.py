@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from foldrace.search.recording.store import SweepFolder, SweepState
-from foldrace.search.recording.writer import Recorder
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.comparison_result import ArmResult, make_arm_results
 from foldrace.search.sweeps.pareto import ParetoPoint, pareto_front
 from foldrace.search.tune.progress import params_text, score_text
-from foldrace.search.tune.state import Ledger, TrialStatus
+from foldrace.search.tune.state import TrialStatus, TrialTable
 from foldrace.trainables.tasks.parameters import Value
 
 __all__ = ["Best", "SweepResult", "closing_tags", "make_result", "note"]
@@ -83,8 +83,8 @@ class SweepResult:
 def make_result(
     folder: SweepFolder,
     state: SweepState,
-    recorder: Recorder,
-    ledger: Ledger,
+    recorder: MlflowWriter,
+    ledger: TrialTable,
     *,
     interrupted: bool,
     arms: Sequence[str] = (),

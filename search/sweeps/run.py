@@ -32,18 +32,18 @@ from foldrace.search.recording.store import (
     create_sweep_folder,
     tracking_uri,
 )
-from foldrace.search.recording.sweep_record import SpooledRecording, deliver_rest, recording
-from foldrace.search.recording.writer import Outcome, Recorder
+from foldrace.search.recording.sweep_record import OutboxSink, deliver_rest, recording
+from foldrace.search.recording.writer import MlflowWriter, Outcome
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.sweeps.comparison_result import log_reconstructions
 from foldrace.search.sweeps.environment import describe_environment
 from foldrace.search.sweeps.models import log_fold_models
 from foldrace.search.sweeps.result import SweepResult, closing_tags, make_result, note
-from foldrace.search.tune.callback import Session
+from foldrace.search.tune.callback import RunningSweep
 from foldrace.search.tune.interrupts import Interrupt, graceful_interrupt
 from foldrace.search.tune.progress import View
 from foldrace.search.tune.session import ray_session
-from foldrace.search.tune.state import Ledger
+from foldrace.search.tune.state import TrialTable
 from foldrace.search.tune.tuner import run_trials
 from foldrace.trainables.ray.limits import Limits
 from foldrace.trainables.ray.trainable import Work
@@ -92,7 +92,7 @@ def run_sweep(
     *,
     make_view: Callable[[], AbstractContextManager[View]],
     address: str | None = None,
-) -> tuple[SweepResult, Ledger]:
+) -> tuple[SweepResult, TrialTable]:
     """Runs the sweep and records it.
 
     Args:
@@ -140,7 +140,7 @@ def resume_sweep(
     *,
     make_view: Callable[[], AbstractContextManager[View]],
     address: str | None = None,
-) -> tuple[SweepResult, Ledger]:
+) -> tuple[SweepResult, TrialTable]:
     """Goes on with a sweep that was interrupted, from its last saved state; ``prepared`` is of the
     sweep's own file.
 
@@ -176,9 +176,9 @@ def drive(
     make_view: Callable[[], AbstractContextManager[View]],
     address: str | None,
     *,
-    run: Callable[[Work, Session, Interrupt], dict[int, Path]] | None = None,
-    conclude: Callable[[SweepResult, Ledger], SweepResult] = lambda result, _: result,
-) -> tuple[SweepResult, Ledger]:
+    run: Callable[[Work, RunningSweep, Interrupt], dict[int, Path]] | None = None,
+    conclude: Callable[[SweepResult, TrialTable], SweepResult] = lambda result, _: result,
+) -> tuple[SweepResult, TrialTable]:
     """What every sweep does around its trials: Ray, the record, the view, the result.
 
     Args:
@@ -203,16 +203,16 @@ def drive(
             view.say(str(prepared.warm_start))
         for line in without_effect(spec):
             view.say(line)
-        recorder = Recorder(
+        recorder = MlflowWriter(
             connect(state.tracking_uri), state.experiment_id, folder.name, state.key, folder.path
         )
-        ledger = Ledger(total=spec.planned_trials, earlier=state.seconds, started=started)
+        ledger = TrialTable(total=spec.planned_trials, earlier=state.seconds, started=started)
         _begin_record(recorder, prepared, folder, state, view.say)
         spooled = stack.enter_context(recording(folder, recorder, view.say))
         outcome = Outcome.FAILED
         try:
             work = make_work(prepared)
-            session = Session(ledger, spooled, view, prepared.task)
+            session = RunningSweep(ledger, spooled, view, prepared.task)
             if run is None:
                 checkpoints = run_trials(prepared, folder, work, session, interrupt)
             else:
@@ -257,7 +257,7 @@ def without_effect(spec: SweepSpec) -> Iterator[str]:
 
 
 def _begin_record(
-    recorder: Recorder,
+    recorder: MlflowWriter,
     prepared: Prepared,
     folder: SweepFolder,
     state: SweepState,
@@ -281,9 +281,9 @@ def _log_models(
     prepared: Prepared,
     folder: SweepFolder,
     work: Work,
-    session: Session,
+    session: RunningSweep,
     checkpoints: Mapping[int, Path],
-    spooled: SpooledRecording,
+    spooled: OutboxSink,
 ) -> None:
     """Logs the winner's fold models, and of a comparison what the arms' models make of the same
     test images."""

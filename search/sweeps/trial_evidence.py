@@ -11,7 +11,7 @@ import torch
 from foldrace.errors import StateError
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.recording.store import SweepFolder, connect, find_sweep
-from foldrace.search.recording.writer import Recorder
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.search.sweeps.run import make_work
@@ -57,7 +57,9 @@ def log_trial_evidence(
         name.removeprefix("val_"): value for name, value in cv.runs[0].report().metrics.items()
     }
     client = connect(state.tracking_uri)
-    run_id: str = Recorder(client, state.experiment_id, folder.name, state.key).trial_run(trial)
+    run_id: str = MlflowWriter(client, state.experiment_id, folder.name, state.key).trial_run(
+        trial
+    )
     log_evidence(client, run_id, folds[0], folds, prepared.dataset, figures)
     return run_id
 

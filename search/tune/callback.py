@@ -13,16 +13,16 @@ from typing import Any
 from ray.tune import Callback, Checkpoint
 from ray.tune.experiment import Trial
 
-from foldrace.search.recording.events import Outcome, Recording, now_ms
+from foldrace.search.recording.events import EventSink, Outcome, now_ms
 from foldrace.search.sampling.comparison_plan import Part
 from foldrace.search.tune.progress import View
 from foldrace.search.tune.snapshots import Snapshots
-from foldrace.search.tune.state import Ledger, TrialRecord, TrialStatus
+from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.trainable import DROPPED, GPUS, RAISED
 from foldrace.trainables.tasks.protocol import LoadedTask
 from foldrace.trainables.training.cross_validation import EpochReport
 
-__all__ = ["Session", "SweepCallback"]
+__all__ = ["RunningSweep", "SweepCallback"]
 
 _OUTCOMES = {
     TrialStatus.COMPLETED: Outcome.COMPLETED,
@@ -32,12 +32,12 @@ _OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class Session:
+class RunningSweep:
     """What the events of one running sweep act on. None of it may wait for MLflow: Tune's loop
     would."""
 
-    ledger: Ledger
-    recorder: Recording
+    ledger: TrialTable
+    recorder: EventSink
     view: View
     task: LoadedTask
     running: dict[int, Trial] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Session:
     up."""
 
 
-_SESSIONS: dict[str, Session] = {}
+_SESSIONS: dict[str, RunningSweep] = {}
 
 
 def _ending(
@@ -101,7 +101,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
         self._key = key
 
     @contextmanager
-    def acting_on(self, session: Session) -> Iterator[None]:
+    def acting_on(self, session: RunningSweep) -> Iterator[None]:
         """Within this block, events reach ``session``."""
         _SESSIONS[self._key] = session
         try:
@@ -110,7 +110,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
             del _SESSIONS[self._key]
 
     @property
-    def _session(self) -> Session:
+    def _session(self) -> RunningSweep:
         return _SESSIONS[self._key]
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:

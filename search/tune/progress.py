@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from foldrace.search.tune.state import Ledger, TrialRecord, TrialStatus
+from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.tasks.parameters import Value
 
 __all__ = ["LiveView", "PlainView", "View", "clock", "params_text", "score_text", "top_table"]
@@ -28,7 +28,7 @@ class View(Protocol):
         """One line that stays."""
         ...
 
-    def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
+    def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
         """The ledger as it is now; ``changed`` has just ended, if it is given."""
         ...
 
@@ -64,7 +64,7 @@ def _short(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _states(ledger: Ledger) -> str:
+def _states(ledger: TrialTable) -> str:
     counts = [
         f"{count} {status.value}" for status in TrialStatus if (count := ledger.count(status))
     ]
@@ -84,7 +84,7 @@ def reached(trial: TrialRecord, folds: int, epochs: int) -> str:
 
 
 def top_table(
-    ledger: Ledger, varying: Sequence[str], folds: int, epochs: int, count: int = 5
+    ledger: TrialTable, varying: Sequence[str], folds: int, epochs: int, count: int = 5
 ) -> Table:
     """The best trials: CV mean ± standard error, and the parameters that vary.
 
@@ -144,7 +144,7 @@ class PlainView:
     def say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
+    def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
         if changed is None and time.monotonic() - self._shown < _QUIET:
             return
         self._shown = time.monotonic()
@@ -184,13 +184,13 @@ class LiveView:
     def say(self, line: str) -> None:
         self._live.console.print(line, highlight=False, markup=False)
 
-    def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
+    def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
         if changed is None and time.monotonic() - self._drawn < 0.2:
             return
         self._drawn = time.monotonic()
         self._live.update(self._draw(ledger))
 
-    def _draw(self, ledger: Ledger) -> Group:
+    def _draw(self, ledger: TrialTable) -> Group:
         settled = min(ledger.settled, ledger.total)
         head = Table.grid(padding=(0, 1))
         eta = clock(ledger.remaining(self._budget))

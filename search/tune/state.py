@@ -16,7 +16,7 @@ from foldrace.trainables.tasks.parameters import Value
 if TYPE_CHECKING:
     from foldrace.trainables.training.cross_validation import EpochReport
 
-__all__ = ["Ledger", "TrialRecord", "TrialStatus"]
+__all__ = ["TrialRecord", "TrialStatus", "TrialTable"]
 
 
 class TrialStatus(Enum):
@@ -76,7 +76,7 @@ class TrialRecord:
 
 
 @dataclass
-class Ledger:
+class TrialTable:
     """All trials of a sweep, and the clock.
 
     Its sums are kept as trials change, since a sweep of thousands asks for them at each of its

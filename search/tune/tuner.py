@@ -32,7 +32,7 @@ from foldrace.search.scheduling.deterministic import OrderedFifo, OrderedPromoti
 from foldrace.search.scheduling.promotion import PromotionScheduler
 from foldrace.search.scheduling.stopping import FifoLadder, LadderScheduler, Live, StoppingLadder
 from foldrace.search.spec.sweep_spec import SweepSpec
-from foldrace.search.tune.callback import Session, SweepCallback
+from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.comparison_search import make_comparison_search
 from foldrace.search.tune.interrupts import Interrupt
 from foldrace.search.tune.patches import mend_tune
@@ -89,7 +89,9 @@ def _remembered(ask: Callable[[], int], seconds: float = 1.0) -> Callable[[], in
     return answer
 
 
-def _elapsed(folder: SweepFolder, session: Session, every: float = 10.0) -> Callable[[], float]:
+def _elapsed(
+    folder: SweepFolder, session: RunningSweep, every: float = 10.0
+) -> Callable[[], float]:
     """The seconds spent on the sweep; when it is asked, they are kept now and then, so that a time
     budget goes on after a process that was killed."""
     kept = session.ledger.elapsed
@@ -106,7 +108,11 @@ def _elapsed(folder: SweepFolder, session: Session, every: float = 10.0) -> Call
 
 
 def run_trials(
-    prepared: Prepared, folder: SweepFolder, work: Work, session: Session, interrupt: Interrupt
+    prepared: Prepared,
+    folder: SweepFolder,
+    work: Work,
+    session: RunningSweep,
+    interrupt: Interrupt,
 ) -> dict[int, Path]:
     """Runs all trials of a sweep; returns the checkpoint folders of those that have one, by trial
     number."""
@@ -137,7 +143,7 @@ def run_given_trials(
     experiment: Path,
     configs: Sequence[Mapping[str, Any]],
     work: Work,
-    session: Session,
+    session: RunningSweep,
     interrupt: Interrupt,
 ) -> dict[int, Path]:
     """Runs the trials of these configurations, each to the end, as an experiment of their own."""
@@ -155,7 +161,7 @@ def _fit(
     experiment: Path,
     search: Mapping[str, Any],
     work: Work,
-    session: Session,
+    session: RunningSweep,
     interrupt: Interrupt,
 ) -> dict[int, Path]:
     resources = prepared.spec.resources

@@ -17,7 +17,7 @@ from mlflow.entities import Run
 
 from foldrace.analysis.records.comparison import Comparison, Reconstructions
 from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import Outcome, Recorder
+from foldrace.search.recording.writer import MlflowWriter, Outcome
 from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.fold import FoldReport
 
@@ -189,7 +189,7 @@ def record_comparison(
     experiment = client.create_experiment(
         uuid.uuid4().hex, artifact_location=(root / "artifacts").as_uri()
     )
-    recorder = Recorder(client, experiment, "race", key=uuid.uuid4().hex)
+    recorder = MlflowWriter(client, experiment, "race", key=uuid.uuid4().hex)
     run = recorder.sweep_run
     client.set_tag(run, "foldrace.kind", "comparison")
     client.log_text(run, yaml.safe_dump(_spec(arms, plan), sort_keys=False), "sweep.yaml")
@@ -235,7 +235,7 @@ def _spec(arms: Mapping[str, Arm], plan: Plan) -> dict[str, object]:
 
 
 def _record(
-    client: MlflowClient, recorder: Recorder, number: int, trial: Trial, plan: Plan
+    client: MlflowClient, recorder: MlflowWriter, number: int, trial: Trial, plan: Plan
 ) -> None:
     """Writes a trial: all epochs of a repeat, the last one of others, which is all that anyone
     looks at."""

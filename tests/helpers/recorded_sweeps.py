@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from foldrace.search.recording.store import SweepState, connect, create_sweep_folder, tracking_uri
-from foldrace.search.recording.writer import Outcome, Recorder
+from foldrace.search.recording.writer import MlflowWriter, Outcome
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.cross_validation import EpochReport
@@ -65,7 +65,7 @@ class Store:
         folder.write_state(
             SweepState(key=name, tracking_uri=self.uri, experiment_id=self._experiment)
         )
-        recorder = Recorder(self.client, self._experiment, name, key=name)
+        recorder = MlflowWriter(self.client, self._experiment, name, key=name)
         recorder.start_sweep(spec, {"python": "3.11"}, dataset(), "autoencoder")
         spent, best = 0, math.inf
         for number, trial in enumerate(trials):

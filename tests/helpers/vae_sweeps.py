@@ -10,7 +10,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
-from foldrace.search.recording.writer import REFIT_DONE, Outcome, Recorder
+from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
 from foldrace.trainables.data.datasets import Dataset
 from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.fold import FoldReport
@@ -59,11 +59,11 @@ def record_sweep(
     *,
     task: str = "variational",
     dimensions: int = 3,
-) -> tuple[Recorder, Run]:
+) -> tuple[MlflowWriter, Run]:
     """A sweep's runs; a trial is ``{"outcome": Outcome, "rate": …, "distortion": …, "beta": …,
     "folds": …}``."""
     experiment = client.create_experiment(uuid.uuid4().hex, artifact_location=folder.as_uri())
-    recorder = Recorder(client, experiment, "vae", key=uuid.uuid4().hex)
+    recorder = MlflowWriter(client, experiment, "vae", key=uuid.uuid4().hex)
     blank = np.zeros((20, 1, 8, 8), np.uint8)
     recorder.start_sweep(
         "name: vae\n",
@@ -113,7 +113,7 @@ def _fold(fold: int, epoch: int, trial: dict[str, Any], dimensions: int) -> Fold
 
 
 def record_refit(
-    client: MlflowClient, recorder: Recorder, found: dict[str, Any] | None, tmp: Path
+    client: MlflowClient, recorder: MlflowWriter, found: dict[str, Any] | None, tmp: Path
 ) -> None:
     """A finished refit with its figures, and evidence where there is any."""
     run = recorder.refit_run({"epochs": 2})

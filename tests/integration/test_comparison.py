@@ -20,7 +20,7 @@ from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.run import make_work, run_sweep
 from foldrace.search.tune.comparison_search import make_comparison_search
 from foldrace.search.tune.progress import PlainView
-from foldrace.search.tune.state import Ledger, TrialRecord, TrialStatus
+from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.trainable import shared_tensor
 from tests.helpers.sweeps import Swept, run_here
 
@@ -205,7 +205,7 @@ class Impatient(PlainView):
 
     asked = False
 
-    def update(self, ledger: Ledger, changed: TrialRecord | None = None) -> None:
+    def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
         super().update(ledger, changed)
         if not self.asked and any(
             not t.competes and t.status is TrialStatus.COMPLETED for t in ledger.trials.values()

@@ -39,15 +39,15 @@ class Worker:
         import torch
 
         from foldrace.trainables.ray.trainable import shared_tensor
-        from foldrace.trainables.training.fold import FoldRun
+        from foldrace.trainables.training.fold import Fold
 
         some = torch.zeros(BATCH, *work.images.shape[1:], dtype=torch.uint8)
-        FoldRun(work.task, work.task.complete({}), some, work.splits[0], epochs=1).evaluate(
+        Fold(work.task, work.task.complete({}), some, work.splits[0], epochs=1).evaluate(
             torch.arange(BATCH)
         )
         before = self.private_bytes()
         images = shared_tensor(work.images)
-        run = FoldRun(work.task, work.task.complete({}), images, work.splits[0], epochs=1)
+        run = Fold(work.task, work.task.complete({}), images, work.splits[0], epochs=1)
         loss = run.evaluate(torch.arange(BATCH))["loss"]
         assert work.images.max() == 255  # every page is read
         grown = self.private_bytes() - before

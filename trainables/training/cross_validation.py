@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from foldrace.trainables.tasks.protocol import LoadedTask, Params
-from foldrace.trainables.training.fold import EarlyStopping, FoldReport, FoldRun
+from foldrace.trainables.training.fold import EarlyStopping, Fold, FoldReport
 from foldrace.trainables.training.fused import CannotFuseError, can_fuse, train_epoch_fused
 from foldrace.trainables.training.ladder import Rung, aligned_points
 from foldrace.trainables.training.process import Precision
@@ -119,12 +119,12 @@ class CrossValidation:
         self._points = aligned_points(self._ladder)
         assert self._points[-1].folds <= len(splits) and self._points[-1].epochs <= epochs
         self._position, self._heading = 0, 0
-        self._runs: list[FoldRun] = []
+        self._runs: list[Fold] = []
         self._trained: list[FoldReport] = []
         self._rungs: list[tuple[float, ...]] = []
 
-        def make(fold: int) -> FoldRun:
-            return FoldRun(
+        def make(fold: int) -> Fold:
+            return Fold(
                 task,
                 params,
                 images,
@@ -140,7 +140,7 @@ class CrossValidation:
         self._make = make
 
     @property
-    def runs(self) -> Sequence[FoldRun]:
+    def runs(self) -> Sequence[Fold]:
         """The folds that have been started."""
         return self._runs
 
@@ -182,7 +182,7 @@ class CrossValidation:
             )
         return self.report()
 
-    def _train(self, runs: Sequence[FoldRun]) -> list[FoldReport]:
+    def _train(self, runs: Sequence[Fold]) -> list[FoldReport]:
         """The next epoch of folds that stand at the same epoch."""
         if self._fused and can_fuse(runs):
             try:

@@ -21,7 +21,7 @@ from foldrace.trainables.training.process import Precision
 from foldrace.trainables.training.seeds import derive_seed
 from foldrace.trainables.training.splits import Split
 
-__all__ = ["EarlyStopping", "FoldReport", "FoldRun", "add_terms", "seeded", "timed"]
+__all__ = ["EarlyStopping", "Fold", "FoldReport", "add_terms", "seeded", "timed"]
 
 _VALIDATION_BATCH = 1024
 _WORSE = 0.05
@@ -85,7 +85,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_before)
 
 
-class FoldRun:
+class Fold:
     """Trains one fold, an epoch at a time.
 
     Everything random in it follows from (seed, fold, epoch), so a run that was interrupted after

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from foldrace.trainables.cpu.dropout import dropout_mask
 from foldrace.trainables.cpu.layers import torch_kernels
-from foldrace.trainables.training.fold import FoldReport, FoldRun, add_terms, timed
+from foldrace.trainables.training.fold import Fold, FoldReport, add_terms, timed
 from foldrace.trainables.training.optimizers import build_optimizer
 
 __all__ = ["CannotFuseError", "can_fuse", "train_epoch_fused"]
@@ -41,7 +41,7 @@ class CannotFuseError(RuntimeError):
     say."""
 
 
-def can_fuse(runs: Sequence[FoldRun]) -> bool:
+def can_fuse(runs: Sequence[Fold]) -> bool:
     """Whether these folds stand at the same epoch and have equally many batches to come."""
     return (
         len(runs) > 1
@@ -49,8 +49,8 @@ def can_fuse(runs: Sequence[FoldRun]) -> bool:
     )
 
 
-def train_epoch_fused(runs: Sequence[FoldRun]) -> list[FoldReport]:
-    """Trains the next epoch of each of these folds, as `FoldRun.train_epoch` would within
+def train_epoch_fused(runs: Sequence[Fold]) -> list[FoldReport]:
+    """Trains the next epoch of each of these folds, as `Fold.train_epoch` would within
     rounding.
 
     Raises:
@@ -71,7 +71,7 @@ def train_epoch_fused(runs: Sequence[FoldRun]) -> list[FoldReport]:
 class _Losses(nn.Module):
     """A task's terms as a module's output, so that its weights can be put in from outside."""
 
-    def __init__(self, run: FoldRun) -> None:
+    def __init__(self, run: Fold) -> None:
         super().__init__()
         self.network, self._run = run.model, run
 
@@ -84,7 +84,7 @@ class _Stack:
     """The weights, buffers and optimizer states of several folds, each with a first dimension
     more."""
 
-    def __init__(self, runs: Sequence[FoldRun]) -> None:
+    def __init__(self, runs: Sequence[Fold]) -> None:
         self._runs = runs
         self._losses = _Losses(runs[0])
         self._names = [f"network.{name}" for name, _ in runs[0].model.named_parameters()]
@@ -227,7 +227,7 @@ class _Stack:
                     ]
 
 
-def _state(run: FoldRun, index: int) -> dict[str, Any]:
+def _state(run: Fold, index: int) -> dict[str, Any]:
     state: dict[str, Any] = run.optimizer.state.get(
         run.optimizer.param_groups[0]["params"][index], {}
     )

@@ -19,7 +19,7 @@ from foldrace.search.recording.store import (
     find_sweep,
     tracking_uri,
 )
-from foldrace.search.recording.writer import Outcome, Recorder
+from foldrace.search.recording.writer import MlflowWriter, Outcome
 from foldrace.search.spec.sweep_spec import parse_spec
 from tests.search.recording.test_writer import dataset, report
 
@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.write_state(
             SweepState(key=name, tracking_uri=tracking_uri(root), experiment_id=experiment)
         )
-        sweeps[name] = Recorder(client, experiment, name, key=name)
+        sweeps[name] = MlflowWriter(client, experiment, name, key=name)
         sweeps[name].start_sweep(spec, {}, dataset(), "autoencoder")
     first = sweeps["first"]
     ends = [

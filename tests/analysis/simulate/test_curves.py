@@ -17,7 +17,7 @@ from foldrace.analysis.simulate.curves import Curves, read_curves
 from foldrace.cli.app import main
 from foldrace.errors import InputError, StateError
 from foldrace.search.recording.store import SweepState, connect, create_sweep_folder
-from foldrace.search.recording.writer import Outcome, Recorder
+from foldrace.search.recording.writer import MlflowWriter, Outcome
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.fold import FoldReport
@@ -51,7 +51,7 @@ class Sweeps:
         folder.write_state(
             SweepState(key=name, tracking_uri=self.uri, experiment_id=self._experiment)
         )
-        recorder = Recorder(self.client, self._experiment, name, key=name)
+        recorder = MlflowWriter(self.client, self._experiment, name, key=name)
         recorder.start_sweep(spec, {}, dataset(), "autoencoder")
         for number, (ending, losses) in enumerate(trials):
             recorder.started(

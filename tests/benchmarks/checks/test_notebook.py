@@ -11,7 +11,7 @@ import torch
 
 from foldrace.trainables.data.datasets import Dataset
 from foldrace.trainables.tasks.protocol import load_task
-from foldrace.trainables.training.fold import FoldRun
+from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import Split
 from tests.benchmarks.notebook import (
     Counts,
@@ -43,7 +43,7 @@ def images_of(raw: Path) -> torch.Tensor:
     return torch.stack([image for image, _ in fashion_mnist(raw, train=True)])
 
 
-def fold_run(raw: Path, dropout: float) -> FoldRun:
+def fold_run(raw: Path, dropout: float) -> Fold:
     """This project's run over the same images, as one batch of all of them."""
     task = load_task("autoencoder")
     params = task.complete(
@@ -51,10 +51,10 @@ def fold_run(raw: Path, dropout: float) -> FoldRun:
     )
     everything = np.arange(N)
     images = images_of(raw).mul(255).round().to(torch.uint8)
-    return FoldRun(task, params, images, Split(everything, everything), epochs=1)
+    return Fold(task, params, images, Split(everything, everything), epochs=1)
 
 
-def as_in(run: FoldRun, dropout: float) -> NotebookAutoencoder:
+def as_in(run: Fold, dropout: float) -> NotebookAutoencoder:
     """The notebook's network with the weights of a run."""
     model = NotebookAutoencoder(16, [rate * dropout for rate in (0.5, 0.5, 0.2, 0.1)])
     weights = run.model.state_dict().values()

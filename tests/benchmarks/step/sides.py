@@ -18,7 +18,7 @@ from foldrace.trainables.data.datasets import load_dataset
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.tasks.protocol import LoadedTask, load_task
 from foldrace.trainables.training.cross_validation import CrossValidation
-from foldrace.trainables.training.fold import FoldRun
+from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import Split
 from tests.benchmarks.notebook import (
     NotebookAutoencoder,
@@ -132,7 +132,7 @@ def _parameters(task: LoadedTask, batch_size: int) -> dict[str, Value]:
 
 def _ours(images: Tensor, split: Split, batch_size: int) -> Trainer:
     task = load_task("autoencoder")
-    run = FoldRun(task, _parameters(task, batch_size), images, split, epochs=1)
+    run = Fold(task, _parameters(task, batch_size), images, split, epochs=1)
     return Trainer(run.train_only_epoch, lambda: run.evaluate(run.validation_indices))
 
 

@@ -38,7 +38,7 @@ def _watch_fsync() -> None:
 
 
 class _TrainingWatch(importlib.abc.MetaPathFinder):
-    """Wraps `FoldRun.train_epoch` when its module is imported."""
+    """Wraps `Fold.train_epoch` when its module is imported."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -54,7 +54,7 @@ class _TrainingWatch(importlib.abc.MetaPathFinder):
 def _then_wrap(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
     def wrapped(module: ModuleType) -> None:
         execute(module)
-        train = module.FoldRun.train_epoch
+        train = module.Fold.train_epoch
 
         def noted(run: Any) -> Any:
             before = run.epoch
@@ -63,7 +63,7 @@ def _then_wrap(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], 
                 _note("trained", f"{os.getpid()} {run.fold} {run.epoch} {time.time():.3f}")
             return report
 
-        module.FoldRun.train_epoch = noted
+        module.Fold.train_epoch = noted
 
     return wrapped
 

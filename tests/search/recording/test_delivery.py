@@ -31,13 +31,13 @@ from foldrace.search.recording.events import (
     Reported,
     Started,
 )
-from foldrace.search.recording.outbox import Spool, waiting_records
+from foldrace.search.recording.outbox import Outbox, waiting_records
 from foldrace.search.recording.store import SweepFolder, SweepState, connect, create_sweep_folder
-from foldrace.search.recording.sweep_record import SpooledRecording, recording
-from foldrace.search.recording.writer import Recorder
+from foldrace.search.recording.sweep_record import OutboxSink, recording
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.run import _begin_record
-from foldrace.search.tune.callback import Session, SweepCallback
-from foldrace.search.tune.state import Ledger
+from foldrace.search.tune.callback import RunningSweep, SweepCallback
+from foldrace.search.tune.state import TrialTable
 from tests.search.recording.test_writer import Counting, dataset, report
 
 DEADLINE = 60.0
@@ -125,7 +125,7 @@ def state_of(client: MlflowClient, experiment: str) -> dict[str, Any]:
 def one_by_one(client: MlflowClient, folder: Path, events: Sequence[Event]) -> dict[str, Any]:
     """What a recorder leaves that writes each event at once."""
     experiment = str(client.create_experiment(uuid.uuid4().hex, artifact_location=folder.as_uri()))
-    recorder = Recorder(client, experiment, "ae", uuid.uuid4().hex)
+    recorder = MlflowWriter(client, experiment, "ae", uuid.uuid4().hex)
     for event in events:
         recorder.apply([event])
     return state_of(client, experiment)
@@ -143,15 +143,15 @@ def of_one(client: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> di
     return one_by_one(client, tmp_path_factory.mktemp("art"), sweep_events(1))
 
 
-def spool_with(folder: Path, events: Sequence[Event]) -> Spool:
-    spool = Spool(folder)
+def spool_with(folder: Path, events: Sequence[Event]) -> Outbox:
+    spool = Outbox(folder)
     for event in events:
         spool.append(event)
     return spool
 
 
 def deliver(
-    spool: Spool, writer: Any, say: Callable[[str], None] = lambda _: None, **options: Any
+    spool: Outbox, writer: Any, say: Callable[[str], None] = lambda _: None, **options: Any
 ) -> bool:
     delivery = Delivery(spool, writer, say, AT_ONCE, **options)
     delivery.start()
@@ -169,7 +169,7 @@ def test_events_that_are_delivered_together_leave_what_events_one_by_one_leave(
 ) -> None:
     experiment = make_experiment()
     spool = spool_with(tmp_path / "spool", sweep_events())
-    assert deliver(spool, Recorder(client, experiment, "ae", uuid.uuid4().hex))
+    assert deliver(spool, MlflowWriter(client, experiment, "ae", uuid.uuid4().hex))
     assert state_of(client, experiment) == expected
     trial = expected["trial 0000"]
     assert (trial["status"], trial["times"], trial["parent"]) == (
@@ -189,7 +189,7 @@ def test_a_backlog_takes_three_calls_a_run(
 ) -> None:
     counting = Counting(client)
     spool = spool_with(tmp_path / "spool", sweep_events(trials=5))
-    assert deliver(spool, Recorder(counting, make_experiment(), "ae", uuid.uuid4().hex))  # type: ignore[arg-type]
+    assert deliver(spool, MlflowWriter(counting, make_experiment(), "ae", uuid.uuid4().hex))  # type: ignore[arg-type]
     calls = Counter(name for name, _ in counting.calls.elements())
     runs = 1 + 5 * 3
     assert [calls.pop(name) for name in ("create_run", "log_batch", "set_terminated")] == [
@@ -203,7 +203,7 @@ def test_more_than_mlflow_takes_at_once_is_written_in_several_calls(
     client: MlflowClient, make_experiment: Callable[[], str]
 ) -> None:
     experiment, counting = make_experiment(), Counting(client)
-    recorder = Recorder(counting, experiment, "ae", uuid.uuid4().hex)  # type: ignore[arg-type]
+    recorder = MlflowWriter(counting, experiment, "ae", uuid.uuid4().hex)  # type: ignore[arg-type]
     params = {f"p{number}": number for number in range(150)}
     many = [Reported(0, report(epoch, 0.5), None, epoch, None) for epoch in range(1, 501)]
     recorder.apply([Started(0, params, {}, 1), *many])
@@ -224,10 +224,10 @@ def test_files_follow_through_the_spool(
     (tmp_path / "winner").mkdir()
     (tmp_path / "winner" / "model.pt").write_text("weights")
     experiment = make_experiment()
-    spool = Spool(tmp_path / "spool")
-    recorded = SpooledRecording(spool, tmp_path)
+    spool = Outbox(tmp_path / "spool")
+    recorded = OutboxSink(spool, tmp_path)
     recorded.log_artifacts(recorded.fold_run(0, 1), str(tmp_path / "winner"), "models")
-    assert deliver(spool, Recorder(client, experiment, "ae", uuid.uuid4().hex, tmp_path))
+    assert deliver(spool, MlflowWriter(client, experiment, "ae", uuid.uuid4().hex, tmp_path))
     assert state_of(client, experiment)["trial 0000 fold 1"]["files"] == ["models/model.pt"]
 
 
@@ -278,7 +278,9 @@ def test_wherever_the_store_fails_for_a_while_nothing_is_lost_or_there_twice(
         breaking = Breaking(client, first, error, late=late, count=1 if late else 3)
         spool = spool_with(tmp_path / str(first), sweep_events(1))
         said: list[str] = []
-        assert deliver(spool, Recorder(breaking, experiment, "ae", uuid.uuid4().hex), said.append)  # type: ignore[arg-type]
+        assert deliver(
+            spool, MlflowWriter(breaking, experiment, "ae", uuid.uuid4().hex), said.append
+        )  # type: ignore[arg-type]
         assert state_of(client, experiment) == of_one, first
         assert [line.partition(";")[0] for line in said] == [
             "recording waits: http://there does not answer",
@@ -303,8 +305,10 @@ def test_wherever_the_process_is_killed_the_next_one_completes_the_record(
         spool = spool_with(tmp_path / str(first), sweep_events(1))
         with pytest.raises(Killed):
             batch = spool.take(500)
-            Recorder(breaking, experiment, "ae", key).apply([one.event for one in batch.events])  # type: ignore[arg-type]
-        assert deliver(Spool(tmp_path / str(first)), Recorder(client, experiment, "ae", key))
+            MlflowWriter(breaking, experiment, "ae", key).apply(
+                [one.event for one in batch.events]
+            )  # type: ignore[arg-type]
+        assert deliver(Outbox(tmp_path / str(first)), MlflowWriter(client, experiment, "ae", key))
         assert state_of(client, experiment) == of_one, first
     assert breaking.calls == CALLS
 
@@ -314,7 +318,7 @@ def test_killed_in_the_middle_of_a_trial_its_later_folds_are_tagged_like_the_tri
 ) -> None:
     experiment, key, events = make_experiment(), uuid.uuid4().hex, sweep_events(1)
     for event in events:
-        Recorder(client, experiment, "ae", key).apply([event])  # each in a process of its own
+        MlflowWriter(client, experiment, "ae", key).apply([event])  # each in a process of its own
     assert state_of(client, experiment) == of_one
 
 
@@ -327,7 +331,7 @@ def test_all_delivered_but_the_cursor_lost_adds_nothing(
     experiment, key = make_experiment(), uuid.uuid4().hex
     spool_with(tmp_path / "spool", sweep_events())
     for _ in range(2):
-        recorder, spool = Recorder(client, experiment, "ae", key), Spool(tmp_path / "spool")
+        recorder, spool = MlflowWriter(client, experiment, "ae", key), Outbox(tmp_path / "spool")
         recorder.apply([waiting.event for waiting in spool.take(500).events])
     assert state_of(client, experiment) == expected
 
@@ -383,7 +387,7 @@ def test_what_mlflow_refuses_is_set_aside_said_once_and_holds_nothing_up(
     mixed = [events[0], other, *events[1:8], bad, gone, *events[8:]]
     spool = spool_with(tmp_path / "spool", mixed)
     assert deliver(
-        spool, Recorder(client, experiment, "ae", uuid.uuid4().hex, tmp_path), said.append
+        spool, MlflowWriter(client, experiment, "ae", uuid.uuid4().hex, tmp_path), said.append
     )
     stored = state_of(client, experiment)
     for name in ("trial 0000", "trial 0000 fold 1", "ae"):
@@ -446,13 +450,13 @@ def tune_trial(number: int) -> Any:
 
 
 def test_tunes_callback_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> None:
-    stuck, spool = Stuck(), Spool(tmp_path / "spool")
+    stuck, spool = Stuck(), Outbox(tmp_path / "spool")
     delivery = Delivery(spool, stuck, lambda _: None, AT_ONCE)
     task = SimpleNamespace(complete=lambda params: {**params, "latent_dim": 16})
     view = SimpleNamespace(update=lambda *_, **__: None)
-    ledger, callback = Ledger(total=2), SweepCallback("stuck")
+    ledger, callback = TrialTable(total=2), SweepCallback("stuck")
     delivery.start()
-    session = Session(ledger, SpooledRecording(spool, tmp_path), view, task)  # type: ignore[arg-type]
+    session = RunningSweep(ledger, OutboxSink(spool, tmp_path), view, task)  # type: ignore[arg-type]
     with callback.acting_on(session):
         callback.on_trial_start(0, [], tune_trial(0))
         assert stuck.called.wait(DEADLINE)  # from here on a call of the callback's own would hang
@@ -492,7 +496,7 @@ def test_the_end_of_a_sweep_does_not_wait_for_a_store_that_hangs_and_nothing_is_
     assert waiting_records(tmp_path) == count
     calm = Stuck()
     calm.free.set()
-    assert deliver(Spool(tmp_path / "spool"), calm) and calm.events == sweep_events()
+    assert deliver(Outbox(tmp_path / "spool"), calm) and calm.events == sweep_events()
 
 
 # --- a sweep's spool -----------------------------------------------------------------------------
@@ -501,21 +505,23 @@ def test_the_end_of_a_sweep_does_not_wait_for_a_store_that_hangs_and_nothing_is_
 @pytest.fixture
 def left(
     client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path
-) -> tuple[SweepFolder, Recorder]:
+) -> tuple[SweepFolder, MlflowWriter]:
     """A sweep whose record has only begun to reach the store; the rest is in its spool."""
     folder = create_sweep_folder(tmp_path, "ae")
     folder.spec.write_text("name: ae\n")
     uri = str(client.tracking_uri)
     state = SweepState(uuid.uuid4().hex, uri, make_experiment())
     folder.write_state(state)
-    recorder = Recorder(client, state.experiment_id, "ae", state.key, folder.path)
+    recorder = MlflowWriter(client, state.experiment_id, "ae", state.key, folder.path)
     recorder.start_sweep("name: ae\n", {}, dataset(), "autoencoder")
     spool_with(folder.path / "spool", sweep_events()).close()
     return folder, recorder
 
 
 def test_sync_delivers_what_was_left_and_finishes_the_sweep(
-    left: tuple[SweepFolder, Recorder], client: MlflowClient, capsys: pytest.CaptureFixture[str]
+    left: tuple[SweepFolder, MlflowWriter],
+    client: MlflowClient,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, recorder = left
     command = ["sync", "ae", "--dir", str(folder.root)]
@@ -533,11 +539,11 @@ def test_sync_delivers_what_was_left_and_finishes_the_sweep(
 
 
 def test_a_session_that_goes_on_delivers_first_what_an_earlier_one_left(
-    left: tuple[SweepFolder, Recorder], client: MlflowClient
+    left: tuple[SweepFolder, MlflowWriter], client: MlflowClient
 ) -> None:
     folder, _ = left
     state = folder.read_state()
-    recorder = Recorder(client, state.experiment_id, "ae", state.key, folder.path)
+    recorder = MlflowWriter(client, state.experiment_id, "ae", state.key, folder.path)
     prepared: Any = SimpleNamespace(
         spec=SimpleNamespace(task="autoencoder", kind="sweep"), dataset=dataset()
     )
@@ -554,7 +560,7 @@ def test_a_session_that_goes_on_delivers_first_what_an_earlier_one_left(
 
 
 def test_sync_of_a_store_that_is_away_keeps_everything(
-    left: tuple[SweepFolder, Recorder], capsys: pytest.CaptureFixture[str]
+    left: tuple[SweepFolder, MlflowWriter], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = left
     folder.write_state(SweepState("key", "http://127.0.0.1:9", "1"))
@@ -564,7 +570,7 @@ def test_sync_of_a_store_that_is_away_keeps_everything(
 
 
 def test_the_end_of_a_recording_says_how_the_rest_is_delivered(
-    left: tuple[SweepFolder, Recorder], monkeypatch: pytest.MonkeyPatch
+    left: tuple[SweepFolder, MlflowWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder, recorder), said = left, []
     monkeypatch.setattr(Delivery, "_run", lambda self: None)

@@ -23,7 +23,7 @@ from foldrace.search.recording.events import (
     from_json,
     to_json,
 )
-from foldrace.search.recording.outbox import Spool, waiting_in
+from foldrace.search.recording.outbox import Outbox, waiting_in
 from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.fold import FoldReport
 
@@ -54,7 +54,7 @@ EVERY: list[Event] = [
 ]
 
 
-def events(spool: Spool, most: int = 500) -> list[Event]:
+def events(spool: Outbox, most: int = 500) -> list[Event]:
     """All that waits, delivered."""
     found: list[Event] = []
     while (batch := spool.take(most)).lines:
@@ -96,7 +96,7 @@ def test_what_is_not_a_number_and_numpys_scalars_keep_their_values() -> None:
 def test_events_come_in_order_and_each_once_over_many_segments_and_two_openings(
     tmp_path: Path,
 ) -> None:
-    first = Spool(tmp_path / "spool", segment=400)
+    first = Outbox(tmp_path / "spool", segment=400)
     for trial in range(10):
         first.append(reported(trial))
     assert len(list((tmp_path / "spool").glob("*.jsonl"))) > 3
@@ -108,7 +108,7 @@ def test_events_come_in_order_and_each_once_over_many_segments_and_two_openings(
     first.delivered(batch)
     first.close()
     assert waiting_in(tmp_path / "spool") == 10 - taken
-    second = Spool(tmp_path / "spool", segment=400)
+    second = Outbox(tmp_path / "spool", segment=400)
     assert second.waiting == 10 - taken
     for trial in range(10, 13):
         second.append(reported(trial))
@@ -118,7 +118,7 @@ def test_events_come_in_order_and_each_once_over_many_segments_and_two_openings(
 
 def test_what_is_not_delivered_is_there_again_and_what_is_delivered_is_not(tmp_path: Path) -> None:
     for kept in (0, 2):
-        spool = Spool(tmp_path / "spool")
+        spool = Outbox(tmp_path / "spool")
         if not kept:
             for trial in range(4):
                 spool.append(reported(trial))
@@ -130,7 +130,7 @@ def test_what_is_not_delivered_is_there_again_and_what_is_delivered_is_not(tmp_p
 
 
 def test_a_delivered_segment_is_removed_and_an_empty_spool_leaves_nothing(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", segment=1)
+    spool = Outbox(tmp_path / "spool", segment=1)
     for trial in range(3):
         spool.append(reported(trial))
     assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [
@@ -148,7 +148,7 @@ def test_a_delivered_segment_is_removed_and_an_empty_spool_leaves_nothing(tmp_pa
 
 
 def test_a_spool_that_was_never_used_makes_no_folder(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool")
+    spool = Outbox(tmp_path / "spool")
     assert events(spool) == [] and spool.waiting == waiting_in(tmp_path / "spool") == 0
     spool.sync()
     spool.close()
@@ -157,7 +157,7 @@ def test_a_spool_that_was_never_used_makes_no_folder(tmp_path: Path) -> None:
 
 def test_a_line_longer_than_what_is_read_at_once_is_taken_whole(tmp_path: Path) -> None:
     long = [reported(trial, picture="x" * 1_500_000) for trial in range(3)]
-    spool = Spool(tmp_path / "spool")
+    spool = Outbox(tmp_path / "spool")
     for event in long:
         spool.append(event)
     assert events(spool) == long
@@ -168,36 +168,36 @@ def test_a_line_longer_than_what_is_read_at_once_is_taken_whole(tmp_path: Path) 
 
 @pytest.mark.parametrize("cut", [1, 50, 100_000])
 def test_a_torn_last_line_is_cut_off_and_the_whole_ones_stay(tmp_path: Path, cut: int) -> None:
-    before = Spool(tmp_path / "spool")
+    before = Outbox(tmp_path / "spool")
     before.append(reported(0))
     last = reported(1, picture="x" * 200_000)
     before.append(last)
     path = tmp_path / "spool" / "000001.jsonl"
     os.truncate(path, path.stat().st_size - cut)
-    after = Spool(tmp_path / "spool")
+    after = Outbox(tmp_path / "spool")
     assert after.waiting == 1
     after.append(last)
     assert events(after) == [reported(0), last]
 
 
 def test_a_cursor_that_is_lost_costs_a_second_delivery_and_no_event(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool")
+    spool = Outbox(tmp_path / "spool")
     for trial in range(3):
         spool.append(reported(trial))
     spool.delivered(spool.take(2))
     (tmp_path / "spool" / "delivered.json").write_text("")
-    assert events(Spool(tmp_path / "spool")) == [reported(0), reported(1), reported(2)]
+    assert events(Outbox(tmp_path / "spool")) == [reported(0), reported(1), reported(2)]
 
 
 def test_a_line_that_is_damaged_is_set_aside_and_the_others_come(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool")
+    spool = Outbox(tmp_path / "spool")
     for trial in range(3):
         spool.append(reported(trial))
     path = tmp_path / "spool" / "000001.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     lines[1] = b"\0" * (len(lines[1]) - 1) + b"\n"
     path.write_bytes(b"".join(lines))
-    again = Spool(tmp_path / "spool")
+    again = Outbox(tmp_path / "spool")
     assert events(again) == [reported(0), reported(2)]
     [entry] = [json.loads(line) for line in again.refused.read_text().splitlines()]
     assert "cannot be read" in entry["reason"]
@@ -208,7 +208,7 @@ def test_a_line_that_is_damaged_is_set_aside_and_the_others_come(tmp_path: Path)
 def test_a_write_that_the_disk_cuts_short_leaves_no_half_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spool = Spool(tmp_path / "spool")
+    spool = Outbox(tmp_path / "spool")
     spool.append(reported(0))
     whole = os.write
     with monkeypatch.context() as patch:
@@ -224,7 +224,7 @@ def test_a_write_that_the_disk_cuts_short_leaves_no_half_line(
 
 def test_pictures_are_left_out_first_then_reports_and_each_is_said_once(tmp_path: Path) -> None:
     said: list[str] = []
-    spool = Spool(tmp_path / "spool", said.append, limit=8000)
+    spool = Outbox(tmp_path / "spool", said.append, limit=8000)
     for epoch in range(1, 30):
         spool.append(reported(0, epoch, picture="p" * 1000))
     spool.append(EVERY[2])

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import REFIT_DONE, Outcome, Recorder
+from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
 from foldrace.trainables.data.datasets import Dataset
 from foldrace.trainables.ray.trainable import strip_png
 from foldrace.trainables.training.cross_validation import EpochReport
@@ -37,8 +37,8 @@ def experiment(client: MlflowClient, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def recorder(client: MlflowClient, experiment: str) -> Recorder:
-    return Recorder(client, experiment, "ae-2", key=uuid.uuid4().hex)
+def recorder(client: MlflowClient, experiment: str) -> MlflowWriter:
+    return MlflowWriter(client, experiment, "ae-2", key=uuid.uuid4().hex)
 
 
 class Counting:
@@ -96,7 +96,7 @@ def points(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float
 
 
 def test_three_levels_with_readable_names_and_their_parents(
-    client: MlflowClient, experiment: str, recorder: Recorder
+    client: MlflowClient, experiment: str, recorder: MlflowWriter
 ) -> None:
     recorder.started(7, PARAMS)
     recorder.reported(7, report(1, 0.3, 0.5), None, 1000)
@@ -116,7 +116,7 @@ def test_three_levels_with_readable_names_and_their_parents(
 
 
 def test_a_kind_of_sweep_and_a_trials_part_in_it_are_tags(
-    client: MlflowClient, experiment: str, recorder: Recorder
+    client: MlflowClient, experiment: str, recorder: MlflowWriter
 ) -> None:
     recorder.start_sweep("kind: comparison\n", {}, dataset(), "autoencoder", "comparison")
     recorder.started(7, PARAMS, {"arm": "sgd", "phase": "repeat", "repeat": 2})
@@ -139,14 +139,16 @@ def test_a_kind_of_sweep_and_a_trials_part_in_it_are_tags(
     )
 
 
-def test_a_trial_has_the_count_of_its_weights(client: MlflowClient, recorder: Recorder) -> None:
+def test_a_trial_has_the_count_of_its_weights(
+    client: MlflowClient, recorder: MlflowWriter
+) -> None:
     recorder.started(0, {"lr": 0.1})
     recorder.reported(0, report(1, 0.3, 0.5), None, 1000, parameters=1234)
     assert points(client, client.get_run(recorder.trial_run(0)), "parameters") == [(2, 1234.0)]
 
 
 def test_a_fold_counts_epochs_and_a_trial_fold_epochs(
-    client: MlflowClient, experiment: str, recorder: Recorder
+    client: MlflowClient, experiment: str, recorder: MlflowWriter
 ) -> None:
     recorder.started(0, PARAMS)
     recorder.reported(0, report(1, 0.3, 0.5), None, 1000)
@@ -168,7 +170,7 @@ def test_a_fold_counts_epochs_and_a_trial_fold_epochs(
 
 def test_a_report_is_one_call_a_run(client: MlflowClient, experiment: str) -> None:
     counting = Counting(client)
-    recorder = Recorder(counting, experiment, "ae", key=uuid.uuid4().hex)  # type: ignore[arg-type]
+    recorder = MlflowWriter(counting, experiment, "ae", key=uuid.uuid4().hex)  # type: ignore[arg-type]
     recorder.started(0, PARAMS)
     recorder.reported(0, report(1, 0.3, 0.5, 0.4), None, 1000)
     counting.calls.clear()
@@ -186,7 +188,7 @@ def test_another_recorder_with_the_same_key_finds_the_runs_and_adds_no_point(
 ) -> None:
     key = uuid.uuid4().hex
     for _ in range(2):
-        recorder = Recorder(client, experiment, "ae", key)
+        recorder = MlflowWriter(client, experiment, "ae", key)
         recorder.started(0, PARAMS)
         recorder.reported(0, report(1, 0.3, 0.5), None, 1000)
         recorder.reported(0, report(1, 0.3, 0.5), None, 1000)
@@ -204,13 +206,13 @@ def test_a_trial_that_repeats_epochs_after_an_interruption_adds_none_of_them(
     client: MlflowClient, experiment: str
 ) -> None:
     key = uuid.uuid4().hex
-    before = Recorder(client, experiment, "ae", key)
+    before = MlflowWriter(client, experiment, "ae", key)
     before.started(0, PARAMS)
     for epoch in (1, 2):
         before.reported(0, report(epoch, 0.3, 0.5), None, epoch * 1000)
     before.close(Outcome.PRUNED, {}, "interrupted")
     assert {run.info.status for run in runs(client, experiment).values()} == {"KILLED"}
-    after = Recorder(client, experiment, "ae", key)
+    after = MlflowWriter(client, experiment, "ae", key)
     after.started(0, PARAMS)
     assert runs(client, experiment)["trial 0000 fold 1"].info.status == "RUNNING"
     for epoch in (1, 2, 3):
@@ -228,7 +230,7 @@ def test_a_best_trial_is_one_point_however_often_it_ends(
         1000,
         5000,
     ):  # a kill between two sessions: the second begins from an older snapshot
-        recorder = Recorder(client, experiment, "ae", key)
+        recorder = MlflowWriter(client, experiment, "ae", key)
         recorder.incumbent(0, 0.5, 0.1, 9, begun)
         recorder.incumbent(4, 0.4, 0.1, 18, begun + 1)
     recorder.incumbent(4, 0.3, 0.1, 27, 9000)
@@ -238,7 +240,7 @@ def test_a_best_trial_is_one_point_however_often_it_ends(
 
 
 def test_another_key_is_another_sweep(client: MlflowClient, experiment: str) -> None:
-    ids = {Recorder(client, experiment, "ae", key).trial_run(0) for key in ("one", "two")}
+    ids = {MlflowWriter(client, experiment, "ae", key).trial_run(0) for key in ("one", "two")}
     assert len(ids) == 2
 
 
@@ -246,7 +248,7 @@ def test_another_key_is_another_sweep(client: MlflowClient, experiment: str) -> 
 
 
 def test_a_completed_trial_is_finished_and_its_folds_with_it(
-    client: MlflowClient, experiment: str, recorder: Recorder
+    client: MlflowClient, experiment: str, recorder: MlflowWriter
 ) -> None:
     recorder.started(0, PARAMS)
     recorder.started(1, PARAMS)
@@ -266,7 +268,7 @@ def test_a_completed_trial_is_finished_and_its_folds_with_it(
 
 
 def test_a_trial_that_was_given_up_is_killed_and_says_where(
-    client: MlflowClient, experiment: str, recorder: Recorder
+    client: MlflowClient, experiment: str, recorder: MlflowWriter
 ) -> None:
     recorder.started(0, PARAMS)
     recorder.reported(0, report(1, 0.1), None, 1000)
@@ -278,7 +280,7 @@ def test_a_trial_that_was_given_up_is_killed_and_says_where(
 
 
 def test_a_failed_trial_says_why_and_keeps_the_traceback(
-    client: MlflowClient, experiment: str, recorder: Recorder, tmp_path: Path
+    client: MlflowClient, experiment: str, recorder: MlflowWriter, tmp_path: Path
 ) -> None:
     recorder.started(0, PARAMS)
     last = report(1, 0.1, math.inf, diverged="fold 1, epoch 1: val_loss is inf")
@@ -298,7 +300,7 @@ def test_a_failed_trial_says_why_and_keeps_the_traceback(
 
 
 def test_closing_leaves_nothing_running(
-    client: MlflowClient, experiment: str, recorder: Recorder
+    client: MlflowClient, experiment: str, recorder: MlflowWriter
 ) -> None:
     recorder.started(0, PARAMS)
     recorder.reported(0, report(1, 0.1), None, 1000)
@@ -316,7 +318,7 @@ def test_closing_leaves_nothing_running(
 
 
 def test_what_is_not_finite_is_left_out(
-    client: MlflowClient, experiment: str, recorder: Recorder
+    client: MlflowClient, experiment: str, recorder: MlflowWriter
 ) -> None:
     recorder.started(0, PARAMS)
     recorder.reported(0, report(1, 0.25), None, 1000)  # a single fold has no standard error
@@ -329,7 +331,7 @@ def test_what_is_not_finite_is_left_out(
 
 
 def test_the_sweep_run_says_what_ran_on_what(
-    client: MlflowClient, experiment: str, recorder: Recorder, tmp_path: Path
+    client: MlflowClient, experiment: str, recorder: MlflowWriter, tmp_path: Path
 ) -> None:
     recorder.start_sweep(
         "name: ae\n", {"git_revision": "abc-dirty", "cpus": 2}, dataset(), "autoencoder"
@@ -353,7 +355,7 @@ def test_the_sweep_run_says_what_ran_on_what(
 
 
 def test_pictures_lie_at_the_trial(
-    client: MlflowClient, experiment: str, recorder: Recorder
+    client: MlflowClient, experiment: str, recorder: MlflowWriter
 ) -> None:
     import base64
 
@@ -371,32 +373,32 @@ def test_a_refit_is_found_again_once_it_has_finished(
     client: MlflowClient, experiment: str
 ) -> None:
     key = uuid.uuid4().hex
-    recorder = Recorder(client, experiment, "ae", key)
+    recorder = MlflowWriter(client, experiment, "ae", key)
     run = recorder.refit_run({"lr": 0.003, "epochs": 4})
     client.set_terminated(run, status="FAILED")
-    again = Recorder(client, experiment, "ae", key)
+    again = MlflowWriter(client, experiment, "ae", key)
     assert again.finished_refit is None
     assert again.refit_run({"lr": 0.003, "epochs": 4}) == run
     client.set_tag(run, REFIT_DONE, "true")
     client.set_terminated(run, status="FINISHED")
-    assert Recorder(client, experiment, "ae", key).finished_refit == run
+    assert MlflowWriter(client, experiment, "ae", key).finished_refit == run
 
 
 def test_a_trial_that_was_trained_on_and_interrupted_is_still_one_of_those_at_the_end(
     client: MlflowClient, experiment: str
 ) -> None:
-    recorder = Recorder(client, experiment, "sweep", "key-to-the-end")
+    recorder = MlflowWriter(client, experiment, "sweep", "key-to-the-end")
     for number, losses in enumerate(([0.4, 0.2], [0.5], [0.3, 0.3])):
         recorder.started(number, {"lr": 0.1})
         recorder.reported(number, report(2, *losses), None, 1000)
     recorder.finished(0, Outcome.COMPLETED)
     recorder.finished(1, Outcome.PRUNED, reason="given up at epoch 2 of 1 fold")
     recorder.finished(2, Outcome.FAILED, reason="diverged")
-    again = Recorder(client, experiment, "sweep", "key-to-the-end")
+    again = MlflowWriter(client, experiment, "sweep", "key-to-the-end")
     assert again.trials_to_the_end(2, 2) == [(0, pytest.approx(0.3), 4)]
     again.started(0, {"lr": 0.1})
     again.reported(0, report(3, 0.3, 0.1), None, 2000)
     again.close(Outcome.PRUNED, {}, "")
-    assert Recorder(client, experiment, "sweep", "key-to-the-end").trials_to_the_end(2, 2) == [
+    assert MlflowWriter(client, experiment, "sweep", "key-to-the-end").trials_to_the_end(2, 2) == [
         (0, pytest.approx(0.2), 6)
     ]

@@ -13,14 +13,14 @@ from rich.console import Console
 from foldrace.search.sampling.comparison_plan import Part, Phase
 from foldrace.search.sweeps.comparison_result import arms_table, make_arm_results
 from foldrace.search.tune.progress import top_table
-from foldrace.search.tune.state import Ledger, TrialStatus
+from foldrace.search.tune.state import TrialStatus, TrialTable
 from tests.search.tune.test_state import COMPLETED, FAILED, RUNNING, ledger, record
 
 LABELS = ("adam", "sgd", "rmsprop")
 DEFAULT, SEARCH, REPEAT = Phase.DEFAULT, Phase.SEARCH, Phase.REPEAT
 
 
-def race(*trials: tuple[Part, TrialStatus, tuple[float, ...]]) -> Ledger:
+def race(*trials: tuple[Part, TrialStatus, tuple[float, ...]]) -> TrialTable:
     records = [
         record(number, status, *losses) for number, (_, status, losses) in enumerate(trials)
     ]
@@ -31,7 +31,7 @@ def race(*trials: tuple[Part, TrialStatus, tuple[float, ...]]) -> Ledger:
 
 
 @pytest.fixture
-def ended() -> Ledger:
+def ended() -> TrialTable:
     """adam is better by default; one repeat of sgd has failed; nothing of rmsprop has come to its
     end."""
     return race(
@@ -48,7 +48,7 @@ def ended() -> Ledger:
     )
 
 
-def test_an_arm_answers_with_its_best_its_default_and_its_repeats(ended: Ledger) -> None:
+def test_an_arm_answers_with_its_best_its_default_and_its_repeats(ended: TrialTable) -> None:
     arms = {label: arm.to_json() for label, arm in make_arm_results(ended, LABELS).items()}
     assert list(arms) == list(LABELS)
     adam, sgd, rmsprop = arms.values()
@@ -76,7 +76,7 @@ def test_an_arm_that_has_not_begun_has_nothing() -> None:
     assert arm["sgd"].trials == {"completed": 0, "pruned": 0, "failed": 0}
 
 
-def test_the_tables_name_arms_and_leave_repeats_out_of_the_best(ended: Ledger) -> None:
+def test_the_tables_name_arms_and_leave_repeats_out_of_the_best(ended: TrialTable) -> None:
     file = StringIO()
     console = Console(file=file, width=100)
     console.print(top_table(ended, ["optimizer", "lr"], folds=3, epochs=3))

@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.tune.experiment import Trial
 
-from foldrace.search.tune.callback import Session, SweepCallback
-from foldrace.search.tune.state import Ledger
+from foldrace.search.tune.callback import RunningSweep, SweepCallback
+from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.fold import FoldReport
 
@@ -21,8 +21,8 @@ def ended(number: int, loss: float, *, finished: bool) -> Any:
 
 
 def test_trials_that_had_all_ended_before_are_taken_over_without_a_step() -> None:
-    ledger, callback = Ledger(total=2), SweepCallback("restored")
-    with callback.acting_on(Session(ledger, None, None, None)):  # type: ignore[arg-type]
+    ledger, callback = TrialTable(total=2), SweepCallback("restored")
+    with callback.acting_on(RunningSweep(ledger, None, None, None)):  # type: ignore[arg-type]
         callback.on_experiment_end([ended(0, 0.3, finished=True), ended(1, 0.2, finished=False)])
     assert ledger.best is not None
     assert (ledger.best.number, ledger.best.val_loss) == (0, 0.3)
@@ -30,9 +30,9 @@ def test_trials_that_had_all_ended_before_are_taken_over_without_a_step() -> Non
 
 
 def test_trials_of_this_session_are_left_as_they_are() -> None:
-    ledger, callback = Ledger(total=2), SweepCallback("fresh")
+    ledger, callback = TrialTable(total=2), SweepCallback("fresh")
     trial = ended(0, 0.3, finished=True)
-    with callback.acting_on(Session(ledger, None, None, None)):  # type: ignore[arg-type]
+    with callback.acting_on(RunningSweep(ledger, None, None, None)):  # type: ignore[arg-type]
         callback.on_step_begin(0, [trial])
         before = ledger.trials[0]
         callback.on_experiment_end([trial])

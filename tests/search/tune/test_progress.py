@@ -17,7 +17,7 @@ from foldrace.search.tune.progress import (
     score_text,
     top_table,
 )
-from foldrace.search.tune.state import Ledger
+from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.tasks.parameters import Value
 from tests.search.tune.test_state import COMPLETED, FAILED, PRUNED, RUNNING, ledger, record
 
@@ -34,7 +34,7 @@ PARAMS: dict[str, Value] = {
 }
 
 
-def long_race() -> Ledger:
+def long_race() -> TrialTable:
     """Twenty trials in every state, with long parameters."""
     states = [COMPLETED, RUNNING, PRUNED, FAILED]
     race = ledger(
@@ -104,7 +104,7 @@ def test_the_plain_view_shows_that_the_first_trial_has_begun_and_that_long_ones_
 ) -> None:
     file, now = StringIO(), 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    race = Ledger(total=4, started=now)
+    race = TrialTable(total=4, started=now)
     with PlainView(Console(file=file, width=80)) as view:
         now += 5
         race.note(record(0, RUNNING))

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from foldrace.search.sampling.comparison_plan import Part, Phase
-from foldrace.search.tune.state import Ledger, TrialRecord, TrialStatus
+from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.fold import FoldReport
 
@@ -29,9 +29,9 @@ def record(number: int, status: TrialStatus, *losses: float, epoch: int = 3) -> 
 
 def ledger(
     *records: TrialRecord, total: int = 10, ago: float = 0.0, earlier: float = 0.0
-) -> Ledger:
+) -> TrialTable:
     started = time.monotonic() - ago
-    return Ledger(
+    return TrialTable(
         total=total, earlier=earlier, started=started, trials={r.number: r for r in records}
     )
 
@@ -155,7 +155,7 @@ def test_what_remains_follows_from_the_trials_that_ended() -> None:
 def test_the_time_before_the_first_trial_is_no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    race = Ledger(total=10, started=now)
+    race = TrialTable(total=10, started=now)
     now += 60.0
     race.note(record(0, RUNNING))
     now += 4.0

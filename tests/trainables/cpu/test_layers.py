@@ -19,7 +19,7 @@ from foldrace.trainables.cpu import layers
 from foldrace.trainables.cpu.dropout import dropout_mask
 from foldrace.trainables.tasks.autoencoder import AutoencoderTask
 from foldrace.trainables.tasks.protocol import load_task
-from foldrace.trainables.training.fold import FoldRun
+from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import FoldPlan
 
 sides = st.integers(2, 9)
@@ -328,7 +328,7 @@ def _losses(digits: Tensor, plain: bool) -> list[float]:
     )
     found = []
     for seed in range(12):
-        run = FoldRun(
+        run = Fold(
             task,
             task.complete(params),
             digits,

@@ -17,7 +17,7 @@ from foldrace.trainables.tasks import elbo
 from foldrace.trainables.tasks.protocol import load_task
 from foldrace.trainables.tasks.variational import VariationalTask
 from foldrace.trainables.tasks.variational_network import VariationalAutoencoder
-from foldrace.trainables.training.fold import FoldRun
+from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import FoldPlan
 
 TASK = load_task("variational")
@@ -41,7 +41,7 @@ def make(images, params=None, *, fold=0, n=600, **options):
         {"latent_dim": 4, "variance": 0.02, "batch_size": 16, "lr": 5e-3, **(params or {})}
     )
     split = FoldPlan(n, splits=3).split()[fold]
-    return FoldRun(TASK, params, images[:n], split, epochs=20, fold=fold, **options)
+    return Fold(TASK, params, images[:n], split, epochs=20, fold=fold, **options)
 
 
 def trained(images, params=None, epochs=3, **options):
