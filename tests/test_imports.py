@@ -116,7 +116,7 @@ def loaded(*names):
         importlib.import_module(name)
     return [heavy for heavy in {HEAVY!r} if heavy in sys.modules]
 tasks, training = "foldrace.trainables.tasks", "foldrace.trainables.training"
-light = [tasks + ".protocol", tasks + ".parameters", tasks + ".autoencoder"]
+light = [tasks + ".loading", tasks + ".parameters", tasks + ".autoencoder"]
 print(loaded(*light, training + ".splits"))
 print(loaded(training + ".cross_validation", tasks + ".autoencoder_network"))
 """

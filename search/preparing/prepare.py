@@ -15,8 +15,8 @@ from foldrace.search.spec.arms import Arm, build_arms, differing
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.trainables.data.datasets import Dataset, check_reference, load_dataset
+from foldrace.trainables.tasks.loading import BUILT_IN_TASKS, LoadedTask, load_task
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import BUILT_IN_TASKS, LoadedTask, load_task
 from foldrace.trainables.training.splits import FoldKind, FoldPlan
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from foldrace.trainables.tasks.parameters import (
 
 if TYPE_CHECKING:
     from foldrace.search.spec.sweep_spec import SweepSpec
-    from foldrace.trainables.tasks.protocol import LoadedTask
+    from foldrace.trainables.tasks.loading import LoadedTask
 
 __all__ = ["Arm", "build_arms", "differing"]
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from foldrace.search.recording.writer import EVIDENCE
 from foldrace.trainables.ray.trainable import shared_tensor
 from foldrace.trainables.tasks.elbo import active_units
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import LoadedTask
 from foldrace.trainables.training.fold import seeded
 from foldrace.trainables.training.seeds import derive_seed
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foldrace.errors import InputError, StateError
-from foldrace.files import write_text
+from foldrace.files import write_text_atomically
 from foldrace.search.preparing.prepare import Prepared, prepare
 from foldrace.search.recording.events import Files, now_ms
 from foldrace.search.recording.outbox import waiting_records
@@ -222,7 +222,7 @@ def extend_sweep(
             {**asdict(one), "params": dict(one.params), "checkpoint": str(one.checkpoint)}
             for one in survivors
         ]
-        write_text(_list_of(folder, prepared.spec.epochs), json.dumps(told))
+        write_text_atomically(_list_of(folder, prepared.spec.epochs), json.dumps(told))
         session.ledger.total = len(configs)
         session.ledger.spent_before = int(extension.earlier["fold_epochs"]) - before
         return run_given_trials(prepared, experiment, configs, work, session, interrupt)
@@ -254,7 +254,7 @@ def _keep_file(folder: SweepFolder, text: str, uri: str, run_id: str) -> None:
     sweep's age still."""
     times = folder.spec.stat()
     folder.write_state(replace(folder.read_state(), spec=text))
-    write_text(folder.spec, text)
+    write_text_atomically(folder.spec, text)
     os.utime(folder.spec, ns=(times.st_atime_ns, times.st_mtime_ns))
     if waiting_records(folder.path):  # the store is away
         keep_for_later(folder, Files((), folder.spec.name, "", now_ms()))

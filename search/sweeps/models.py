@@ -17,8 +17,8 @@ from foldrace.trainables.ray.trainable import (
     load_checkpoint_file,
     shared_tensor,
 )
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import LoadedTask
 from foldrace.trainables.training.splits import Split
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from foldrace.trainables.tasks.loading import LoadedTask
     from foldrace.trainables.tasks.parameters import Value
-    from foldrace.trainables.tasks.protocol import LoadedTask
     from foldrace.trainables.training.cross_validation import CrossValidation
 
 __all__ = ["Difference", "Replay", "replay_trial"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from foldrace.errors import InputError, StateError, first_line
-from foldrace.files import sync_all, write_text
+from foldrace.files import fsync_tree, write_text_atomically
 from foldrace.search.preparing.prepare import Prepared
 from foldrace.search.preparing.resources import (
     check_resources,
@@ -119,7 +119,7 @@ def run_sweep(
             check_shared(root)
         experiment = _experiment(spec.tracking.experiment or spec.name, root, uri)
         folder = create_sweep_folder(root, spec.name)
-        write_text(folder.spec, spec.to_yaml())
+        write_text_atomically(folder.spec, spec.to_yaml())
         state = SweepState(
             uuid.uuid4().hex,
             uri,
@@ -239,8 +239,8 @@ def drive(
         if not interrupt.asked and (
             run is None or result.best is not None
         ):  # a result that is there is not lost
-            sync_all(folder.winner)  # a sweep that has a result is whole
-            write_text(folder.result, json.dumps(result.to_json(), indent=2))
+            fsync_tree(folder.winner)  # a sweep that has a result is whole
+            write_text_atomically(folder.result, json.dumps(result.to_json(), indent=2))
         return result, ledger
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from foldrace.files import sync_all, write_whole
+from foldrace.files import atomic_write, fsync_tree
 
 __all__ = ["Snapshots", "go_back_to_snapshot", "has_snapshot"]
 
@@ -97,10 +97,10 @@ class Snapshots:
             return
         self._settle()
         for folder in self._checkpoints:
-            sync_all(folder)
+            fsync_tree(folder)
         self._checkpoints.clear()
         with (
-            write_whole(self._experiment / _FILE) as part,
+            atomic_write(self._experiment / _FILE) as part,
             zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
         ):
             file.writestr(_TUNER, self._tuner)

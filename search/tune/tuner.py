@@ -20,7 +20,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from foldrace.errors import StateError, first_line
-from foldrace.files import sync_file
+from foldrace.files import fsync_path
 from foldrace.search.preparing.prepare import Prepared
 from foldrace.search.preparing.resources import trial_slots
 from foldrace.search.recording.store import SweepFolder
@@ -186,7 +186,7 @@ def _fit(
 
     def settle() -> None:
         session.recorder.sync()
-        sync_file(journal)
+        fsync_path(journal)
 
     def stop(record: TrialRecord) -> None:
         if not interrupt.asked:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from foldrace.trainables.tasks.protocol import LoadedTask, load_task
+from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import FoldPlan
 

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from foldrace.trainables.ray.trainable import Work
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.splits import Split
 
 IMAGES, BATCH = 130_000, 64

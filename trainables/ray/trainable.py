@@ -32,8 +32,8 @@ from foldrace.trainables.ray.limits import (
     limit_memory,
     private_memory,
 )
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import LoadedTask
 from foldrace.trainables.training.cross_validation import CrossValidation, EpochReport, Fused
 from foldrace.trainables.training.fold import EarlyStopping
 from foldrace.trainables.training.ladder import Rung

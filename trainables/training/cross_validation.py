@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from foldrace.trainables.tasks.protocol import LoadedTask, Params
+from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.tasks.protocol import Params
 from foldrace.trainables.training.fold import EarlyStopping, Fold, FoldReport
 from foldrace.trainables.training.fused import CannotFuseError, can_fuse, train_epoch_fused
 from foldrace.trainables.training.ladder import Rung, aligned_points

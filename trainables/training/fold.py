@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrace.trainables.tasks.protocol import LoadedTask, Params
+from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.tasks.protocol import Params
 from foldrace.trainables.training.optimizers import build_optimizer, build_schedule
 from foldrace.trainables.training.process import Precision
 from foldrace.trainables.training.seeds import derive_seed

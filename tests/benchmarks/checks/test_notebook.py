@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foldrace.trainables.data.datasets import Dataset
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import Split
 from tests.benchmarks.notebook import (

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from foldrace.trainables.data.datasets import load_dataset
+from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import LoadedTask, load_task
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import Split

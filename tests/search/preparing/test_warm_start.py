@@ -18,7 +18,7 @@ from foldrace.search.sampling.journal import open_journal
 from foldrace.search.sampling.optuna_search import FoldSearch
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import parse_spec
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.splits import FoldPlan
 from tests.helpers.recorded_sweeps import SPEC, Store, Trial, failed, many
 from tests.search.recording.test_writer import dataset

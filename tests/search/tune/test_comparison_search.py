@@ -18,8 +18,8 @@ from foldrace.search.sampling.comparison_plan import Part, Phase, Plan, draw_pla
 from foldrace.search.spec.arms import Arm, build_arms
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.tune.comparison_search import ComparisonSearch
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import load_task
 
 ARMS: dict[str, Any] = {
     "adam": {"space": {"lr": {"log": [1e-4, 1e-2]}}},

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from foldrace.trainables.cpu import layers
 from foldrace.trainables.cpu.dropout import dropout_mask
 from foldrace.trainables.tasks.autoencoder import AutoencoderTask
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import FoldPlan
 

@@ -22,7 +22,7 @@ from foldrace.trainables.ray.trainable import (
     load_checkpoint_file,
     strip_png,
 )
-from foldrace.trainables.tasks.protocol import LoadedTask
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.splits import FoldPlan
 from tests.helpers.small_tasks import SMALL, TASK, Scripted

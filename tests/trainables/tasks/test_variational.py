@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from foldrace.errors import InputError
 from foldrace.trainables.tasks import elbo
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.variational import VariationalTask
 from foldrace.trainables.tasks.variational_network import VariationalAutoencoder
 from foldrace.trainables.training.fold import Fold

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldrace.trainables.tasks.protocol import LoadedTask
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.cross_validation import CrossValidation, mean_and_standard_error
 from foldrace.trainables.training.fold import EarlyStopping
 from foldrace.trainables.training.ladder import Rung

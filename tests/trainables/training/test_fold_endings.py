@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from foldrace.trainables.tasks.protocol import LoadedTask
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.fold import EarlyStopping
 from tests.helpers.small_tasks import LINEAR, TASK, Linear, make, scripted, train
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from foldrace.trainables.tasks.protocol import LoadedTask, load_task
+from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.fold import EarlyStopping, Fold
 from foldrace.trainables.training.seeds import derive_seed
 from foldrace.trainables.training.splits import FoldPlan, Split
@@ -222,7 +222,7 @@ FRESH = """
 import sys, torch
 from foldrace.trainables.training.fold import EarlyStopping, Fold
 from foldrace.trainables.training.splits import FoldPlan
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 torch.set_num_threads(int(sys.argv[2]))
 checkpoint = torch.load(sys.argv[1], weights_only=True)
 images = checkpoint["images"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foldrace.trainables.tasks.protocol import LoadedTask, load_task
+from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.cross_validation import CrossValidation, EpochReport
 from foldrace.trainables.training.fold import EarlyStopping
 from foldrace.trainables.training.fused import CannotFuseError, can_fuse
