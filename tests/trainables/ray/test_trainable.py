@@ -14,16 +14,13 @@ import torch
 from PIL import Image
 
 from foldrace.errors import StateError
-from foldrace.trainables.ray.trainable import (
-    CHECKPOINT_FILE,
-    RAISED,
-    FoldTrainable,
-    Work,
-    load_checkpoint_file,
-    strip_png,
-)
+from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
+from foldrace.trainables.ray.picture import strip_png
+from foldrace.trainables.ray.trainable import RAISED, FoldTrainable
+from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.protocol import LoadedTask
 from foldrace.trainables.training.ladder import Rung
+from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import FoldPlan
 from tests.helpers.small_tasks import SMALL, TASK, Scripted
 
@@ -34,16 +31,15 @@ CONFIG = {"trial": 7, "params": {**SMALL, "lr": 0.01}}
 def start(digits):
     """Makes a trainable over 60 digits in 3 folds that reports every aligned epoch."""
 
-    def make(config=CONFIG, task=TASK, epochs=3, report_seconds=0.0, **options):
+    def make(config=CONFIG, task=TASK, epochs=3, seed=0, objective=None, **settings):
         images = digits[:60].numpy().copy()
         images.flags.writeable = False  # as from the object store
         work = Work(
             task,
             images,
             tuple(FoldPlan(60, splits=3).split()),
-            epochs,
-            report_seconds=report_seconds,
-            **options,
+            TrainingOptions(epochs, seed, objective),
+            **{"report_seconds": 0.0, **settings},
         )
 
         class Local(FoldTrainable):
@@ -106,7 +102,7 @@ def test_a_step_is_an_aligned_epoch_of_all_folds(start):
         assert result["trial"] == 7
         assert result["val_loss"] == result["report"].metrics["val_loss"]
         assert len(result["report"].folds) == 3
-        weights = trainable._cv.runs[2].model.parameters()
+        weights = trainable._cv.folds[2].model.parameters()
         assert result["parameters"] == sum(w.numel() for w in weights) and isinstance(
             result["parameters"], int
         )
@@ -161,7 +157,7 @@ def test_a_checkpoint_of_tensors_and_plain_values_goes_on_bit_for_bit(start, tmp
 
 
 @pytest.mark.parametrize("whole", [0, 1, 2])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, start, tmp_path, capsys):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, start, tmp_path, caplog):
     expected, trainable = run(start()), start()
     folders = [tmp_path / f"checkpoint_00000{place}" for place in range(2)]
     for folder in folders:
@@ -176,7 +172,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, start, tmp_path
     second = start()
     second.load_checkpoint(str(folders[-1]))
     assert run(second, 3 - whole) == expected[whole:]
-    assert capsys.readouterr().err.count("this checkpoint is damaged") == 2 - whole
+    assert caplog.text.count("this checkpoint is damaged") == 2 - whole
 
 
 class Harmful:
@@ -220,7 +216,7 @@ def test_a_repeat_trains_with_its_own_seed_on_its_own_folds_the_same_for_every_t
         config = {"trial": 0, "params": {**SMALL, "lr": lr}, "repeat": repeat}
         trainable = start(config, repeat_splits=redrawn)
         losses = [fold.val_loss for fold in trainable.step()["report"].folds]
-        return losses, [run.validation_indices for run in trainable._cv.runs]
+        return losses, [run.validation_indices for run in trainable._cv.folds]
 
     (plain, _), *repeats = (step(repeat) for repeat in range(3))
     assert plain == [fold.val_loss for fold in start().step()["report"].folds]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from foldrace.trainables.tasks.protocol import LoadedTask
-from foldrace.trainables.training.fold import EarlyStopping
+from foldrace.trainables.training.options import EarlyStopping
 from tests.helpers.small_tasks import LINEAR, TASK, Linear, make, scripted, train
 
 # --- early stopping

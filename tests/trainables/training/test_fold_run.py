@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from foldrace.trainables.tasks.protocol import LoadedTask, load_task
-from foldrace.trainables.training.fold import EarlyStopping, Fold
+from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
 from foldrace.trainables.training.seeds import derive_seed
 from foldrace.trainables.training.splits import FoldPlan, Split
 from tests.helpers.small_tasks import (
@@ -220,7 +221,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(digits, kind, patien
 
 FRESH = """
 import sys, torch
-from foldrace.trainables.training.fold import EarlyStopping, Fold
+from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
+from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import FoldPlan
 from foldrace.trainables.tasks.protocol import load_task
 torch.set_num_threads(int(sys.argv[2]))
@@ -231,8 +233,8 @@ params = task.complete(
     {"width": 4, "hidden": 32, "latent_dim": 8, "batch_size": 16, "schedule": "one-cycle"}
 )
 def make():
-    return Fold(task, params, images, FoldPlan(90, splits=3).split()[1], epochs=4, fold=1,
-                   early_stopping=EarlyStopping(2))
+    options = TrainingOptions(4, early_stopping=EarlyStopping(2))
+    return Fold(task, params, images, FoldPlan(90, splits=3).split()[1], options, number=1)
 run = make()
 print([repr(run.train_epoch()) for _ in range(4)])
 run = make()
@@ -286,7 +288,7 @@ def test_a_last_batch_of_one_is_left_out_and_the_schedule_still_ends_with_the_tr
     task = LoadedTask("normed", Normed(), {}, None)
     params = task.complete({"batch_size": 16, "schedule": "cosine", "lr": 1e-9})
     split = Split(np.arange(train_size), np.arange(train_size, train_size + 9))
-    run = Fold(task, params, digits[:N], split, epochs=3)
+    run = Fold(task, params, digits[:N], split, TrainingOptions(3))
     reports = train(run, 3)
     assert run.task.implementation.sizes == [*expected, 9] * 3 and not task.implementation.sizes
     assert all(math.isfinite(report.val_loss) for report in reports)
@@ -320,7 +322,7 @@ def test_a_linear_autoencoder_approaches_and_never_beats_pca(digits, tmp_path):
         params = task.complete(
             {"latent_dim": rank, "lr": 0.03, "batch_size": 25, "schedule": "cosine"}
         )
-        run = Fold(task, params, digits, split, epochs=200)
+        run = Fold(task, params, digits, split, TrainingOptions(200))
         for _ in range(200):
             run.train_only_epoch()
         pca = PCA(rank, svd_solver="full").fit(pixels)
@@ -351,7 +353,7 @@ def test_what_a_task_notes_in_build_is_there_in_its_losses_and_nowhere_else():
             task.complete({}),
             torch.zeros(30, 1, 2, 2, dtype=torch.uint8),
             Split(np.arange(20), np.arange(20, 30)),
-            epochs=1,
+            TrainingOptions(1),
         )
         assert run.train_epoch().epoch == 1
     assert task.implementation.noted == 0
