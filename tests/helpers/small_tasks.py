@@ -24,8 +24,8 @@ def make(images, params=None, *, fold=0, epochs=4, task=TASK, n=N, **options):
     return Fold(task, complete, images[:n], split, settings, number=fold)
 
 
-def train(run, epochs=4):
-    return [run.train_epoch() for _ in range(epochs)]
+def train(fold, epochs=4):
+    return [fold.train_epoch() for _ in range(epochs)]
 
 
 class Scripted:

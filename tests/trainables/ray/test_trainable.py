@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import math
 import pickle
@@ -13,9 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foldrace.errors import StateError
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
-from foldrace.trainables.ray.picture import strip_png
 from foldrace.trainables.ray.trainable import RAISED, FoldTrainable
 from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.protocol import LoadedTask
@@ -175,30 +172,6 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, start, tmp_path
     assert caplog.text.count("this checkpoint is damaged") == 2 - whole
 
 
-class Harmful:
-    """Leaves a trace where it is unpickled."""
-
-    def __reduce__(self):
-        return open, ("harm.txt", "w")
-
-
-def test_a_checkpoint_with_a_pickled_object_is_refused(start, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    trainable = start()
-    trainable.step()
-    trainable.save_checkpoint(str(tmp_path))
-    path = tmp_path / CHECKPOINT_FILE
-    torch.save({**load_checkpoint_file(path), "more": Harmful()}, path)
-    with pytest.raises(StateError, match=r"its digest differs"):
-        load_checkpoint_file(path)
-    path.with_suffix(".sha256").write_text(
-        hashlib.sha256(path.read_bytes()).hexdigest()
-    )  # as who may write one
-    with pytest.raises(StateError, match=r"weights_only|Weights only"):
-        load_checkpoint_file(path)
-    assert not (tmp_path / "harm.txt").exists()
-
-
 def test_a_reused_trainable_gives_the_numbers_of_a_fresh_one(start):
     other = {"trial": 8, "params": {**SMALL, "optimizer": "sgd", "momentum": 0.9, "lr": 0.1}}
     used = start()
@@ -258,19 +231,3 @@ def test_pictures_come_after_the_chosen_epochs_and_the_last(start):
     picture = Image.open(io.BytesIO(base64.b64decode(results[1]["picture"])))
     assert (picture.format, picture.mode) == ("PNG", "RGB")
     assert picture.size == (2 * (5 * 8 + 4 * 2), 2 * (2 * 8 + 2))
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_strip_shows_originals_above_their_reconstructions(channels):
-    originals = torch.randint(0, 200, (3, channels, 6, 4), dtype=torch.uint8)
-    below = torch.randint(0, 200, (3, channels, 6, 4), dtype=torch.uint8)
-    png = strip_png(originals, below, scale=1, gap=2)
-    picture = torch.tensor(list(Image.open(io.BytesIO(png)).getdata()), dtype=torch.uint8)
-    picture = picture.reshape(2 * 6 + 2, 3 * 4 + 2 * 2, 3).permute(2, 0, 1)
-    for column in range(3):
-        for top, images in ((0, originals), (8, below)):
-            tile = picture[:, top : top + 6, column * 6 : column * 6 + 4]
-            assert torch.equal(
-                tile, images[column, :3].expand(3, 6, 4) if channels == 1 else images[column, :3]
-            )
-    assert (picture[:, 6:8] == 255).all() and (picture[:, :, 4:6] == 255).all()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,7 +163,7 @@ def test_evaluation_repeats_itself_and_the_error_of_the_mean_does_not_depend_on_
     run, _ = trained(digits, epochs=1)
     assert run.evaluate(run.validation_indices) == run.evaluate(run.validation_indices)
     first = run.evaluate(run.validation_indices)
-    run.options = replace(run.options, seed=5)
+    run.options = dataclasses.replace(run.options, seed=5)
     second = run.evaluate(run.validation_indices)
     assert second["mse"] == first["mse"] and second["elbo"] != first["elbo"]
 

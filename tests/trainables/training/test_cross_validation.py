@@ -14,7 +14,6 @@ from foldrace.trainables.tasks.protocol import LoadedTask
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
-from foldrace.trainables.training.reports import mean_and_standard_error
 from foldrace.trainables.training.splits import FoldKind, FoldPlan
 from tests.helpers.small_tasks import NUMBERED, SMALL, TASK, Scripted, same
 
@@ -68,22 +67,6 @@ def test_without_a_ladder_all_folds_move_in_lock_step(digits):
     assert [report.fold_epochs for report in reports] == [3, 6, 9]
     assert [report.finished for report in reports] == [False, False, True]
     assert [fold.fold for fold in reports[0].folds] == [0, 1, 2]
-
-
-@pytest.mark.parametrize("count", [2, 3, 7])
-def test_the_mean_and_its_standard_error_are_numpys(count):
-    values = np.random.default_rng(count).random(count)
-    mean, error = mean_and_standard_error(values.tolist())
-    assert mean == pytest.approx(values.mean(), rel=1e-12)
-    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(count), rel=1e-12)
-
-
-def test_one_fold_has_no_standard_error_and_an_infinite_one_spoils_the_mean():
-    mean, error = mean_and_standard_error([0.25])
-    assert mean == 0.25 and math.isnan(error)
-    for bad in (math.inf, math.nan):
-        mean, error = mean_and_standard_error([0.25, bad])
-        assert mean == math.inf and math.isnan(error)
 
 
 def test_a_trials_metrics_are_the_means_over_its_folds(digits):

@@ -102,7 +102,7 @@ def test_a_variational_autoencoders_folds_draw_their_own_noise(
 def test_folds_that_differ_by_a_sample_are_the_same_too(digits: Tensor, n: int) -> None:
     cvs = [trial(digits, fused, n=n) for fused in (True, False)]
     assert_close(climb(cvs[0]), climb(cvs[1]))
-    assert len({len(run.train_indices) for run in cvs[0].folds}) == 2
+    assert len({len(fold.train_indices) for fold in cvs[0].folds}) == 2
 
 
 def test_folds_of_unequal_numbers_of_steps_are_trained_one_by_one(digits: Tensor) -> None:
@@ -193,10 +193,10 @@ def test_a_users_own_model_and_torchs_own_dropout(digits: Tensor) -> None:
     task = LoadedTask("peculiar", Peculiar(), {}, None)
     cvs = [trial(digits, fused, task=task) for fused in (True, False)]
     assert_close(climb(cvs[0]), climb(cvs[1]))
-    for run, other in zip(cvs[0].folds, cvs[1].folds, strict=True):
-        for name, value in run.model.state_dict().items():
+    for fold, other in zip(cvs[0].folds, cvs[1].folds, strict=True):
+        for name, value in fold.model.state_dict().items():
             torch.testing.assert_close(value, other.model.state_dict()[name], rtol=1e-3, atol=1e-5)
-        assert torch.equal(run.model[1].bias, other.model[1].bias)
+        assert torch.equal(fold.model[1].bias, other.model[1].bias)
 
 
 @pytest.mark.parametrize("options", [{"reads": True}, {"draws": True}])
@@ -207,7 +207,7 @@ def test_what_cannot_be_batched_is_refused_before_anything_changes(
     must = trial(digits, True, task=task)
     with pytest.raises(CannotFuseError):
         must.advance()
-    assert all(run.epoch == 0 for run in must.folds)
+    assert all(fold.epoch == 0 for fold in must.folds)
     may = trial(digits, True, task=task)
     may._must_fuse = False  # as under "auto" on a GPU
     reports, alone = climb(may), climb(trial(digits, False, task=task))
@@ -225,6 +225,6 @@ def test_bfloat16_gives_nearly_the_same_losses_from_float32_weights(digits: Tens
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
     cv = trial(digits, False, precision=Precision.BFLOAT16)
     cv.advance()
-    assert {weight.dtype for run in cv.folds for weight in run.model.parameters()} == {
+    assert {weight.dtype for fold in cv.folds for weight in fold.model.parameters()} == {
         torch.float32
     }
