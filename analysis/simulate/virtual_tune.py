@@ -20,9 +20,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from foldrace.analysis.simulate.curves import Curves
 from foldrace.search.scheduling.stopping import LadderScheduler, Live
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
 from foldrace.trainables.training.ladder import Rung, aligned_points
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 __all__ = ["Arrival", "Replay", "Step", "VirtualTrial", "VirtualTune"]
 

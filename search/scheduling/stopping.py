@@ -17,7 +17,7 @@ from foldrace.search.scheduling.asha import Race
 from foldrace.search.scheduling.budget import Budget, Spending
 
 if TYPE_CHECKING:
-    from foldrace.trainables.training.cross_validation import EpochReport
+    from foldrace.trainables.training.reports import EpochReport
 
 __all__ = ["FifoLadder", "LadderScheduler", "Live", "StoppingLadder"]
 

@@ -14,14 +14,10 @@ from rich.table import Table
 from foldrace.search.sampling.comparison_plan import Phase
 from foldrace.search.tune.progress import params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
-from foldrace.trainables.ray.trainable import (
-    CHECKPOINT_FILE,
-    Work,
-    load_checkpoint_file,
-    shared_tensor,
-)
+from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
+from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.training.cross_validation import mean_and_standard_error
+from foldrace.trainables.training.reports import mean_and_standard_error
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -187,5 +183,5 @@ def _reconstruct(
 ) -> NDArray[np.uint8]:
     cv = work.cross_validation(trial.params, shared_tensor(work.images), repeat=1)
     cv.load_state_dict(load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["cross_validation"])
-    made: NDArray[np.uint8] = cv.runs[0].reconstruct(shared_tensor(images)).cpu().numpy()
+    made: NDArray[np.uint8] = cv.folds[0].reconstruct(shared_tensor(images)).cpu().numpy()
     return made

@@ -26,7 +26,8 @@ from foldrace.search.tune.interrupts import Interrupt
 from foldrace.search.tune.progress import View
 from foldrace.search.tune.state import TrialStatus, TrialTable
 from foldrace.search.tune.tuner import run_given_trials
-from foldrace.trainables.ray.trainable import CHECKPOINT_FILE, Work, load_checkpoint_file
+from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
+from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.ladder import Rung
 

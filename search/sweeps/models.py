@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from foldrace.trainables.ray.trainable import (
-    CHECKPOINT_FILE,
-    Work,
-    load_checkpoint_file,
-    shared_tensor,
-)
+from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
+from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import Split
@@ -95,17 +91,19 @@ def log_fold_models(
         # a kill came between the trial's last report and its checkpoint; the numbers are the same
         # again
         cv.advance()
-    for run, split in zip(cv.runs, work.splits, strict=False):
+    for run, split in zip(cv.folds, work.splits, strict=False):
         run.model.load_state_dict(run.weights())
         about = {
-            "fold": run.fold,
+            "fold": run.number,
             "epoch": run.report().best_epoch,
             "metrics": dict(run.report().metrics),
         }
-        folder = into / f"fold-{run.fold}"
+        folder = into / f"fold-{run.number}"
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, run.model, work, split, about, record.params)
-        client.log_artifacts(recorder.fold_run(record.number, run.fold), str(folder), "checkpoint")
+        client.log_artifacts(
+            recorder.fold_run(record.number, run.number), str(folder), "checkpoint"
+        )
 
 
 def _write(

@@ -18,8 +18,8 @@ from foldrace.search.recording.store import check_tracking, connect, find_sweep
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.environment import describe_environment
 from foldrace.search.sweeps.run import make_work
-from foldrace.trainables.ray.trainable import shared_tensor
-from foldrace.trainables.training.process import prepare_process
+from foldrace.trainables.ray.process import prepare_process
+from foldrace.trainables.ray.work import shared_tensor
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,7 +108,7 @@ def replay_trial(
             f"{folder.name}: trial {trial} has no recorded epoch; there is nothing to compare"
         )
     work = make_work(prepared)
-    prepare_process(work.threads, work.precision)
+    prepare_process(work.threads, work.options.precision)
     params = _typed(prepared.task, own.data.params)
     repeat = int(own.data.tags.get("foldrace.repeat", 0))
     cv = work.cross_validation(params, shared_tensor(work.images), repeat)

@@ -20,7 +20,7 @@ from foldrace.search.tune.snapshots import Snapshots
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.trainable import DROPPED, GPUS, RAISED
 from foldrace.trainables.tasks.loading import LoadedTask
-from foldrace.trainables.training.cross_validation import EpochReport
+from foldrace.trainables.training.reports import EpochReport
 
 __all__ = ["RunningSweep", "SweepCallback"]
 

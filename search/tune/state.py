@@ -14,7 +14,7 @@ from foldrace.search.sampling.comparison_plan import Part, Phase
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
-    from foldrace.trainables.training.cross_validation import EpochReport
+    from foldrace.trainables.training.reports import EpochReport
 
 __all__ = ["TrialRecord", "TrialStatus", "TrialTable"]
 

@@ -38,7 +38,8 @@ from foldrace.search.tune.interrupts import Interrupt
 from foldrace.search.tune.patches import mend_tune
 from foldrace.search.tune.snapshots import Snapshots, go_back_to_snapshot, has_snapshot
 from foldrace.search.tune.state import TrialRecord
-from foldrace.trainables.ray.trainable import FoldTrainable, Work
+from foldrace.trainables.ray.trainable import FoldTrainable
+from foldrace.trainables.ray.work import Work
 
 __all__ = ["make_scheduler", "run_given_trials", "run_trials"]
 

@@ -18,14 +18,13 @@ from foldrace.search.scheduling.asha import Race, Rule
 from foldrace.search.scheduling.budget import Budget
 from foldrace.search.scheduling.promotion import PromotionScheduler
 from foldrace.search.scheduling.stopping import LadderScheduler, Live
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
 from foldrace.trainables.training.ladder import (
     Rung,
     aligned_points,
     default_ladder,
     lockstep_ladder,
 )
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 PLAIN = Rule(first_wave=None, margin=None)
 

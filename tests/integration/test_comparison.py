@@ -21,7 +21,7 @@ from foldrace.search.sweeps.run import make_work, run_sweep
 from foldrace.search.tune.comparison_search import make_comparison_search
 from foldrace.search.tune.progress import PlainView
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
-from foldrace.trainables.ray.trainable import shared_tensor
+from foldrace.trainables.ray.work import shared_tensor
 from tests.helpers.sweeps import Swept, run_here
 
 pytestmark = pytest.mark.slow

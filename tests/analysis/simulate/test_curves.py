@@ -19,8 +19,7 @@ from foldrace.errors import InputError, StateError
 from foldrace.search.recording.store import SweepState, connect, create_sweep_folder
 from foldrace.search.recording.writer import MlflowWriter, Outcome
 from foldrace.search.spec.sweep_spec import parse_spec
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 from tests.helpers.recorded_sweeps import SPEC
 from tests.search.recording.test_writer import dataset
 

@@ -57,7 +57,7 @@ def _optimize(
     import torch
 
     from foldrace.search.sweeps.run import make_work
-    from foldrace.trainables.ray.trainable import shared_tensor
+    from foldrace.trainables.ray.work import shared_tensor
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
@@ -145,7 +145,7 @@ def _train(config: Mapping[str, Any], work: Any) -> None:
     import torch
     from ray import tune
 
-    from foldrace.trainables.ray.trainable import shared_tensor
+    from foldrace.trainables.ray.work import shared_tensor
 
     torch.set_num_threads(1)
     validation = work.cross_validation(config["params"], shared_tensor(work.images))

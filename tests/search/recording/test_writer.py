@@ -19,9 +19,8 @@ from mlflow.entities import Run
 from foldrace.search.recording.store import connect
 from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
 from foldrace.trainables.data.datasets import Dataset
-from foldrace.trainables.ray.trainable import strip_png
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.trainables.ray.picture import strip_png
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 PARAMS = {"lr": 0.003, "optimizer": "adam"}
 

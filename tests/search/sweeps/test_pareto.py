@@ -16,8 +16,7 @@ from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.sweeps.pareto import pareto_front, pareto_table
 from foldrace.search.sweeps.result import SweepResult
 from foldrace.search.tune.state import TrialRecord, TrialStatus
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 BOTH = ("val_loss", "parameters")
 

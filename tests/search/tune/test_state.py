@@ -9,8 +9,7 @@ import pytest
 
 from foldrace.search.sampling.comparison_plan import Part, Phase
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 
 def report(*losses: float, epoch: int = 3) -> EpochReport:

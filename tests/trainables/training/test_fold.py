@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
-from foldrace.trainables.training.fold import EarlyStopping, Fold
-from foldrace.trainables.training.seeds import derive_seed
+from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
 from foldrace.trainables.training.splits import FoldPlan, Split
 from tests.helpers.small_tasks import (
     NUMBERED,
@@ -38,19 +38,19 @@ latest."""
 
 
 def test_an_untrained_and_a_trained_model_differ(digits):
-    run = make(digits, {"lr": 0.01})
-    untrained = run.evaluate(run.validation_indices)["loss"]
-    report = train(run, 6)[-1]
+    fold = make(digits, {"lr": 0.01})
+    untrained = fold.evaluate(fold.validation_indices)["loss"]
+    report = train(fold, 6)[-1]
     assert report.val_loss < untrained - 0.03
-    assert report.val_loss == run.evaluate(run.validation_indices)["loss"]
+    assert report.val_loss == fold.evaluate(fold.validation_indices)["loss"]
 
 
 @pytest.mark.parametrize("stopping", [EarlyStopping(), EarlyStopping(patience=4)])
 def test_the_recorded_loss_is_that_of_the_kept_weights_on_the_validation_images(digits, stopping):
-    run = make(digits, {"lr": 0.05, "dropout": 0.0, "batch_size": 8}, early_stopping=stopping)
-    report = train(run, 4)[-1]
-    model = TASK.implementation.build(run.params, (1, 8, 8))
-    model.load_state_dict(run.weights())
+    fold = make(digits, {"lr": 0.05, "dropout": 0.0, "batch_size": 8}, early_stopping=stopping)
+    report = train(fold, 4)[-1]
+    model = TASK.implementation.build(fold.params, (1, 8, 8))
+    model.load_state_dict(fold.weights())
     model.eval()
     chosen = FoldPlan(N, splits=3).split()[0].validation
     images = digits[:N].numpy()[chosen].astype(np.float32) / 255
@@ -63,9 +63,9 @@ def test_the_recorded_loss_is_that_of_the_kept_weights_on_the_validation_images(
 
 def test_each_training_image_is_seen_once_an_epoch_in_a_new_order_and_no_validation_image():
     split = FoldPlan(30, splits=3).split()[1]
-    run = scripted(1.0, 1.0, params={"batch_size": 8}, n=30, fold=1)
-    train(run, 2)
-    seen = run.task.implementation.seen
+    fold = scripted(1.0, 1.0, params={"batch_size": 8}, n=30, fold=1)
+    train(fold, 2)
+    seen = fold.task.implementation.seen
     orders = [
         [i for training, batch in part if training for i in batch] for part in (seen[:4], seen[4:])
     ]
@@ -104,18 +104,18 @@ def test_the_tasks_own_objective_counts_when_no_other_is_asked_for():
 
 
 def test_folds_and_seeds_differ_in_weights_and_numbers(digits):
-    runs = [make(digits), make(digits, fold=1), make(digits, fold=2), make(digits, seed=1)]
-    first = {tuple(run.model.state_dict()["encoder.0.bias"].tolist()) for run in runs}
-    assert len(first) == len({train(run, 1)[0].val_loss for run in runs}) == 4
+    folds = [make(digits), make(digits, fold=1), make(digits, fold=2), make(digits, seed=1)]
+    first = {tuple(fold.model.state_dict()["encoder.0.bias"].tolist()) for fold in folds}
+    assert len(first) == len({train(fold, 1)[0].val_loss for fold in folds}) == 4
 
 
 def test_what_trials_share_is_paired(digits):
     one, two = make(digits, {"lr": 1e-2}), make(digits, {"lr": 1e-4, "optimizer": "sgd"})
     assert same(one.weights(), two.weights())
-    runs = [scripted(1.0, params={"lr": lr, "batch_size": 4}) for lr in (0.1, 0.2)]
-    for run in runs:
-        train(run, 1)
-    assert runs[0].task.implementation.seen == runs[1].task.implementation.seen
+    folds = [scripted(1.0, params={"lr": lr, "batch_size": 4}) for lr in (0.1, 0.2)]
+    for fold in folds:
+        train(fold, 1)
+    assert folds[0].task.implementation.seen == folds[1].task.implementation.seen
 
 
 def test_numbers_do_not_depend_on_the_process_and_the_process_not_on_them(digits):
@@ -125,10 +125,10 @@ def test_numbers_do_not_depend_on_the_process_and_the_process_not_on_them(digits
     train(make(digits, {"optimizer": "sgd", "latent_dim": 3}, fold=1), 2)  # another trial before
     torch.rand(7)
     before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()
-    run = make(digits)
-    assert [report.metrics for report in train(run)] == expected
-    run.evaluate(run.train_indices)
-    run.reconstruct(digits[:3])
+    fold = make(digits)
+    assert [report.metrics for report in train(fold)] == expected
+    fold.evaluate(fold.train_indices)
+    fold.reconstruct(digits[:3])
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(np.random.get_state()[1], numpys)
 
@@ -137,12 +137,12 @@ def test_a_look_between_epochs_changes_nothing(digits):
     expected = [
         report.metrics for report in train(make(digits, RISING, early_stopping=EarlyStopping(9)))
     ]
-    run, seen = make(digits, RISING, early_stopping=EarlyStopping(9)), []
+    fold, seen = make(digits, RISING, early_stopping=EarlyStopping(9)), []
     for _ in range(4):
-        seen.append(run.train_epoch().metrics)
-        run.evaluate(run.train_indices)
-        run.reconstruct(digits[:3])
-        run.report()
+        seen.append(fold.train_epoch().metrics)
+        fold.evaluate(fold.train_indices)
+        fold.reconstruct(digits[:3])
+        fold.report()
     assert seen == expected
     assert (
         len({metrics["val_loss"] for metrics in seen}) < 4
@@ -155,34 +155,27 @@ def test_what_a_reconstruction_draws_follows_from_the_seed():
             return torch.rand_like(images)
 
     def look(seed):
-        run = make(NUMBERED, {}, task=LoadedTask("noisy", Noisy(), {}, None))
+        fold = make(NUMBERED, {}, task=LoadedTask("noisy", Noisy(), {}, None))
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        output = run.reconstruct(NUMBERED[:5])
+        output = fold.reconstruct(NUMBERED[:5])
         return output, torch.equal(torch.get_rng_state(), before)
 
     (one, untouched), (two, _) = look(1), look(2)
     assert torch.equal(one, two) and untouched
 
 
-def test_seeds_follow_from_what_they_are_for():
-    assert derive_seed(0, 1, "train") == 3344726496874183843
-    distinct = [(0, 1), (1, 0), (1,), ("1",), (11,), (1, 1), ("ab", "c"), ("a", "bc"), ("abc",)]
-    assert len({derive_seed(*parts) for parts in distinct}) == len(distinct)
-    assert all(0 <= derive_seed(i) < 2**63 for i in range(100))
-
-
 # --- interruption
 
 
-def saved(run):
+def saved(fold):
     buffer = io.BytesIO()
-    torch.save(run.state_dict(), buffer)
+    torch.save(fold.state_dict(), buffer)
     return buffer.getvalue()
 
 
-def state(run):
-    return {name: value for name, value in run.state_dict().items() if name != "seconds"}
+def state(fold):
+    return {name: value for name, value in fold.state_dict().items() if name != "seconds"}
 
 
 KINDS = {
@@ -220,7 +213,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(digits, kind, patien
 
 FRESH = """
 import sys, torch
-from foldrace.trainables.training.fold import EarlyStopping, Fold
+from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
+from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import FoldPlan
 from foldrace.trainables.tasks.loading import load_task
 torch.set_num_threads(int(sys.argv[2]))
@@ -231,23 +225,23 @@ params = task.complete(
     {"width": 4, "hidden": 32, "latent_dim": 8, "batch_size": 16, "schedule": "one-cycle"}
 )
 def make():
-    return Fold(task, params, images, FoldPlan(90, splits=3).split()[1], epochs=4, fold=1,
-                   early_stopping=EarlyStopping(2))
-run = make()
-print([repr(run.train_epoch()) for _ in range(4)])
-run = make()
-run.load_state_dict(checkpoint["fold"])
-print([repr(run.train_epoch()) for _ in range(2)])
+    options = TrainingOptions(4, early_stopping=EarlyStopping(2))
+    return Fold(task, params, images, FoldPlan(90, splits=3).split()[1], options, number=1)
+fold = make()
+print([repr(fold.train_epoch()) for _ in range(4)])
+fold = make()
+fold.load_state_dict(checkpoint["fold"])
+print([repr(fold.train_epoch()) for _ in range(2)])
 """
 
 
 def test_a_fresh_process_with_another_hash_seed_gives_the_same_numbers_and_takes_up_a_checkpoint(
     digits, tmp_path
 ):
-    run = make(digits, {"schedule": "one-cycle"}, fold=1, early_stopping=EarlyStopping(2))
-    first = train(run, 2)
-    torch.save({"fold": run.state_dict(), "images": digits[:N].clone()}, tmp_path / "fold.pt")
-    reports = [repr(report) for report in first + train(run, 2)]
+    fold = make(digits, {"schedule": "one-cycle"}, fold=1, early_stopping=EarlyStopping(2))
+    first = train(fold, 2)
+    torch.save({"fold": fold.state_dict(), "images": digits[:N].clone()}, tmp_path / "fold.pt")
+    reports = [repr(report) for report in first + train(fold, 2)]
     fresh = subprocess.run(
         [sys.executable, "-c", FRESH, str(tmp_path / "fold.pt"), str(torch.get_num_threads())],
         env={**os.environ, "PYTHONHASHSEED": "4711"},
@@ -286,11 +280,11 @@ def test_a_last_batch_of_one_is_left_out_and_the_schedule_still_ends_with_the_tr
     task = LoadedTask("normed", Normed(), {}, None)
     params = task.complete({"batch_size": 16, "schedule": "cosine", "lr": 1e-9})
     split = Split(np.arange(train_size), np.arange(train_size, train_size + 9))
-    run = Fold(task, params, digits[:N], split, epochs=3)
-    reports = train(run, 3)
-    assert run.task.implementation.sizes == [*expected, 9] * 3 and not task.implementation.sizes
+    fold = Fold(task, params, digits[:N], split, TrainingOptions(3))
+    reports = train(fold, 3)
+    assert fold.task.implementation.sizes == [*expected, 9] * 3 and not task.implementation.sizes
     assert all(math.isfinite(report.val_loss) for report in reports)
-    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-20)
+    assert fold.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-20)
 
 
 def test_the_training_loss_is_the_mean_over_the_images_that_were_trained_on():
@@ -320,12 +314,12 @@ def test_a_linear_autoencoder_approaches_and_never_beats_pca(digits, tmp_path):
         params = task.complete(
             {"latent_dim": rank, "lr": 0.03, "batch_size": 25, "schedule": "cosine"}
         )
-        run = Fold(task, params, digits, split, epochs=200)
+        fold = Fold(task, params, digits, split, TrainingOptions(200))
         for _ in range(200):
-            run.train_only_epoch()
+            fold.train_only_epoch()
         pca = PCA(rank, svd_solver="full").fit(pixels)
         best = float(((pca.inverse_transform(pca.transform(pixels)) - pixels) ** 2).mean())
-        error = run.evaluate(run.train_indices)["mse"]
+        error = fold.evaluate(fold.train_indices)["mse"]
         assert best - 1e-7 <= error <= 1.02 * best
 
 
@@ -346,12 +340,12 @@ class Noting:
 def test_what_a_task_notes_in_build_is_there_in_its_losses_and_nowhere_else():
     task = LoadedTask("noting", Noting(), {}, None)
     for _ in range(2):
-        run = Fold(
+        fold = Fold(
             task,
             task.complete({}),
             torch.zeros(30, 1, 2, 2, dtype=torch.uint8),
             Split(np.arange(20), np.arange(20, 30)),
-            epochs=1,
+            TrainingOptions(1),
         )
-        assert run.train_epoch().epoch == 1
+        assert fold.train_epoch().epoch == 1
     assert task.implementation.noted == 0
