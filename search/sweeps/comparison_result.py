@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from foldrace.search.sampling.comparison_plan import Phase
-from foldrace.search.tune.progress import params_text, score_text
+from foldrace.search.text import params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.trainable import (
     CHECKPOINT_FILE,

@@ -23,9 +23,9 @@ from foldrace.search.sweeps.result import SweepResult
 from foldrace.search.sweeps.run import drive, found_again
 from foldrace.search.tune.callback import RunningSweep
 from foldrace.search.tune.interrupts import Interrupt
-from foldrace.search.tune.progress import View
 from foldrace.search.tune.state import TrialStatus, TrialTable
 from foldrace.search.tune.tuner import run_given_trials
+from foldrace.search.tune.view import View
 from foldrace.trainables.ray.trainable import CHECKPOINT_FILE, Work, load_checkpoint_file
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.ladder import Rung

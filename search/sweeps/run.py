@@ -41,10 +41,10 @@ from foldrace.search.sweeps.models import log_fold_models
 from foldrace.search.sweeps.result import SweepResult, closing_tags, make_result, note
 from foldrace.search.tune.callback import RunningSweep
 from foldrace.search.tune.interrupts import Interrupt, graceful_interrupt
-from foldrace.search.tune.progress import View
 from foldrace.search.tune.session import ray_session
 from foldrace.search.tune.state import TrialTable
 from foldrace.search.tune.tuner import run_trials
+from foldrace.search.tune.view import View
 from foldrace.trainables.ray.limits import Limits
 from foldrace.trainables.ray.trainable import Work
 from foldrace.trainables.training.fold import EarlyStopping

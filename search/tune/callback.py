@@ -15,9 +15,9 @@ from ray.tune.experiment import Trial
 
 from foldrace.search.recording.events import EventSink, Outcome, now_ms
 from foldrace.search.sampling.comparison_plan import Part
-from foldrace.search.tune.progress import View
 from foldrace.search.tune.snapshots import Snapshots
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
+from foldrace.search.tune.view import View
 from foldrace.trainables.ray.trainable import DROPPED, GPUS, RAISED
 from foldrace.trainables.tasks.protocol import LoadedTask
 from foldrace.trainables.training.cross_validation import EpochReport

@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 
 from foldrace.cli.app import FAILED_TRIALS, main
+from foldrace.cli.views import PlainView
 from foldrace.search.preparing.prepare import Prepared, prepare
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.run import make_work, run_sweep
 from foldrace.search.tune.comparison_search import make_comparison_search
-from foldrace.search.tune.progress import PlainView
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.trainable import shared_tensor
 from tests.helpers.sweeps import Swept, run_here

@@ -9,14 +9,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from foldrace.search.tune.progress import (
-    LiveView,
-    PlainView,
-    clock,
-    params_text,
-    score_text,
-    top_table,
-)
+from foldrace.cli.views import LiveView, PlainView, top_table
+from foldrace.search.text import clock, params_text, score_text
 from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.tasks.parameters import Value
 from tests.search.tune.test_state import COMPLETED, FAILED, PRUNED, RUNNING, ledger, record

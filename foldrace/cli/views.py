@@ -1,13 +1,11 @@
-"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere. All on
-standard error."""
+"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,53 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from foldrace.search.text import clock, params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
-from foldrace.trainables.tasks.parameters import Value
 
-__all__ = ["LiveView", "PlainView", "View", "clock", "params_text", "score_text", "top_table"]
-
-
-class View(Protocol):
-    """Where the sweep shows itself."""
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-        ...
-
-    def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
-        """The ledger as it is now; ``changed`` has just ended, if it is given."""
-        ...
-
-    def __enter__(self) -> View: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None: ...
-
-
-def clock(seconds: float | None) -> str:
-    """``0:42``, ``12:05``, ``1:02:03``, or ``–`` for None."""
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def score_text(mean: float, standard_error: float) -> str:
-    """``0.01623 ± 0.00012``: the mean and its standard error over folds."""
-    if not math.isfinite(mean):
-        return "no loss"
-    return f"{mean:.5f} ± {standard_error:.5f}" if math.isfinite(standard_error) else f"{mean:.5f}"
-
-
-def params_text(params: Mapping[str, Value], varying: Sequence[str] = ()) -> str:
-    """``optimizer=adam lr=0.00213``: short, in the space's order."""
-    names = [name for name in params if not varying or name in varying]
-    return " ".join(f"{name}={_short(params[name])}" for name in names)
-
-
-def _short(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+__all__ = ["LiveView", "PlainView", "top_table"]
 
 
 def _states(ledger: TrialTable) -> str:
