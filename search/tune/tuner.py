@@ -26,11 +26,17 @@ from foldrace.search.preparing.resources import trial_slots
 from foldrace.search.recording.store import SweepFolder
 from foldrace.search.sampling.journal import open_journal
 from foldrace.search.sampling.optuna_search import METRIC, FoldSearch
-from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.asha import Race
+from foldrace.search.scheduling.base import FifoLadder, LadderScheduler, RunState
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.budget import Budget
-from foldrace.search.scheduling.deterministic import OrderedFifo, OrderedPromotion, OrderedStopping
+from foldrace.search.scheduling.deterministic import (
+    DeterministicFifo,
+    DeterministicPromotion,
+    DeterministicStopping,
+)
 from foldrace.search.scheduling.promotion import PromotionScheduler
-from foldrace.search.scheduling.stopping import FifoLadder, LadderScheduler, Live, StoppingLadder
+from foldrace.search.scheduling.stopping import StoppingLadder
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.comparison_search import make_comparison_search
@@ -54,7 +60,11 @@ _CHECKPOINTS = 3
 _PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 
 _SCHEDULERS = {"promotion": PromotionScheduler, "stopping": StoppingLadder, "fifo": FifoLadder}
-_IN_ORDER = {"promotion": OrderedPromotion, "stopping": OrderedStopping, "fifo": OrderedFifo}
+_IN_ORDER = {
+    "promotion": DeterministicPromotion,
+    "stopping": DeterministicStopping,
+    "fifo": DeterministicFifo,
+}
 
 
 def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
@@ -118,7 +128,7 @@ def run_trials(
     number."""
     spec = prepared.spec
     scheduler = make_scheduler(spec, folder.name)
-    live = Live(slots=_remembered(lambda: _slots(spec)), elapsed=_elapsed(folder, session))
+    live = RunState(slots=_remembered(lambda: _slots(spec)), elapsed=_elapsed(folder, session))
     if prepared.arms:
         search: dict[str, Any] = {
             "search_alg": make_comparison_search(prepared),
@@ -131,7 +141,7 @@ def run_trials(
         drawn.gate = (
             scheduler  # which ends the search, and counts the trials that run side by side
         )
-        if isinstance(scheduler, OrderedPromotion):
+        if isinstance(scheduler, DeterministicPromotion):
             scheduler.listener = drawn
         search = {"search_alg": drawn, "scheduler": scheduler, "num_samples": -1}
     with scheduler.acting_on(live):

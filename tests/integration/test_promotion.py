@@ -15,7 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from foldrace.analysis.simulate.curves import Curves
 from foldrace.analysis.simulate.virtual_tune import Replay, VirtualTune
-from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.asha import Race
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.promotion import PromotionScheduler
 from foldrace.trainables.training.ladder import Rung
 from tests.helpers.sweeps import QUICK, SMALL_DIGITS, Swept, environment, run_here
