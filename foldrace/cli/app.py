@@ -189,9 +189,7 @@ def extend(
     from foldrace.search.sweeps.extend import extend_sweep, prepare_extension
 
     local = address is None
-    found = prepare_extension(
-        sweep_name, epochs, top, directory, data_dir, local=local, notify=_say
-    )
+    found = prepare_extension(sweep_name, epochs, top, directory, data_dir, local=local)
     _say(f"{found.folder.name}: {len(found.survivors)} trials go on to epoch {epochs}")
     outcome = extend_sweep(found, make_view=_view_of(found.prepared), address=address)
     again = f"extend --epochs {epochs}"

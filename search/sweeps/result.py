@@ -116,7 +116,7 @@ def make_result(
         wall_seconds=ledger.elapsed,
         interrupted=interrupted,
         arms=make_arm_results(ledger, arms),
-        pareto=pareto_front(ledger.trials.values(), objectives),
+        pareto=pareto_front(ledger.records.values(), objectives),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a running sweep shows its trials."""
+"""Where a running sweep shows its trials; the views that print are in `foldrace.cli.views`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ __all__ = ["View"]
 
 
 class View(Protocol):
-    """Where the sweep shows itself."""
+    """Shows the trials of a running sweep. What else there is to say goes through `logging`."""
 
-    def say(self, line: str) -> None:
-        """One line that stays."""
-        ...
-
-    def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
-        """The ledger as it is now; ``changed`` has just ended, if it is given."""
+    def update(self, trials: TrialTable, changed: TrialRecord | None = None) -> None:
+        """Shows the trials as they are now; ``changed`` has just ended or paused."""
         ...
 
     def __enter__(self) -> View: ...

@@ -101,7 +101,7 @@ def test_the_winner_has_all_folds_and_the_others_say_where_they_were_given_up(ra
         at = {1: "epoch 1 of 1 fold", 3: "epoch 3 of 1 fold", 4: "epoch 4 of 1 fold"}[
             costs(race)[number]
         ]
-        assert run.data.tags["foldrace.pruned_at"] == f"given up at {at}"
+        assert run.data.tags["foldrace.pruned_at"] == f"pruned at {at}"
         assert [fold for trial, fold in record.folds if trial == number] == [0]
 
 
