@@ -34,9 +34,8 @@ def test_a_method_with_other_arguments_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_state_file_with_another_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Searcher, "CKPT_FILE_TMPL", "searcher-{}.json")
-    with pytest.raises(
-        StateError, match=r"is .searcher-\{\}\.json., not .searcher-state-\{\}\.pkl"
-    ):
+    pattern = r"is .searcher-\{\}\.json., not .searcher-state-\{\}\.pkl"
+    with pytest.raises(StateError, match=pattern):
         check_ray()
 
 
