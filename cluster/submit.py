@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from foldrace.cluster.jobs import ENDED, PREFIX, Job, find_job
 from foldrace.cluster.package import pack
 from foldrace.errors import FoldraceError, InputError, StateError, first_line
+from foldrace.search.preparing.environment import versions
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.search.sweeps.environment import versions
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "check_versions", "follow", "keep_code", "resume", "stop", "submit"]
 
 _VERSIONS = (
-    "from foldrace.search.sweeps.environment import versions; import json; print('versions',"
+    "from foldrace.search.preparing.environment import versions; import json; print('versions',"
     " json.dumps(versions()))"
 )
 _PATIENCE = 60.0

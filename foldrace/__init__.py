@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from foldrace.errors import DataError, FoldraceError, InputError, StateError
     from foldrace.search.spec.sweep_spec import SweepSpec, load_spec
     from foldrace.trainables.cpu import layers
-    from foldrace.trainables.data.datasets import Dataset, load_dataset
+    from foldrace.trainables.data.arrays import Dataset
+    from foldrace.trainables.data.datasets import load_dataset
     from foldrace.trainables.tasks.parameters import Parameter
     from foldrace.trainables.tasks.protocol import Task
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from foldrace.analysis.records.tables import locate_sweep, number, ranking, trials_table
 from foldrace.search.recording.store import SweepFolder
 from foldrace.search.spec.sweep_spec import parse_spec
-from foldrace.search.tune.progress import clock, params_text, score_text
+from foldrace.search.text import clock, params_text, score_text
 
 __all__ = ["Status", "read_status"]
 

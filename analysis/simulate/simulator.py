@@ -14,9 +14,11 @@ from scipy.stats import spearmanr
 from foldrace.analysis.simulate.curves import Curves
 from foldrace.analysis.simulate.virtual_tune import Arrival, Replay, VirtualTune
 from foldrace.errors import InputError, nearest
-from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.asha import Race
+from foldrace.search.scheduling.base import FifoLadder, LadderScheduler
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.promotion import PromotionScheduler
-from foldrace.search.scheduling.stopping import FifoLadder, LadderScheduler, StoppingLadder
+from foldrace.search.scheduling.stopping import StoppingLadder
 from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder
 
 __all__ = [

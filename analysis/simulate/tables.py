@@ -16,7 +16,7 @@ from foldrace.analysis.simulate.simulator import (
     Simulation,
     rank_correlations,
 )
-from foldrace.search.tune.progress import clock
+from foldrace.search.text import clock
 from foldrace.trainables.training.ladder import Rung
 
 __all__ = ["scaling_table", "simulation_tables"]

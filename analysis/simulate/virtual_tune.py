@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from foldrace.analysis.simulate.curves import Curves
-from foldrace.search.scheduling.stopping import LadderScheduler, Live
+from foldrace.search.scheduling.base import LadderScheduler, RunState
 from foldrace.trainables.training.ladder import Rung, aligned_points
 from foldrace.trainables.training.reports import EpochReport, FoldReport
 
@@ -158,7 +158,7 @@ class VirtualTune:
     def run(self) -> list[Arrival]:
         """Runs the sweep to its end."""
         with self._scheduler.acting_on(
-            Live(slots=lambda: self._workers, elapsed=lambda: self.now)
+            RunState(slots=lambda: self._workers, elapsed=lambda: self.now)
         ):
             while True:
                 self._fill()

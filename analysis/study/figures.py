@@ -15,7 +15,7 @@ from foldrace.analysis.reports.text import listed
 from foldrace.analysis.reports.tiles import show, tile
 from foldrace.analysis.study.plan import PARTS, Stage
 from foldrace.analysis.study.record import PartRecord, StudyRecord
-from foldrace.search.tune.progress import clock
+from foldrace.search.text import clock
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -16,7 +16,7 @@ from foldrace.analysis.study import figures as study_figures
 from foldrace.analysis.study.figures import REFERENCE_MSE
 from foldrace.analysis.study.plan import PARTS
 from foldrace.analysis.study.record import PartRecord, StudyRecord
-from foldrace.search.tune.progress import clock
+from foldrace.search.text import clock
 from foldrace.trainables.training.reports import mean_and_standard_error
 
 __all__ = ["build_page", "figures_beside"]

@@ -16,7 +16,8 @@ from foldrace.analysis.study.plan import PARTS, REPORTS, Journal, Part, Stage
 from foldrace.search.preparing.prepare import Prepared, prepare
 from foldrace.search.recording.store import SweepFolder, check_root, connect
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.search.tune.progress import View, clock
+from foldrace.search.text import clock
+from foldrace.search.tune.view import View
 
 __all__ = ["Stages", "StudyResult", "Workshop", "begin_study", "run_study", "whole_study"]
 

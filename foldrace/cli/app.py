@@ -24,9 +24,9 @@ from foldrace.errors import FoldraceError, InputError
 from foldrace.search.tune.interrupts import repeat_swallowed_interrupts
 
 if TYPE_CHECKING:
+    from foldrace.cli.views import LiveView, PlainView
     from foldrace.search.preparing.prepare import Prepared
     from foldrace.search.sweeps.result import SweepResult
-    from foldrace.search.tune.progress import LiveView, PlainView
     from foldrace.search.tune.state import TrialTable
 
 __all__ = ["app", "main"]
@@ -189,9 +189,7 @@ def extend(
     from foldrace.search.sweeps.extend import extend_sweep, prepare_extension
 
     local = address is None
-    found = prepare_extension(
-        sweep_name, epochs, top, directory, data_dir, local=local, notify=_say
-    )
+    found = prepare_extension(sweep_name, epochs, top, directory, data_dir, local=local)
     _say(f"{found.folder.name}: {len(found.survivors)} trials go on to epoch {epochs}")
     outcome = extend_sweep(found, make_view=_view_of(found.prepared), address=address)
     again = f"extend --epochs {epochs}"
@@ -207,7 +205,7 @@ def extend(
 
 
 def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
-    from foldrace.search.tune.progress import LiveView, PlainView
+    from foldrace.cli.views import LiveView, PlainView
 
     view = LiveView if err.is_terminal else PlainView
     return lambda: view(err, prepared.spec.varying, prepared.spec.search.time_budget)
@@ -228,12 +226,12 @@ def _conclude(
     status."""
     from foldrace.analysis.reports.sweep.overview import log_overview
     from foldrace.cli.closing import closing_lines
+    from foldrace.cli.views import top_table
     from foldrace.search.recording.commands import at
     from foldrace.search.recording.outbox import waiting_records
     from foldrace.search.recording.store import connect
     from foldrace.search.sweeps.comparison_result import arms_table
     from foldrace.search.sweeps.pareto import pareto_table
-    from foldrace.search.tune.progress import top_table
 
     console = err if as_json else out
     if ledger.fold_epochs:

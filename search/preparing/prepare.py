@@ -14,7 +14,8 @@ from foldrace.search.preparing.task_checks import check_objective, try_task
 from foldrace.search.spec.arms import Arm, build_arms, differing
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import SweepSpec
-from foldrace.trainables.data.datasets import Dataset, check_reference, load_dataset
+from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.data.datasets import check_reference, load_dataset
 from foldrace.trainables.tasks.loading import BUILT_IN_TASKS, LoadedTask, load_task
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import FoldKind, FoldPlan

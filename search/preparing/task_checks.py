@@ -14,7 +14,7 @@ from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
-    from foldrace.trainables.data.datasets import Dataset
+    from foldrace.trainables.data.arrays import Dataset
 
 __all__ = ["check_objective", "try_task"]
 

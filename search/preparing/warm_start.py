@@ -19,8 +19,9 @@ from foldrace.search.preparing.prepare import Prepared
 from foldrace.search.recording.store import connect
 from foldrace.search.sampling.samplers import distributions_of
 from foldrace.search.spec.distributions import same
+from foldrace.search.spec.sections import SchedulerSpec
 from foldrace.search.spec.space_checks import among
-from foldrace.search.spec.sweep_spec import SchedulerSpec, SweepSpec, parse_spec
+from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.trainables.tasks.parameters import Parameter, Value
 

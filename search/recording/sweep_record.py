@@ -23,33 +23,16 @@ _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 class OutboxSink(EventSink):
-    """Keeps each event in the spool and returns: it never waits for MLflow.
+    """Keeps each event in the outbox and returns: it never waits for MLflow."""
 
-    It also stands in for the client and the recorder of those who only log files (`fold_run`,
-    `log_artifacts`, `log_artifact`): a run is named by its place, and its files, which must be
-    below ``folder``, follow with the rest.
-    """
-
-    sweep_run: tuple[int, ...] = ()
-
-    def __init__(self, spool: Outbox, folder: Path) -> None:
-        self._spool, self._folder = spool, folder
+    def __init__(self, spool: Outbox) -> None:
+        self._spool = spool
 
     def _take(self, event: Event) -> None:
         self._spool.append(event)
 
     def sync(self) -> None:
         self._spool.sync()
-
-    def fold_run(self, trial: int, fold: int) -> tuple[int, ...]:
-        """Stands for the fold's run."""
-        return trial, fold
-
-    def log_artifacts(self, run: tuple[int, ...], path: str, into: str = "") -> None:
-        """The files of a folder belong to a run."""
-        self.files(run, str(Path(path).relative_to(self._folder)), into)
-
-    log_artifact = log_artifacts
 
 
 class _Durable:
@@ -94,7 +77,7 @@ def recording(
     later."""
     with ExitStack() as stack:
         stack.callback(_say_what_waits, folder, say)  # after the delivery
-        yield OutboxSink(stack.enter_context(_delivering(folder, recorder, say)), folder.path)
+        yield OutboxSink(stack.enter_context(_delivering(folder, recorder, say)))
 
 
 def _say_what_waits(folder: SweepFolder, say: Callable[[str], None]) -> None:

@@ -1,2 +1,1 @@
-"""Which trial trains next: asynchronous successive halving by promotion or stopping, and the
-budget."""
+"""Which trial trains next: asynchronous successive halving, and the budget."""

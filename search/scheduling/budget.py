@@ -1,4 +1,4 @@
-"""When a sweep has had enough: fold-epochs, wall-clock time, or a target reached."""
+"""When a sweep stops early: its fold-epochs or its time are spent, or its target is reached."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["Budget", "Spending"]
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of a sweep; None: without that limit.
+    """Limits of a sweep; None: no such limit.
 
     Attributes:
-        fold_epochs: epochs of single folds, all trials together.
-        seconds: of wall-clock time, all sessions of the sweep together.
-        target: a loss that ends the sweep once a trial evaluated to the end has it.
+        fold_epochs: epochs of single folds, over all trials.
+        seconds: wall-clock time, over all sessions of the sweep.
+        target: the sweep ends once a completed trial has a loss this low.
     """
 
     fold_epochs: int | None = None
@@ -25,14 +25,14 @@ class Budget:
 
 @dataclass
 class Spending:
-    """What a sweep has spent, and what it has bound itself to.
+    """What a sweep has spent of its budget, and what it has committed to spend.
 
     Attributes:
         fold_epochs: trained so far.
-        pledged: what trials that are under way will yet train up to their next rung.
-        train_seconds: that the trials have measured for ``fold_epochs``.
+        pledged: fold-epochs that the running trials will still train up to their next rung.
+        train_seconds: training time of ``fold_epochs``, as measured by the trials.
         elapsed: wall-clock seconds.
-        best: the loss of the best trial evaluated to the end; infinite if there is none.
+        best: the loss of the best completed trial; infinite if there is none.
     """
 
     budget: Budget
@@ -55,15 +55,15 @@ class Spending:
         return None
 
     def affords(self, fold_epochs: int) -> bool:
-        """Whether one trial can be trained for that many fold-epochs more, one after the other,
-        within the limits."""
+        """Whether one trial can be trained for ``fold_epochs`` more within the limits.
+
+        Time is estimated from the pace so far, as if the folds were trained one after another.
+        """
         if self.exceeded:
             return False
         limit = self.budget
-        if (
-            limit.fold_epochs is not None
-            and self.fold_epochs + self.pledged + fold_epochs > limit.fold_epochs
-        ):
+        committed = self.fold_epochs + self.pledged + fold_epochs
+        if limit.fold_epochs is not None and committed > limit.fold_epochs:
             return False
         pace = self.train_seconds / self.fold_epochs if self.fold_epochs else 0.0
         return limit.seconds is None or self.elapsed + pace * fold_epochs <= limit.seconds

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from foldrace.search.recording.events import EventSink
+from foldrace.search.recording.store import SweepFolder
 from foldrace.search.sampling.comparison_plan import Phase
-from foldrace.search.tune.progress import params_text, score_text
+from foldrace.search.text import params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.ray.work import Work, shared_tensor
@@ -20,7 +22,6 @@ from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.reports import mean_and_standard_error
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from numpy.typing import NDArray
 
 __all__ = ["ArmResult", "arms_table", "log_reconstructions", "make_arm_results"]
@@ -87,7 +88,7 @@ def make_arm_results(ledger: TrialTable, labels: Sequence[str]) -> dict[str, Arm
 
 
 def _arm_result(ledger: TrialTable, label: str) -> ArmResult:
-    own = [trial for trial in ledger.trials.values() if trial.part and trial.part.arm == label]
+    own = [trial for trial in ledger.records.values() if trial.part and trial.part.arm == label]
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
     ranked = [trial for trial in ledger.ranking() if trial.part and trial.part.arm == label]
     best = ranked[0] if ranked else None
@@ -137,17 +138,18 @@ def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
 
 
 def log_reconstructions(
-    client: MlflowClient,
-    run_id: str,
-    ledger: TrialTable,
+    events: EventSink,
+    trials: TrialTable,
     checkpoints: Mapping[int, Path],
     work: Work,
     test_images: NDArray[np.uint8],
-    into: Path,
+    folder: SweepFolder,
 ) -> None:
-    """Logs the first test images and what each arm's best configuration makes of them, in the
-    model of repeat 1, fold 0, and leaves the file in ``into``. Nothing if no arm has completed
-    that repeat or the task cannot.
+    """Writes the first test images, and their reconstructions by each arm's best configuration, to
+    the sweep's folder, and logs the file to the sweep's run.
+
+    An arm's model is that of repeat 1, fold 0. Does nothing if no arm has completed that repeat,
+    or if the task has no reconstructions.
 
     The file: ``images`` (M, C, H, W), ``arms`` (A,) text, ``reconstructions`` (A, M, C, H, W),
     images in uint8.
@@ -160,7 +162,7 @@ def log_reconstructions(
     images = np.array(test_images[:_SHOWN])
     first = [
         trial
-        for trial in _repeats([*ledger.trials.values()])
+        for trial in _repeats([*trials.records.values()])
         if trial.part and trial.part.repeat == 1
     ]
     made = {
@@ -174,8 +176,8 @@ def log_reconstructions(
             "arms": np.array([*made]),
             "reconstructions": np.stack([*made.values()]),
         }
-        np.savez_compressed(into / _FILE, allow_pickle=False, **arrays)
-        client.log_artifact(run_id, str(into / _FILE))
+        np.savez_compressed(folder.path / _FILE, allow_pickle=False, **arrays)
+        events.files((), _FILE)
 
 
 def _reconstruct(

@@ -28,7 +28,7 @@ from foldrace.trainables.training.seeds import derive_seed, seeded
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from foldrace.trainables.data.datasets import Dataset
+    from foldrace.trainables.data.arrays import Dataset
 
 __all__ = ["Codec", "collect_evidence", "log_evidence", "save_evidence"]
 

@@ -6,22 +6,19 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from foldrace.search.recording.events import EventSink
+from foldrace.search.recording.store import SweepFolder
+from foldrace.search.tune.state import TrialRecord
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import Split
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-    from foldrace.search.recording.writer import MlflowWriter
-    from foldrace.search.tune.state import TrialRecord
 
 __all__ = ["WEIGHTS", "deployable", "export_program", "log_fold_models"]
 
@@ -75,19 +72,18 @@ def export_program(
 
 
 def log_fold_models(
-    client: MlflowClient,
-    recorder: MlflowWriter,
-    record: TrialRecord,
-    checkpoint: Path,
-    work: Work,
-    into: Path,
+    events: EventSink, trial: TrialRecord, checkpoint: Path, work: Work, folder: SweepFolder
 ) -> None:
-    """Writes the weights that each fold of a trial keeps, with what is needed to repeat its score,
-    to ``into/fold-K``, and logs them to the fold's run."""
+    """Writes the kept weights of each of a trial's folds, with what is needed to repeat its score,
+    to ``winner/fold-K`` in the sweep's folder, and logs these files to the fold's run.
+
+    Args:
+        checkpoint: the folder of the trial's last checkpoint.
+    """
     state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)
-    cv = work.cross_validation(record.params, shared_tensor(work.images))
+    cv = work.cross_validation(trial.params, shared_tensor(work.images))
     cv.load_state_dict(state["cross_validation"])
-    while record.report is not None and cv.report().fold_epochs < record.report.fold_epochs:
+    while trial.report is not None and cv.report().fold_epochs < trial.report.fold_epochs:
         # a kill came between the trial's last report and its checkpoint; the numbers are the same
         # again
         cv.advance()
@@ -98,12 +94,11 @@ def log_fold_models(
             "epoch": run.report().best_epoch,
             "metrics": dict(run.report().metrics),
         }
-        folder = into / f"fold-{run.number}"
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, run.model, work, split, about, record.params)
-        client.log_artifacts(
-            recorder.fold_run(record.number, run.number), str(folder), "checkpoint"
-        )
+        into = folder.winner / f"fold-{run.number}"
+        into.mkdir(parents=True, exist_ok=True)
+        _write(into, run.model, work, split, about, trial.params)
+        path = str(into.relative_to(folder.path))
+        events.files((trial.number, run.number), path, "checkpoint")
 
 
 def _write(

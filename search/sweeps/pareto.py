@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from foldrace.search.tune.progress import clock, params_text, score_text
+from foldrace.search.text import clock, params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus
 from foldrace.trainables.tasks.parameters import Value
 

@@ -17,15 +17,16 @@ from rich.table import Table
 
 from foldrace.errors import InputError, StateError, first_line
 from foldrace.search.preparing.prepare import count_gpus, prepare
+from foldrace.search.preparing.work import make_work
+from foldrace.search.recording.events import now_ms
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.store import connect, find_sweep
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, now_ms
+from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.champion import register_champion
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.search.sweeps.models import WEIGHTS
-from foldrace.search.sweeps.run import make_work
-from foldrace.trainables.data.datasets import Dataset
+from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.parameters import Value

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import StateError, first_line
+from foldrace.search.preparing.environment import describe_environment
 from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.runs import Runs
 from foldrace.search.recording.store import check_tracking, connect, find_sweep
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.search.sweeps.environment import describe_environment
-from foldrace.search.sweeps.run import make_work
 from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import shared_tensor
 

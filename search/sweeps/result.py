@@ -12,7 +12,7 @@ from foldrace.search.recording.store import SweepFolder, SweepState
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.comparison_result import ArmResult, make_arm_results
 from foldrace.search.sweeps.pareto import ParetoPoint, pareto_front
-from foldrace.search.tune.progress import params_text, score_text
+from foldrace.search.text import params_text, score_text
 from foldrace.search.tune.state import TrialStatus, TrialTable
 from foldrace.trainables.tasks.parameters import Value
 
@@ -116,7 +116,7 @@ def make_result(
         wall_seconds=ledger.elapsed,
         interrupted=interrupted,
         arms=make_arm_results(ledger, arms),
-        pareto=pareto_front(ledger.trials.values(), objectives),
+        pareto=pareto_front(ledger.records.values(), objectives),
     )
 
 

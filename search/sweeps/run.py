@@ -1,158 +1,97 @@
-"""The main job: a cross-validated sweep, from a checked spec to a recorded result."""
+"""The main job: runs a prepared sweep on Ray Tune, and records it."""
 
 from __future__ import annotations
 
 import json
-import re
+import logging
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
-from foldrace.errors import InputError, StateError, first_line
+from foldrace.errors import first_line
 from foldrace.files import fsync_tree, write_text_atomically
 from foldrace.search.preparing.prepare import Prepared
 from foldrace.search.preparing.resources import (
     check_resources,
-    check_shared,
     largest_node,
     requested,
 )
 from foldrace.search.preparing.warm_start import with_warm_start
+from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.store import (
-    ARTIFACTS,
     SweepFolder,
     SweepState,
     check_root,
     check_tracking,
     connect,
-    create_sweep_folder,
     tracking_uri,
 )
-from foldrace.search.recording.sweep_record import OutboxSink, deliver_rest, recording
+from foldrace.search.recording.sweep_record import recording
 from foldrace.search.recording.writer import MlflowWriter, Outcome
-from foldrace.search.spec.sweep_spec import SweepSpec
+from foldrace.search.sweeps.begin import (
+    FoundSweep,
+    NewSweep,
+    SweepSource,
+    begin_record,
+    without_effect,
+)
 from foldrace.search.sweeps.comparison_result import log_reconstructions
-from foldrace.search.sweeps.environment import describe_environment
 from foldrace.search.sweeps.models import log_fold_models
 from foldrace.search.sweeps.result import SweepResult, closing_tags, make_result, note
 from foldrace.search.tune.callback import RunningSweep
+from foldrace.search.tune.experiments import Experiment, comparison_experiment, sweep_experiment
 from foldrace.search.tune.interrupts import Interrupt, graceful_interrupt
-from foldrace.search.tune.progress import View
+from foldrace.search.tune.library_log import library_log
+from foldrace.search.tune.patches import check_ray
 from foldrace.search.tune.session import ray_session
 from foldrace.search.tune.state import TrialTable
-from foldrace.search.tune.tuner import run_trials
-from foldrace.trainables.ray.limits import Limits
-from foldrace.trainables.ray.work import Work
-from foldrace.trainables.training.options import EarlyStopping, Precision, TrainingOptions
-from foldrace.trainables.training.seeds import derive_seed
-from foldrace.trainables.training.splits import Split
+from foldrace.search.tune.tuner import run_experiment
+from foldrace.search.tune.view import View
 
-__all__ = ["drive", "found_again", "make_work", "resume_sweep", "run_sweep", "without_effect"]
+__all__ = ["MakeView", "SweepRun", "resume_sweep", "run_sweep"]
 
+log = logging.getLogger(__name__)
 
-def make_work(prepared: Prepared) -> Work:
-    """What the trials of a sweep share."""
-    spec = prepared.spec
-    return Work(
-        task=prepared.task,
-        images=prepared.dataset.images,
-        splits=tuple(prepared.folds.split()),
-        options=TrainingOptions(
-            epochs=spec.epochs,
-            seed=spec.search.seed,
-            objective=spec.objective,
-            early_stopping=EarlyStopping(
-                spec.early_stopping.patience, spec.early_stopping.min_delta
-            ),
-            precision=Precision(spec.training.precision),
-        ),
-        threads=max(1, int(spec.resources.cpu)),
-        gpu=spec.resources.gpu > 0,
-        fused=spec.training.fused,
-        positions=prepared.dataset.positions,
-        picture_epochs=frozenset(rung.epochs for rung in spec.ladder[:-1]),
-        ladder=spec.ladder,
-        limits=Limits(spec.limits.trial_timeout, spec.limits.memory),
-        repeat_splits=tuple(_repeat_splits(prepared)),
-    )
-
-
-def _repeat_splits(prepared: Prepared) -> Iterator[tuple[Split, ...]]:
-    """The folds of each repeat of a comparison, drawn anew."""
-    comparison = prepared.spec.comparison
-    for repeat in range(1, comparison.repeats + 1) if comparison else ():
-        seed = derive_seed(prepared.folds.seed, "repeat", repeat) % 2**32
-        yield tuple(replace(prepared.folds, seed=seed).split())
+MakeView = Callable[[], AbstractContextManager[View]]
 
 
 def run_sweep(
-    prepared: Prepared,
-    root: Path,
-    *,
-    make_view: Callable[[], AbstractContextManager[View]],
-    address: str | None = None,
+    prepared: Prepared, root: Path, *, make_view: MakeView, address: str | None = None
 ) -> tuple[SweepResult, TrialTable]:
-    """Runs the sweep and records it.
+    """Runs a sweep and records it.
 
     Args:
-        root: the folder of all sweeps; this one gets a folder of its own in it.
-        make_view: called when the sweep starts, for where it shows itself.
-        address: of a Ray cluster; None starts a Ray on this machine and shuts it down.
+        root: the folder of all sweeps, in which a folder for this one is created.
+        make_view: called when the sweep starts; returns the view that shows its trials.
+        address: of a Ray cluster; None starts a local Ray and shuts it down at the end.
 
     Raises:
-        InputError: the trials ask for more than the cluster has; nothing has been started then.
+        InputError: a trial needs more resources than a node has; nothing has been started then.
         StateError: Ray or the tracking server cannot be reached.
     """
-    spec = prepared.spec
     check_root(root)
-    uri = tracking_uri(root, spec.tracking.uri)
+    uri = tracking_uri(root, prepared.spec.tracking.uri)
     check_tracking(uri)
     prepared = with_warm_start(prepared, root, uri)
-
-    def begin() -> tuple[SweepFolder, SweepState]:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError("--dir", str(root), f"cannot be made: {error.strerror}") from error
-        if address is not None:
-            check_shared(root)
-        experiment = _experiment(spec.tracking.experiment or spec.name, root, uri)
-        folder = create_sweep_folder(root, spec.name)
-        write_text_atomically(folder.spec, spec.to_yaml())
-        state = SweepState(
-            uuid.uuid4().hex,
-            uri,
-            experiment,
-            dataset_digest=prepared.dataset.digest,
-            spec=spec.to_yaml(),
-            task_digest=prepared.task.digest,
-        )
-        folder.write_state(state)
-        return folder, state
-
-    return drive(prepared, begin, make_view, address)
+    return _kind(prepared)(prepared, NewSweep(prepared, root, uri), make_view, address).execute()
 
 
 def resume_sweep(
-    prepared: Prepared,
-    folder: SweepFolder,
-    *,
-    make_view: Callable[[], AbstractContextManager[View]],
-    address: str | None = None,
+    prepared: Prepared, folder: SweepFolder, *, make_view: MakeView, address: str | None = None
 ) -> tuple[SweepResult, TrialTable]:
-    """Goes on with a sweep that was interrupted, from its last saved state; ``prepared`` is of the
-    sweep's own file.
+    """Continues an interrupted sweep from its last snapshot.
 
-    Trials that had not ended go on from their last checkpoint, or from their beginning if they had
-    none: their numbers are those that they would have had.
+    Trials that had not ended continue from their last checkpoint, or start again if they have
+    none. Their metrics are the same as without the interruption.
 
-    Raises: as `run_sweep`; StateError too if the sweep's file, the task's or the data has changed,
-        or if another
-    process runs the sweep.
+    Args:
+        prepared: the sweep, prepared from its own copy of the sweep file.
+
+    Raises:
+        InputError, StateError: as `run_sweep`; StateError also if the sweep file, the task or the
+            data has changed, or if another process runs the sweep.
     """
     folder.check_private()
     state = folder.read_state()
@@ -160,169 +99,164 @@ def resume_sweep(
     state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     check_tracking(state.tracking_uri)
-    return drive(prepared, lambda: found_again(folder, state, address), make_view, address)
+    return _kind(prepared)(prepared, FoundSweep(folder, state), make_view, address).execute()
 
 
-def found_again(
-    folder: SweepFolder, state: SweepState, address: str | None
-) -> tuple[SweepFolder, SweepState]:
-    """The folder and the state of a sweep that goes on. Raises: InputError if not all of a cluster
-    sees the folder."""
-    if address is not None:
-        check_shared(folder.path)
-    return folder, state
+class SweepRun:
+    """One run of a sweep, from starting Ray to the recorded result.
 
-
-def drive(
-    prepared: Prepared,
-    begin: Callable[[], tuple[SweepFolder, SweepState]],
-    make_view: Callable[[], AbstractContextManager[View]],
-    address: str | None,
-    *,
-    run: Callable[[Work, RunningSweep, Interrupt], dict[int, Path]] | None = None,
-    conclude: Callable[[SweepResult, TrialTable], SweepResult] = lambda result, _: result,
-) -> tuple[SweepResult, TrialTable]:
-    """What every sweep does around its trials: Ray, the record, the view, the result.
+    `execute` calls the steps in this order: `begin`, `run`, `log_models`, `conclude`. A resumed
+    run differs in its source only; `ComparisonRun` and `foldrace.search.sweeps.extend.ExtendedRun`
+    override steps.
 
     Args:
-        begin: makes or finds the sweep's folder, once it is sure that there is a Ray for it.
-        run: runs the trials and returns their checkpoints; the sweep's own (`run_trials`) if it is
-            None.
-        conclude: has the last word on the result.
+        source: provides the sweep's folder and state once Ray has been reached.
+        make_view, address: as in `run_sweep`.
+
+    Attributes:
+        work: what the trials share.
+        folder, state, trials, writer: the sweep's; set by `begin`.
     """
-    spec, started = prepared.spec, time.monotonic()
-    with ExitStack() as stack:
-        view = stack.enter_context(make_view())
-        interrupt = stack.enter_context(graceful_interrupt(view.say))
-        stack.enter_context(ray_session(address, spec))
-        check_resources(spec.resources.cpu, spec.resources.gpu, largest_node())
-        folder, state = begin()
-        if address is not None:
-            asked = spec.resources.cpu, spec.resources.gpu, spec.search.max_concurrent_trials
-            stack.enter_context(requested(*asked))
-        stack.enter_context(folder.locked())
-        view.say(f"{folder.name}: in {folder.path}")
-        if prepared.warm_start is not None:
-            view.say(str(prepared.warm_start))
-        for line in without_effect(spec):
-            view.say(line)
-        recorder = MlflowWriter(
-            connect(state.tracking_uri), state.experiment_id, folder.name, state.key, folder.path
-        )
-        ledger = TrialTable(total=spec.planned_trials, earlier=state.seconds, started=started)
-        _begin_record(recorder, prepared, folder, state, view.say)
-        spooled = stack.enter_context(recording(folder, recorder, view.say))
+
+    folder: SweepFolder
+    state: SweepState
+    trials: TrialTable
+    writer: MlflowWriter
+
+    def __init__(
+        self, prepared: Prepared, source: SweepSource, make_view: MakeView, address: str | None
+    ) -> None:
+        self.prepared, self.spec, self.work = prepared, prepared.spec, make_work(prepared)
+        self._source, self._make_view, self._address = source, make_view, address
+        self._started = time.monotonic()
+
+    def execute(self) -> tuple[SweepResult, TrialTable]:
+        """Runs the sweep to its end, or until it is interrupted.
+
+        Returns:
+            The result, and the trials as they are at the end.
+
+        Raises:
+            InputError, StateError: as `run_sweep`.
+        """
+        check_ray()
+        with ExitStack() as stack:
+            view = stack.enter_context(self._make_view())
+            interrupt = stack.enter_context(graceful_interrupt())
+            stack.enter_context(ray_session(self._address, self.spec))
+            self.begin()
+            stack.enter_context(self._requested())
+            stack.enter_context(self.folder.locked())
+            self._log_notes()
+            stack.enter_context(library_log(self.folder.path))
+            begin_record(self.writer, self.prepared, self.folder, self.state)
+            events = stack.enter_context(recording(self.folder, self.writer, log.info))
+            sweep = RunningSweep(self.trials, events, view, self.prepared.task)
+            result = self._train(sweep, interrupt)
+            if not interrupt.asked and self.is_whole(result):
+                fsync_tree(self.folder.winner)  # a sweep with a result has its models on disk
+                write_text_atomically(self.folder.result, json.dumps(result.to_json(), indent=2))
+        return result, self.trials
+
+    def _train(self, sweep: RunningSweep, interrupt: Interrupt) -> SweepResult:
+        """Runs the trials, and closes the record whatever happens."""
         outcome = Outcome.FAILED
         try:
-            work = make_work(prepared)
-            session = RunningSweep(ledger, spooled, view, prepared.task)
-            if run is None:
-                checkpoints = run_trials(prepared, folder, work, session, interrupt)
-            else:
-                checkpoints = run(work, session, interrupt)
+            checkpoints = self.run(sweep, interrupt)
             if not interrupt.asked:
-                _log_models(prepared, folder, work, session, checkpoints, spooled)
+                self.log_models(sweep, checkpoints)
             outcome = Outcome.PRUNED if interrupt.asked else Outcome.COMPLETED
-        except KeyboardInterrupt:  # while nothing was being tuned, or asked a second time
+        except KeyboardInterrupt:  # outside of Tune, or the second one
             outcome = Outcome.PRUNED
         finally:
-            arms = [arm.label for arm in prepared.arms]
-            result = make_result(
-                folder,
-                state,
-                recorder,
-                ledger,
-                interrupted=interrupt.asked,
-                arms=arms,
-                objectives=spec.search.objectives,
+            result = self.conclude(interrupted=interrupt.asked)
+            sweep.events.close(outcome, closing_tags(result), note(result))
+            self.folder.write_state(replace(self.state, seconds=self.trials.elapsed))
+        return result
+
+    # --- steps -----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Checks that the cluster can run a trial, finds or creates the sweep's folder, and
+        connects to its record."""
+        check_resources(self.spec.resources.cpu, self.spec.resources.gpu, largest_node())
+        self.folder, self.state = self._source.open(on_cluster=self._address is not None)
+        self.trials = TrialTable(
+            total=self.spec.planned_trials, earlier=self.state.seconds, started=self._started
+        )
+        self.writer = MlflowWriter(
+            connect(self.state.tracking_uri),
+            self.state.experiment_id,
+            self.folder.name,
+            self.state.key,
+            self.folder.path,
+        )
+
+    def run(self, sweep: RunningSweep, interrupt: Interrupt) -> dict[int, Path]:
+        """Runs the trials; returns the folder of each trial's last checkpoint, by its number."""
+        experiment = self.experiment()
+        return run_experiment(experiment, self.prepared, self.folder, self.work, sweep, interrupt)
+
+    def experiment(self) -> Experiment:
+        """What Tune is asked to run."""
+        return sweep_experiment(self.prepared, self.folder)
+
+    def log_models(self, sweep: RunningSweep, checkpoints: Mapping[int, Path]) -> None:
+        """Writes and logs the best trial's fold models."""
+        best = self.trials.best
+        if best is not None and best.number in checkpoints:
+            checkpoint = checkpoints[best.number]
+            log_fold_models(sweep.events, best, checkpoint, self.work, self.folder)
+
+    def conclude(self, *, interrupted: bool) -> SweepResult:
+        """The result of the run, from the trials as they are now."""
+        return make_result(
+            self.folder,
+            self.state,
+            self.writer,
+            self.trials,
+            interrupted=interrupted,
+            arms=[arm.label for arm in self.prepared.arms],
+            objectives=self.spec.search.objectives,
+        )
+
+    def is_whole(self, result: SweepResult) -> bool:
+        """Whether the result of a run that was not interrupted is written to the folder."""
+        return True
+
+    # --- around the steps ------------------------------------------------------------------------
+
+    def _requested(self) -> AbstractContextManager[None]:
+        """Within this block, an autoscaler makes room for the trials that may run side by side."""
+        resources, trials = self.spec.resources, self.spec.search.max_concurrent_trials
+        return requested(resources.cpu, resources.gpu, None if self._address is None else trials)
+
+    def _log_notes(self) -> None:
+        log.info("%s: in %s", self.folder.name, self.folder.path)
+        if self.prepared.warm_start is not None:
+            log.info("%s", self.prepared.warm_start)
+        for line in without_effect(self.spec):
+            log.info("%s", line)
+
+
+class ComparisonRun(SweepRun):
+    """One run of a comparison: its trials follow a plan, and its arms' models are compared."""
+
+    def experiment(self) -> Experiment:
+        return comparison_experiment(self.prepared, self.folder)
+
+    def log_models(self, sweep: RunningSweep, checkpoints: Mapping[int, Path]) -> None:
+        """Writes and logs the best trial's fold models, and the arms' reconstructions of the same
+        test images."""
+        super().log_models(sweep, checkpoints)
+        images = self.prepared.dataset.test_images
+        try:
+            log_reconstructions(
+                sweep.events, self.trials, checkpoints, self.work, images, self.folder
             )
-            result = conclude(result, ledger)
-            spooled.close(outcome, closing_tags(result), note(result))
-            folder.write_state(replace(state, seconds=ledger.elapsed))
-        if not interrupt.asked and (
-            run is None or result.best is not None
-        ):  # a result that is there is not lost
-            fsync_tree(folder.winner)  # a sweep that has a result is whole
-            write_text_atomically(folder.result, json.dumps(result.to_json(), indent=2))
-        return result, ledger
+        except Exception as error:  # a user's task may raise anything
+            log.warning("the report will lack the arms' reconstructions: %s", first_line(error))
 
 
-def without_effect(spec: SweepSpec) -> Iterator[str]:
-    """What the file asks for in vain where trials have no GPU."""
-    if not spec.resources.gpu:
-        if spec.training.precision == "tf32":
-            yield "training.precision: tf32 changes nothing without a GPU (resources.gpu is 0)"
-        if spec.training.fused is True:
-            yield (
-                "training.fused: folds as one batched program are slower on a CPU than one after"
-                " the other"
-            )
-
-
-def _begin_record(
-    recorder: MlflowWriter,
-    prepared: Prepared,
-    folder: SweepFolder,
-    state: SweepState,
-    notify: Callable[[str], None],
-) -> None:
-    """Delivers what an earlier session has left, and says in the record what the sweep is. Raises:
-    StateError."""
-    spec = prepared.spec
-    deliver_rest(folder, recorder, notify)
-    try:
-        recorder.start_sweep(
-            folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task, spec.kind
-        )
-    except Exception as error:  # MLflow's own and those of whatever lies below
-        raise StateError(
-            f"{state.tracking_uri}: the tracking store cannot be used: {first_line(error)}"
-        ) from error
-
-
-def _log_models(
-    prepared: Prepared,
-    folder: SweepFolder,
-    work: Work,
-    session: RunningSweep,
-    checkpoints: Mapping[int, Path],
-    spooled: OutboxSink,
-) -> None:
-    """Logs the winner's fold models, and of a comparison what the arms' models make of the same
-    test images."""
-    ledger, files = session.ledger, cast(Any, spooled)  # in the place of a client and a recorder
-    if ledger.best is not None and ledger.best.number in checkpoints:
-        log_fold_models(
-            files, files, ledger.best, checkpoints[ledger.best.number], work, folder.winner
-        )
-    if not prepared.arms:
-        return
-    images = prepared.dataset.test_images
-    try:
-        log_reconstructions(files, files.sweep_run, ledger, checkpoints, work, images, folder.path)
-    except (
-        Exception
-    ) as error:  # a task of the user's may do anything; a comparison does not fail over a picture
-        session.view.say(f"the report will lack the arms' reconstructions: {first_line(error)}")
-
-
-def _experiment(name: str, root: Path, uri: str) -> str:
-    """The id of the experiment of that name, made if it is not there. Raises: StateError."""
-    # a server chooses where its artifacts lie; the local store keeps them beside itself, in a
-    # folder of a safe name
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "experiment"
-    location = (root.resolve() / ARTIFACTS / safe).as_uri() if uri.startswith("sqlite:") else None
-    try:
-        client = connect(uri)
-        known = client.get_experiment_by_name(name)
-        if known is None:
-            return str(client.create_experiment(name, artifact_location=location))
-    except Exception as error:  # MLflow's own and those of whatever database lies below
-        raise StateError(
-            f"{uri}: the tracking store cannot be used: {first_line(error)}"
-        ) from error
-    if known.lifecycle_stage != "active":
-        raise StateError(
-            f"{name}: this MLflow experiment is deleted; restore it, or set tracking.experiment"
-        )
-    return str(known.experiment_id)
+def _kind(prepared: Prepared) -> type[SweepRun]:
+    return ComparisonRun if prepared.arms else SweepRun

@@ -10,11 +10,11 @@ import torch
 
 from foldrace.errors import StateError
 from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.store import SweepFolder, connect, find_sweep
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.evidence import Codec, log_evidence
-from foldrace.search.sweeps.run import make_work
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.ray.work import shared_tensor
 

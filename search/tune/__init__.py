@@ -1,1 +1,1 @@
-"""A sweep's trials on Ray Tune: session, tuner, callback, snapshots."""
+"""Runs the trials of a sweep on Ray Tune: session, tuner, callback, snapshots."""

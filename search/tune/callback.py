@@ -1,11 +1,11 @@
-"""Between Ray Tune and the rest: keeps the ledger, feeds the recorder, moves the view."""
+"""Between Ray Tune and the sweep: a callback that updates the trials, the record and the view."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 from ray.tune import Callback, Checkpoint
 from ray.tune.experiment import Trial
 
+from foldrace.search.live_objects import attached, live_object
 from foldrace.search.recording.events import EventSink, Outcome, now_ms
 from foldrace.search.sampling.comparison_plan import Part
-from foldrace.search.tune.progress import View
 from foldrace.search.tune.snapshots import Snapshots
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
+from foldrace.search.tune.view import View
 from foldrace.trainables.ray.trainable import DROPPED, GPUS, RAISED
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.reports import EpochReport
@@ -29,142 +30,93 @@ _OUTCOMES = {
     TrialStatus.PRUNED: Outcome.PRUNED,
     TrialStatus.FAILED: Outcome.FAILED,
 }
+_REASON = 160  # characters
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
 class RunningSweep:
-    """What the events of one running sweep act on. None of it may wait for MLflow: Tune's loop
-    would."""
+    """What the events of one running sweep act on. Nothing here waits for MLflow, since Tune's
+    loop would wait with it.
 
-    ledger: TrialTable
-    recorder: EventSink
+    Attributes:
+        events: where the record goes.
+        running: the trials that train now, by number.
+        snapshots: None: Tune's state is not saved.
+        on_failure: called with each trial that fails.
+        begun: the trials whose runs this session has created or reopened.
+    """
+
+    trials: TrialTable
+    events: EventSink
     view: View
     task: LoadedTask
     running: dict[int, Trial] = field(default_factory=dict)
     snapshots: Snapshots | None = None
     on_failure: Callable[[TrialRecord], None] | None = None
     begun: set[int] = field(default_factory=set)
-    """The trials whose runs have been made, or opened again, since this process took the sweep
-    up."""
-
-
-_SESSIONS: dict[str, RunningSweep] = {}
-
-
-def _ending(
-    report: EpochReport | None, raised: tuple[str, str] | None = None
-) -> tuple[TrialStatus, str]:
-    """How a trial that Tune has ended without an error did end, and why; ``raised`` is what its
-    task has raised."""
-    if raised is not None:
-        return TrialStatus.FAILED, textwrap.shorten(raised[0], _REASON)
-    if report is not None and report.diverged:
-        return TrialStatus.FAILED, f"diverged: {report.diverged}"
-    if report is not None and report.finished:
-        return TrialStatus.COMPLETED, ""
-    return TrialStatus.PRUNED, f"given up {_where(report)}"
-
-
-def _where(report: EpochReport | None) -> str:
-    """``at epoch 3 of 1 fold``."""
-    if report is None:
-        return "at the start"
-    folds = len(report.folds)
-    return f"at epoch {report.epoch} of {folds} fold{'s' if folds > 1 else ''}"
-
-
-_REASON = 160
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def _error_text(trial: Trial) -> str:
-    """The traceback that Tune has just written for a trial, or nothing."""
-    path = trial.error_file  # local; Tune brings it into the storage later
-    try:
-        return _COLOUR.sub("", Path(path).read_text()) if path else ""
-    except OSError:
-        return ""
-
-
-def _new_record(config: Mapping[str, Any]) -> TrialRecord:
-    return TrialRecord(config["trial"], config["params"], part=Part.of(config))
 
 
 class SweepCallback(Callback):  # type: ignore[misc]
-    """Tune's events, in the sweep's words.
+    """Translates Tune's events into the sweep's.
 
-    Tune pickles its callbacks beside the experiment's state, so this one holds the sweep's key
-    alone; what it acts on is registered for the time of the run.
+    Tune pickles its callbacks, so this one keeps only a key to the live `RunningSweep`
+    (`foldrace.search.live_objects`).
     """
 
     def __init__(self, key: str) -> None:
         self._key = key
 
-    @contextmanager
-    def acting_on(self, session: RunningSweep) -> Iterator[None]:
-        """Within this block, events reach ``session``."""
-        _SESSIONS[self._key] = session
-        try:
-            yield
-        finally:
-            del _SESSIONS[self._key]
+    def acting_on(self, sweep: RunningSweep) -> AbstractContextManager[None]:
+        """Within this block, events reach ``sweep``."""
+        return attached(self._key, sweep)
 
     @property
-    def _session(self) -> RunningSweep:
-        return _SESSIONS[self._key]
+    def _sweep(self) -> RunningSweep:
+        return live_object(RunningSweep, self._key)
+
+    # --- the experiment --------------------------------------------------------------------------
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._take_over(trials)
 
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        sweep = self._sweep
+        for number, trial in list(sweep.running.items()):
+            if trial.status == Trial.PAUSED:  # Tune has no event for a pause
+                record = sweep.trials.records[number]
+                record.status, record.reason = TrialStatus.PAUSED, _where(record.report)
+                sweep.trials.note(record)
+                sweep.view.update(sweep.trials, changed=record)
+            if trial.status != Trial.RUNNING:
+                del sweep.running[number]
+        if sweep.snapshots is not None:
+            sweep.snapshots.keep_newest_soon(trials, self._without_future())
+
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        self._take_over(trials)  # a restored experiment with nothing left to do has no step
-        if self._session.snapshots is not None:
-            self._session.snapshots.keep_newest(trials, self._given_up())
-            self._session.snapshots.clear(
-                self._given_up()
-            )  # Tune has written its last state before this
+        self._take_over(trials)  # a restored experiment in which all trials have ended has no step
+        snapshots = self._sweep.snapshots
+        if snapshots is not None:
+            snapshots.keep_newest(trials, self._without_future())
+            # Tune has written its last state before this event
+            snapshots.clear(self._without_future())
 
     def _take_over(self, trials: list[Trial]) -> None:
-        """The trials of a restored experiment that had ended before."""
-        for trial in trials if not self._session.ledger.trials else []:
+        """Notes the trials of a restored experiment that had ended or paused before."""
+        if self._sweep.trials.records:
+            return
+        for trial in trials:
             if trial.status in (Trial.TERMINATED, Trial.ERROR, Trial.PAUSED):
-                report = (trial.last_result or {}).get("report")
-                record = _new_record(trial.config)
-                record.report, record.parameters = (
-                    report,
-                    (trial.last_result or {}).get("parameters"),
-                )
-                if trial.status == Trial.PAUSED:
-                    record.status = TrialStatus.PAUSED
-                elif trial.status == Trial.ERROR:
-                    record.status, record.reason = (
-                        TrialStatus.FAILED,
-                        "failed before the interruption",
-                    )
-                else:
-                    record.status, record.reason = _ending(
-                        report, (trial.last_result or {}).get(RAISED)
-                    )
-                self._session.ledger.note(record)
+                self._sweep.trials.note(_restored(trial))
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        for number, trial in list(self._session.running.items()):
-            if trial.status == Trial.PAUSED:  # for which Tune has no event
-                record = self._session.ledger.trials[number]
-                record.status, record.reason = TrialStatus.PAUSED, _where(record.report)
-                self._session.ledger.note(record)
-                self._session.view.update(self._session.ledger, changed=record)
-            if trial.status != Trial.RUNNING:
-                del self._session.running[number]
-        if self._session.snapshots is not None:
-            self._session.snapshots.keep_newest_soon(trials, self._given_up())
-
-    def _given_up(self) -> Iterator[int]:
-        """The trials that have ended short of the end. An interrupted one has not, though Tune has
-        stopped it."""
-        for number, record in self._session.ledger.trials.items():
+    def _without_future(self) -> Iterator[int]:
+        """The trials whose checkpoints are not needed any more: pruned or failed. An interrupted
+        trial is neither, although Tune has stopped it."""
+        for number, record in self._sweep.trials.records.items():
             if record.status in (TrialStatus.PRUNED, TrialStatus.FAILED):
                 yield number
+
+    # --- its trials ------------------------------------------------------------------------------
 
     def on_checkpoint(
         self,
@@ -174,27 +126,28 @@ class SweepCallback(Callback):  # type: ignore[misc]
         checkpoint: Checkpoint,
         **info: Any,
     ) -> None:
-        if self._session.snapshots is not None:
-            self._session.snapshots.checkpointed(Path(checkpoint.path))
+        if self._sweep.snapshots is not None:
+            self._sweep.snapshots.checkpointed(Path(checkpoint.path))
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         record = self._record(trial)
         record.status = TrialStatus.RUNNING
-        self._session.ledger.note(record)
-        self._session.running[record.number] = trial
-        self._session.view.update(self._session.ledger)
+        self._sweep.trials.note(record)
+        self._sweep.running[record.number] = trial
+        self._sweep.view.update(self._sweep.trials)
 
     def _record(self, trial: Trial) -> TrialRecord:
-        number = trial.config["trial"]
-        record = self._session.ledger.trials.get(number) or _new_record(trial.config)
-        if number not in self._session.begun:
-            self._session.begun.add(number)
-            completed = self._session.task.complete(record.params)
+        """The trial's record; its run is created or reopened at its first event."""
+        sweep, number = self._sweep, trial.config["trial"]
+        record = sweep.trials.records.get(number) or _new_record(trial.config)
+        if number not in sweep.begun:
+            sweep.begun.add(number)
+            completed = sweep.task.complete(record.params)
             complete = {name: value for name, value in completed.items() if value is not None}
             tags = record.part.tags if record.part else {}
-            self._session.recorder.started(number, {**record.params, **complete}, tags)
+            sweep.events.started(number, {**record.params, **complete}, tags)
         return record
 
     def on_trial_result(
@@ -205,7 +158,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
         result: dict[str, Any],
         **info: Any,
     ) -> None:
-        record = self._record(trial)
+        sweep, record = self._sweep, self._record(trial)
         record.parameters = result.get("parameters", record.parameters)
         if DROPPED in result:
             record.tags["remark"] = (
@@ -217,39 +170,27 @@ class SweepCallback(Callback):  # type: ignore[misc]
             record.tags["gpus"] = result[GPUS]
         for earlier, at in result.pop("earlier", ()):
             record.report = earlier
-            self._session.recorder.reported(
-                record.number, earlier, None, at, parameters=record.parameters
-            )
+            sweep.events.reported(record.number, earlier, None, at, record.parameters)
         if RAISED in result:
-            self._session.ledger.note(record)
+            sweep.trials.note(record)
             return
         report: EpochReport = result["report"]
         record.report = report
-        self._session.ledger.note(record)
-        self._session.recorder.reported(
-            record.number,
-            report,
-            result.pop("picture", None),
-            result["reported_ms"],
-            parameters=record.parameters,
-        )
-        self._session.view.update(self._session.ledger)
+        sweep.trials.note(record)
+        picture, at = result.pop("picture", None), result["reported_ms"]
+        sweep.events.reported(record.number, report, picture, at, record.parameters)
+        sweep.view.update(sweep.trials)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        record = self._record(trial)
-        previous = self._session.ledger.best
+        sweep, record = self._sweep, self._record(trial)
+        previous = sweep.trials.best
         raised = (trial.last_result or {}).get(RAISED)
         self._end(record, *_ending(record.report, raised), raised[1] if raised else "")
-        if self._session.ledger.best is not previous:
-            self._session.recorder.incumbent(
-                record.number,
-                record.val_loss,
-                record.standard_error,
-                self._session.ledger.fold_epochs,
-                now_ms(),
-            )
+        if sweep.trials.best is not previous:
+            score, error = record.val_loss, record.standard_error
+            sweep.events.incumbent(record.number, score, error, sweep.trials.fold_epochs, now_ms())
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -263,14 +204,65 @@ class SweepCallback(Callback):  # type: ignore[misc]
     def _end(
         self, record: TrialRecord, status: TrialStatus, reason: str = "", detail: str = ""
     ) -> None:
-        waited = record.status is TrialStatus.PAUSED and status is TrialStatus.PRUNED
+        sweep = self._sweep
+        was_paused = record.status is TrialStatus.PAUSED and status is TrialStatus.PRUNED
         record.status, record.reason = status, reason
-        self._session.ledger.note(record)
+        sweep.trials.note(record)
         folds = record.report.folds if record.report else ()
-        self._session.recorder.finished(
-            record.number, _OUTCOMES[status], folds, reason, detail, record.tags
-        )
-        # a trial that was paused has been shown already, and at the end there are many of them
-        self._session.view.update(self._session.ledger, changed=None if waited else record)
-        if status is TrialStatus.FAILED and self._session.on_failure is not None:
-            self._session.on_failure(record)
+        sweep.events.finished(record.number, _OUTCOMES[status], folds, reason, detail, record.tags)
+        # a paused trial has been shown already, and at the end many of them are pruned at once
+        sweep.view.update(sweep.trials, changed=None if was_paused else record)
+        if status is TrialStatus.FAILED and sweep.on_failure is not None:
+            sweep.on_failure(record)
+
+
+def _new_record(config: Mapping[str, Any]) -> TrialRecord:
+    return TrialRecord(config["trial"], config["params"], part=Part.of(config))
+
+
+def _restored(trial: Trial) -> TrialRecord:
+    """The record of a trial that had ended or paused before the experiment was restored."""
+    last = trial.last_result or {}
+    record = _new_record(trial.config)
+    record.report, record.parameters = last.get("report"), last.get("parameters")
+    if trial.status == Trial.PAUSED:
+        record.status = TrialStatus.PAUSED
+    elif trial.status == Trial.ERROR:
+        record.status, record.reason = TrialStatus.FAILED, "failed before the interruption"
+    else:
+        record.status, record.reason = _ending(record.report, last.get(RAISED))
+    return record
+
+
+def _ending(
+    report: EpochReport | None, raised: tuple[str, str] | None = None
+) -> tuple[TrialStatus, str]:
+    """The status and reason of a trial that Tune has ended without an error.
+
+    Args:
+        raised: what its task has raised: (message, traceback).
+    """
+    if raised is not None:
+        return TrialStatus.FAILED, textwrap.shorten(raised[0], _REASON)
+    if report is not None and report.diverged:
+        return TrialStatus.FAILED, f"diverged: {report.diverged}"
+    if report is not None and report.finished:
+        return TrialStatus.COMPLETED, ""
+    return TrialStatus.PRUNED, f"pruned {_where(report)}"
+
+
+def _where(report: EpochReport | None) -> str:
+    """``at epoch 3 of 1 fold``."""
+    if report is None:
+        return "at the start"
+    folds = len(report.folds)
+    return f"at epoch {report.epoch} of {folds} fold{'s' if folds > 1 else ''}"
+
+
+def _error_text(trial: Trial) -> str:
+    """The traceback that Tune has just written for a trial, or ""."""
+    path = trial.error_file  # local; Tune copies it into the storage later
+    try:
+        return _COLOUR.sub("", Path(path).read_text()) if path else ""
+    except OSError:
+        return ""

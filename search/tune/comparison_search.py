@@ -1,5 +1,4 @@
-"""Hands Ray Tune the trials of a comparison: those of its plan, and then the repeats of each arm's
-best."""
+"""The searcher of a comparison: the trials of its plan, then repeats of each arm's best."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ __all__ = ["ComparisonSearch", "make_comparison_search"]
 
 
 def make_comparison_search(prepared: Prepared) -> ComparisonSearch:
-    """The search of a prepared comparison, its trials drawn."""
+    """The search of a prepared comparison, with its trials drawn."""
     search, comparison = prepared.spec.search, prepared.spec.comparison
     assert comparison is not None
     plan = draw_plan(
@@ -32,24 +31,23 @@ def make_comparison_search(prepared: Prepared) -> ComparisonSearch:
 
 
 class ComparisonSearch(Searcher):  # type: ignore[misc]
-    """Follows a plan. What it hands out depends on the losses of the trials, and not on the order
-    in which they end.
+    """Follows a plan. Its suggestions depend on the losses of the trials, but not on the order in
+    which they end.
 
-    An arm's repeats follow once all its other trials have ended; an arm of which none was
-    evaluated to the end has no repeats.
+    An arm's repeats follow once all its other trials have ended. An arm without a completed trial
+    has no repeats.
     """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._plan = plan
         self._given: dict[str, dict[str, Any]] = {}
-        self._losses: dict[
-            int, float
-        ] = {}  # of the trials that have ended; infinite without a loss
+        # of the trials that have ended; infinite if they have no loss
+        self._losses: dict[int, float] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next configuration; None while trials that may bring another still run; FINISHED
-        when none can come."""
+        """The next configuration; None while it depends on trials that still run; FINISHED when
+        there is none."""
         if trial_id not in self._given:
             config = self._next()
             if config is None:
@@ -75,8 +73,8 @@ class ComparisonSearch(Searcher):  # type: ignore[misc]
         return all(number in self._losses for number in self._plan.candidates_of(arm))
 
     def _best(self, arm: str) -> int | None:
-        """The arm's trial with the lowest loss, the earlier of equals; None as long as that is not
-        known, or if there is none."""
+        """The arm's trial with the lowest loss, the earlier of equals; None while some have not
+        ended, or if none has a loss."""
         if not self._all_ended(arm):
             return None
         best = min(
@@ -88,18 +86,15 @@ class ComparisonSearch(Searcher):  # type: ignore[misc]
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Notes a trial's loss; a second call for the same trial changes nothing."""
-        value = (
-            result.get(METRIC)
-            if result is not None and result.get("finished") and not error
-            else None
-        )
+        completed = result is not None and result.get("finished") and not error
+        value = result.get(METRIC) if result is not None and completed else None
         loss = value if value is not None and math.isfinite(value) else math.inf
         self._losses.setdefault(self._given[trial_id]["trial"], loss)
 
     def save(self, checkpoint_path: str) -> None:
-        """Writes what has been handed out and what has come back."""
+        """Writes the suggestions and the losses so far."""
         Path(checkpoint_path).write_bytes(pickle.dumps((self._given, self._losses)))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Takes up where `save` was called on a search with the same plan."""
+        """Continues from the state that `save` wrote, with the same plan."""
         self._given, self._losses = pickle.loads(Path(checkpoint_path).read_bytes())

@@ -1,47 +1,52 @@
-"""Ctrl-C once stops a sweep cleanly; twice, at once."""
+"""Ctrl-C: the first one stops a sweep and saves its state, the second stops it at once."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 __all__ = ["Interrupt", "graceful_interrupt", "repeat_swallowed_interrupts"]
 
-_MOMENT = 0.05
+log = logging.getLogger(__name__)
+
+_MOMENT = 0.05  # seconds
 
 
 class Interrupt:
-    """Whether the sweep has been asked to stop."""
+    """Whether a sweep has been asked to stop.
+
+    Attributes:
+        asked: it has been asked to.
+        tuning: a Tune experiment is running, so that it can stop with its state saved.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self.tuning = False
 
     def stop(self) -> None:
-        """Lets the Tune experiment that runs end after saving its state."""
+        """Lets the running Tune experiment save its state and end."""
         self.asked = True
-        os.kill(os.getpid(), signal.SIGUSR1)  # the signal by which Tune is asked to save and stop
+        os.kill(os.getpid(), signal.SIGUSR1)  # Tune handles this signal by saving and stopping
 
 
 @contextmanager
-def graceful_interrupt(notify: Callable[[str], None]) -> Iterator[Interrupt]:
-    """Within this block, the first SIGINT or SIGTERM lets a running Tune experiment end after
-    saving its state.
-
-    Before and after the experiment, and the second time, it raises KeyboardInterrupt.
-    """
+def graceful_interrupt() -> Iterator[Interrupt]:
+    """Within this block, the first SIGINT or SIGTERM lets a running Tune experiment save its state
+    and end. Outside an experiment, and the second time, it raises KeyboardInterrupt."""
     state = Interrupt()
 
     def handle(number: int, frame: FrameType | None) -> None:
         again, state.asked = state.asked, True
         if again or not state.tuning or not callable(signal.getsignal(signal.SIGUSR1)):
             raise KeyboardInterrupt
-        notify("Stopping: what is done is kept. Press Ctrl-C again to stop at once.")
+        log.info("Stopping: what is done is kept. Press Ctrl-C again to stop at once.")
         state.stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -53,8 +58,11 @@ def graceful_interrupt(notify: Callable[[str], None]) -> Iterator[Interrupt]:
 
 
 def repeat_swallowed_interrupts() -> None:
-    """From now on, a KeyboardInterrupt that Python cannot raise, as it came amid an object's end
-    or a weak reference's callback, comes again a moment later, and shows no traceback."""
+    """Sends SIGINT again a moment after Python had to ignore a KeyboardInterrupt.
+
+    Python cannot raise it inside an object's finalizer or a weak reference's callback. From now on
+    such an interrupt is repeated, and no traceback is printed for it.
+    """
     before = sys.unraisablehook
 
     def show(unraisable: sys.UnraisableHookArgs) -> None:

@@ -1,46 +1,179 @@
-"""Mends Ray Tune where a trial is lost by it, and where it keeps of each trial what nobody asks
-for."""
+"""All that is patched or used of Ray's internals, and a check that it is there.
+
+Ray may rename or change an internal in any release. `check_ray` finds that out before a sweep
+starts; without it snapshots would silently stop, or memory grow.
+"""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import Any
 
-from ray.exceptions import RayActorError
-from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experiment import Trial
-from ray.tune.trainable.metadata import _TrainingRunMetadata
+from foldrace.errors import StateError
 
-__all__ = ["mend_tune"]
+__all__ = [
+    "SEARCHER_STATE",
+    "SEARCH_STATE",
+    "TRIALS_STATE",
+    "TUNER_FILE",
+    "TUNE_VARIABLES",
+    "check_ray",
+    "patch_tune",
+    "use_started_workers",
+]
 
-_process_failure = TuneController._process_trial_failure
+TUNER_FILE = "tuner.pkl"
+"""The file in an experiment's folder with the pickled trainable, searcher and scheduler."""
+
+TRIALS_STATE, SEARCH_STATE, SEARCHER_STATE = (
+    "experiment_state-{}.json",
+    "search_gen_state-{}.json",
+    "searcher-state-{}.pkl",
+)
+"""What Tune writes of the trials, of its side of the searcher, and of the searcher; ``{}`` is the
+session's time."""
+
+TUNE_VARIABLES = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # a diverged trial reports no val_loss, so that nothing compares it
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # `foldrace.search.tune.interrupts` handles SIGINT, and asks Tune to stop by SIGUSR1
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors are recorded, and shown by the view
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+"""Environment variables of Tune that a sweep sets, unless the user has set them."""
+
+_CONTROLLER = "ray.tune.execution.tune_controller:TuneController"
+_SIGNATURES = {
+    f"{_CONTROLLER}._process_trial_failure": ("self", "trial", "exception"),
+    f"{_CONTROLLER}._set_trial_status": ("self", "trial", "status"),
+    f"{_CONTROLLER}.stop_trial": ("self", "trial"),
+    "ray.tune.experiment:Trial.set_status": ("self", "status"),
+    "ray.tune.trainable.metadata:_TrainingRunMetadata.update_metric": (
+        "self",
+        "metric",
+        "value",
+        "step",
+    ),
+    "ray._private.state:state.get_cluster_config": (),
+}
+_VALUES = {
+    "ray.tune.impl.tuner_internal:_TUNER_PKL": TUNER_FILE,
+    f"{_CONTROLLER}.CKPT_FILE_TMPL": TRIALS_STATE,
+    "ray.tune.search.search_generator:SearchGenerator.CKPT_FILE_TMPL": SEARCH_STATE,
+    "ray.tune.search:Searcher.CKPT_FILE_TMPL": SEARCHER_STATE,
+}
+_THERE = (
+    f"{_CONTROLLER}.search_alg",
+    "ray.tune.experiment:Trial.error_file",
+    "ray.tune.experiment:Trial.last_result",
+    "ray.tune.execution.class_cache:DEFAULT_ENV_VARS.clear",
+    "ray.train._internal.storage:StorageContext.experiment_driver_staging_path",
+)
+# attributes that a constructor sets
+_SET = {
+    f"{_CONTROLLER}.__init__": ("_resetting_trials",),
+    "ray.tune.search.optuna:OptunaSearch.__init__": ("_ot_study", "_storage"),
+}
 
 
-def mend_tune() -> None:
-    """Has Tune try a trial again that was given a worker which had died while it was kept for the
-    next trial; and keep no statistics of a trial's metrics.
+def check_ray() -> None:
+    """Checks that the installed Ray has all internals that are used here, as they are used.
 
-    Ray 2.60 tells Tune of such a death twice, of the actor and of the task that resets it. At the
-    first word Tune puts the trial back into its queue, as it should; at the second it finds the
-    trial waiting there and fails it for good, whatever ``max_failures`` says.
-
-    The statistics are the means of each number's last five and ten values, and its extremes: to
-    the sweep's end, half of what a trial takes in the driver's memory and in each snapshot. They
-    are for `tune.ResultGrid.get_best_result` with another ``scope`` than the last result.
+    Raises:
+        StateError: one is missing or has changed; the message names it, and Ray's version.
     """
-    TuneController._process_trial_failure = _process_trial_failure
+    wrong = list(_differences())
+    if wrong:
+        import ray
+
+        raise StateError(
+            f"Ray {ray.__version__} differs from the Ray that foldrace was made for:"
+            f" {'; '.join(wrong)}; install a version that pyproject.toml allows"
+        )
+
+
+def _differences() -> Iterator[str]:
+    for path, parameters in _SIGNATURES.items():
+        found = _find(path)
+        if found is None:
+            yield f"{path} is missing"
+        elif tuple(inspect.signature(found).parameters) != parameters:
+            yield f"{path} takes other arguments than {parameters}"
+    for path, value in _VALUES.items():
+        if (found := _find(path)) != value:
+            yield f"{path} is {found!r}, not {value!r}"
+    yield from (f"{path} is missing" for path in _THERE if _find(path) is None)
+    for path, names in _SET.items():
+        found = _find(path)
+        set_there = found.__code__.co_names if found is not None else ()
+        yield from (f"{path} sets no {name}" for name in names if name not in set_there)
+    known = _find("ray.tune.constants:TUNE_ENV_VARS") or ()
+    for name in (*TUNE_VARIABLES, "TUNE_MAX_PENDING_TRIALS_PG"):
+        if name not in known:
+            yield f"the environment variable {name} is unknown"
+
+
+def _find(path: str) -> Any:
+    """The object at ``module:name.name``; None if it is missing."""
+    module, _, names = path.partition(":")
+    try:
+        return reduce(getattr, names.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError):
+        return None
+
+
+def patch_tune() -> None:
+    """Patches Tune in two places; calling it again changes nothing.
+
+    Tune retries a trial whose worker died while it was kept for the next trial. Ray 2.60 reports
+    such a death twice, as that of the actor and of the task that resets it. After the first report
+    Tune puts the trial back into its queue, as it should; at the second it finds the trial there
+    and fails it for good, whatever ``max_failures`` is.
+
+    Tune keeps no statistics of a trial's metrics. They are the means of each metric's last five
+    and ten values and its extremes: half of what a trial takes in the driver's memory and in each
+    snapshot. Only `tune.ResultGrid.get_best_result` with a ``scope`` other than the last result
+    reads them.
+    """
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.trainable.metadata import _TrainingRunMetadata
+
+    process = TuneController._process_trial_failure
+    if not hasattr(process, "patched"):
+        TuneController._process_trial_failure = _ignoring_second_report(process)
     _TrainingRunMetadata.update_metric = _keep_no_statistics
 
 
-def _process_trial_failure(self: Any, trial: Trial, exception: Exception) -> None:
-    if (
-        trial in self._resetting_trials
-        and trial.status != Trial.RUNNING
-        and isinstance(exception, RayActorError)
-    ):
-        self._resetting_trials.discard(trial)  # the second word
-    else:
-        _process_failure(self, trial, exception)
+def _ignoring_second_report(process: Callable[[Any, Any, Exception], None]) -> Any:
+    from ray.exceptions import RayActorError
+    from ray.tune.experiment import Trial
+
+    def process_trial_failure(self: Any, trial: Trial, exception: Exception) -> None:
+        resetting = trial in self._resetting_trials and trial.status != Trial.RUNNING
+        if resetting and isinstance(exception, RayActorError):
+            self._resetting_trials.discard(trial)
+        else:
+            process(self, trial, exception)
+
+    process_trial_failure.__dict__["patched"] = process
+    return process_trial_failure
 
 
 def _keep_no_statistics(self: Any, metric: str, value: float, step: int | None = 1) -> None:
-    """In place of what takes a metric's value into its statistics."""
+    """Replaces the method that adds a metric's value to its statistics."""
+
+
+def use_started_workers() -> None:
+    """Lets trials run in worker processes that Ray has started already.
+
+    Tune asks for processes with a variable for Lightning in their environment, which those do not
+    have.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.DEFAULT_ENV_VARS.clear()

@@ -1,10 +1,10 @@
-"""Tune's state of an experiment as one file that is always whole: what a sweep goes on from.
+"""Tune's state of an experiment in one file that is always complete: the basis of a resume.
 
-Tune writes its state into several files and copies them to the experiment's folder one after the
-other, while it goes on. A process that is killed meanwhile, or a power failure soon after, leaves
-some of them cut short, or of another time than the others; Tune then begins the experiment anew
-with half of what it knew. So each state is kept here as well, in one file that takes the place of
-the one before, and only after all that it speaks of is safe on disk.
+Tune writes its state into several files, and copies them to the experiment's folder one after the
+other while the sweep runs. If the process is killed meanwhile, or the power fails soon after, some
+of them are truncated or older than the others, and Tune starts the experiment again with half of
+its state. So each state is also saved as a snapshot: one file, which replaces the one before
+atomically, and only after everything that it refers to is on disk.
 """
 
 from __future__ import annotations
@@ -18,74 +18,69 @@ from pathlib import Path
 from typing import Protocol
 
 from foldrace.files import atomic_write, fsync_tree
+from foldrace.search.tune.patches import SEARCH_STATE, SEARCHER_STATE, TRIALS_STATE, TUNER_FILE
 
 __all__ = ["Snapshots", "go_back_to_snapshot", "has_snapshot"]
 
 _FILE = "state.zip"
-_TUNER = "tuner.pkl"
-_STATES = ("experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl")
-"""What Tune writes of the trials, of its side of the searcher, and of the searcher; names end in a
-session's time."""
+_STATES = tuple(name.format("*") for name in (TRIALS_STATE, SEARCH_STATE, SEARCHER_STATE))
 
 _PAUSE = 0.5
 """Seconds between two looks at a folder that has an entry for every trial: Tune writes its state
-every ten or so."""
+about every ten seconds."""
 
 
-class _Staged(Protocol):
-    """Of Tune's StorageContext."""
+class _Storage(Protocol):
+    """The part of Tune's StorageContext that is used."""
 
     @property
     def experiment_driver_staging_path(self) -> str: ...
 
 
 class _StoredTrial(Protocol):
-    """Of Tune's Trial."""
+    """The part of Tune's Trial that is used."""
 
     @property
-    def storage(self) -> _Staged: ...
+    def storage(self) -> _Storage: ...
 
 
 class Snapshots:
-    """Keeps each state of an experiment once Tune has written it, and removes the checkpoints of
-    trials that it knows to have been given up or to have failed.
+    """Saves each state of an experiment once Tune has written it, and removes the checkpoints of
+    trials that are pruned or have failed.
 
     Args:
-        experiment: Tune's folder of it, on this machine; the Tuner has been made, and does not run
-            yet.
-        settle: makes safe on disk what else must not be older than a snapshot.
+        experiment: Tune's folder of the experiment on this machine. The Tuner has been created,
+            and is not running yet.
+        settle: called before a snapshot; puts on disk what must not be older than the snapshot.
     """
 
     def __init__(self, experiment: Path, settle: Callable[[], None] = lambda: None) -> None:
         self._experiment, self._settle = experiment, settle
-        self._tuner = (
-            experiment / _TUNER
-        ).read_bytes()  # later Tune may be copying something over it
-        self._kept = 0
+        # read now, since Tune may copy something over this file later
+        self._tuner = (experiment / TUNER_FILE).read_bytes()
+        self._saved = 0
         self._looked = -math.inf
         self._checkpoints: list[Path] = []
-        self._given_up: set[int] = set()
+        self._pruned: set[int] = set()
         self._cleared: set[int] = set()
 
     def checkpointed(self, folder: Path) -> None:
-        """A trial has a new checkpoint, which the next snapshot may name."""
+        """A trial has a new checkpoint, which the next snapshot may refer to."""
         self._checkpoints.append(folder)
 
-    def keep_newest_soon(
-        self, trials: Sequence[_StoredTrial], given_up: Iterable[int] = ()
-    ) -> None:
-        """`keep_newest`, unless it has looked a moment ago; for every step of a sweep."""
+    def keep_newest_soon(self, trials: Sequence[_StoredTrial], pruned: Iterable[int] = ()) -> None:
+        """`keep_newest`, at most every half second; called at every step of a sweep."""
         if time.monotonic() >= self._looked + _PAUSE:
-            self.keep_newest(trials, given_up)
+            self.keep_newest(trials, pruned)
 
-    def keep_newest(self, trials: Sequence[_StoredTrial], given_up: Iterable[int] = ()) -> None:
-        """Keeps Tune's state if it is a new one; to be called while Tune writes none.
+    def keep_newest(self, trials: Sequence[_StoredTrial], pruned: Iterable[int] = ()) -> None:
+        """Saves Tune's state if it is a new one. Must be called while Tune does not write.
 
         Args:
-            given_up: the trials, by number, whose checkpoints nobody will ask for again.
+            pruned: the numbers of the trials whose checkpoints are not needed any more.
 
         Raises:
-            OSError: the state cannot be kept.
+            OSError: the snapshot cannot be written.
         """
         if not trials:
             return
@@ -93,7 +88,7 @@ class Snapshots:
         staged = Path(trials[0].storage.experiment_driver_staging_path)
         states = [path for pattern in _STATES if (path := _newest(staged, pattern)) is not None]
         written = max(map(_written, states), default=0)
-        if len(states) < len(_STATES) or written == self._kept:
+        if len(states) < len(_STATES) or written == self._saved:
             return
         self._settle()
         for folder in self._checkpoints:
@@ -103,20 +98,24 @@ class Snapshots:
             atomic_write(self._experiment / _FILE) as part,
             zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
         ):
-            file.writestr(_TUNER, self._tuner)
+            file.writestr(TUNER_FILE, self._tuner)
             for path in states:
                 file.write(path, path.name)
-        self._kept = written
-        self.clear(given_up)
+        self._saved = written
+        self.clear(pruned)
 
-    def clear(self, given_up: Iterable[int]) -> None:
-        """Removes the checkpoints of those that were given up before the last call: Tune has
-        written a state since that says so, and nobody who goes on from it asks for them."""
-        for number in self._given_up - self._cleared:
+    def clear(self, pruned: Iterable[int]) -> None:
+        """Removes the checkpoints of the trials of the previous call: a state that says that they
+        have ended has been saved since, so no resume needs them.
+
+        Args:
+            pruned: the trials whose checkpoints the next call removes.
+        """
+        for number in self._pruned - self._cleared:
             for folder in self._experiment.glob(f"trial-{number:04d}/checkpoint_*"):
                 shutil.rmtree(folder, ignore_errors=True)
-        self._cleared |= self._given_up
-        self._given_up = set(given_up)
+        self._cleared |= self._pruned
+        self._pruned = set(pruned)
 
 
 def _newest(folder: Path, pattern: str) -> Path | None:
@@ -128,16 +127,15 @@ def _written(path: Path) -> int:
 
 
 def has_snapshot(experiment: Path) -> bool:
-    """Whether an experiment has got so far that a state of it was kept."""
+    """Whether a state of an experiment has been saved."""
     return (experiment / _FILE).is_file()
 
 
 def go_back_to_snapshot(experiment: Path) -> None:
-    """Puts the newest snapshot in the place of whatever state Tune has left in the folder of an
-    experiment.
+    """Replaces the state that Tune has left in an experiment's folder by the newest snapshot.
 
-    If there is none and no trial has a checkpoint, the experiment had hardly begun, and its folder
-    is removed.
+    If there is no snapshot and no trial has a checkpoint, the experiment had hardly begun, and its
+    folder is removed.
     """
     snapshot = experiment / _FILE
     if not has_snapshot(experiment):
@@ -145,7 +143,7 @@ def go_back_to_snapshot(experiment: Path) -> None:
             shutil.rmtree(experiment, ignore_errors=True)
         return
     with zipfile.ZipFile(snapshot) as file:
-        for pattern in (_TUNER, *_STATES):
+        for pattern in (TUNER_FILE, *_STATES):
             for path in experiment.glob(pattern):
                 path.unlink()
         file.extractall(experiment)

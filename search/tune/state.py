@@ -1,4 +1,4 @@
-"""The sweep's state in memory: every trial, what it has cost, and who leads."""
+"""The trials of a running sweep, in memory: where each one is, what it has cost, which is best."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from foldrace.search.sampling.comparison_plan import Part, Phase
 from foldrace.trainables.tasks.parameters import Value
-
-if TYPE_CHECKING:
-    from foldrace.trainables.training.reports import EpochReport
+from foldrace.trainables.training.reports import EpochReport
 
 __all__ = ["TrialRecord", "TrialStatus", "TrialTable"]
 
 
 class TrialStatus(Enum):
-    """Where a trial is; ``completed`` alone can win."""
+    """Where a trial is. Only a completed trial can be the best."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -31,7 +28,14 @@ class TrialStatus(Enum):
 
 @dataclass
 class TrialRecord:
-    """One trial: its parameters, its last report and its end; in a comparison, its part in it."""
+    """One trial: its parameters, its last report, its status.
+
+    Attributes:
+        reason: why it failed, or where it was pruned or paused.
+        part: its part in a comparison; None in a sweep.
+        parameters: the number of trainable weights of its model.
+        tags: further tags of its run, such as the node that it ran on last.
+    """
 
     number: int
     params: Mapping[str, Value]
@@ -40,9 +44,7 @@ class TrialRecord:
     reason: str = ""
     part: Part | None = None
     parameters: int | None = None
-    """Trainable weights of its model."""
     tags: dict[str, str] = field(default_factory=dict)
-    """What else there is to say of it: where it ran last, that it printed too much."""
 
     @property
     def name(self) -> str:
@@ -51,7 +53,7 @@ class TrialRecord:
 
     @property
     def competes(self) -> bool:
-        """Whether the trial can be the best one; a repeat only measures one that is there."""
+        """Whether the trial can be the best one. A repeat cannot: it only measures again."""
         return self.part is None or self.part.phase is not Phase.REPEAT
 
     @property
@@ -77,19 +79,25 @@ class TrialRecord:
 
 @dataclass
 class TrialTable:
-    """All trials of a sweep, and the clock.
+    """All trials of a sweep, with their sums and the sweep's clock.
 
-    Its sums are kept as trials change, since a sweep of thousands asks for them at each of its
-    events: what is changed in a trial must be told to `note`.
+    A sweep of thousands of trials asks for the sums at each event, so they are updated as trials
+    change: every change of a trial must be passed to `note`.
+
+    Attributes:
+        total: how many trials are planned.
+        earlier: seconds spent on the sweep by earlier sessions.
+        spent_before: fold-epochs of the sweep that are not in ``records``, where these are the
+            survivors that an extension trains.
+        started: when this session started, on the monotonic clock.
+        records: the trials, by number.
     """
 
     total: int
     earlier: float = 0.0
     spent_before: int = 0
-    """Fold-epochs that are in none of its trials, where these are the survivors of a sweep that
-    has ended."""
     started: float = field(default_factory=time.monotonic)
-    trials: dict[int, TrialRecord] = field(default_factory=dict)
+    records: dict[int, TrialRecord] = field(default_factory=dict)
     _noted: dict[int, tuple[TrialStatus, int]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -97,17 +105,17 @@ class TrialTable:
     _best: TrialRecord | None = field(default=None, init=False, repr=False)
     _fold_epochs: int = field(default=0, init=False, repr=False)
     _start_up: float = field(default=0.0, init=False, repr=False)
-    """Seconds until this process's first trial began."""
+    """Seconds until this session's first trial began."""
 
     def __post_init__(self) -> None:
-        for trial in self.trials.values():
+        for trial in self.records.values():
             self.note(trial)
 
     def note(self, trial: TrialRecord) -> None:
-        """Takes a trial up, or what has changed in it."""
-        if not self.trials:
+        """Adds a trial, or updates the sums after a change of it."""
+        if not self.records:
             self._start_up = time.monotonic() - self.started
-        self.trials[trial.number] = trial
+        self.records[trial.number] = trial
         status, fold_epochs = trial.status, trial.report.fold_epochs if trial.report else 0
         before, spent = self._noted.get(trial.number, (None, 0))
         if before is not None:
@@ -115,47 +123,41 @@ class TrialTable:
         self._counts[status] += 1
         self._fold_epochs += fold_epochs - spent
         self._noted[trial.number] = status, fold_epochs
-        if _is_done(trial) and (self._best is None or _place(trial) < _place(self._best)):
+        if _can_be_best(trial) and (self._best is None or _place(trial) < _place(self._best)):
             self._best = trial
 
     def count(self, status: TrialStatus) -> int:
-        """How many trials are in a status."""
+        """How many trials have a status."""
         return self._counts[status]
 
     @property
     def ended(self) -> int:
-        """How many trials have ended, one way or another; a paused one may yet go on."""
-        return len(self.trials) - self.count(TrialStatus.RUNNING) - self.count(TrialStatus.PAUSED)
+        """How many trials have ended: a paused one may still be promoted."""
+        return self.settled - self.count(TrialStatus.PAUSED)
 
     @property
     def settled(self) -> int:
-        """How many trials are not running: most of those that are paused stay so."""
-        return len(self.trials) - self.count(TrialStatus.RUNNING)
+        """How many trials are not running: most of the paused ones stay paused."""
+        return len(self.records) - self.count(TrialStatus.RUNNING)
 
     @property
     def fold_epochs(self) -> int:
-        """Epochs of single folds trained by all trials so far."""
+        """Epochs of single folds that all trials have trained so far."""
         return self.spent_before + self._fold_epochs
 
     def ranking(self) -> list[TrialRecord]:
-        """The completed trials that compete, the best first; a tie goes to the earlier one."""
-        return sorted(filter(_is_done, self.trials.values()), key=_place)
+        """The completed trials that compete, best first; the earlier one of equals first."""
+        return sorted(filter(_can_be_best, self.records.values()), key=_place)
 
-    def given_up(self) -> list[TrialRecord]:
-        """The pruned and the paused trials: those that got furthest first, the better of equals
-        first."""
-        early = (TrialStatus.PRUNED, TrialStatus.PAUSED)
-        pruned = [
-            ((len(t.report.folds), t.report.epoch), t)
-            for t in self.trials.values()
-            if t.status in early and t.report
+    def pruned(self) -> list[TrialRecord]:
+        """The pruned and the paused trials, those that reached most folds and epochs first, the
+        better of equals first."""
+        reached = [
+            ((-len(trial.report.folds), -trial.report.epoch, *_place(trial)), trial)
+            for trial in self.records.values()
+            if trial.status in (TrialStatus.PRUNED, TrialStatus.PAUSED) and trial.report
         ]
-        return [
-            t
-            for _, t in sorted(
-                pruned, key=lambda p: (-p[0][0], -p[0][1], p[1].val_loss, p[1].number)
-            )
-        ]
+        return [trial for _, trial in sorted(reached, key=lambda pair: pair[0])]
 
     @property
     def best(self) -> TrialRecord | None:
@@ -164,15 +166,14 @@ class TrialTable:
 
     @property
     def elapsed(self) -> float:
-        """Seconds spent on the sweep, those before an interruption included."""
+        """Seconds spent on the sweep, over all sessions."""
         return self.earlier + time.monotonic() - self.started
 
     def remaining(self, time_budget: float | None = None) -> float | None:
-        """Estimated seconds to the end, from the trials that have ended or paused; None while
-        there is none.
+        """Estimated seconds to the end, from the trials that have settled; None before the first.
 
-        The time before the first trial is not a trial's: most of a short sweep's first minute is
-        Ray's start.
+        The time until the first trial begins is not counted as a trial's: most of the first minute
+        of a short sweep is Ray's start.
         """
         if not self.settled:
             return None
@@ -180,7 +181,7 @@ class TrialTable:
         return left if time_budget is None else min(left, max(0.0, time_budget - self.elapsed))
 
 
-def _is_done(trial: TrialRecord) -> bool:
+def _can_be_best(trial: TrialRecord) -> bool:
     return (
         trial.status is TrialStatus.COMPLETED and trial.competes and math.isfinite(trial.val_loss)
     )

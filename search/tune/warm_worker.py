@@ -1,5 +1,8 @@
-"""What a trial imports, imported by Ray's worker processes as they start: see
-`foldrace.search.tune.session`."""
+"""Imported by Ray's worker processes as they start, so that their first trial need not wait.
+
+See `foldrace.search.tune.session`. Nothing in here may use CUDA: Ray imports this module before it
+sets CUDA_VISIBLE_DEVICES.
+"""
 
 import torch
 

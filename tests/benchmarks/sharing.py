@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.search.sweeps.run import make_work
 from foldrace.search.tune.session import ray_session
 from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import Work, shared_tensor

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from foldrace.search.sweeps.environment import describe_environment
+from foldrace.search.preparing.environment import describe_environment
 
 __all__ = ["Spread", "paired_ratios", "write_record"]
 

@@ -21,7 +21,7 @@ from foldrace.cluster.package import files_of, pack
 from foldrace.cluster.submit import check_versions, keep_code
 from foldrace.cluster.tunnel import open_tunnel, ssh_command
 from foldrace.errors import InputError, StateError
-from foldrace.search.sweeps.environment import versions
+from foldrace.search.preparing.environment import versions
 
 
 def write(root: Path, *names: str, text: str = "x") -> None:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.asha import Race
+from foldrace.search.scheduling.base import LadderScheduler, RunState
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.budget import Budget
 from foldrace.search.scheduling.promotion import PromotionScheduler
-from foldrace.search.scheduling.stopping import LadderScheduler, Live
 from foldrace.trainables.training.ladder import (
     Rung,
     aligned_points,
@@ -80,7 +81,7 @@ class Watched(Race):
 
     def promote(self, trial: int) -> None:
         runner = self.runners[trial]
-        rung = runner.waits_at
+        rung = runner.paused_at
         assert rung is not None
         assert math.isfinite(runner.score(rung)), "a broken trial went on"
         if not self.exhausted:
@@ -177,8 +178,8 @@ class FakeTune:
         return race
 
     @property
-    def live(self) -> Live:
-        return Live(slots=lambda: self.plan.workers, elapsed=lambda: float(self.fold_epochs))
+    def live(self) -> RunState:
+        return RunState(slots=lambda: self.plan.workers, elapsed=lambda: float(self.fold_epochs))
 
     def run(
         self, check: Callable[[FakeTune], None] = lambda _: None, *, until: int | None = None
@@ -313,7 +314,7 @@ def check_race(race: Race) -> None:
     there."""
     waiting: dict[int, list[int]] = {number: [] for number in race.runners}
     for bracket in race.brackets:
-        for rung, (scores, wait) in enumerate(zip(bracket.scores, bracket.waiting, strict=True)):
+        for rung, (scores, wait) in enumerate(zip(bracket.scores, bracket.paused, strict=True)):
             assert scores == sorted(scores) and wait == sorted(wait)
             assert len({trial for _, trial in scores}) == len(scores), "a trial twice at a rung"
             assert set(wait) <= set(scores)
@@ -326,8 +327,8 @@ def check_race(race: Race) -> None:
             for _, trial in wait:
                 waiting[trial].append(rung)
     for number, runner in race.runners.items():
-        assert waiting[number] == ([] if runner.waits_at is None else [runner.waits_at])
-        assert not (runner.gone and runner.waits_at is not None)
+        assert waiting[number] == ([] if runner.paused_at is None else [runner.paused_at])
+        assert not (runner.ended and runner.paused_at is not None)
 
 
 def check_sweep(sweep: FakeTune) -> None:
@@ -341,11 +342,11 @@ def check_sweep(sweep: FakeTune) -> None:
         assert trial.position <= 1 + sweep.points.index(
             sweep.plan.ladder[race.allowed(trial.number)]
         ), "unpromoted"
-        assert (runner.waits_at is not None) == (
+        assert (runner.paused_at is not None) == (
             trial.status == Trial.PAUSED or trial.number in saving
         )
         if trial.status in (Trial.TERMINATED, Trial.ERROR):
-            assert runner.gone
+            assert runner.ended
 
 
 # --- random sweeps -------------------------------------------------------------------------------
@@ -464,5 +465,5 @@ def reloaded(sweep: FakeTune, scheduler: LadderScheduler, path: str) -> FakeTune
 def standing(sweep: FakeTune) -> tuple[Any, ...]:
     """Where a sweep stands: scores at every rung, arrivals in their order, and the winner."""
     scores = [bracket.scores for bracket in sweep.race.brackets]
-    leader = sweep.race.leader
+    leader = sweep.race.incumbent
     return scores, sweep.arrivals, leader and leader.number

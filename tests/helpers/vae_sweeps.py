@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
 from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
-from foldrace.trainables.data.datasets import Dataset
+from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 CONSTANT = 0.5 * 64 * np.log(np.pi)

@@ -15,11 +15,12 @@ import torch
 from rich.console import Console
 
 from foldrace.cli.app import FAILED_TRIALS, main
+from foldrace.cli.views import PlainView
 from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.search.sweeps.run import make_work, run_sweep
+from foldrace.search.sweeps.run import run_sweep
 from foldrace.search.tune.comparison_search import make_comparison_search
-from foldrace.search.tune.progress import PlainView
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.work import shared_tensor
 from tests.helpers.sweeps import Swept, run_here
@@ -208,7 +209,7 @@ class Impatient(PlainView):
     def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
         super().update(ledger, changed)
         if not self.asked and any(
-            not t.competes and t.status is TrialStatus.COMPLETED for t in ledger.trials.values()
+            not t.competes and t.status is TrialStatus.COMPLETED for t in ledger.records.values()
         ):
             self.asked = True
             os.kill(os.getpid(), signal.SIGINT)

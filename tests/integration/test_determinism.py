@@ -42,7 +42,7 @@ def test_a_hopeless_trial_is_given_up_and_never_wins(stopping: Swept) -> None:
     assert hopeless.data.params["lr"] == "1e-06"
     assert (hopeless.info.status, hopeless.data.tags["foldrace.pruned_at"]) == (
         "KILLED",
-        "given up at epoch 1 of 3 folds",
+        "pruned at epoch 1 of 3 folds",
     )
     assert {record.folds[1, fold].info.status for fold in range(3)} == {"KILLED"}
     assert record.history(hopeless, "epoch") == {3: 1}

@@ -85,4 +85,4 @@ def test_the_extended_sweep_is_refitted_for_its_new_epochs_and_then_left_alone(
     assert main(["refit", *places]) == 0
     assert "5 epochs" in capsys.readouterr().out
     assert main(["extend", "--epochs", "7", *places]) == 2
-    assert "its winner has been tested" in " ".join(capsys.readouterr().err.split())
+    assert "its best trial has been tested" in " ".join(capsys.readouterr().err.split())

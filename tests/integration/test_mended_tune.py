@@ -16,7 +16,7 @@ import ray.cloudpickle
 from ray import tune
 from ray.tune.experiment import Trial
 
-from foldrace.search.tune.patches import mend_tune
+from foldrace.search.tune.patches import patch_tune
 
 
 class Brief(tune.Trainable):  # type: ignore[misc]
@@ -48,7 +48,7 @@ class KillsTheFirst(tune.Callback):  # type: ignore[misc]
 
 
 def test_a_trial_that_is_given_a_dead_worker_is_tried_again(cluster: Any, tmp_path: Path) -> None:
-    mend_tune()
+    patch_tune()
     callback = KillsTheFirst()
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     ray.init(address=cluster.address, log_to_driver=False)
@@ -74,7 +74,7 @@ def test_a_trial_that_is_given_a_dead_worker_is_tried_again(cluster: Any, tmp_pa
 
 
 def test_of_a_trials_metrics_the_last_are_kept_and_no_statistics() -> None:
-    mend_tune()
+    patch_tune()
     trial = Trial("none", stub=True)
     for step in (1, 2):
         trial.update_last_result({"value": float(step), "training_iteration": step})

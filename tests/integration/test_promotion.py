@@ -15,7 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from foldrace.analysis.simulate.curves import Curves
 from foldrace.analysis.simulate.virtual_tune import Replay, VirtualTune
-from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.asha import Race
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.promotion import PromotionScheduler
 from foldrace.trainables.training.ladder import Rung
 from tests.helpers.sweeps import QUICK, SMALL_DIGITS, Swept, environment, run_here
@@ -100,7 +101,7 @@ def test_the_winner_has_all_folds_and_the_others_say_where_they_were_given_up(ra
         at = {1: "epoch 1 of 1 fold", 3: "epoch 3 of 1 fold", 4: "epoch 4 of 1 fold"}[
             costs(race)[number]
         ]
-        assert run.data.tags["foldrace.pruned_at"] == f"given up at {at}"
+        assert run.data.tags["foldrace.pruned_at"] == f"pruned at {at}"
         assert [fold for trial, fold in record.folds if trial == number] == [0]
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.search.sweeps.run import make_work
 from foldrace.trainables.ray.work import shared_tensor
 from tests.helpers.sweeps import Swept, environment
 

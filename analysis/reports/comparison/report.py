@@ -12,7 +12,7 @@ from foldrace.analysis.reports.comparison.pictures import learning_rates, recons
 from foldrace.analysis.reports.page import Block, Code, Report, Section, Table, Text
 from foldrace.analysis.reports.text import figure, p_text, plural, plus_minus
 from foldrace.analysis.statistics.verdict import LEVEL, Verdict, judge
-from foldrace.search.tune.progress import clock, params_text
+from foldrace.search.text import clock, params_text
 
 if TYPE_CHECKING:
     import pandas as pd

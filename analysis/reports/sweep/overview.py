@@ -24,7 +24,7 @@ from foldrace.analysis.records.tables import (
 from foldrace.analysis.reports.axes import fit_losses, whole_ticks
 from foldrace.analysis.reports.style import BLUE, GREY, ORANGE, figure_style
 from foldrace.analysis.reports.sweep.figures import LOG_FROM
-from foldrace.search.tune.progress import params_text
+from foldrace.search.text import params_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,7 +24,7 @@ from foldrace.analysis.reports.sweep.figures import (
 from foldrace.analysis.reports.sweep.space_figures import importances, parallel_coordinates, slices
 from foldrace.analysis.reports.text import figure, listed, plural
 from foldrace.analysis.statistics.importance import FEWEST, Importance, importance
-from foldrace.search.tune.progress import clock, params_text
+from foldrace.search.text import clock, params_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,9 +12,11 @@ import pytest
 
 from foldrace.analysis.simulate.curves import Curves
 from foldrace.analysis.simulate.virtual_tune import Replay, VirtualTune
-from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.asha import Race
+from foldrace.search.scheduling.base import FifoLadder, LadderScheduler
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.promotion import PromotionScheduler
-from foldrace.search.scheduling.stopping import FifoLadder, LadderScheduler, StoppingLadder
+from foldrace.search.scheduling.stopping import StoppingLadder
 from foldrace.trainables.training.ladder import Rung, default_ladder
 
 HALVING = Rule(reduction_factor=2.0, first_wave=None, margin=None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldrace.trainables.data.datasets import Dataset
+from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions

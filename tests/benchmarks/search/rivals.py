@@ -56,7 +56,7 @@ def _optimize(
     import optuna
     import torch
 
-    from foldrace.search.sweeps.run import make_work
+    from foldrace.search.preparing.work import make_work
     from foldrace.trainables.ray.work import shared_tensor
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -105,7 +105,7 @@ def plain_tune(
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from foldrace.search.sweeps.run import make_work
+    from foldrace.search.preparing.work import make_work
 
     ray.init(address="local", num_cpus=_WORKERS, include_dashboard=False, log_to_driver=False)
     epochs = prepared.spec.epochs

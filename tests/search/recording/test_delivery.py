@@ -35,7 +35,7 @@ from foldrace.search.recording.outbox import Outbox, waiting_records
 from foldrace.search.recording.store import SweepFolder, SweepState, connect, create_sweep_folder
 from foldrace.search.recording.sweep_record import OutboxSink, recording
 from foldrace.search.recording.writer import MlflowWriter
-from foldrace.search.sweeps.run import _begin_record
+from foldrace.search.sweeps.begin import begin_record
 from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.state import TrialTable
 from tests.search.recording.test_writer import Counting, dataset, report
@@ -225,8 +225,7 @@ def test_files_follow_through_the_spool(
     (tmp_path / "winner" / "model.pt").write_text("weights")
     experiment = make_experiment()
     spool = Outbox(tmp_path / "spool")
-    recorded = OutboxSink(spool, tmp_path)
-    recorded.log_artifacts(recorded.fold_run(0, 1), str(tmp_path / "winner"), "models")
+    OutboxSink(spool).files((0, 1), "winner", "models")
     assert deliver(spool, MlflowWriter(client, experiment, "ae", uuid.uuid4().hex, tmp_path))
     assert state_of(client, experiment)["trial 0000 fold 1"]["files"] == ["models/model.pt"]
 
@@ -456,7 +455,7 @@ def test_tunes_callback_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> 
     view = SimpleNamespace(update=lambda *_, **__: None)
     ledger, callback = TrialTable(total=2), SweepCallback("stuck")
     delivery.start()
-    session = RunningSweep(ledger, OutboxSink(spool, tmp_path), view, task)  # type: ignore[arg-type]
+    session = RunningSweep(ledger, OutboxSink(spool), view, task)  # type: ignore[arg-type]
     with callback.acting_on(session):
         callback.on_trial_start(0, [], tune_trial(0))
         assert stuck.called.wait(DEADLINE)  # from here on a call of the callback's own would hang
@@ -547,7 +546,7 @@ def test_a_session_that_goes_on_delivers_first_what_an_earlier_one_left(
     prepared: Any = SimpleNamespace(
         spec=SimpleNamespace(task="autoencoder", kind="sweep"), dataset=dataset()
     )
-    _begin_record(recorder, prepared, folder, state, lambda _: None)
+    begin_record(recorder, prepared, folder, state)
     assert waiting_records(folder.path) == 0
     stored = state_of(
         client, state.experiment_id

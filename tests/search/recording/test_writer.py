@@ -18,7 +18,7 @@ from mlflow.entities import Run
 
 from foldrace.search.recording.store import connect
 from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
-from foldrace.trainables.data.datasets import Dataset
+from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.ray.picture import strip_png
 from foldrace.trainables.training.reports import EpochReport, FoldReport
 

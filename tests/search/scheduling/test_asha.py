@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.asha import Race
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.trainables.training.ladder import Rung
 from tests.helpers.racing import PLAIN, check_race
 
@@ -29,7 +30,7 @@ def reach(race: Race, trial: int, *scores: float) -> bool:
 def promoted(race: Race) -> Iterator[tuple[int, int]]:
     """Lets go on whoever may: (trial, rung)."""
     while (trial := race.next()) is not None:
-        rung = race.runners[trial].waits_at
+        rung = race.runners[trial].paused_at
         assert rung is not None
         race.promote(trial)
         yield trial, rung
@@ -125,7 +126,7 @@ def test_a_loss_that_is_no_number_is_never_promoted(broken: float) -> None:
     assert race.next() is None
     reach(race, 8, 99.0)
     assert race.next() == 8
-    assert race.leader is None
+    assert race.incumbent is None
     check_race(race)
 
 
@@ -174,7 +175,7 @@ def test_afterwards_the_leader_of_a_rung_may_always_go_on() -> None:
         assert race.next() == 0
         race.promote(0)
     assert not reach(race, 0, *[5.0] * 4)
-    assert race.leader is race.runners[0]
+    assert race.incumbent is race.runners[0]
     race.exhausted = False
     for rung in range(1, 4):
         reach(race, 1, *[4.0] * rung)
@@ -263,7 +264,7 @@ def test_a_trial_that_starts_again_passes_its_rungs_silently() -> None:
     assert not reach(race, 0, 0.5), "its old score stands"
     assert race.brackets[0].scores[0][0] == (0.0, 0)
     assert reach(race, 0, 0.0, 0.0)
-    assert race.runners[0].waits_at == 1
+    assert race.runners[0].paused_at == 1
     check_race(race)
 
 
@@ -281,14 +282,14 @@ def test_a_trial_that_waited_and_starts_again_waits_no_more() -> None:
     reach(race, 0, 1.0)
     race.enter(0)
     assert race.next() is None
-    assert not race.runners[0].gone
+    assert not race.runners[0].ended
     check_race(race)
 
 
 def test_several_rungs_at_once_leave_it_waiting_at_the_last() -> None:
     race = Race(FOUR, PLAIN)
     assert reach(race, 0, 3.0, 2.0, 1.0)
-    assert race.runners[0].waits_at == 2
+    assert race.runners[0].paused_at == 2
     check_race(race)
 
 
@@ -322,8 +323,8 @@ def test_brackets_have_their_shares_and_compete_apart() -> None:
 def test_a_ladder_of_one_rung_needs_no_race() -> None:
     race = Race((Rung(5, 9),), Rule())
     assert not reach(race, 0, 1.0)
-    assert race.runners[0].gone
-    assert race.leader is race.runners[0]
+    assert race.runners[0].ended
+    assert race.incumbent is race.runners[0]
     assert race.next() is None
 
 
@@ -334,4 +335,4 @@ def test_the_leader_is_the_best_of_all_brackets() -> None:
     by_bracket = {runner.bracket.first: number for number, runner in race.runners.items()}
     reach(race, by_bracket[0], 1.0, 2.0)
     reach(race, by_bracket[1], 1.0, 1.5)
-    assert race.leader is race.runners[by_bracket[1]]
+    assert race.incumbent is race.runners[by_bracket[1]]

@@ -18,13 +18,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ray.tune.experiment import Trial
 
-from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.asha import Race
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.budget import Budget
-from foldrace.search.scheduling.deterministic import OrderedFifo, OrderedPromotion, OrderedStopping
+from foldrace.search.scheduling.deterministic import (
+    DeterministicFifo,
+    DeterministicPromotion,
+    DeterministicStopping,
+)
 from foldrace.trainables.training.ladder import Rung
 from tests.helpers.racing import FakeTune, Plan, check_race, make_report, make_result, plans
 
-KINDS = st.sampled_from([OrderedPromotion, OrderedStopping, OrderedFifo])
+KINDS = st.sampled_from([DeterministicPromotion, DeterministicStopping, DeterministicFifo])
 
 
 @dataclass
@@ -45,15 +50,15 @@ class Log:
 
 
 def scheduler_of(
-    plan: Plan, kind: type[OrderedPromotion], slots: int, log: Log
-) -> OrderedPromotion:
+    plan: Plan, kind: type[DeterministicPromotion], slots: int, log: Log
+) -> DeterministicPromotion:
     class Told(Race):
         def enter(self, trial: int) -> None:
             log.told.append(("draw", trial))
             super().enter(trial)
 
         def promote(self, trial: int) -> None:
-            log.told.append(("promote", trial, self.runners[trial].waits_at))
+            log.told.append(("promote", trial, self.runners[trial].paused_at))
             super().promote(trial)
 
     scheduler = kind(
@@ -68,7 +73,7 @@ def check(sweep: FakeTune) -> None:
     assert len(sweep.busy) <= sweep.plan.workers
 
 
-def run(plan: Plan, kind: type[OrderedPromotion], slots: int) -> tuple[Log, FakeTune]:
+def run(plan: Plan, kind: type[DeterministicPromotion], slots: int) -> tuple[Log, FakeTune]:
     log = Log()
     sweep = FakeTune(plan, scheduler_of(plan, kind, slots, log))
     return log, sweep.run(check)
@@ -87,7 +92,7 @@ def ends(sweep: FakeTune) -> dict[int, tuple[Any, ...]]:
 
 
 @st.composite
-def cases(draw: st.DrawFn, **options: Any) -> tuple[Plan, type[OrderedPromotion], int]:
+def cases(draw: st.DrawFn, **options: Any) -> tuple[Plan, type[DeterministicPromotion], int]:
     plan = draw(plans(**options))
     budget = Budget(fold_epochs=draw(st.sampled_from([None, 1, 2, 4])))
     if budget.fold_epochs is not None:
@@ -98,7 +103,7 @@ def cases(draw: st.DrawFn, **options: Any) -> tuple[Plan, type[OrderedPromotion]
             target=float(np.nanmin(np.where(np.isfinite(plan.losses), plan.losses, 99.0))) + 1,
         )
     kind = draw(KINDS)
-    rule = replace(plan.rule, brackets=1) if kind is not OrderedPromotion else plan.rule
+    rule = replace(plan.rule, brackets=1) if kind is not DeterministicPromotion else plan.rule
     return replace(plan, budget=budget, rule=rule), kind, draw(st.integers(1, 5))
 
 
@@ -108,7 +113,7 @@ PICKS = st.lists(st.integers(0, 9), min_size=1, max_size=7).map(tuple)
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(cases(), st.integers(1, 6), st.booleans(), PICKS)
 def test_workers_and_the_order_of_events_change_nothing(
-    case: tuple[Plan, type[OrderedPromotion], int],
+    case: tuple[Plan, type[DeterministicPromotion], int],
     workers: int,
     saves: bool,
     picks: tuple[int, ...],
@@ -124,7 +129,7 @@ def test_workers_and_the_order_of_events_change_nothing(
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(cases(fail=True), st.integers(1, 4), PICKS)
 def test_failures_that_are_tried_again_change_nothing(
-    case: tuple[Plan, type[OrderedPromotion], int], workers: int, picks: tuple[int, ...]
+    case: tuple[Plan, type[DeterministicPromotion], int], workers: int, picks: tuple[int, ...]
 ) -> None:
     plan, kind, slots = case
     log, sweep = run(replace(plan, workers=1, failures=frozenset(), picks=None), kind, slots)
@@ -145,7 +150,7 @@ SPENT = Plan(
 )
 
 
-@example((SPENT, OrderedPromotion, 1), 1, (0,), [6, 1], 9)
+@example((SPENT, DeterministicPromotion, 1), 1, (0,), [6, 1], 9)
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     cases(),
@@ -155,7 +160,7 @@ SPENT = Plan(
     st.integers(0, 99),
 )
 def test_a_sweep_that_is_cut_off_again_and_again_goes_on_as_if_it_had_not_been(
-    case: tuple[Plan, type[OrderedPromotion], int],
+    case: tuple[Plan, type[DeterministicPromotion], int],
     workers: int,
     picks: tuple[int, ...],
     cuts: list[int],
@@ -168,7 +173,7 @@ def test_a_sweep_that_is_cut_off_again_and_again_goes_on_as_if_it_had_not_been(
     for cut in cuts:
         part.run(check, until=part.steps + cut)
         part = restored(part, kind, slots, random.Random(seed))
-    assert isinstance(part.scheduler, OrderedPromotion) and isinstance(
+    assert isinstance(part.scheduler, DeterministicPromotion) and isinstance(
         part.scheduler.listener, Log
     )
     goes_on = part.alive  # else Tune takes no step, and all has been told before
@@ -199,7 +204,7 @@ def forget(trial: Any, sweep: FakeTune, position: int) -> None:
 
 
 def restored(
-    part: FakeTune, kind: type[OrderedPromotion], slots: int, rng: random.Random
+    part: FakeTune, kind: type[DeterministicPromotion], slots: int, rng: random.Random
 ) -> FakeTune:
     """As Tune restores an experiment: what had not ended is pending, and added in whatever order.
     Some trials are known as they were earlier; Tune does not write down that a paused one was
@@ -228,7 +233,7 @@ def restored(
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(cases(fail=True), st.integers(1, 4), PICKS)
 def test_what_fails_for_good_ends_and_the_sweep_goes_on(
-    case: tuple[Plan, type[OrderedPromotion], int], workers: int, picks: tuple[int, ...]
+    case: tuple[Plan, type[DeterministicPromotion], int], workers: int, picks: tuple[int, ...]
 ) -> None:
     plan, kind, slots = case
     _, sweep = run(
@@ -247,7 +252,7 @@ def test_a_result_that_arrives_before_its_turn_is_held() -> None:
         workers=2,
         picks=(1, 1, 0),
     )
-    log, _ = run(plan, OrderedPromotion, 2)
+    log, _ = run(plan, DeterministicPromotion, 2)
     assert log.told[:4] == [("draw", 0), ("draw", 1), ("hear", 0, 3.0, 1), ("hear", 1, 1.0, 1)]
 
 
@@ -256,6 +261,6 @@ def test_with_as_many_workers_as_slots_the_order_is_that_of_time(slots: int) -> 
     rng = np.random.default_rng(slots)
     losses = rng.random((9, 2, 4))
     plan = Plan((Rung(1, 1), Rung(1, 4), Rung(2, 4)), Rule(), losses)
-    log, sweep = run(plan, OrderedPromotion, slots)
+    log, sweep = run(plan, DeterministicPromotion, slots)
     assert [number for kind, number, *_ in log.told if kind == "draw"] == list(range(9))
-    assert sweep.scheduler.race.leader is not None
+    assert sweep.scheduler.race.incumbent is not None

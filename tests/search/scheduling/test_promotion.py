@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.experiment import Trial
 
-from foldrace.search.scheduling.asha import Rule
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.budget import Budget
 from foldrace.trainables.training.ladder import Rung, default_ladder
 from foldrace.trainables.training.reports import EpochReport
@@ -53,7 +53,7 @@ def test_a_sweep_ends_with_a_winner_if_anything_can_be_evaluated(plan: Plan) -> 
     sweep = run(plan)
     assert len(sweep.trials) == len(plan.losses)
     assert all(trial.status == Trial.TERMINATED for trial in sweep.trials)
-    leader = sweep.race.leader
+    leader = sweep.race.incumbent
     assert (leader is not None) == bool(plan.good) == bool(sweep.arrivals)
     if leader is not None:
         means = {number: float(plan.losses[number, :, -1].mean()) for number in sweep.arrivals}
@@ -69,7 +69,7 @@ def test_whatever_fails_the_race_stays_sound_and_ends(plan: Plan) -> None:
         number for number in plan.good if number not in {trial for trial, _ in plan.failures}
     ]
     if spared:
-        assert sweep.race.leader is not None
+        assert sweep.race.incumbent is not None
     if plan.retries:
         assert not any(trial.status == Trial.ERROR for trial in sweep.trials)
 
@@ -130,7 +130,7 @@ def test_under_every_budget_there_is_a_winner_if_any_that_started_can_win(
 ) -> None:
     sweep = run(with_budget(plan, number))
     started = [number for number in plan.good if number < len(sweep.trials)]
-    assert (sweep.race.leader is not None) == bool(started)
+    assert (sweep.race.incumbent is not None) == bool(started)
 
 
 @pytest.mark.xfail(
@@ -142,7 +142,7 @@ def test_a_budget_of_one_evaluation_has_a_winner_although_the_first_configuratio
 ):
     losses = np.array([[[np.nan] * 9] * 5, [[1.0] * 9] * 5])
     plan = Plan(default_ladder(9, 5), Rule(), losses, budget=Budget(fold_epochs=45))
-    assert run(plan).race.leader is not None
+    assert run(plan).race.incumbent is not None
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -202,7 +202,7 @@ def test_what_was_pledged_to_a_trial_that_diverges_is_there_for_new_ones() -> No
     sweep = run(
         Plan(ladder, Rule(first_wave=0.0), losses, workers=2, budget=Budget(fold_epochs=80))
     )
-    assert sweep.race.leader is not None
+    assert sweep.race.incumbent is not None
 
 
 def test_fold_epochs_are_kept_with_brackets() -> None:
@@ -235,7 +235,7 @@ def test_nothing_starts_or_trains_on_after_the_target_is_reached(
 
     def watch(sweep: FakeTune) -> None:
         check_sweep(sweep)
-        leader = sweep.race.leader
+        leader = sweep.race.incumbent
         if leader is not None and leader.score(-1) <= target:
             after.append((len(sweep.trials), len(sweep.race.promotions)))
             trained.append(sum(trial.position for trial in sweep.trials) + len(sweep.busy))

@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray.tune.experiment import Trial
 
-from foldrace.search.scheduling.asha import Rule
+from foldrace.search.scheduling.base import FifoLadder
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.budget import Budget
 from foldrace.search.scheduling.promotion import PromotionScheduler
-from foldrace.search.scheduling.stopping import FifoLadder, StoppingLadder
+from foldrace.search.scheduling.stopping import StoppingLadder
 from foldrace.trainables.training.ladder import Rung, default_ladder
 from tests.helpers.racing import (
     PLAIN,
@@ -43,7 +44,7 @@ def waiting(sweep: FakeTune) -> list[list[tuple[float, int]]]:
     return [
         [one for one in rung if one[1] in idle]
         for bracket in sweep.race.brackets
-        for rung in bracket.waiting
+        for rung in bracket.paused
     ]
 
 
@@ -125,7 +126,7 @@ def test_however_many_workers_and_interruptions_a_sweep_ends_soundly(
     sweep.run(check_sweep)
     assert all(trial.status in (Trial.TERMINATED, Trial.ERROR) for trial in sweep.trials)
     if not plan.failures:
-        assert (sweep.race.leader is not None) == bool(plan.good)
+        assert (sweep.race.incumbent is not None) == bool(plan.good)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -172,7 +173,7 @@ def test_a_trial_that_waited_waits_again_and_one_on_its_way_starts() -> None:
     part = begin(plan, until=3)
     again = restarted(part, plan.scheduler(), [1, 0])
     assert [trial.status for trial in again.trials] == [Trial.PAUSED, Trial.PENDING]
-    assert again.race.runners[1].waits_at is None
+    assert again.race.runners[1].paused_at is None
 
 
 @pytest.mark.parametrize("kind", [PromotionScheduler, StoppingLadder, FifoLadder])

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from foldrace.search.scheduling.asha import Rule
+from foldrace.search.scheduling.base import FifoLadder, RunState
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.budget import Budget
-from foldrace.search.scheduling.stopping import FifoLadder, Live, StoppingLadder
+from foldrace.search.scheduling.stopping import StoppingLadder
 from foldrace.trainables.training.ladder import Rung, lockstep_ladder
 from tests.helpers.racing import (
     FakeTrial,
@@ -27,7 +28,7 @@ from tests.helpers.racing import (
     random_losses,
 )
 
-FREE = Live(slots=lambda: 99, elapsed=lambda: 0.0)
+FREE = RunState(slots=lambda: 99, elapsed=lambda: 0.0)
 
 
 class Both:

@@ -14,7 +14,7 @@ from foldrace.errors import InputError
 from foldrace.search.spec.distributions import Choice, Fixed, Log
 from foldrace.search.spec.messages import SpecError
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
-from foldrace.search.sweeps.run import without_effect
+from foldrace.search.sweeps.begin import without_effect
 
 ROOT = Path(__file__).parents[3]
 SPECS = ROOT / "search" / "specs"

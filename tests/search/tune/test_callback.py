@@ -25,7 +25,7 @@ def test_trials_that_had_all_ended_before_are_taken_over_without_a_step() -> Non
         callback.on_experiment_end([ended(0, 0.3, finished=True), ended(1, 0.2, finished=False)])
     assert ledger.best is not None
     assert (ledger.best.number, ledger.best.val_loss) == (0, 0.3)
-    assert (len(ledger.trials), ledger.ended) == (2, 2)
+    assert (len(ledger.records), ledger.ended) == (2, 2)
 
 
 def test_trials_of_this_session_are_left_as_they_are() -> None:
@@ -33,6 +33,6 @@ def test_trials_of_this_session_are_left_as_they_are() -> None:
     trial = ended(0, 0.3, finished=True)
     with callback.acting_on(RunningSweep(ledger, None, None, None)):  # type: ignore[arg-type]
         callback.on_step_begin(0, [trial])
-        before = ledger.trials[0]
+        before = ledger.records[0]
         callback.on_experiment_end([trial])
-    assert ledger.trials[0] is before
+    assert ledger.records[0] is before

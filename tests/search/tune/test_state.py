@@ -31,7 +31,7 @@ def ledger(
 ) -> TrialTable:
     started = time.monotonic() - ago
     return TrialTable(
-        total=total, earlier=earlier, started=started, trials={r.number: r for r in records}
+        total=total, earlier=earlier, started=started, records={r.number: r for r in records}
     )
 
 
@@ -51,7 +51,7 @@ def test_the_best_comes_first_and_a_tie_goes_to_the_earlier_trial() -> None:
         record(1, COMPLETED, 0.1, 0.1),
     )
     assert [trial.number for trial in race.ranking()] == [1, 2, 4, 0]
-    assert race.best is race.trials[1]
+    assert race.best is race.records[1]
 
 
 def test_only_a_completed_trial_can_win() -> None:
@@ -74,7 +74,7 @@ def test_only_a_completed_trial_can_win() -> None:
 def test_the_sums_follow_what_changes_in_a_trial() -> None:
     race = ledger(record(0, COMPLETED, 0.2), record(1, RUNNING, 0.3))
     assert (race.settled, race.ended, race.fold_epochs) == (1, 1, 6)
-    trial = race.trials[1]
+    trial = race.records[1]
     trial.status = TrialStatus.PAUSED
     race.note(trial)
     assert (race.settled, race.ended, race.count(TrialStatus.PAUSED), race.count(RUNNING)) == (
@@ -87,7 +87,7 @@ def test_the_sums_follow_what_changes_in_a_trial() -> None:
     race.note(trial)
     assert race.best is trial and race.fold_epochs == 6 and race.ended == 2
     for state in TrialStatus:
-        assert race.count(state) == sum(each.status is state for each in race.trials.values())
+        assert race.count(state) == sum(each.status is state for each in race.records.values())
 
 
 def test_what_was_spent_before_counts_whenever_it_is_told() -> None:
@@ -102,10 +102,10 @@ def test_what_was_spent_before_counts_whenever_it_is_told() -> None:
 def test_a_comparisons_repeat_does_not_compete() -> None:
     race = ledger(record(0, COMPLETED, 0.2), record(1, COMPLETED, 0.3), record(2, COMPLETED, 0.1))
     parts = [Part("sgd", Phase.DEFAULT), Part("sgd", Phase.SEARCH), Part("sgd", Phase.REPEAT, 1)]
-    for trial, part in zip(race.trials.values(), parts, strict=True):
+    for trial, part in zip(race.records.values(), parts, strict=True):
         trial.part = part
     assert [trial.number for trial in race.ranking()] == [0, 1]
-    assert [trial.name for trial in race.trials.values()] == [
+    assert [trial.name for trial in race.records.values()] == [
         "trial 0 [sgd default]",
         "trial 1 [sgd]",
         "trial 2 [sgd repeat 1]",
@@ -121,7 +121,7 @@ def test_given_up_trials_that_got_further_come_first() -> None:
         record(3, PRUNED),
         record(4, COMPLETED, 0.5),
     )
-    assert [trial.number for trial in race.given_up()] == [1, 2, 0]
+    assert [trial.number for trial in race.pruned()] == [1, 2, 0]
 
 
 def test_a_record_reads_its_last_report() -> None:

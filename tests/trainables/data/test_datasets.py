@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from foldrace.errors import DataError, InputError
+from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.data.datasets import (
-    Dataset,
     State,
     check_reference,
     fetch,

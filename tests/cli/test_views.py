@@ -9,14 +9,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from foldrace.search.tune.progress import (
-    LiveView,
-    PlainView,
-    clock,
-    params_text,
-    score_text,
-    top_table,
-)
+from foldrace.cli.views import LiveView, PlainView, top_table
+from foldrace.search.text import clock, params_text, score_text
 from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.tasks.parameters import Value
 from tests.search.tune.test_state import COMPLETED, FAILED, PRUNED, RUNNING, ledger, record
@@ -41,7 +35,7 @@ def long_race() -> TrialTable:
         *(record(n, states[n % 4], 0.01 * n + 0.01, 0.012 * n + 0.02) for n in range(20)),
         total=1000,
     )
-    for trial in race.trials.values():
+    for trial in race.records.values():
         trial.params = PARAMS
     return race
 
@@ -83,20 +77,18 @@ def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
     race = ledger(
         record(0, COMPLETED, 0.1, 0.3), record(1, PRUNED, 0.5, 0.5, epoch=1), record(2, RUNNING)
     )
-    race.trials[1].reason = "given up at epoch 1 [red]"
+    race.records[1].reason = "pruned at epoch 1 [red]"
     with PlainView(Console(file=file, width=80)) as view:
-        view.update(race, race.trials[0])
+        view.update(race, race.records[0])
         view.update(race)  # nothing has ended: nothing is printed
-        view.update(race, race.trials[1])
-        view.say("a [markup] line of words " + 20 * "that is long ")
-    first, second, said = file.getvalue().splitlines()
+        view.update(race, race.records[1])
+    first, second = file.getvalue().splitlines()
     assert (
         first
         == "[0:00] trial 0 completed 0.20000 ± 0.10000 | 3 of 10 trials: 1 running, 1 completed, 1"
         " pruned | best 0.20000 ± 0.10000 (trial 0) | 8 fold-epochs | ETA 0:00"
     )
-    assert "trial 1 pruned 0.50000 ± 0.00000 (given up at epoch 1 [red])" in second
-    assert said.startswith("a [markup] line")
+    assert "trial 1 pruned 0.50000 ± 0.00000 (at epoch 1 [red])" in second
 
 
 def test_the_plain_view_shows_that_the_first_trial_has_begun_and_that_long_ones_go_on(
@@ -125,7 +117,7 @@ def test_the_plain_view_says_that_there_is_no_best_yet() -> None:
     file = StringIO()
     race = ledger(record(0, FAILED))
     with PlainView(Console(file=file, width=80)) as view:
-        view.update(race, race.trials[0])
+        view.update(race, race.records[0])
     assert "trial 0 failed |" in file.getvalue()
     assert "| no best yet |" in file.getvalue()
 
@@ -147,15 +139,13 @@ def test_the_live_view_never_wraps() -> None:
     assert lines[2].startswith("best  trial 0: 0.01500 ± 0.00500")
 
 
-def test_the_live_view_draws_on_a_terminal_and_leaves_what_is_said() -> None:
+def test_the_live_view_draws_on_a_terminal() -> None:
     file = StringIO()
     race = ledger(record(0, COMPLETED, 0.1, 0.3), record(1, RUNNING), total=4)
     with LiveView(Console(file=file, force_terminal=True, width=80)) as view:
-        view.update(race, race.trials[0])
-        view.say("a line [that] stays")
+        view.update(race, race.records[0])
     text = file.getvalue()
     assert "1/4" in text and "0.20000 ± 0.10000" in text
-    assert "a line [that] stays" in text
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -169,7 +159,7 @@ def test_the_table_of_the_best_shows_every_score_whole(width: int) -> None:
         assert score_text(trial.val_loss, trial.standard_error) in text
 
 
-def test_given_up_trials_follow_the_completed_ones_and_have_no_place() -> None:
+def test_pruned_trials_follow_the_completed_ones_and_have_no_place() -> None:
     race = ledger(
         record(0, PRUNED, 0.001, 0.001, epoch=2),
         record(1, COMPLETED, 0.5, 0.5),

@@ -1,13 +1,11 @@
-"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere. All on
-standard error."""
+"""How a running sweep is shown: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,60 +13,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from foldrace.search.text import clock, params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
-from foldrace.trainables.tasks.parameters import Value
 
-__all__ = ["LiveView", "PlainView", "View", "clock", "params_text", "score_text", "top_table"]
-
-
-class View(Protocol):
-    """Where the sweep shows itself."""
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-        ...
-
-    def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
-        """The ledger as it is now; ``changed`` has just ended, if it is given."""
-        ...
-
-    def __enter__(self) -> View: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None: ...
+__all__ = ["LiveView", "PlainView", "top_table"]
 
 
-def clock(seconds: float | None) -> str:
-    """``0:42``, ``12:05``, ``1:02:03``, or ``–`` for None."""
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def score_text(mean: float, standard_error: float) -> str:
-    """``0.01623 ± 0.00012``: the mean and its standard error over folds."""
-    if not math.isfinite(mean):
-        return "no loss"
-    return f"{mean:.5f} ± {standard_error:.5f}" if math.isfinite(standard_error) else f"{mean:.5f}"
-
-
-def params_text(params: Mapping[str, Value], varying: Sequence[str] = ()) -> str:
-    """``optimizer=adam lr=0.00213``: short, in the space's order."""
-    names = [name for name in params if not varying or name in varying]
-    return " ".join(f"{name}={_short(params[name])}" for name in names)
-
-
-def _short(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _states(ledger: TrialTable) -> str:
+def _states(trials: TrialTable) -> str:
     counts = [
-        f"{count} {status.value}" for status in TrialStatus if (count := ledger.count(status))
+        f"{count} {status.value}" for status in TrialStatus if (count := trials.count(status))
     ]
-    return f"{len(ledger.trials)} of {ledger.total} trials: " + (", ".join(counts) or "none yet")
+    return f"{len(trials.records)} of {trials.total} trials: " + (", ".join(counts) or "none yet")
 
 
 def reached(trial: TrialRecord, folds: int, epochs: int) -> str:
@@ -84,27 +39,33 @@ def reached(trial: TrialRecord, folds: int, epochs: int) -> str:
 
 
 def top_table(
-    ledger: TrialTable, varying: Sequence[str], folds: int, epochs: int, count: int = 5
+    trials: TrialTable, varying: Sequence[str], folds: int, epochs: int, count: int = 5
 ) -> Table:
-    """The best trials: CV mean ± standard error, and the parameters that vary.
+    """The best trials: their CV mean ± standard error, and the parameters that vary.
 
-    Trials evaluated to the end come first; those given up follow, with what they reached, and
-    never lead.
+    Completed trials come first. Pruned ones follow, with the folds and epochs that they reached;
+    they have no rank.
+
+    Args:
+        varying: the parameters to show; empty: all.
+        folds: of the sweep.
+        epochs: of the sweep.
+        count: how many trials are shown.
     """
     table = Table(
         title="Best configurations by cross-validation", title_justify="left", header_style="bold"
     )
     table.add_column("#", justify="right")
     table.add_column("trial", justify="right")
-    arms = any(trial.part for trial in ledger.trials.values())
+    arms = any(trial.part for trial in trials.records.values())
     if arms:
         table.add_column("arm", no_wrap=True)
         varying = [name for name in varying if name != "optimizer"]  # the arm says it
     table.add_column("CV loss ± std. error", justify="right", no_wrap=True)
     table.add_column("evaluated", no_wrap=True)
     table.add_column("parameters", overflow="fold")
-    best = ledger.ranking()
-    for place, trial in enumerate([*best, *ledger.given_up()][:count], 1):
+    best = trials.ranking()
+    for place, trial in enumerate([*best, *trials.pruned()][:count], 1):
         done = trial.status is TrialStatus.COMPLETED
         score = score_text(trial.val_loss, trial.standard_error)
         row = (*([str(trial.part)] if arms else []), score, reached(trial, folds, epochs))
@@ -123,17 +84,19 @@ _QUIET = 30.0  # seconds
 
 
 def _change(trial: TrialRecord) -> str:
-    """``trial 3 pruned 0.07899 (given up at epoch 1 of 1 fold)``."""
+    """``trial 3 pruned 0.07899 (at epoch 1 of 1 fold)``."""
     score = (
         score_text(trial.val_loss, trial.standard_error) if math.isfinite(trial.val_loss) else ""
     )
-    reason = f"({trial.reason})" if trial.reason else ""
+    reason = f"({trial.reason.removeprefix('pruned ')})" if trial.reason else ""
     return " ".join(part for part in (f"{trial.name} {trial.status.value}", score, reason) if part)
 
 
 class PlainView:
-    """One line for each trial that ends or pauses, for logs and CI; and a sign of life when the
-    first one begins, and whenever there has been none for half a minute."""
+    """Prints a line for each trial that ends or pauses, for logs and CI.
+
+    It also prints one when the first trial begins, and whenever half a minute has passed without.
+    """
 
     def __init__(
         self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None
@@ -141,25 +104,23 @@ class PlainView:
         self._console, self._varying, self._budget = console, varying, time_budget
         self._shown = -math.inf
 
-    def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
+    def update(self, trials: TrialTable, changed: TrialRecord | None = None) -> None:
         if changed is None and time.monotonic() - self._shown < _QUIET:
             return
         self._shown = time.monotonic()
         what = f"{_change(changed)} | " if changed else ""
-        best = ledger.best
+        best = trials.best
         incumbent = (
             f"best {score_text(best.val_loss, best.standard_error)} ({best.name})"
             if best
             else "no best yet"
         )
-        eta = clock(ledger.remaining(self._budget))
-        self.say(
-            f"[{clock(ledger.elapsed)}] {what}{_states(ledger)} | {incumbent}"
-            f" | {ledger.fold_epochs} fold-epochs | ETA {eta}"
+        eta = clock(trials.remaining(self._budget))
+        line = (
+            f"[{clock(trials.elapsed)}] {what}{_states(trials)} | {incumbent}"
+            f" | {trials.fold_epochs} fold-epochs | ETA {eta}"
         )
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def __enter__(self) -> PlainView:
         return self
@@ -171,8 +132,7 @@ class PlainView:
 
 
 class LiveView:
-    """A bar, the counts, the incumbent with its error bar, and the trials that run, redrawn in
-    place."""
+    """Redraws in place: a progress bar, the counts, the incumbent, and the trials that run."""
 
     def __init__(
         self, console: Console, varying: Sequence[str] = (), time_budget: float | None = None
@@ -181,31 +141,28 @@ class LiveView:
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._drawn = 0.0
 
-    def say(self, line: str) -> None:
-        self._live.console.print(line, highlight=False, markup=False)
-
-    def update(self, ledger: TrialTable, changed: TrialRecord | None = None) -> None:
+    def update(self, trials: TrialTable, changed: TrialRecord | None = None) -> None:
         if changed is None and time.monotonic() - self._drawn < 0.2:
             return
         self._drawn = time.monotonic()
-        self._live.update(self._draw(ledger))
+        self._live.update(self._draw(trials))
 
-    def _draw(self, ledger: TrialTable) -> Group:
-        settled = min(ledger.settled, ledger.total)
+    def _draw(self, trials: TrialTable) -> Group:
+        settled = min(trials.settled, trials.total)
         head = Table.grid(padding=(0, 1))
-        eta = clock(ledger.remaining(self._budget))
+        eta = clock(trials.remaining(self._budget))
         head.add_row(
-            ProgressBar(total=ledger.total, completed=settled, width=30),
-            f"{settled}/{ledger.total}",
-            f"{clock(ledger.elapsed)} elapsed, {eta} left, {ledger.fold_epochs} fold-epochs",
+            ProgressBar(total=trials.total, completed=settled, width=30),
+            f"{settled}/{trials.total}",
+            f"{clock(trials.elapsed)} elapsed, {eta} left, {trials.fold_epochs} fold-epochs",
         )
-        best = ledger.best
-        lines = [Text(_states(ledger), style="dim")]
+        best = trials.best
+        lines = [Text(_states(trials), style="dim")]
         if best:
             score = score_text(best.val_loss, best.standard_error)
             text = f"best  {best.name}: {score}  {params_text(best.params, self._varying)}"
             lines.append(Text(text, style="bold green", overflow="ellipsis", no_wrap=True))
-        running = [t for t in ledger.trials.values() if t.status is TrialStatus.RUNNING]
+        running = [t for t in trials.records.values() if t.status is TrialStatus.RUNNING]
         for trial in running[-8:]:
             at = "…"
             if trial.report:

@@ -1,0 +1,144 @@
+"""How a run begins: the sweep's folder and state, its MLflow experiment, and its first record."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from foldrace.errors import InputError, StateError, first_line
+from foldrace.files import write_text_atomically
+from foldrace.search.preparing.environment import describe_environment
+from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.resources import check_shared
+from foldrace.search.recording.store import (
+    ARTIFACTS,
+    SweepFolder,
+    SweepState,
+    connect,
+    create_sweep_folder,
+)
+from foldrace.search.recording.sweep_record import deliver_rest
+from foldrace.search.recording.writer import MlflowWriter
+from foldrace.search.spec.sweep_spec import SweepSpec
+
+__all__ = ["FoundSweep", "NewSweep", "SweepSource", "begin_record", "without_effect"]
+
+log = logging.getLogger(__name__)
+
+
+class SweepSource(Protocol):
+    """Provides the folder and the state of the sweep to run."""
+
+    def open(self, *, on_cluster: bool) -> tuple[SweepFolder, SweepState]:
+        """Finds or creates them.
+
+        Raises:
+            InputError: the folder cannot be created, or not all nodes of the cluster see it.
+            StateError: the tracking store cannot be used.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NewSweep:
+    """A sweep that starts: its folder, state and MLflow experiment are created."""
+
+    prepared: Prepared
+    root: Path
+    uri: str
+
+    def open(self, *, on_cluster: bool) -> tuple[SweepFolder, SweepState]:
+        prepared, spec = self.prepared, self.prepared.spec
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"cannot be created: {error.strerror}"
+            raise InputError("--dir", str(self.root), reason) from error
+        if on_cluster:
+            check_shared(self.root)
+        experiment = _experiment(spec.tracking.experiment or spec.name, self.root, self.uri)
+        folder = create_sweep_folder(self.root, spec.name)
+        write_text_atomically(folder.spec, spec.to_yaml())
+        state = SweepState(
+            uuid.uuid4().hex,
+            self.uri,
+            experiment,
+            dataset_digest=prepared.dataset.digest,
+            spec=spec.to_yaml(),
+            task_digest=prepared.task.digest,
+        )
+        folder.write_state(state)
+        return folder, state
+
+
+@dataclass(frozen=True)
+class FoundSweep:
+    """A sweep that continues."""
+
+    folder: SweepFolder
+    state: SweepState
+
+    def open(self, *, on_cluster: bool) -> tuple[SweepFolder, SweepState]:
+        if on_cluster:
+            check_shared(self.folder.path)
+        return self.folder, self.state
+
+
+def _experiment(name: str, root: Path, uri: str) -> str:
+    """The id of the MLflow experiment with this name, created if it is missing. Raises:
+    StateError."""
+    # A server chooses where its artifacts are. The local store keeps them beside itself, in a
+    # folder whose name is safe.
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "experiment"
+    location = (root.resolve() / ARTIFACTS / safe).as_uri() if uri.startswith("sqlite:") else None
+    try:
+        client = connect(uri)
+        known = client.get_experiment_by_name(name)
+        if known is None:
+            return str(client.create_experiment(name, artifact_location=location))
+    except Exception as error:  # MLflow's own errors, and those of the database below it
+        raise _unusable(uri, error) from error
+    if known.lifecycle_stage != "active":
+        raise StateError(
+            f"{name}: this MLflow experiment is deleted; restore it, or set tracking.experiment"
+        )
+    return str(known.experiment_id)
+
+
+def without_effect(spec: SweepSpec) -> Iterator[str]:
+    """Notes on settings that have no effect, or a bad one, where trials have no GPU."""
+    if not spec.resources.gpu:
+        if spec.training.precision == "tf32":
+            yield "training.precision: tf32 changes nothing without a GPU (resources.gpu is 0)"
+        if spec.training.fused is True:
+            yield (
+                "training.fused: folds as one batched program are slower on a CPU than one after"
+                " the other"
+            )
+
+
+def begin_record(
+    writer: MlflowWriter, prepared: Prepared, folder: SweepFolder, state: SweepState
+) -> None:
+    """Delivers the events that an earlier session has left, and records what the sweep is.
+
+    Raises:
+        StateError: the tracking store cannot be used.
+    """
+    spec = prepared.spec
+    deliver_rest(folder, writer, log.info)
+    try:
+        writer.start_sweep(
+            folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task, spec.kind
+        )
+    except Exception as error:  # MLflow's own errors, and those of the database below it
+        raise _unusable(state.tracking_uri, error) from error
+
+
+def _unusable(uri: str, error: Exception) -> StateError:
+    return StateError(f"{uri}: the tracking store cannot be used: {first_line(error)}")
