@@ -51,3 +51,12 @@ def listed(names: Sequence[str]) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 trial``, ``2 trials``, ``no trials``."""
     return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """``12 %``: a share as a percentage with an unbreakable space and a true minus.
+
+    >>> percent(-0.1234)
+    '−12\\xa0%'
+    """
+    return f"{share:.{digits}%}".replace("%", "\N{NO-BREAK SPACE}%").replace("-", "−")
