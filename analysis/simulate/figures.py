@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from foldrace.analysis.reports.axes import label_ends, log_ticks
 from foldrace.analysis.reports.marks import band, label
 from foldrace.analysis.reports.style import BLUE, MUTED, ORANGE, PALETTE, figure_style
-from foldrace.analysis.reports.text import plural
 from foldrace.analysis.simulate.simulator import PolicyResult, Simulation, quartiles
+from foldrace.analysis.text import plural
 from foldrace.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foldrace.analysis.records.recorded_curves import Curves
-from foldrace.analysis.reports.text import plural
 from foldrace.analysis.simulate.policies import STANDARD
 from foldrace.analysis.simulate.simulator import Simulation, simulate
+from foldrace.analysis.text import plural
 
 __all__ = ["WORKERS", "scale", "scaling_json"]
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from foldrace.analysis.reports.text import plural
 from foldrace.analysis.simulate.policies import POLICIES
 from foldrace.analysis.simulate.simulator import (
     SHARES,
@@ -18,6 +17,7 @@ from foldrace.analysis.simulate.simulator import (
     quartiles,
     rank_correlations,
 )
+from foldrace.analysis.text import plural
 from foldrace.search.tune.progress import clock
 from foldrace.trainables.training.ladder import Rung
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
+from foldrace.analysis.text import digits
+
 __all__ = [
     "Interval",
     "PairedTest",
@@ -23,6 +25,7 @@ __all__ = [
     "corrected_paired_test",
     "expected_best",
     "holm",
+    "plus_minus",
 ]
 
 Floats = NDArray[np.float64]
@@ -55,6 +58,21 @@ class PairedTest:
     difference: Interval
     p: float
     count: int
+
+
+def plus_minus(interval: Interval) -> str:
+    """The mean and half the width of an interval, both to the second digit of the latter.
+
+    >>> plus_minus(Interval(0.0172641, 0.0171, 0.0174282))
+    '0.01726 ± 0.00016'
+    """
+    half = interval.high - interval.mean
+    if not math.isfinite(half):
+        return digits(interval.mean)
+    places = 1 - math.floor(math.log10(half)) if half > 0 else 5
+    if not 0 <= places <= 7:
+        return f"{digits(interval.mean)} ± {digits(half, 2)}"
+    return f"{interval.mean:.{places}f} ± {half:.{places}f}".replace("-", "−")
 
 
 def corrected_interval(values: ArrayLike, test_share: float, level: float = 0.95) -> Interval:

@@ -10,14 +10,15 @@ from itertools import combinations
 import pandas as pd
 
 from foldrace.analysis.records.comparison import Comparison
-from foldrace.analysis.reports.text import figure, listed, p_text, plural, plus_minus
 from foldrace.analysis.statistics.intervals import (
     Interval,
     PairedTest,
     corrected_interval,
     corrected_paired_test,
     holm,
+    plus_minus,
 )
+from foldrace.analysis.text import digits, listed, p_text, plural
 
 _STATE = {"running": "still running", "interrupted": "interrupted"}
 
@@ -170,7 +171,7 @@ def _before_the_repeats(comparison: Comparison) -> str:
     best = done.sort_values("val_loss").iloc[0]
     return (
         "No winner can be declared: no tuned optimizer has been trained anew on fresh folds yet."
-        f" The lowest CV loss so far is {best['arm']}'s, {figure(best['val_loss'])}; as the best"
+        f" The lowest CV loss so far is {best['arm']}'s, {digits(best['val_loss'])}; as the best"
         " of many trials it is an optimistic figure."
     )
 

@@ -14,7 +14,7 @@ import pandas as pd
 from foldrace.analysis.reports.axes import fit_losses, key, log_if_decade, whole_ticks
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import BLUE, GREY, MUTED, ORANGE, PAPER
-from foldrace.analysis.reports.text import plural
+from foldrace.analysis.text import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -11,7 +11,7 @@ import pandas as pd
 
 from foldrace.analysis.records.sweep import Parameter, SweepRecord, read_record
 from foldrace.analysis.records.tables import number
-from foldrace.analysis.reports.page import Block, Code, Picture, Report, Section, Table, Text
+from foldrace.analysis.reports.page import Block, Code, Paragraph, Picture, Report, Section, Table
 from foldrace.analysis.reports.style import BLUE, GREY, INK
 from foldrace.analysis.reports.sweep.figures import (
     cost,
@@ -22,8 +22,8 @@ from foldrace.analysis.reports.sweep.figures import (
     rungs,
 )
 from foldrace.analysis.reports.sweep.space_figures import importances, parallel_coordinates, slices
-from foldrace.analysis.reports.text import figure, listed, plural
 from foldrace.analysis.statistics.importance import FEWEST, Importance, importance
+from foldrace.analysis.text import digits, listed, plural
 from foldrace.search.tune.progress import clock, params_text
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def _loss(mean: float, error: float) -> str:
     """``0.0235 ± 0.0046``: a mean and its standard error, both to the place of the error's second
     digit."""
     if not math.isfinite(error) or error <= 0:
-        return figure(mean)
+        return digits(mean)
     places = 1 - math.floor(math.log10(error))
     if not 0 <= places <= 7:
-        return f"{figure(mean)} ± {figure(error, 2)}"
+        return f"{digits(mean)} ± {digits(error, 2)}"
     return f"{mean:.{places}f} ± {error:.{places}f}".replace("-", "−")
 
 
@@ -180,7 +180,7 @@ def _facts(record: SweepRecord) -> tuple[tuple[str, str], ...]:
 def _leaders(record: SweepRecord) -> tuple[Block, ...]:
     if record.winner is None:
         return (
-            Text(
+            Paragraph(
                 "No trial was evaluated to the end. A trial that was given up or failed is never"
                 " called best."
             ),
@@ -198,7 +198,7 @@ def _leaders(record: SweepRecord) -> tuple[Block, ...]:
         )
     if record.repeats:
         blocks.append(
-            Text(
+            Paragraph(
                 f"{plural(record.repeats, 'repeated trial')} of the comparison are left out: see"
                 " its own report."
             )
@@ -263,7 +263,7 @@ def _paired(losses: pd.DataFrame, trial: int, winner: int | None) -> str:
 
 def _progress(record: SweepRecord) -> tuple[Block, ...]:
     if not record.curves:
-        return (Text("No trial has reported a loss, so there is no curve to show."),)
+        return (Paragraph("No trial has reported a loss, so there is no curve to show."),)
     blocks: list[Block] = []
     if len(record.incumbents):
         blocks.append(incumbent(record))
@@ -275,7 +275,7 @@ def _progress(record: SweepRecord) -> tuple[Block, ...]:
         blocks.append(rungs(record, found, sorted({int(epoch) for epoch in given_up})))
     else:
         blocks.append(
-            Text(
+            Paragraph(
                 "Whether early epochs foretell the end takes six trials evaluated to the end to"
                 " say."
             )
@@ -317,11 +317,13 @@ def _ladder(record: SweepRecord) -> tuple[Block, ...]:
 def _space(record: SweepRecord) -> tuple[Block, ...]:
     parameters = [parameter for parameter in record.parameters if parameter.values]
     if not parameters:
-        return (Text("Nothing varies in this sweep."),)
+        return (Paragraph("Nothing varies in this sweep."),)
     if not record.curves:
-        return (Text("No trial has reported a loss, so nothing can be said of the parameters."),)
+        return (
+            Paragraph("No trial has reported a loss, so nothing can be said of the parameters."),
+        )
     found = importance(record)
-    blocks: list[Block] = [Text(_matters(found, parameters))]
+    blocks: list[Block] = [Paragraph(_matters(found, parameters))]
     if found is not None:
         blocks.append(importances(found))
     blocks.append(slices(record, parameters))
@@ -361,7 +363,7 @@ def _matters(found: Importance | None, parameters: Sequence[Parameter]) -> str:
 
 def _cost(record: SweepRecord) -> tuple[Block, ...]:
     if not record.fold_epochs:
-        return (Text("No epoch was trained to its end."),)
+        return (Paragraph("No epoch was trained to its end."),)
     seconds = (
         record.trials["train_seconds"]
         if "train_seconds" in record.trials
@@ -392,7 +394,7 @@ def _cost(record: SweepRecord) -> tuple[Block, ...]:
 def _failures(record: SweepRecord) -> tuple[Block, ...]:
     failed = record.trials[record.trials["status"] == "failed"]
     if not len(failed):
-        return (Text("Nothing: no trial failed."),)
+        return (Paragraph("Nothing: no trial failed."),)
     names = [parameter.name for parameter in record.parameters]
     rows = []
     for _, row in failed.head(_SHOWN_FAILURES).iterrows():
@@ -424,4 +426,4 @@ def _setup(record: SweepRecord) -> tuple[Block, ...]:
         blocks.append(Code("The sweep file, with every default written out", record.spec_text))
     if record.environment:
         blocks.append(Code("What it ran on", record.environment))
-    return tuple(blocks) or (Text("The sweep file and the environment were not recorded."),)
+    return tuple(blocks) or (Paragraph("The sweep file and the environment were not recorded."),)

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 
 from foldrace.analysis.records.sweep import read_record
 from foldrace.analysis.reports.make import make_reports, report_sweep
-from foldrace.analysis.reports.page import Code, Figure, Report, Table, Text, write_report
+from foldrace.analysis.reports.page import Code, Figure, Paragraph, Report, Table, write_report
 from foldrace.analysis.reports.sweep.figures import rung_correlations
 from foldrace.analysis.reports.sweep.report import build
 from foldrace.analysis.statistics.importance import importance
@@ -168,7 +168,7 @@ def test_the_parameter_that_alone_matters_is_found_and_the_others_are_not(store:
 def test_too_few_trials_have_no_importance(store: Store) -> None:
     report = of(store, "negative")
     assert "importance" not in named(report)
-    assert any("Importance is not shown" in text.text for text in blocks(report, Text))
+    assert any("Importance is not shown" in text.text for text in blocks(report, Paragraph))
 
 
 def test_rank_correlation_is_one_where_no_curves_cross_and_minus_one_where_all_do(
