@@ -71,6 +71,6 @@ def rows(axes: Axes, names: list[str], *, low: float = 0.6, high: float = 0.4) -
         low, high: the room above the first row and below the last, in rows.
     """
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 1 + high, -low)
+    axes.set_ylim(max(len(names), 1) - 1 + high, -low)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)

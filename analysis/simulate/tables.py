@@ -17,7 +17,7 @@ from foldrace.analysis.simulate.simulator import (
     quartiles,
     rank_correlations,
 )
-from foldrace.analysis.text import plural
+from foldrace.analysis.text import percent, plural
 from foldrace.search.tune.progress import clock
 from foldrace.trainables.training.ladder import Rung
 
@@ -85,7 +85,7 @@ def _cost_to_top(simulation: Simulation) -> Table:
 def _regret(simulation: Simulation) -> Table:
     table = _table(
         "Mean regret after a share of full cross-validation's cost",
-        [*map(_whole_percent, SHARES), "at the end", "best kept", "fold-epochs"],
+        [*map(percent, SHARES), "at the end", "best kept", "fold-epochs"],
         f"{_NO_WINNER}: in more than half of the orders no trial has completed; the median"
         " configuration stands in there",
     )
@@ -96,7 +96,7 @@ def _regret(simulation: Simulation) -> Table:
             for share in SHARES
         ]
         kept, total = (
-            _whole_percent(result.best_kept),
+            percent(result.best_kept),
             f"{np.median(result.total_fold_epochs):,.0f}",
         )
         table.add_row(
@@ -147,10 +147,6 @@ def _factor(base: PolicyResult, result: PolicyResult) -> str:
     """How many times fewer fold-epochs than the baseline."""
     ours, theirs = (_median(one.fold_epochs_to_top) for one in (result, base))
     return f"{theirs / ours:.1f}×" if math.isfinite(ours) and math.isfinite(theirs) else _NONE
-
-
-def _whole_percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %")
 
 
 def _percent(shares: NDArray[np.float64]) -> str:
