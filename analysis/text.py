@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["digits", "listed", "p_text", "plural"]
+__all__ = ["digits", "listed", "p_text", "percent", "plural"]
 
 
 def digits(value: float | None, count: int = 4) -> str:
@@ -46,3 +46,12 @@ def plural(count: int, noun: str) -> str:
     ('1 trial', '2 trials', 'no trials')
     """
     return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage, with a no-break space.
+
+    >>> percent(0.25), percent(-0.1)
+    ('25\\xa0%', '−10\\xa0%')
+    """
+    return f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}%").replace("-", "−")

@@ -521,14 +521,15 @@ def simulate(
 ) -> None:
     """Replay recorded curves through the schedulers: what each would have cost, and what it would
     have found."""
-    from foldrace.analysis.simulate.command import run_simulation
+    from foldrace.analysis.simulate.command import SimulationOptions, run_simulation
 
-    shown = err if as_json else out
-    told = run_simulation(
-        file, policies or (), workers, orders, seed, scaling, output, shown, _say
-    )
+    options = SimulationOptions(policies or (), workers, orders, seed, scaling, output)
+    found = run_simulation(file, options)
+    (err if as_json else out).print(*found.tables())
+    for path in found.figures:
+        (_say if as_json else _print)(str(path))
     if as_json:
-        print(json.dumps(told), flush=True)
+        print(json.dumps(found.to_json()), flush=True)
 
 
 @app.command()

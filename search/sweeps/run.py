@@ -20,6 +20,7 @@ from foldrace.search.preparing.resources import (
 )
 from foldrace.search.preparing.warm_start import with_warm_start
 from foldrace.search.preparing.work import make_work
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import (
     SweepFolder,
     SweepState,
@@ -29,7 +30,7 @@ from foldrace.search.recording.store import (
     tracking_uri,
 )
 from foldrace.search.recording.sweep_record import recording
-from foldrace.search.recording.writer import MlflowWriter, Outcome
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.begin import (
     FoundSweep,
     NewSweep,

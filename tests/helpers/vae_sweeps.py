@@ -10,7 +10,8 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
+from foldrace.search.recording.events import Outcome
+from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.training.reports import EpochReport, FoldReport
 

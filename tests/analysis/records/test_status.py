@@ -12,6 +12,7 @@ from rich.console import Console
 
 from foldrace.analysis.records.status import read_status
 from foldrace.errors import StateError
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import (
     SweepState,
     connect,
@@ -19,7 +20,7 @@ from foldrace.search.recording.store import (
     find_sweep,
     tracking_uri,
 )
-from foldrace.search.recording.writer import MlflowWriter, Outcome
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from tests.search.recording.test_writer import dataset, report
 

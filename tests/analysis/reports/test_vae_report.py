@@ -13,8 +13,8 @@ from mlflow.entities import Run
 from foldrace.analysis.records.vae import read_record
 from foldrace.analysis.reports.page import Figure, Paragraph, Report, Table, write_report
 from foldrace.analysis.reports.vae.report import build
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import Outcome
 from tests.helpers.vae_sweeps import CONSTANT, evidence, record_refit, record_sweep
 
 COMPLETED = {"outcome": Outcome.COMPLETED, "rate": 6.0, "distortion": 8.0}

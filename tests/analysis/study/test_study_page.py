@@ -20,7 +20,7 @@ from foldrace.analysis.statistics.verdict import judge
 from foldrace.analysis.study.page import build_page, figures_beside
 from foldrace.analysis.study.plan import PARTS, Journal
 from foldrace.analysis.study.record import PartRecord, StudyRecord
-from foldrace.search.recording.writer import Outcome
+from foldrace.search.recording.events import Outcome
 from tests.helpers.comparisons import Arm, Plan, record_comparison
 from tests.helpers.vae_sweeps import evidence, record_refit, record_sweep
 

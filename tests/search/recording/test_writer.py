@@ -16,8 +16,9 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
+from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.ray.picture import strip_png
 from foldrace.trainables.training.reports import EpochReport, FoldReport

@@ -13,11 +13,12 @@ import pytest
 from mlflow.entities import Run
 
 from foldrace.analysis.records.curves import curves_of, export_curves
-from foldrace.analysis.simulate.curves import Curves, read_curves
+from foldrace.analysis.records.recorded_curves import Curves, read_curves
 from foldrace.cli.app import main
 from foldrace.errors import InputError, StateError
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import SweepState, connect, create_sweep_folder
-from foldrace.search.recording.writer import MlflowWriter, Outcome
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.training.reports import EpochReport, FoldReport
 from tests.helpers.recorded_sweeps import SPEC
@@ -107,7 +108,7 @@ def test_a_sweep_becomes_a_table_of_its_trials_in_order_and_a_failed_one_keeps_w
     assert [one["lr"] for one in curves.configurations] == [0.5, 0.25, 0.5 / 3, 0.125]
     assert curves.configurations[0]["latent_dim"] == 16
     assert list(curves.ranking[:2]) == [2, 0] and np.isinf(curves.final[[1, 3]]).all()
-    assert str(curves) == "4 configurations × 2 folds × 3 epochs, 2 of them not to the end"
+    assert str(curves) == "4 configurations × 2 folds × 3 epochs, 2 of them incomplete"
 
 
 def test_seconds_are_shared_out_between_two_reports(sweeps: Sweeps) -> None:
@@ -206,19 +207,19 @@ def test_secs_and_cfgs_may_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"losses": LOSS}, "holds no array `loss`"),
+        ({"losses": LOSS}, "has no array `loss`"),
         ({"loss": LOSS[0]}, "CURVES: loss: 2×3: must be numbers of shape"),
         ({"loss": LOSS[:, :0]}, "CURVES: loss: 4×0×3: must be"),
         ({"loss": LOSS.astype(str)}, "must be numbers"),
-        ({"loss": LOSS[:1]}, "loss: 1 configuration: needs two"),
-        ({"loss": LOSS * np.nan}, "no configuration has finite losses"),
+        ({"loss": LOSS[:1]}, "loss: 1 configuration: must have at least two"),
+        ({"loss": LOSS * np.nan}, "has no configuration with finite losses"),
         (
             {"loss": LOSS, "secs": LOSS[:, :, :2]},
             r"secs: \(4, 2, 2\): must be numbers of the shape of loss",
         ),
         ({"loss": LOSS, "secs": -LOSS}, "secs: -1: must not be negative"),
-        ({"loss": LOSS, "cfgs": np.array("[{")}, "cfgs in .* is no JSON"),
-        ({"loss": np.array([[[None]]], dtype=object)}, "is no .npz of curves that can be read"),
+        ({"loss": LOSS, "cfgs": np.array("[{")}, "cfgs in .* is not JSON"),
+        ({"loss": np.array([[[None]]], dtype=object)}, "is not a readable .npz of curves"),
     ],
 )
 def test_wrong_curves_are_refused(
@@ -235,11 +236,11 @@ def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
     for name, content in (("text", b"loss"), ("nothing", b""), ("half", b"PK\x03\x04 not all")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(
-            InputError, match=r"is no \.npz of curves that can be read: it is another kind"
+            InputError, match=r"is not a readable \.npz of curves: it is of another kind"
         ):
             read_curves(tmp_path / name)
     np.save(tmp_path / "one.npy", LOSS)
     (tmp_path / "json").write_text(json.dumps(LOSS.tolist()))
     for name in ("one.npy", "json", "missing.npz", "."):
-        with pytest.raises(InputError, match=r"is no \.npz of curves that can be read"):
+        with pytest.raises(InputError, match=r"is not a readable \.npz of curves"):
             read_curves(tmp_path / name)
