@@ -14,7 +14,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from foldrace.cli.app import FAILED_TRIALS, main
+from foldrace.cli.app import main
+from foldrace.cli.messages import FAILED_TRIALS
 from foldrace.search.preparing.prepare import Prepared, prepare
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.run import make_work, run_sweep

@@ -17,7 +17,7 @@ import pytest
 from foldrace.analysis.simulate.curves import Curves
 from foldrace.analysis.simulate.scaling import scale, scaling_json
 from foldrace.analysis.simulate.simulator import POLICIES, STANDARD, rank_correlations, simulate
-from foldrace.cli import app
+from foldrace.cli import messages
 from foldrace.cli.app import main
 from foldrace.errors import InputError
 from foldrace.trainables.training.ladder import Rung
@@ -204,7 +204,7 @@ def test_json_has_these_keys(file: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_tables_fit_100_columns(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(app.out, "_width", 100)
+    monkeypatch.setattr(messages.out, "_width", 100)
     assert main(["simulate", str(file), "--orders", "4", "--policies", "all", "--scaling"]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 100 and "…" not in printed

@@ -1,4 +1,4 @@
-"""What a simulation has found, for the terminal: tables that fit 100 columns."""
+"""Tables of what a simulation has found; they fit 100 columns."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ _SHOWN_WORKERS = (1, 4, 16, 64, 256, 512)
 
 
 def simulation_tables(simulation: Simulation) -> list[Table]:
-    """How soon one of the three best is found, what was lost until then, and what the rungs
-    say."""
+    """The cost of finding one of the three best, the regret, and the rungs' correlations."""
     return [_reach(simulation), _regret(simulation), _rungs(simulation)]
 
 
@@ -39,7 +38,7 @@ def _reach(simulation: Simulation) -> Table:
     workers = f"{simulation.workers} worker{'s' if simulation.workers > 1 else ''}"
     table = Table(
         title=(
-            f"Until one of the three best is evaluated in full: median \\[quartiles] of {orders},"
+            f"Until one of the three best has completed: median \\[quartiles] of {orders},"
             f" {workers}"
         ),
         caption=(
@@ -56,7 +55,7 @@ def _reach(simulation: Simulation) -> Table:
         table.add_column(column, justify="right")
     for name, result in simulation.policies.items():
         factors = [_factor(simulation.policies[base], result) for base in baselines]
-        seconds = _spread(result.seconds_to_top, lambda value: clock(value))
+        seconds = _spread(result.seconds_to_top, clock)
         spent = _spread(result.fold_epochs_to_top, lambda value: f"{value:,.0f}")
         table.add_row(name, spent, *factors, seconds, style=_style(name))
     return table
@@ -64,10 +63,10 @@ def _reach(simulation: Simulation) -> Table:
 
 def _regret(simulation: Simulation) -> Table:
     table = Table(
-        title="Mean regret of the winner after a share of full cross-validation's cost",
+        title="Mean regret of the best trial after a share of full cross-validation's cost",
         caption=(
-            f"{_BLIND}: in more than half the orders nothing has been evaluated in full; there it"
-            " is that of a configuration taken at random"
+            f"{_BLIND}: in more than half the orders nothing has completed; those count as a"
+            " configuration taken at random"
         ),
         title_justify="left",
         caption_justify="left",
@@ -84,18 +83,12 @@ def _regret(simulation: Simulation) -> Table:
     for name, result in simulation.policies.items():
         blind = {share: _BLIND if result.without_winner[share] > 0.5 else "" for share in SHARES}
         regrets = [_percent(float(result.regret[share].mean())) + blind[share] for share in SHARES]
-        kept, total = (
+        cells = (
+            _percent(float(result.final_regret.mean())),
             f"{result.best_kept:.0%}".replace("%", " %"),
             f"{np.median(result.total_fold_epochs):,.0f}",
         )
-        table.add_row(
-            name,
-            *regrets,
-            _percent(float(result.final_regret.mean())),
-            kept,
-            total,
-            style=_style(name),
-        )
+        table.add_row(name, *regrets, *cells, style=_style(name))
     return table
 
 
@@ -106,7 +99,7 @@ def _rungs(simulation: Simulation) -> Table:
             users.setdefault(rung, []).append(name)
     correlations = rank_correlations(simulation.curves, list(users))
     table = Table(
-        title="Rank correlation of what a rung says with the final score (Spearman)",
+        title="Rank correlation between a rung's scores and the final scores (Spearman)",
         title_justify="left",
         header_style="bold",
     )
@@ -116,13 +109,8 @@ def _rungs(simulation: Simulation) -> Table:
     for rung in sorted(users, key=lambda one: (one.cost, one.folds)):
         value = correlations[rung]
         shown = f"{value:.3f}" if math.isfinite(value) else _NONE
-        table.add_row(
-            str(rung.folds),
-            str(rung.epochs),
-            str(rung.cost),
-            shown,
-            _listed(users[rung], simulation),
-        )
+        numbers = (str(number) for number in (rung.folds, rung.epochs, rung.cost))
+        table.add_row(*numbers, shown, _listed(users[rung], simulation))
     return table
 
 
@@ -131,10 +119,9 @@ def _listed(names: list[str], simulation: Simulation) -> str:
 
 
 def scaling_table(scaling: Mapping[int, Simulation]) -> Table:
-    """The virtual time until one of the three best is evaluated in full, a column a number of
-    workers."""
+    """Virtual time until one of the three best has completed, one column per worker count."""
     table = Table(
-        title="Virtual time until one of the three best is evaluated in full (median), by workers",
+        title="Virtual time until one of the three best has completed (median), by workers",
         title_justify="left",
         header_style="bold",
     )
@@ -165,7 +152,7 @@ def _spread(values: NDArray[np.float64], show: Callable[[float], str]) -> str:
 
 
 def _factor(base: PolicyResult, result: PolicyResult) -> str:
-    """How many times fewer fold-epochs than the baseline."""
+    """How many times fewer fold-epochs a policy needs than a baseline, by the medians."""
     ours, theirs = (_quantile(one.fold_epochs_to_top, 0.5) for one in (result, base))
     return f"{theirs / ours:.1f}×" if math.isfinite(ours) and math.isfinite(theirs) else _NONE
 
