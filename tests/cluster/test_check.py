@@ -27,16 +27,15 @@ def rule_for(port: int, who: str) -> str:
 
 
 NEWEST = "setup_commands[1]: installs what is newest"
-WHEEL = (
-    '--constraint ~/foldrace/constraints.txt "$HOME/foldrace/foldrace-0.1.0-py3-none-any.whl[cl'
-)
+WHEEL = "foldrace-0.1.0-py3-none-any.whl[cluster]"
+ONPREM = f'--constraint ~/foldrace/constraints.txt "$HOME/foldrace/{WHEEL}"'
 MLFLOW = "python -m foldrace.cluster.mlflow_server start"
 RAY_UP = [  # file, what is replaced, by what, what is said
     ("cluster.yaml", "max_workers: 8  ", "max_worker: 8  ", "max_worker: no such key; did you me"),
     ("cluster.yaml", "type: aws", "tpye: aws", "Ray refuses it"),
     ("onprem.yaml", "head_ip:", "head_pi:", "Ray refuses it"),
     ("cluster.yaml", "idle_timeout_minutes: 10", "idle_timeout_minutes: ten", "'ten' is not of t"),
-    ("cluster.yaml", "{GroupName: foldrace}", rule_for(8265, "0.0.0.0/0"), "only SSH (22) may be"),
+    ("cluster.yaml", "{GroupName: foldrace}", rule_for(8265, "0.0.0.0/0"), "only SSH (22) may"),
     ("cluster.yaml", "{GroupName: foldrace}", rule_for(22, "0.0.0.0/0"), ""),
     ("gcp.yaml", "    - --env RAY_AUTH_MODE=token\n", "", "RAY_AUTH_MODE=token is set nowhere"),
     ("gcp.yaml", "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "switches the token off"),
@@ -58,7 +57,7 @@ RAY_UP = [  # file, what is replaced, by what, what is said
         "rayproject/ray-ml:2.60.0",
         "ray-ml has not been",
     ),
-    ("onprem.yaml", WHEEL, '"mlflow[auth', NEWEST),
+    ("onprem.yaml", ONPREM, "mlflow", NEWEST),
     (
         "cluster.yaml",
         "--dashboard-host=127.0.0.1",
@@ -88,7 +87,7 @@ KUBERNETES = [
     (
         '{num-cpus: "0"}',
         '{num-cpus: "0", dashboard-host: 0.0.0.0}',
-        "the dashboard must listen on",
+        "is reachable from",
     ),
     (MLFLOW, "mlflow server --host 0.0.0.0", "MLflow must listen on 127.0.0.1"),
 ]
@@ -98,7 +97,7 @@ DOCKERFILE = [
     ("constraints.txt foldrace", "auth_token", "COPY: puts the token into an image"),
     ("WORKDIR /home/ray\n", "EXPOSE 8265\n", "EXPOSE: is reachable from outside"),
     (
-        "--constraint constraints.txt 'foldrace-0.1.0-py3-none-any.whl[cluster]'",
+        f"--constraint constraints.txt '{WHEEL}'",
         "mlflow",
         "RUN: installs what is",
     ),
