@@ -1,4 +1,4 @@
-"""What ``foldrace simulate`` computes, and the tables, figures and JSON that it shows."""
+"""What ``foldrace simulate`` computes, and the figures and JSON that it writes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from foldrace.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from foldrace.analysis.simulate.simulator import Simulation
 
 __all__ = ["SimulationOptions", "SimulationOutput", "run_simulation"]
@@ -49,13 +47,6 @@ class SimulationOutput:
     simulation: Simulation
     scaling: Mapping[int, Simulation]
     figures: tuple[Path, ...]
-
-    def tables(self) -> list[Table]:
-        """For the terminal, at most 100 columns wide."""
-        from foldrace.analysis.simulate.tables import scaling_table, simulation_tables
-
-        scaled = [scaling_table(self.scaling)] if self.scaling else []
-        return [*simulation_tables(self.simulation), *scaled]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from foldrace.analysis.records.recorded_curves import Curves
-from foldrace.search.scheduling.asha import Race, Rule
+from foldrace.search.scheduling.asha import Race
 from foldrace.search.scheduling.base import FifoLadder, LadderScheduler
+from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.promotion import PromotionScheduler
 from foldrace.search.scheduling.stopping import StoppingLadder
 from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder

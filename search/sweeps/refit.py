@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from foldrace.errors import InputError, StateError, first_line
 from foldrace.search.preparing.prepare import count_gpus, prepare
@@ -69,13 +68,6 @@ class RefitResult:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
-
-    def table(self) -> Table:
-        """For the terminal."""
-        table = Table(show_header=False, title=f"Refit of {self.sweep}", title_justify="left")
-        for label, value in self.rows():
-            table.add_row(label, value)
-        return table
 
     def rows(self) -> list[tuple[str, str]]:
         """Labels and values for people."""

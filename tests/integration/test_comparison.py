@@ -14,7 +14,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from foldrace.cli.app import FAILED_TRIALS, main
+from foldrace.cli.app import main
+from foldrace.cli.messages import FAILED_TRIALS
 from foldrace.cli.views import PlainView
 from foldrace.search.preparing.prepare import Prepared, prepare
 from foldrace.search.preparing.work import make_work

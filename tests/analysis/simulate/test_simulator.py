@@ -19,7 +19,7 @@ from foldrace.analysis.records.recorded_curves import Curves
 from foldrace.analysis.simulate.policies import POLICIES, STANDARD
 from foldrace.analysis.simulate.scaling import scale, scaling_json
 from foldrace.analysis.simulate.simulator import rank_correlations, simulate
-from foldrace.cli import app
+from foldrace.cli import messages
 from foldrace.cli.app import main
 from foldrace.errors import InputError
 from foldrace.trainables.training.ladder import Rung
@@ -211,7 +211,7 @@ def test_json_has_these_keys(
 def test_the_tables_fit_100_columns(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(app.out, "_width", 100)
+    monkeypatch.setattr(messages.out, "_width", 100)
     assert main(["simulate", str(file), "--orders", "4", "--policies", "all", "--scaling"]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 100 and "…" not in printed

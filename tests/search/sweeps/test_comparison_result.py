@@ -10,9 +10,10 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from foldrace.cli.tables import arms_table
 from foldrace.cli.views import top_table
 from foldrace.search.sampling.comparison_plan import Part, Phase
-from foldrace.search.sweeps.comparison_result import arms_table, make_arm_results
+from foldrace.search.sweeps.comparison_result import make_arm_results
 from foldrace.search.tune.state import TrialStatus, TrialTable
 from tests.search.tune.test_state import COMPLETED, FAILED, RUNNING, ledger, record
 
