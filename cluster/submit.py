@@ -124,7 +124,7 @@ def submit(
         _check_travels(field, reference, folder)
     with tempfile.TemporaryDirectory() as work:
         if _is_own(loaded.dataset.name):  # it is here; one with a name is fetched there
-            prepare(loaded, Path(work), local=False, notify=say)
+            prepare(loaded, Path(work), local=False)
         packed = Path(work) / "code"
         packed.mkdir()
         files = pack(folder, packed)

@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from foldrace.analysis.records.sweep import Parameter, SweepRecord
-from foldrace.search.spec.distributions import Choice, Int, Log, LogInt, Uniform
+from foldrace.search.spec.distributions import Choice, Fixed
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -181,22 +181,16 @@ def _point(parameters: Sequence[Parameter], trial: int) -> dict[str, Any]:
 def _distribution(parameter: Parameter) -> BaseDistribution | None:
     """As Optuna has it (a choice by its text); None where the sweep file does not say how it was
     drawn, or the arms of a comparison differ in that."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution
 
     if len(parameter.entries) != 1:
         return None
     [entry] = parameter.entries
+    if isinstance(entry, Fixed):
+        return None
     if isinstance(entry, Choice):
         return CategoricalDistribution(parameter.categories)
-    if isinstance(entry, Uniform):
-        return FloatDistribution(*entry.bounds, step=entry.step)
-    if isinstance(entry, Log):
-        return FloatDistribution(*entry.bounds, log=True)
-    if isinstance(entry, Int):
-        return IntDistribution(*entry.bounds, step=entry.step or 1)
-    if isinstance(entry, LogInt):
-        return IntDistribution(*entry.bounds, log=True)
-    return None
+    return entry.to_optuna()
 
 
 @contextmanager

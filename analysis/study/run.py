@@ -194,7 +194,7 @@ class Workshop:
             return
         begun = folder.spec.is_file()
         spec = load_spec(folder.spec) if begun else part.spec(self._overrides)
-        prepared = prepare(spec, self._data_dir, local=self._address is None, notify=self._say)
+        prepared = prepare(spec, self._data_dir, local=self._address is None)
         view = self._make_view(prepared)
         if begun:
             result, ledger = resume_sweep(prepared, folder, make_view=view, address=self._address)

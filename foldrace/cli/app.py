@@ -113,7 +113,7 @@ def sweep(
         *([f"tracking.uri={json.dumps(tracking_uri)}"] if tracking_uri else []),
     ]
     loaded = load_spec(spec, overrides)
-    prepared = prepare(loaded, data_dir, local=address is None, notify=_say)
+    prepared = prepare(loaded, data_dir, local=address is None)
     _say(
         f"{loaded.trials_text} of {prepared.task.reference} on {prepared.dataset.name}"
         f" ({len(prepared.dataset):,} images), {prepared.folds.folds} folds × {loaded.epochs}"
@@ -161,7 +161,7 @@ def resume(
             )
         return
     folder.read_state()
-    prepared = prepare(load_spec(folder.spec), data_dir, local=address is None, notify=_say)
+    prepared = prepare(load_spec(folder.spec), data_dir, local=address is None)
 
     _say(f"{folder.name}: going on")
     with ray_session(address, prepared.spec):

@@ -109,7 +109,7 @@ def prepare_extension(
             " test"
         )
     spec = _longer(old, epochs)
-    prepared = prepare(spec, data_dir, local=local, notify=notify)
+    prepared = prepare(spec, data_dir, local=local)
     state.check_spec(old.to_yaml(), folder.name)
     state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)

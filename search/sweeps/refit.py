@@ -16,7 +16,8 @@ import torch
 from rich.table import Table
 
 from foldrace.errors import InputError, StateError, first_line
-from foldrace.search.preparing.prepare import count_gpus, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.resources import count_gpus
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.store import connect, find_sweep
 from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, now_ms
@@ -140,7 +141,7 @@ def refit(
     recorder = MlflowWriter(client, state.experiment_id, folder.name, state.key)
     if recorder.finished_refit is not None:
         return _recorded(state.tracking_uri, recorder.finished_refit)
-    prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
+    prepared = prepare(load_spec(folder.spec), data_dir)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     if bound_samples is not None and not prepared.task.can("bound"):
         raise InputError(

@@ -14,7 +14,7 @@ from ray.tune import Callback, Checkpoint
 from ray.tune.experiment import Trial
 
 from foldrace.search.recording.events import EventSink, Outcome, now_ms
-from foldrace.search.sampling.comparison_plan import Part
+from foldrace.search.sampling.comparison_plan import TrialRole
 from foldrace.search.tune.progress import View
 from foldrace.search.tune.snapshots import Snapshots
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
@@ -87,7 +87,7 @@ def _error_text(trial: Trial) -> str:
 
 
 def _new_record(config: Mapping[str, Any]) -> TrialRecord:
-    return TrialRecord(config["trial"], config["params"], part=Part.of(config))
+    return TrialRecord(config["trial"], config["params"], part=TrialRole.of(config))
 
 
 class SweepCallback(Callback):  # type: ignore[misc]

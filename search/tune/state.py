@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from foldrace.search.sampling.comparison_plan import Part, Phase
+from foldrace.search.sampling.comparison_plan import Phase, TrialRole
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class TrialRecord:
     status: TrialStatus = TrialStatus.RUNNING
     report: EpochReport | None = None
     reason: str = ""
-    part: Part | None = None
+    part: TrialRole | None = None
     parameters: int | None = None
     """Trainable weights of its model."""
     tags: dict[str, str] = field(default_factory=dict)
