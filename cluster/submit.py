@@ -130,7 +130,7 @@ def submit(
     with tempfile.TemporaryDirectory() as work:
         # The user's own data is here, so it is checked here; a named data set is fetched there.
         if _is_own(loaded.dataset.name):
-            prepare(loaded, Path(work), local=False, notify=log.info)
+            prepare(loaded, Path(work), local=False)
         packed = Path(work) / "code"
         packed.mkdir()
         sent = pack(folder, packed)

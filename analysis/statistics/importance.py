@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from foldrace.analysis.records.sweep import Parameter, SweepRecord
-from foldrace.search.spec.distributions import Choice, Int, Log, LogInt, Uniform
+from foldrace.search.spec.distributions import Choice, Fixed
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -192,22 +192,16 @@ def _distribution(parameter: Parameter) -> BaseDistribution | None:
 
     None if the sweep file has no distribution for it, or the arms of a comparison have several.
     """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution
 
     if len(parameter.entries) != 1:
         return None
     [entry] = parameter.entries
+    if isinstance(entry, Fixed):
+        return None
     if isinstance(entry, Choice):
         return CategoricalDistribution(parameter.categories)
-    if isinstance(entry, Uniform):
-        return FloatDistribution(*entry.bounds, step=entry.step)
-    if isinstance(entry, Log):
-        return FloatDistribution(*entry.bounds, log=True)
-    if isinstance(entry, Int):
-        return IntDistribution(*entry.bounds, step=entry.step or 1)
-    if isinstance(entry, LogInt):
-        return IntDistribution(*entry.bounds, log=True)
-    return None
+    return entry.to_optuna()
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from foldrace.analysis.study.plan import PARTS, REPORTS, Journal, Part, Stage
-from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.store import SweepFolder, check_root, connect
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.text import clock
@@ -183,7 +184,7 @@ class Workshop:
             return
         begun = folder.spec.is_file()
         spec = load_spec(folder.spec) if begun else part.spec(self._overrides)
-        prepared = prepare(spec, self._data_dir, local=self._address is None, notify=self._say)
+        prepared = prepare(spec, self._data_dir, local=self._address is None)
         view = self._make_view(prepared)
         if begun:
             result, ledger = resume_sweep(prepared, folder, make_view=view, address=self._address)

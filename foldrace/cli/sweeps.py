@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from foldrace.cli.views import LiveView, PlainView
-    from foldrace.search.preparing.prepare import Prepared
+    from foldrace.search.preparing.prepared import Prepared
     from foldrace.search.sweeps.result import SweepResult
     from foldrace.search.tune.state import TrialTable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.trainables.ray.limits import Limits
 from foldrace.trainables.ray.work import Work
 from foldrace.trainables.training.options import EarlyStopping, Precision, TrainingOptions

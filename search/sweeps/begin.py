@@ -13,7 +13,7 @@ from typing import Protocol
 from foldrace.errors import InputError, StateError, first_line
 from foldrace.files import write_text_atomically
 from foldrace.search.preparing.environment import describe_environment
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_shared
 from foldrace.search.recording.store import (
     ARTIFACTS,

@@ -12,7 +12,8 @@ from typing import Any
 
 from foldrace.errors import InputError, StateError
 from foldrace.files import write_text_atomically
-from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.events import Files, now_ms
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.store import SweepFolder, check_tracking, connect, find_sweep
@@ -104,7 +105,7 @@ def prepare_extension(
             f"{folder.name}: its best trial has been tested; another choice now would be a choice"
             " by the test set"
         )
-    prepared = prepare(_longer(old, epochs), data_dir, local=local, notify=log.info)
+    prepared = prepare(_longer(old, epochs), data_dir, local=local)
     state.check_spec(old.to_yaml(), folder.name)
     state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from foldrace.errors import InputError, StateError, first_line
-from foldrace.search.preparing.prepare import count_gpus, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.resources import count_gpus
 from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.events import now_ms
 from foldrace.search.recording.outbox import waiting_records
@@ -133,7 +134,7 @@ def refit(
     recorder = MlflowWriter(client, state.experiment_id, folder.name, state.key)
     if recorder.finished_refit is not None:
         return _recorded(state.tracking_uri, recorder.finished_refit)
-    prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
+    prepared = prepare(load_spec(folder.spec), data_dir)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     if bound_samples is not None and not prepared.task.can("bound"):
         raise InputError(

@@ -93,7 +93,7 @@ def replay_trial(
     folder = find_sweep(root, name)
     state, spec = folder.read_state(), load_spec(folder.spec)
     check_tracking(state.tracking_uri)
-    prepared = prepare(spec, data_dir, notify=notify)
+    prepared = prepare(spec, data_dir)
     state.check_spec(spec.to_yaml(), folder.name)
     state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foldrace.errors import first_line
 from foldrace.files import fsync_tree, write_text_atomically
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import (
     check_resources,
     largest_node,

@@ -43,7 +43,7 @@ def log_trial_evidence(
     spec = load_spec(folder.spec)
     saved = load_checkpoint_file(_checkpoint(folder, trial, spec.epochs))
     state = folder.read_state()
-    prepared = prepare(spec, data_dir, notify=notify)
+    prepared = prepare(spec, data_dir)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     work = make_work(prepared)
     cv = work.cross_validation(

@@ -17,7 +17,8 @@ from rich.console import Console
 from foldrace.cli.app import main
 from foldrace.cli.messages import FAILED_TRIALS
 from foldrace.cli.views import PlainView
-from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.run import run_sweep

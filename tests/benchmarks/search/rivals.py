@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import load_spec
 

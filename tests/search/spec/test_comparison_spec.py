@@ -11,7 +11,7 @@ import yaml
 
 from foldrace.errors import InputError
 from foldrace.search.preparing.prepare import prepare
-from foldrace.search.spec.arms import Arm, build_arms, differing
+from foldrace.search.sampling.arms import Arm, build_arms, differing
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.parameters import Value

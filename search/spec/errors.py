@@ -1,4 +1,4 @@
-"""What is wrong with a sweep file, in the words of the file."""
+"""Pydantic's errors about a sweep file, translated into `InputError` in the words of the file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ _WORDS = {
     "missing": ("is missing", ""),
     "model_attributes_type": ("must be a mapping", "leave the key out for the defaults"),
     "model_type": ("must be a mapping", "leave the key out for the defaults"),
-    "tuple_type": ("must be a list", ""),
+    "too_short": ("must hold at least one value", ""),
+    "tuple_type": ("must be a list", "[a, b, ...]"),
 }
 
 
 class SpecError(InputError):
-    """Several mistakes in one sweep file, one a line; ``field``, ``value``, ``rule`` and ``hint``
-    are the first's."""
+    """Several mistakes in one sweep file, one per line of the message.
+
+    Attributes:
+        errors: one for each mistake; ``field``, ``value``, ``rule`` and ``hint`` are the first's.
+    """
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         first = errors[0]
@@ -38,7 +42,11 @@ class SpecError(InputError):
 
 
 def dotted(location: Iterable[str | int]) -> str:
-    """``search.start_with[0].lr``, without the parts of a location that the file does not have."""
+    """A location of pydantic's in the words of the file.
+
+    >>> dotted(("search", "start_with", 0, "lr"))
+    'search.start_with[0].lr'
+    """
     field = ""
     for part in location:
         if isinstance(part, int):
@@ -50,10 +58,18 @@ def dotted(location: Iterable[str | int]) -> str:
 
 
 def translate(error: ValidationError, model: type[BaseModel]) -> InputError:
-    """The `InputError` that says what pydantic found wrong with ``model``'s input; `SpecError` if
-    it is several."""
-    found = [_one(dict(details), model) for details in error.errors(include_url=False)]
+    """Pydantic's errors about ``model``'s input as one `InputError`; several as a `SpecError`."""
+    details = error.errors(include_url=False)
+    found = [_one(dict(each), model) for each in details if not _follows(each, details)]
     return found[0] if len(found) == 1 else SpecError(found)
+
+
+def _follows(details: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a list is too short only because one of its items is wrong."""
+    depth = len(details["loc"])
+    return details["type"] == "too_short" and any(
+        len(other["loc"]) > depth and other["loc"][:depth] == details["loc"] for other in others
+    )
 
 
 def _one(details: Mapping[str, Any], model: type[BaseModel]) -> InputError:
@@ -81,7 +97,7 @@ def _one(details: Mapping[str, Any], model: type[BaseModel]) -> InputError:
 
 
 def _known_keys(location: Sequence[str | int], model: type[BaseModel]) -> list[str]:
-    """The keys that a mapping of the file may have."""
+    """The keys that the mapping at ``location`` may have."""
     for part in location:
         if isinstance(part, str) and part.startswith(TAG):
             model = FORMS[part.removeprefix(TAG)]
@@ -92,7 +108,7 @@ def _known_keys(location: Sequence[str | int], model: type[BaseModel]) -> list[s
 
 
 def _sections(annotation: object) -> Iterator[type[BaseModel]]:
-    """The models that an annotation mentions: ``ArmSpec`` in ``dict[str, ArmSpec] | None``."""
+    """The models in an annotation, such as ``ArmSpec`` in ``dict[str, ArmSpec] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):

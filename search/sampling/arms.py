@@ -1,8 +1,7 @@
-"""The arms of a comparison: each one's own space, checked, and its default configuration."""
+"""The arms of a comparison: the checked space and the default configuration of each."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,22 +9,13 @@ from typing import TYPE_CHECKING
 
 from foldrace.errors import InputError, nearest
 from foldrace.search.spec.comparison import ArmSpec
-from foldrace.search.spec.distributions import (
-    Choice,
-    Distribution,
-    Fixed,
-    Int,
-    Log,
-    LogInt,
-    Uniform,
-    same,
-)
+from foldrace.search.spec.distribution_base import Distribution
+from foldrace.search.spec.distributions import Fixed
+from foldrace.search.spec.fields import same
 from foldrace.search.spec.space import SearchSpace
-from foldrace.search.spec.space_checks import among
 from foldrace.trainables.tasks.parameters import (
     DEFAULT_LEARNING_RATES,
     OPTIMIZER_PARAMETERS,
-    Parameter,
     Value,
 )
 
@@ -41,7 +31,8 @@ class Arm:
     """One optimizer of a comparison.
 
     Attributes:
-        space: what its trials are drawn from: the shared space, its optimizer, and its own.
+        label: its name in the file and in reports.
+        space: the space of its trials: the shared space, its optimizer, and its own space.
         default: the parameters of its default trial.
     """
 
@@ -51,12 +42,12 @@ class Arm:
 
 
 def build_arms(spec: SweepSpec, task: LoadedTask) -> tuple[Arm, ...]:
-    """The arms of ``spec``, in its order; none for a sweep that is no comparison.
+    """The arms of ``spec``, in the order of the file; none if it is not a comparison.
 
     Raises:
         InputError: as `SearchSpace.build`, with the place in the file
-            (``comparison.arms.sgd.space.lr``); or a default that is no parameter's, out of its
-            range, or against a value that the space fixes.
+            (``comparison.arms.sgd.space.lr``); a default with an unknown name, out of its range,
+            or different from a value that the space fixes.
     """
     arms = spec.comparison.arms if spec.comparison else {}
     return tuple(_build(label, arm, spec.space, task) for label, arm in arms.items())
@@ -64,7 +55,7 @@ def build_arms(spec: SweepSpec, task: LoadedTask) -> tuple[Arm, ...]:
 
 def _build(label: str, arm: ArmSpec, shared: Mapping[str, Distribution], task: LoadedTask) -> Arm:
     optimizer = str(arm.optimizer)
-    # without a rate of its own an arm trains at its optimizer's, not at the one that suits adam
+    # An arm that sets no learning rate trains with its optimizer's own default, not Adam's.
     rate = {"lr": Fixed(value=DEFAULT_LEARNING_RATES[optimizer])}
     merged = {"optimizer": Fixed(value=optimizer), **rate, **shared, **arm.space}
     with _named(label, arm):
@@ -80,8 +71,7 @@ def _build(label: str, arm: ArmSpec, shared: Mapping[str, Distribution], task: L
 
 @contextmanager
 def _named(label: str, arm: ArmSpec) -> Iterator[None]:
-    """Within this block, errors about ``space.NAME`` say where in the arm, or in which arm, it is
-    wrong."""
+    """Within this block, errors about ``space.NAME`` also name the arm."""
     try:
         yield
     except InputError as error:
@@ -96,14 +86,11 @@ def _named(label: str, arm: ArmSpec) -> Iterator[None]:
 
 
 def _check_owner(field: str, name: str, value: Value, optimizer: str) -> None:
-    """Refuses another optimizer's own parameter. Raises: InputError."""
+    """Refuses a parameter that only other optimizers have. Raises: InputError."""
     owners = [owner for owner, own in OPTIMIZER_PARAMETERS.items() if name in own]
     if owners and optimizer not in owners:
-        rule, hint = (
-            f"{optimizer} has no parameter of that name",
-            f"it belongs into arms of {', '.join(owners)}",
-        )
-        raise InputError(field, value, rule, hint)
+        rule = f"{optimizer} has no parameter of that name"
+        raise InputError(field, value, rule, f"it belongs into arms of {', '.join(owners)}")
 
 
 def _check_defaults(
@@ -113,7 +100,7 @@ def _check_defaults(
     shared: Mapping[str, Distribution],
     field: str,
 ) -> Mapping[str, Value]:
-    """``given`` in the parameters' types. Raises: InputError."""
+    """The given defaults in the types of their parameters. Raises: InputError."""
     checked: dict[str, Value] = {}
     for name, value in given.items():
         where = f"{field}.{name}"
@@ -132,68 +119,38 @@ def _default_point(
 ) -> dict[str, Value]:
     """The parameters of an arm's default trial.
 
-    What ``given`` leaves out: the learning rate is the optimizer's own in PyTorch, any other
-    parameter has the default that is declared for it. A shared parameter whose default lies
-    outside its range has the middle of it, or the first of its choices: the arms are compared
-    within the shared space.
+    Where ``given`` leaves a parameter out, the learning rate is PyTorch's default for the
+    optimizer, and any other parameter has its declared default. A shared parameter whose default
+    lies outside its range has the middle of the range, or the first of its choices, since the
+    arms are compared within the shared space.
     """
     params: dict[str, Value] = {}
     for name, entry in space.entries.items():
         if name in given:
             params[name] = given[name]
-        elif all(
-            parent in params and among(params[parent], values)
-            for parent, values in entry.when.items()
-        ):
-            if isinstance(entry, Fixed):
-                params[name] = entry.value
-            elif name == "lr" and (
-                name not in shared or space.holds(name, DEFAULT_LEARNING_RATES[optimizer])
-            ):
-                params[name] = DEFAULT_LEARNING_RATES[optimizer]
-            else:
-                params |= _default(name, entry, space, shared)
+        elif not entry.active(params):
+            continue
+        elif isinstance(entry, Fixed):
+            params[name] = entry.value
+        else:
+            declared = space.declared[name]
+            default = declared.default
+            if name == "lr":
+                own = DEFAULT_LEARNING_RATES[optimizer]
+                default = own if name not in shared or space.holds(name, own) else default
+            if name in shared and not space.holds(name, default):
+                default = declared.check(name, entry.middle)
+            if default is not None:
+                params[name] = default
     return {**params, **given}
 
 
-def _default(
-    name: str, entry: Distribution, space: SearchSpace, shared: frozenset[str]
-) -> dict[str, Value]:
-    parameter: Parameter = space.declared[name]
-    if name in shared and not space.holds(name, parameter.default):
-        return {name: parameter.check(name, _middle(entry))}
-    return {} if parameter.default is None else {name: parameter.default}
-
-
-def _middle(entry: Distribution) -> Value:
-    if isinstance(entry, Choice):
-        return entry.choices[0]
-    assert not isinstance(entry, Fixed)
-    low, high = entry.bounds
-    if isinstance(entry, Log):
-        return math.sqrt(low * high)
-    if isinstance(entry, LogInt):
-        return round(math.sqrt(low * high))
-    if isinstance(entry, Int):
-        step = entry.step or 1
-        return int(low) + step * ((int(high) - int(low)) // step // 2)
-    assert isinstance(entry, Uniform)
-    return (
-        low + entry.step * round((high - low) / entry.step / 2) if entry.step else (low + high) / 2
-    )
-
-
 def differing(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """The parameters that two trials of a comparison may differ in."""
+    """The names of the parameters that can differ between two trials of a comparison."""
     points: list[Mapping[str, Value]] = [arm.default for arm in arms]
     for arm in arms:
-        points.append(
-            {
-                name: entry.value
-                for name, entry in arm.space.entries.items()
-                if isinstance(entry, Fixed)
-            }
-        )
+        entries = arm.space.entries.items()
+        points.append({name: entry.value for name, entry in entries if isinstance(entry, Fixed)})
     names = dict.fromkeys(name for arm in arms for name in (*arm.space.entries, *arm.default))
     return tuple(
         name for name in names if len({repr(point.get(name, ...)) for point in points}) > 1
