@@ -543,7 +543,7 @@ def data(
     """List the data sets, or fetch one."""
     from foldrace.trainables.data.datasets import fetch, list_datasets
 
-    shown = [fetch(name, data_dir, _say)] if name else list_datasets(data_dir)
+    shown = [fetch(name, data_dir)] if name else list_datasets(data_dir)
     table = Table("name", "images", "shape", "state", "what", header_style="bold")
     for info in shown:
         shape = "×".join(str(n) for n in info.sample_shape)

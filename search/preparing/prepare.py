@@ -92,7 +92,6 @@ def prepare(
         seed=given.seed,
         size=given.size,
         data_dir=data_dir,
-        notify=notify,
     )
     folds = fold_plan(spec, dataset)
     check_objective(task, spec.objective, differing(arms) if arms else space.tunable)
