@@ -1,5 +1,4 @@
-"""Batch normalisation, ReLU and dropout on a CPU, each one's pass over the activations made while
-they are at hand."""
+"""Batch normalization with ReLU and dropout, each fused into one pass over the activations."""
 
 from __future__ import annotations
 
@@ -9,19 +8,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from foldrace.trainables.cpu.dropout import Draw
-from foldrace.trainables.cpu.kernels import normalize, normalize_gradient, rectify
+from foldrace.trainables.cpu.kernels import (
+    Gradients,
+    Mask,
+    Moments,
+    normalize,
+    normalize_gradient,
+    rectify,
+)
 from foldrace.trainables.cpu.layout import channels_last, images_of, pixel_rows
 
 __all__ = ["NormalizedBatch", "RectifiedDropout"]
 
 
 class NormalizedBatch(torch.autograd.Function):
-    """A batch (B, C, H, W) normalized by its own mean and variance, then rectified and dropped out
-    if that is wanted.
+    """Normalizes a batch by its own mean and variance; optionally ReLU and dropout follow.
 
-    torch's own sums with the channels last are rough: the gradient of a bias before the layer,
-    zero but for rounding, becomes a noise above Adam's epsilon, on which Adam takes steps, and
+    torch's own sums in this layout are less exact: the gradient of a bias before the layer, zero
+    but for rounding, becomes noise above Adam's epsilon. Adam then takes steps on the noise, and
     networks train measurably worse.
     """
 
@@ -31,39 +35,43 @@ class NormalizedBatch(torch.autograd.Function):
         images: Tensor,
         weight: Tensor,
         bias: Tensor,
-        left_out: Tensor | None,
+        omitted_bias: Tensor | None,
         eps: float,
         rectified: bool,
-        drawn: Draw,
+        mask: Mask,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """``drawn`` drops something with ``rectified`` alone. ``left_out`` (C,) is added to the
-        mean alone.
+        """Normalize images (B, C, H, W).
 
-        Returns: the result; the mean and the (biased) variance of each channel, (C,) in double
+        Args:
+            weight, bias: (C,), applied after normalization.
+            omitted_bias: (C,), a bias that the images lack. It cancels in the result, and is added
+                to the returned mean.
+            rectified: apply ReLU.
+            mask: apply dropout; only with ``rectified``.
+
+        Returns:
+            The result (B, C, H, W); each channel's mean and biased variance, (C,) in double
             precision.
         """
         rows = pixel_rows(images.detach())
         result = torch.empty_like(rows)
-        mean, variance = (
-            torch.empty(len(weight), dtype=torch.float64),
-            torch.empty(len(weight), dtype=torch.float64),
-        )
+        mean = torch.empty(len(weight), dtype=torch.float64)
+        variance = torch.empty(len(weight), dtype=torch.float64)
         normalize(
             rows.numpy(),
             weight.detach().numpy(),
             bias.detach().numpy(),
             eps,
             rectified,
-            *drawn,
+            mask,
             result.numpy(),
-            mean.numpy(),
-            variance.numpy(),
+            Moments(mean.numpy(), variance.numpy()),
         )
         ctx.save_for_backward(rows, weight, result if rectified else None, mean, variance)
-        ctx.eps, ctx.factor, ctx.shape = eps, drawn.factor, images.shape
-        told = mean if left_out is None else mean + left_out
-        ctx.mark_non_differentiable(told, variance)
-        return images_of(result, images.shape), told, variance
+        ctx.eps, ctx.factor, ctx.shape = eps, mask.factor, images.shape
+        full_mean = mean if omitted_bias is None else mean + omitted_bias
+        ctx.mark_non_differentiable(full_mean, variance)
+        return images_of(result, images.shape), full_mean, variance
 
     @staticmethod
     @once_differentiable
@@ -77,28 +85,26 @@ class NormalizedBatch(torch.autograd.Function):
             weight.detach().numpy(),
             ctx.eps,
             ctx.factor,
-            mean.numpy(),
-            variance.numpy(),
+            Moments(mean.numpy(), variance.numpy()),
             result is not None,
             (rows if result is None else result).numpy(),
-            by_rows.numpy(),
-            by_weight.numpy(),
-            by_bias.numpy(),
+            Gradients(by_rows.numpy(), by_weight.numpy(), by_bias.numpy()),
         )
-        by_left_out = torch.zeros_like(weight) if ctx.needs_input_grad[3] else None
-        return images_of(by_rows, ctx.shape), by_weight, by_bias, by_left_out, None, None, None
+        by_omitted_bias = torch.zeros_like(weight) if ctx.needs_input_grad[3] else None
+        by_images = images_of(by_rows, ctx.shape)
+        return by_images, by_weight, by_bias, by_omitted_bias, None, None, None
 
 
 class RectifiedDropout(torch.autograd.Function):
-    """Images (B, C, H, W) rectified and dropped out. Images that are ``ours`` are written over."""
+    """ReLU and dropout of images (B, C, H, W), overwriting them if ``in_place``."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, drawn: Draw, ours: bool) -> Tensor:
+    def forward(ctx: Any, images: Tensor, mask: Mask, in_place: bool) -> Tensor:
         images = channels_last(images.detach())
-        result = images if ours else torch.empty_like(images)
-        rectify(pixel_rows(images).numpy(), *drawn, pixel_rows(result).numpy())
+        result = images if in_place else torch.empty_like(images)
+        rectify(pixel_rows(images).numpy(), mask, pixel_rows(result).numpy())
         ctx.save_for_backward(result)
-        ctx.factor = drawn.factor
+        ctx.factor = mask.factor
         return result
 
     @staticmethod
@@ -106,8 +112,5 @@ class RectifiedDropout(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (result,) = ctx.saved_tensors
         gradient = channels_last(gradients[0])
-        return (
-            torch.ops.aten.threshold_backward(gradient, result, 0.0).mul_(ctx.factor),
-            None,
-            None,
-        )
+        by_images = torch.ops.aten.threshold_backward(gradient, result, 0.0).mul_(ctx.factor)
+        return by_images, None, None

@@ -1,6 +1,6 @@
-"""Convolutions of kernel 3×3 and stride 2 on a CPU, and their transpose, as matrix products.
+"""3×3 convolutions of stride 2 and their transpose on a CPU, as matrix products.
 
-oneDNN, which torch calls, is slow at the transpose of a strided convolution, slowest where its
+oneDNN, which torch calls, is slow at the transpose of a strided convolution, most of all if its
 result has few channels.
 """
 
@@ -20,10 +20,10 @@ from torch.autograd.function import once_differentiable
 from foldrace.trainables.cpu.kernels import sum_taps
 from foldrace.trainables.cpu.layout import LAYOUT, channel_sums, channels_last, pixel_rows
 
-__all__ = ["KERNEL", "NARROW", "STRIDE", "StridedConvolution", "TransposedConvolution"]
+__all__ = ["KERNEL", "MAX_CHANNELS", "STRIDE", "StridedConvolution", "TransposedConvolution"]
 
 KERNEL, STRIDE = 3, 2
-NARROW = 16  # channels of the larger image up to which this transpose beats oneDNN's
+MAX_CHANNELS = 16  # of the larger image; with more of them oneDNN is faster
 
 
 def transpose_of_convolution(
@@ -33,26 +33,32 @@ def transpose_of_convolution(
     padding: Sequence[int],
     size: Sequence[int],
 ) -> Tensor:
-    """The transpose of a 3×3 convolution of stride 2: (B, S, h, w) and its weight (S, L, 3, 3) →
-    (B, L, H, W).
+    """The transpose of a 3×3 convolution of stride 2: (B, S, h, w) → (B, L, H, W).
 
-    One matrix product gives what every pixel adds to the 3×3 around its place in the result; then
-    each pixel of the result adds up what falls on it.
+    One matrix product gives the taps: what each pixel adds to the 3×3 pixels around its position
+    in the result. Then each pixel of the result adds up its taps.
+
+    Args:
+        weight: (S, L, 3, 3).
+        bias: (L,), or None.
+        padding: of rows and columns.
+        size: (H, W).
     """
-    (batch, channels, *small), narrow = images.shape, weight.shape[1]
+    (batch, channels, *small), outputs = images.shape, weight.shape[1]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)
-    if narrow == 1:  # a plane for each tap
+    if outputs == 1:  # one plane per kernel element
         taps = weight.permute(2, 3, 1, 0).reshape(-1, channels) @ pixels.t()
-    else:  # a row for each pixel
+    else:  # one row per pixel
         taps = pixels @ weight.permute(0, 2, 3, 1).reshape(channels, -1)
-    stride, counts, places = _falls(batch if narrow == 1 else 1, *small, *size, *padding, narrow)
-    result = images.new_empty(batch, *size, narrow)
-    bias = images.new_zeros(narrow) if bias is None else bias.detach()
+    planes = batch if outputs == 1 else 1
+    stride, counts, offsets = _tap_offsets(planes, outputs, (*small, *size), tuple(padding))
+    result = images.new_empty(batch, *size, outputs)
+    bias = images.new_zeros(outputs) if bias is None else bias.detach()
     sum_taps(
         taps.detach().view(-1).numpy(),
         stride,
         counts,
-        places,
+        offsets,
         bias.numpy(),
         result.view(batch, -1).numpy(),
     )
@@ -60,42 +66,43 @@ def transpose_of_convolution(
 
 
 @lru_cache(maxsize=256)
-def _falls(
-    batch: int,
-    height: int,
-    width: int,
-    rows: int,
-    columns: int,
-    row_padding: int,
-    column_padding: int,
-    narrow: int,
+def _tap_offsets(
+    planes: int, outputs: int, sizes: tuple[int, ...], padding: tuple[int, ...]
 ) -> tuple[int, NDArray[np.int64], NDArray[np.uint64]]:
-    """Where the taps lie that fall on each pixel of the result, for `sum_taps`; ``batch`` matters
-    to planes alone."""
-    counts, places = np.zeros(rows * columns, np.int64), np.zeros((rows * columns, 4), np.uint64)
-    of_pixel, of_tap = (1, batch * height * width) if narrow == 1 else (KERNEL**2 * narrow, narrow)
-    for to, (row, column) in enumerate(product(range(rows), range(columns))):
+    """Where the taps of each pixel of the result begin: stride, counts and offsets of `sum_taps`.
+
+    Args:
+        planes: images in a plane of taps, if there is one output channel; else 1.
+        outputs: channels of the result.
+        sizes: height and width of the images, then of the result.
+    """
+    height, width, rows, columns = sizes
+    counts, offsets = np.zeros(rows * columns, np.int64), np.zeros((rows * columns, 4), np.uint64)
+    per_pixel, per_tap = KERNEL**2 * outputs, outputs
+    if outputs == 1:
+        per_pixel, per_tap = 1, planes * height * width
+    for target, (row, column) in enumerate(product(range(rows), range(columns))):
         for tap, (down, right) in enumerate(product(range(KERNEL), repeat=2)):
-            y, odd_row = divmod(row + row_padding - down, STRIDE)
-            x, odd_column = divmod(column + column_padding - right, STRIDE)
+            y, odd_row = divmod(row + padding[0] - down, STRIDE)
+            x, odd_column = divmod(column + padding[1] - right, STRIDE)
             if not odd_row and not odd_column and 0 <= y < height and 0 <= x < width:
-                places[to, counts[to]] = (y * width + x) * of_pixel + tap * of_tap
-                counts[to] += 1
-    return height * width * of_pixel, counts, places
+                offsets[target, counts[target]] = (y * width + x) * per_pixel + tap * per_tap
+                counts[target] += 1
+    return height * width * per_pixel, counts, offsets
 
 
 def _convolve(
     images: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]
 ) -> Tensor:
-    """The convolution itself; (B, 1, H, W) is faster in torch's other layout, the way back from
-    there included."""
+    """torch's convolution, with the channels of the result last."""
     if images.shape[1] == 1:
-        images = images.squeeze(1).unsqueeze(1)  # with that layout's strides
+        # One channel is faster in torch's default layout, whose strides this gives.
+        images = images.squeeze(1).unsqueeze(1)
     return torch.conv2d(images, weight, bias, STRIDE, padding).contiguous(memory_format=LAYOUT)
 
 
 class StridedConvolution(torch.autograd.Function):
-    """A convolution; its gradient by the images is `transpose_of_convolution`."""
+    """A convolution whose gradient with respect to the images is `transpose_of_convolution`."""
 
     @staticmethod
     def forward(
@@ -112,15 +119,15 @@ class StridedConvolution(torch.autograd.Function):
         gradient = channels_last(gradients[0])
         by_images = None
         if ctx.needs_input_grad[0]:
-            by_images = transpose_of_convolution(
-                gradient, weight, None, ctx.padding, images.shape[2:]
-            )
+            size = images.shape[2:]
+            by_images = transpose_of_convolution(gradient, weight, None, ctx.padding, size)
         by_weight = _by_weight(gradient, images, weight, ctx.padding)
-        return by_images, by_weight, _by_bias(gradient) if ctx.needs_input_grad[2] else None, None
+        by_bias = _by_bias(gradient) if ctx.needs_input_grad[2] else None
+        return by_images, by_weight, by_bias, None
 
 
 class TransposedConvolution(torch.autograd.Function):
-    """`transpose_of_convolution` and a bias; its gradient by the images is a convolution."""
+    """`transpose_of_convolution`; its gradient with respect to the images is a convolution."""
 
     @staticmethod
     def forward(
@@ -140,21 +147,16 @@ class TransposedConvolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         images, weight = ctx.saved_tensors
         gradient = channels_last(gradients[0])
-        by_images = (
-            _convolve(gradient, weight, None, ctx.padding) if ctx.needs_input_grad[0] else None
-        )
+        by_images = None
+        if ctx.needs_input_grad[0]:
+            by_images = _convolve(gradient, weight, None, ctx.padding)
         by_weight = _by_weight(images, gradient, weight, ctx.padding)
-        return (
-            by_images,
-            by_weight,
-            _by_bias(gradient) if ctx.needs_input_grad[2] else None,
-            None,
-            None,
-        )
+        by_bias = _by_bias(gradient) if ctx.needs_input_grad[2] else None
+        return by_images, by_weight, by_bias, None, None
 
 
 def _by_weight(gradient: Tensor, images: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
-    """The gradient of a convolution of ``images`` by its weight."""
+    """The gradient of a convolution of ``images`` with respect to its weight."""
     by_weight: Tensor
     _, by_weight, _ = torch.ops.aten.convolution_backward(
         gradient,
@@ -173,4 +175,5 @@ def _by_weight(gradient: Tensor, images: Tensor, weight: Tensor, padding: Sequen
 
 
 def _by_bias(gradient: Tensor) -> Tensor:
+    """The gradient with respect to the bias."""
     return channel_sums(pixel_rows(gradient), gradient.shape[1]).to(gradient.dtype)

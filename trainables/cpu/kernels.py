@@ -1,31 +1,73 @@
-"""Loops over activations on a CPU, compiled by Numba: one pass where torch's operations take five.
+"""Loops over activations on a CPU, compiled by Numba: one pass where torch makes five.
 
-They run on one thread: a trial's share of a machine that trains many is one CPU. They are compiled
-when they are first called, in seconds, and kept on disk for the next process.
+They use one thread, since a trial's share of a node that trains many trials is one CPU. They are
+compiled at their first call, which takes seconds, and cached on disk for the next process.
+
+Shapes: B images of P pixels and C channels, with the channels last, are rows (B, P·C).
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["LEVELS", "drop", "normalize", "normalize_gradient", "rectify", "sum_taps"]
+__all__ = [
+    "LEVELS",
+    "Gradients",
+    "Mask",
+    "Moments",
+    "drop",
+    "normalize",
+    "normalize_gradient",
+    "rectify",
+    "sum_taps",
+]
 
 LEVELS = 2**16
-"""An element is dropped if its 16 random bits are below a number."""
+"""The number of dropout rates: an element's 16 random bits are compared with a number."""
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 _Function = TypeVar("_Function")
 
-_BLOCK = 16  # images whose sum is kept in the activations' own precision
+_BLOCK = 16  # images that are summed in the activations' own precision, then in double
+# The constants of SplitMix64.
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
+class Mask(NamedTuple):
+    """A dropout mask, described by the seed of its random numbers.
+
+    Attributes:
+        seed: of its random numbers.
+        dropped: an element is dropped with probability ``dropped`` / `LEVELS`.
+        factor: what the other elements are multiplied by.
+    """
+
+    seed: np.uint64
+    dropped: int
+    factor: float
+
+
+class Moments(NamedTuple):
+    """Each channel's mean and biased variance, both (C,)."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+class Gradients(NamedTuple):
+    """Where `normalize_gradient` writes: (B, P·C), (C,) and (C,)."""
+
+    rows: Floats
+    weight: Floats
+    bias: Floats
+
+
 def _compiled(function: _Function) -> _Function:
-    # sums may be reordered and products fused; what is not finite stays what it is
+    # Sums may be reordered and products fused; NaN and infinity keep their meaning.
     fast = njit(
         nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
     )
@@ -33,9 +75,8 @@ def _compiled(function: _Function) -> _Function:
 
 
 @_compiled
-def _draw(words: NDArray[np.uint64], seed: np.uint64, start: int) -> None:
-    """Words ``start``, ``start`` + 1, … of the sequence SplitMix64 (Steele et al., 2014) from
-    ``seed``."""
+def _random_words(words: NDArray[np.uint64], seed: np.uint64, start: int) -> None:
+    """Words ``start``, ``start`` + 1, … of SplitMix64 with this seed (Steele et al., 2014)."""
     for index in range(words.size):
         word = seed + np.uint64(start + index + 1) * np.uint64(_GOLDEN)
         word = (word ^ (word >> np.uint64(30))) * np.uint64(_FIRST)
@@ -44,33 +85,32 @@ def _draw(words: NDArray[np.uint64], seed: np.uint64, start: int) -> None:
 
 
 @_compiled
-def drop(rows: Floats, seed: np.uint64, dropped: int, factor: float) -> None:
-    """Multiplies each element of (B, N) by zero, with a probability of ``dropped`` / `LEVELS`, or
-    by ``factor``."""
+def drop(rows: Floats, mask: Mask) -> None:
+    """Multiply (B, N) by a dropout mask, in place."""
     width = rows.shape[1]
     words = np.empty((width + 3) // 4, np.uint64)
     lanes = words.view(np.uint16)
-    scale, zero = rows.dtype.type(factor), rows.dtype.type(0)
+    scale, zero = rows.dtype.type(mask.factor), rows.dtype.type(0)
     for row in range(rows.shape[0]):
-        _draw(words, seed, row * words.size)
+        _random_words(words, mask.seed, row * words.size)
         for index in range(width):
-            rows[row, index] *= scale if lanes[index] >= dropped else zero
+            rows[row, index] *= scale if lanes[index] >= mask.dropped else zero
 
 
 @_compiled
-def rectify(rows: Floats, seed: np.uint64, dropped: int, factor: float, result: Floats) -> None:
-    """(B, N) → ``result``: ReLU, then `drop`. ``result`` may be ``rows``."""
+def rectify(rows: Floats, mask: Mask, result: Floats) -> None:
+    """ReLU, then dropout: (B, N) → ``result``, which may be ``rows``."""
     for row in range(rows.shape[0]):
         for index in range(rows.shape[1]):
             value = rows[row, index]
             result[row, index] = rows.dtype.type(0) if value <= 0 else value
-    if dropped:
-        drop(result, seed, dropped, factor)
+    if mask.dropped:
+        drop(result, mask)
 
 
 @_compiled
-def _by_channel(columns: NDArray[np.float64], channels: int) -> Any:
-    """Sums over pixels: (P·C,) → (C,)."""
+def _sum_pixels(columns: NDArray[np.float64], channels: int) -> Any:
+    """The sum over pixels: (P·C,) → (C,)."""
     sums = np.zeros(channels)
     for start in range(0, columns.size, channels):
         for channel in range(channels):
@@ -79,14 +119,13 @@ def _by_channel(columns: NDArray[np.float64], channels: int) -> Any:
 
 
 @_compiled
-def _beside_pixels(values: Any, like: Any) -> Any:
-    """(C,) → (P·C,), a channel's value beside each of its pixels, so that all can go in long
-    rows."""
-    beside = np.empty(like.shape[1], like.dtype)
-    for start in range(0, beside.size, values.size):
+def _repeat_per_pixel(values: Any, like: Any) -> Any:
+    """Repeat a channel's value for each pixel: (C,) → (P·C,), so that loops run over long rows."""
+    repeated = np.empty(like.shape[1], like.dtype)
+    for start in range(0, repeated.size, values.size):
         for channel in range(values.size):
-            beside[start + channel] = values[channel]
-    return beside
+            repeated[start + channel] = values[channel]
+    return repeated
 
 
 @_compiled
@@ -96,19 +135,19 @@ def normalize(
     bias: Floats,
     eps: float,
     rectified: bool,
-    seed: np.uint64,
-    dropped: int,
-    factor: float,
+    mask: Mask,
     result: Floats,
-    mean: NDArray[np.float64],
-    variance: NDArray[np.float64],
+    moments: Moments,
 ) -> None:
-    """Batch normalization of (B, H·W·C) by its own moments, then ReLU if ``rectified``, and
-    dropout if ``dropped``.
+    """Batch normalization by the batch's own moments, then optionally ReLU and dropout.
 
     Args:
-        factor: what the kept elements are multiplied by.
-        result, mean, variance: what is computed: (B, H·W·C), and the (biased) moments (C,).
+        rows: (B, P·C).
+        weight, bias: (C,), applied after normalization.
+        rectified: apply ReLU.
+        mask: apply dropout; only with ``rectified``.
+        result: (B, P·C), written.
+        moments: written.
     """
     count, width = rows.shape
     channels = weight.size
@@ -121,8 +160,8 @@ def normalize(
         for index in range(width):
             total[index] += block[index]
     values = count * (width // channels)
-    mean[:] = _by_channel(total, channels) / values
-    means = _beside_pixels(mean, rows)
+    moments.mean[:] = _sum_pixels(total, channels) / values
+    means = _repeat_per_pixel(moments.mean, rows)
     total[:] = 0
     for start in range(0, count, _BLOCK):
         block[:] = 0
@@ -132,27 +171,28 @@ def normalize(
                 block[index] += centred * centred
         for index in range(width):
             total[index] += block[index]
-    variance[:] = _by_channel(total, channels) / values
-    slopes = _beside_pixels(weight / np.sqrt(variance + eps) * factor, rows)
-    constants = _beside_pixels(bias * factor, rows)
+    moments.variance[:] = _sum_pixels(total, channels) / values
+    slopes = _repeat_per_pixel(weight / np.sqrt(moments.variance + eps) * mask.factor, rows)
+    constants = _repeat_per_pixel(bias * mask.factor, rows)
     zero = rows.dtype.type(0)
     words = np.empty((width + 3) // 4, np.uint64)
     lanes = words.view(np.uint16)
     for row in range(count):
-        if dropped:
-            _draw(words, seed, row * words.size)
+        if mask.dropped:
+            _random_words(words, mask.seed, row * words.size)
             for index in range(width):
                 value = (rows[row, index] - means[index]) * slopes[index] + constants[index]
-                result[row, index] = zero if (value <= zero) | (lanes[index] < dropped) else value
+                result[row, index] = (
+                    zero if (value <= zero) | (lanes[index] < mask.dropped) else value
+                )
         elif rectified:
             for index in range(width):
                 value = (rows[row, index] - means[index]) * slopes[index] + constants[index]
                 result[row, index] = zero if value <= zero else value
         else:
             for index in range(width):
-                result[row, index] = (rows[row, index] - means[index]) * slopes[index] + constants[
-                    index
-                ]
+                value = (rows[row, index] - means[index]) * slopes[index] + constants[index]
+                result[row, index] = value
 
 
 @_compiled
@@ -162,19 +202,24 @@ def normalize_gradient(
     weight: Floats,
     eps: float,
     factor: float,
-    mean: NDArray[np.float64],
-    variance: NDArray[np.float64],
+    moments: Moments,
     rectified: bool,
     result: Floats,
-    by_rows: Floats,
-    by_weight: Floats,
-    by_bias: Floats,
+    gradients: Gradients,
 ) -> None:
-    """The gradients of `normalize` from that by its ``result``, (B, H·W·C), which says where it
-    was set to zero."""
+    """The gradients of `normalize` with respect to its rows, weight and bias.
+
+    Args:
+        gradient: (B, P·C), with respect to the result.
+        rows, weight, eps, rectified: as in `normalize`.
+        factor: the mask's.
+        moments, result: what `normalize` has written; the result's zeros show where ReLU and
+            dropout set it to zero.
+        gradients: written.
+    """
     count, width = rows.shape
     channels = weight.size
-    means = _beside_pixels(mean, rows)
+    means = _repeat_per_pixel(moments.mean, rows)
     totals, products = np.zeros(width), np.zeros(width)
     block, block_products = np.empty(width, rows.dtype), np.empty(width, rows.dtype)
     zero = rows.dtype.type(0)
@@ -189,20 +234,20 @@ def normalize_gradient(
         for index in range(width):
             totals[index] += block[index]
             products[index] += block_products[index]
-    sums = _by_channel(totals, channels) * factor
-    inverse = 1.0 / np.sqrt(variance + eps)
-    along = _by_channel(products, channels) * factor * inverse
-    by_bias[:] = sums
-    by_weight[:] = along
+    sums = _sum_pixels(totals, channels) * factor
+    inverse = 1.0 / np.sqrt(moments.variance + eps)
+    along = _sum_pixels(products, channels) * factor * inverse
+    gradients.bias[:] = sums
+    gradients.weight[:] = along
     values = count * (width // channels)
-    constants = _beside_pixels(-weight * inverse * sums / values, rows)
-    slopes = _beside_pixels(-weight * inverse * inverse * along / values, rows)
-    factors = _beside_pixels(weight * inverse * factor, rows)
+    constants = _repeat_per_pixel(-weight * inverse * sums / values, rows)
+    slopes = _repeat_per_pixel(-weight * inverse * inverse * along / values, rows)
+    factors = _repeat_per_pixel(weight * inverse * factor, rows)
     for row in range(count):
         for index in range(width):
             slope = zero if rectified & (result[row, index] <= zero) else gradient[row, index]
             moved = (rows[row, index] - means[index]) * slopes[index] + constants[index]
-            by_rows[row, index] = slope * factors[index] + moved
+            gradients.rows[row, index] = slope * factors[index] + moved
 
 
 @_compiled
@@ -210,55 +255,52 @@ def sum_taps(
     taps: Floats,
     stride: int,
     counts: NDArray[np.int64],
-    places: NDArray[np.uint64],
+    offsets: NDArray[np.uint64],
     bias: Floats,
     result: Floats,
 ) -> None:
-    """What falls on each pixel of the result of a transposed convolution, added up.
+    """Add up the taps that fall on each pixel of a transposed convolution's result.
 
     Args:
-        taps: flat; what an input image adds to its surroundings begins ``stride`` further than the
-            one before it.
-        counts: (pixels,) how many taps fall on a pixel of the result: 0, 1, 2 or 4.
-        places: (pixels, 4) where each of them begins, from the image's beginning.
-        bias: (C,).
-        result: (B, pixels·C).
+        taps: flat: the products of pixels and kernel elements, ``stride`` of them per image.
+        counts: (P,), how many taps fall on a pixel of the result: 0, 1, 2 or 4.
+        offsets: (P, 4), where each of these taps begins, from the image's first tap.
+        bias: (C,), added.
+        result: (B, P·C), written.
     """
-    channels, pixels = (
-        np.uint64(bias.size),
-        np.uint64(counts.size),
-    )  # unsigned: no index counts from the end
+    # Unsigned, so that no index can count from the end: Numba then checks for none.
+    channels, pixels = np.uint64(bias.size), np.uint64(counts.size)
     for image in range(result.shape[0]):
-        here, there = taps[image * stride :], result[image]
+        source, target = taps[image * stride :], result[image]
         if bias.size == 1:
             for pixel in range(pixels):
                 value, count = bias[0], counts[pixel]
                 if count > 0:
-                    value += here[places[pixel, 0]]
+                    value += source[offsets[pixel, 0]]
                 if count > 1:
-                    value += here[places[pixel, 1]]
+                    value += source[offsets[pixel, 1]]
                 if count > 2:
-                    value += here[places[pixel, 2]] + here[places[pixel, 3]]
-                there[pixel] = value
+                    value += source[offsets[pixel, 2]] + source[offsets[pixel, 3]]
+                target[pixel] = value
             continue
         to = np.uint64(0)
         for pixel in range(pixels):
             count = counts[pixel]
-            a, b, c, d = places[pixel, 0], places[pixel, 1], places[pixel, 2], places[pixel, 3]
+            a, b, c, d = offsets[pixel, 0], offsets[pixel, 1], offsets[pixel, 2], offsets[pixel, 3]
             if count == 1:
                 for channel in range(channels):
-                    there[to + channel] = bias[channel] + here[a + channel]
+                    target[to + channel] = bias[channel] + source[a + channel]
             elif count == 2:
                 for channel in range(channels):
-                    there[to + channel] = bias[channel] + (here[a + channel] + here[b + channel])
+                    target[to + channel] = bias[channel] + (
+                        source[a + channel] + source[b + channel]
+                    )
             elif count == 4:
                 for channel in range(channels):
-                    left, right = (
-                        here[a + channel] + here[b + channel],
-                        here[c + channel] + here[d + channel],
-                    )
-                    there[to + channel] = bias[channel] + (left + right)
+                    left = source[a + channel] + source[b + channel]
+                    right = source[c + channel] + source[d + channel]
+                    target[to + channel] = bias[channel] + (left + right)
             else:
                 for channel in range(channels):
-                    there[to + channel] = bias[channel]
+                    target[to + channel] = bias[channel]
             to += channels

@@ -1,9 +1,13 @@
-"""Drop-in layers with which small convolutional networks train faster on a CPU.
+"""Drop-in layers that train small convolutional networks faster on a CPU.
 
-Each is a subclass of the layer of the same name in `torch.nn`: its parameters, its arguments, its
-results within rounding (of dropout: its distribution, see `foldrace.trainables.cpu.dropout`). On a
-GPU, and for what they are not made for, they are that layer. Activations lie in memory with the
-channels last; tensors of any layout may come in.
+Each is a subclass of the layer of the same name in `torch.nn`, with its arguments, its parameters,
+and, within rounding, its results (of dropout: its distribution, see
+`foldrace.trainables.cpu.dropout`). On a GPU, and for arguments that they do not speed up, they are
+that layer. Activations have the channels last in memory; tensors of any layout are accepted.
+
+>>> model = Sequential(Conv2d(1, 8, 3, stride=2, padding=1), BatchNorm2d(8), nn.ReLU())
+>>> model(torch.zeros(2, 1, 28, 28)).shape
+torch.Size([2, 8, 14, 14])
 """
 
 from __future__ import annotations
@@ -19,12 +23,12 @@ from torch import Tensor, nn
 from foldrace.trainables.cpu.batch_norm import NormalizedBatch, RectifiedDropout
 from foldrace.trainables.cpu.convolution import (
     KERNEL,
-    NARROW,
+    MAX_CHANNELS,
     STRIDE,
     StridedConvolution,
     TransposedConvolution,
 )
-from foldrace.trainables.cpu.dropout import KEEP_ALL, draw, dropout_mask
+from foldrace.trainables.cpu.dropout import KEEP_ALL, draw_mask, dropout_mask
 from foldrace.trainables.cpu.layout import channels_last
 
 __all__ = ["BatchNorm2d", "Conv2d", "ConvTranspose2d", "Dropout", "Sequential", "torch_kernels"]
@@ -34,8 +38,7 @@ _torch_kernels: ContextVar[bool] = ContextVar("torch_kernels", default=False)
 
 @contextmanager
 def torch_kernels() -> Iterator[None]:
-    """Within this block these layers compute with torch's own kernels alone, which `torch.func`
-    can batch."""
+    """Within this block the layers use only torch's own kernels, which `torch.func` can batch."""
     token = _torch_kernels.set(True)
     try:
         yield
@@ -44,8 +47,7 @@ def torch_kernels() -> Iterator[None]:
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d`; where its kernel is 3×3 and its stride 2, its gradient is faster on a
-    CPU."""
+    """`torch.nn.Conv2d` with a faster gradient on a CPU, if kernel is 3×3 and stride 2."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H', W')."""
@@ -53,10 +55,10 @@ class Conv2d(nn.Conv2d):
 
     def is_fast(self, input: Tensor) -> bool:
         """Whether `convolve` may be called on this input."""
-        return _fast(self, input) and self.in_channels <= NARROW
+        return _fast(self, input) and self.in_channels <= MAX_CHANNELS
 
     def convolve(self, images: Tensor, bias: Tensor | None) -> Tensor:
-        """What `forward` does, with this bias."""
+        """Like `forward`, but with this bias; only if `is_fast`."""
         output: Tensor = StridedConvolution.apply(
             channels_last(images), self.weight, bias, _pair(self.padding)
         )
@@ -64,7 +66,7 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """`torch.nn.ConvTranspose2d`; faster on a CPU where its kernel is 3×3 and its stride 2."""
+    """`torch.nn.ConvTranspose2d`, faster on a CPU if kernel is 3×3 and stride 2."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H', W')."""
@@ -74,10 +76,10 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def is_fast(self, input: Tensor) -> bool:
         """Whether `convolve` may be called on this input."""
-        return _fast(self, input) and self.out_channels <= NARROW
+        return _fast(self, input) and self.out_channels <= MAX_CHANNELS
 
     def convolve(self, images: Tensor, bias: Tensor | None) -> Tensor:
-        """What `forward` does, with this bias."""
+        """Like `forward`, but with this bias; only if `is_fast`."""
         padding = _pair(self.padding)
         height, width = (
             (side - 1) * STRIDE - 2 * pad + KERNEL + extra
@@ -92,32 +94,29 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 def _fast(layer: nn.Conv2d | nn.ConvTranspose2d, images: Tensor) -> bool:
-    """Whether these images through this layer are what `foldrace.trainables.cpu.convolution` is
-    made for."""
-    shape = layer.kernel_size == (KERNEL, KERNEL) and layer.stride == (STRIDE, STRIDE)
-    plain = layer.dilation == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
+    """Whether `foldrace.trainables.cpu.convolution` can compute this layer on these images."""
     return (
-        _here(images)
-        and shape
-        and plain
+        _on_cpu(images)
+        and layer.kernel_size == (KERNEL, KERNEL)
+        and layer.stride == (STRIDE, STRIDE)
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and max(_pair(layer.padding)) <= 1
     )
 
 
-def _here(images: Tensor) -> bool:
-    """Whether the kernels below may compute on these images."""
-    # an exported network is of torch's operations alone
-    if (
-        torch.compiler.is_compiling()
-        or _torch_kernels.get()
-        or torch.is_autocast_enabled(images.device.type)
-    ):
+def _on_cpu(images: Tensor) -> bool:
+    """Whether the CPU kernels can be used for these images."""
+    # An exported network must consist of torch's own operations.
+    if torch.compiler.is_compiling() or _torch_kernels.get():
         return False
     return (
         images.device.type == "cpu"
         and images.dim() == 4
         and images.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
     )
 
 
@@ -126,8 +125,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`; while it trains on a CPU, faster and more exact with the channels
-    last."""
+    """`torch.nn.BatchNorm2d`, faster and more exact in training on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) → the same shape."""
@@ -135,7 +133,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def is_fast(self, input: Tensor) -> bool:
         """Whether `normalize` may be called on this input."""
-        return self.training and self.affine and _here(input) and input.numel() > input.shape[1]
+        return self.training and self.affine and _on_cpu(input) and input.numel() > input.shape[1]
 
     def normalize(
         self,
@@ -143,19 +141,20 @@ class BatchNorm2d(nn.BatchNorm2d):
         *,
         rectify: bool = False,
         dropout: float = 0.0,
-        left_out: Tensor | None = None,
+        omitted_bias: Tensor | None = None,
     ) -> Tensor:
-        """What this layer, then ReLU if it is to ``rectify``, and dropout at this rate make of a
-        training batch.
+        """Normalize a training batch (B, C, H, W), then optionally apply ReLU and dropout.
 
         Args:
-            left_out: a bias that the images are still to be given. It is subtracted again with
-                their mean.
+            rectify: apply ReLU.
+            dropout: the dropout rate; only with ``rectify``.
+            omitted_bias: (C,), a bias that was not added to the images. It cancels in the result;
+                the running mean takes it into account.
         """
-        drawn = draw(dropout) if dropout else KEEP_ALL
+        mask = draw_mask(dropout) if dropout else KEEP_ALL
         output: Tensor
         output, mean, variance = NormalizedBatch.apply(
-            images, self.weight, self.bias, left_out, self.eps, rectify, drawn
+            images, self.weight, self.bias, omitted_bias, self.eps, rectify, mask
         )
         if (
             self.running_mean is not None
@@ -167,7 +166,7 @@ class BatchNorm2d(nn.BatchNorm2d):
                 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             )
             count = images.numel() / images.shape[1]
-            # not lerp_, which makes a NaN of what is infinite
+            # not lerp_, which turns an infinite value into NaN
             self.running_mean.mul_(1 - step).add_(mean, alpha=step)
             self.running_var.mul_(1 - step).add_(variance, alpha=step * count / (count - 1))
         return output
@@ -184,23 +183,25 @@ class Dropout(nn.Dropout):
 
 
 class Sequential(nn.Sequential):
-    """`torch.nn.Sequential`, which computes together what follows one another: convolution, batch
-    norm, ReLU, dropout.
+    """`torch.nn.Sequential` that fuses a convolution, batch norm, ReLU and dropout in a row.
 
     The bias of a convolution before a batch norm has no effect on a training batch. Its gradient
-    is zero here, and not the rounding errors that Adam would take steps on.
+    is zero here, instead of rounding errors on which Adam would take steps.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """What comes out of the last of the layers."""
+        """The output of the last layer."""
         for group in _groups(tuple(self)):
-            input = group[0](input) if len(group) == 1 else _together(group, input)
+            input = group[0](input) if len(group) == 1 else _fused(group, input)
         return input
 
 
 def _groups(modules: Sequence[nn.Module]) -> Sequence[Sequence[nn.Module]]:
-    """These modules in order, in groups that can be computed together: a batch norm, a ReLU and a
-    dropout in either order, or both, and the convolution before them."""
+    """Divide the modules, in order, into groups that can be fused.
+
+    A group is an optional convolution, then a batch norm, a ReLU and a dropout in either order, or
+    both; or it is a single module.
+    """
     groups, start = [], 0
     while start < len(modules):
         kinds = [type(module) for module in modules[start : start + 4]]
@@ -218,35 +219,36 @@ def _groups(modules: Sequence[nn.Module]) -> Sequence[Sequence[nn.Module]]:
     return groups
 
 
-def _together(group: Sequence[nn.Module], images: Tensor) -> Tensor:
-    """A group of `_groups` of more than one, computed as one where that is possible."""
-    # those who want to be told when a module is called are told
+def _fused(group: Sequence[nn.Module], images: Tensor) -> Tensor:
+    """Compute a group of `_groups` with more than one module, fused where possible."""
+    # A hook must see its module called.
     if any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
         for module in group
     ):
-        return _apart(group, images)
-    conv, rest = (
-        (group[0], group[1:]) if isinstance(group[0], Conv2d | ConvTranspose2d) else (None, group)
-    )
+        return _in_turn(group, images)
+    conv = group[0] if isinstance(group[0], Conv2d | ConvTranspose2d) else None
+    rest = group[1:] if conv is not None else group
     norm = rest[0] if isinstance(rest[0], BatchNorm2d) else None
     rate = next(
         (module.p for module in rest if isinstance(module, Dropout) and module.training), 0.0
     )
-    ours, left_out = conv is not None and conv.is_fast(images), None
-    if conv is not None and ours and norm is not None and norm.training and norm.affine:
-        images, left_out = conv.convolve(images, None), conv.bias
+    # The output of a fast convolution is not saved for its gradient, so it can be overwritten.
+    in_place, omitted_bias = conv is not None and conv.is_fast(images), None
+    if conv is not None and in_place and norm is not None and norm.training and norm.affine:
+        images, omitted_bias = conv.convolve(images, None), conv.bias
     elif conv is not None:
         images = conv(images)
     if norm is not None and norm.is_fast(images):
-        return norm.normalize(images, rectify=len(rest) > 1, dropout=rate, left_out=left_out)
-    if norm is None and rate and _here(images):
-        rectified: Tensor = RectifiedDropout.apply(images, draw(rate), ours)
+        rectify = len(rest) > 1
+        return norm.normalize(images, rectify=rectify, dropout=rate, omitted_bias=omitted_bias)
+    if norm is None and rate and _on_cpu(images):
+        rectified: Tensor = RectifiedDropout.apply(images, draw_mask(rate), in_place)
         return rectified
-    return _apart(rest, images)
+    return _in_turn(rest, images)
 
 
-def _apart(modules: Iterable[nn.Module], images: Tensor) -> Tensor:
+def _in_turn(modules: Iterable[nn.Module], images: Tensor) -> Tensor:
     for module in modules:
         images = module(images)
     return images

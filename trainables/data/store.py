@@ -1,45 +1,48 @@
-"""The data folder: fetched data sets, one file each, written whole or not at all.
+"""The data folder: one file per fetched data set, written atomically.
 
-A data set NAME lies in ``NAME.npz`` (uncompressed arrays, where they came from, and their digest).
-It is written under a temporary name and then renamed, so that a reader never sees half of one.
+The data set NAME is in ``NAME.npz``: uncompressed arrays, where they came from, and their digest.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from foldrace.errors import DataError
-from foldrace.trainables.data.arrays import Parts, digest
+from foldrace.trainables.data.arrays import Parts
+from foldrace.trainables.data.parts import digest
 
-__all__ = ["DamagedError", "read_stored", "staging", "stored_path", "write_stored"]
+__all__ = ["VerificationError", "read_stored", "staging", "stored_path", "write_stored"]
+
+log = logging.getLogger(__name__)
 
 _STAGE = ".fetching-"
 _LOCK = ".lock"
 _ARRAYS = ("images", "labels", "test_images", "test_labels")
 
 
-class DamagedError(Exception):
-    """A stored data set that is not what was written."""
+class VerificationError(Exception):
+    """The arrays are not those of the data set, or the stored file is damaged."""
 
 
 def stored_path(name: str, data_dir: Path) -> Path:
-    """Where the data set lies once it is fetched."""
+    """The file of a data set once it is fetched."""
     return data_dir / f"{name}.npz"
 
 
 def read_stored(name: str, data_dir: Path) -> Parts | None:
-    """The stored data set (without its class names); None if it is not there.
+    """Read a stored data set, without its class names; None if it is not there.
 
     Raises:
-        DamagedError: it cannot be read, or its digest is not the one that it was stored with.
+        VerificationError: it cannot be read, or its digest is not the stored one.
     """
     try:
         with np.load(stored_path(name, data_dir), allow_pickle=False) as file:
@@ -47,17 +50,19 @@ def read_stored(name: str, data_dir: Path) -> Parts | None:
             expected = str(file["digest"])
     except FileNotFoundError:
         return None
-    except (
-        Exception
-    ) as error:  # zipfile, zlib and numpy raise a dozen kinds of errors over a damaged file
-        raise DamagedError(f"{type(error).__name__}: {error}") from error
+    # zipfile, zlib and NumPy raise many kinds of errors for a damaged file.
+    except Exception as error:
+        raise VerificationError(f"{type(error).__name__}: {error}") from error
     if digest(parts) != expected:
-        raise DamagedError("its digest is not the one it was stored with")
+        raise VerificationError("its digest is not the stored one")
     return parts
 
 
 def write_stored(name: str, parts: Parts, data_dir: Path, stage: Path) -> None:
-    """Stores ``parts``, by way of the folder ``stage`` on the same file system.
+    """Store a data set: write it to the folder ``stage``, then rename it.
+
+    Args:
+        stage: a folder on the same file system (see `staging`).
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.
@@ -69,11 +74,11 @@ def write_stored(name: str, parts: Parts, data_dir: Path, stage: Path) -> None:
 
 
 @contextmanager
-def staging(name: str, data_dir: Path, notify: Callable[[str], None]) -> Iterator[Path]:
-    """A temporary folder inside ``data_dir`` for one fetch, gone afterwards whatever happens.
+def staging(name: str, data_dir: Path) -> Iterator[Path]:
+    """A temporary folder inside ``data_dir`` for one fetch; it is removed at the end.
 
-    One fetch at a time: a second process waits here for the first. So any other temporary folder
-    is left over from a process that was killed, and is removed.
+    A lock lets one process fetch at a time; others wait. So any other temporary folder was left by
+    a process that was killed, and is removed.
 
     Raises:
         DataError: the data folder cannot be made, written or locked.
@@ -84,30 +89,29 @@ def staging(name: str, data_dir: Path, notify: Callable[[str], None]) -> Iterato
     except OSError as error:
         raise _unusable(name, data_dir, error) from error
     try:
-        _acquire(lock, name, data_dir, notify)
-        for left_over in data_dir.glob(f"{_STAGE}*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        _acquire(lock, name, data_dir)
+        for abandoned in data_dir.glob(f"{_STAGE}*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
         with tempfile.TemporaryDirectory(
             prefix=_STAGE, dir=data_dir, ignore_cleanup_errors=True
         ) as stage:
             yield Path(stage)
     finally:
-        os.close(lock)  # which also gives the lock back
+        os.close(lock)  # releases the lock
 
 
-def _acquire(lock: int, name: str, data_dir: Path, notify: Callable[[str], None]) -> None:
+def _acquire(lock: int, name: str, data_dir: Path) -> None:
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            notify(f"{name}: waiting for another process that is fetching into {data_dir}")
+            log.info("%s: waiting for another process that is fetching into %s", name, data_dir)
             fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise _unusable(name, data_dir, error) from error
 
 
 def _unusable(name: str, data_dir: Path, error: OSError) -> DataError:
-    rule = (
-        f"cannot be fetched: the data folder {data_dir} cannot be used: {error.strerror or error}"
-    )
+    reason = error.strerror or error
+    rule = f"cannot be fetched: the data folder {data_dir} cannot be used: {reason}"
     return DataError("dataset", name, rule, "choose a folder that you may write to")

@@ -145,8 +145,8 @@ def test_not_finite_is_refused_with_count_and_first_index(write):
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"images": pictures().astype(float)}, "must lie in [0, 1]"),
-        ({"images": pictures().astype(np.float64) * 1e300}, "must lie in [0, 1]"),
+        ({"images": pictures().astype(float)}, "must be in [0, 1]"),
+        ({"images": pictures().astype(np.float64) * 1e300}, "must be in [0, 1]"),
         ({"images": np.full((9, 4, 4), -0.1)}, "spans [-0.1, -0.1]"),
         ({"images": pictures().astype(np.int64)}, "it is int64"),
         ({"images": pictures() > 9}, "it is bool"),
@@ -370,8 +370,8 @@ def test_a_function_in_an_installed_module(module, monkeypatch, tmp_path):
         ("fails", "raised ZeroDivisionError: no pixels"),
         ("needs", "raised TypeError"),
         ("nothing", "it returned NoneType"),
-        ("wrong_dataset", "must lie in [0, 1]"),
-        ("ragged", "images is no array"),
+        ("wrong_dataset", "must be in [0, 1]"),
+        ("ragged", "images is not an array"),
         ("as_aray", "has no function as_aray; did you mean 'as_array'?"),
         ("number", "has no function number"),
     ],

@@ -108,7 +108,7 @@ def test_an_ambiguous_folder_is_refused(classes, tmp_path):
     assert "outside train/ and test/: val" in refusal(classes)
     (classes / "val" / "cat" / "1.png").unlink()
     put(classes / "test" / "mouse" / "1.png", 1)
-    assert "class mouse that train/ has not" in refusal(classes)
+    assert "class mouse that train/ does not have" in refusal(classes)
 
 
 def test_no_images_or_no_training_part(tmp_path):

@@ -1,10 +1,9 @@
-"""Fetching and keeping data sets, with sources that do as they are told. Nothing here uses a
-network."""
+"""Fetching and keeping data sets, with fake sources. Nothing here uses a network."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
+import logging
 import multiprocessing
 import os
 import socket
@@ -22,13 +21,14 @@ import pytest
 from foldrace.errors import DataError
 from foldrace.trainables.data import sources
 from foldrace.trainables.data.arrays import Parts
-from foldrace.trainables.data.catalogue import CATALOGUE, Downloadable, obtain
+from foldrace.trainables.data.catalogue import CATALOGUE, NamedDataset
 from foldrace.trainables.data.datasets import State, fetch, list_datasets, load_dataset
+from foldrace.trainables.data.fetching import obtain
+from foldrace.trainables.data.parts import digest
 from foldrace.trainables.data.sources import (
     IDX_FILES,
     Source,
     apt_source,
-    idx_sha256,
     installed_source,
     torchvision_source,
 )
@@ -67,48 +67,54 @@ def failing(error: BaseException, calls: list[str] | None = None, name: str = "f
     return Source(name, read)
 
 
-def entry(*tried: Source, pinned: Parts | None = None) -> Downloadable:
-    pins = {part: idx_sha256(getattr(pinned, part)) for part in IDX_FILES} if pinned else {}
-    return Downloadable(
-        "toy", "toys", (12, 5), (1, 4, 3), ("a", "b", "c"), tried, "find a network", pins
+def entry(*tried: Source, pinned: Parts | None = None) -> NamedDataset:
+    pin = digest(pinned) if pinned else ""
+    return NamedDataset(
+        "toy", "toys", (12, 5), (1, 4, 3), ("a", "b", "c"), tried, "find a network", pin
     )
+
+
+ARRAYS = ("images", "labels", "test_images", "test_labels")
+DATA_LOG = "foldrace.trainables.data"
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What the data room has logged so far."""
+    caplog.set_level(logging.INFO, DATA_LOG)
+    return lambda: caplog.messages
 
 
 def seen(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.name != ".lock")
 
 
-def quiet(_: str) -> None: ...
-
-
 # --- the order of sources, and what they give
 
 
-def test_the_first_source_that_works_is_the_last_one_asked(tmp_path):
+def test_the_first_source_that_works_is_the_last_one_asked(tmp_path, told):
     calls: list[str] = []
-    told: list[str] = []
     tried = entry(
         failing(OSError("no network"), calls, "one"),
         giving(small(), calls, "two"),
         giving(small(1), calls, "three"),
     )
-    parts = obtain(tried, tmp_path, told.append)
+    parts = obtain(tried, tmp_path)
     assert calls == ["one", "two"]
     np.testing.assert_array_equal(parts.images, small().images)
     assert parts.class_names == ("a", "b", "c") and parts.source == "here"
-    assert any("no network" in line for line in told) and told[-1].startswith(
-        "toy: fetched from here in "
-    )
+    assert any("no network" in line for line in told())
+    assert told()[-1].startswith("toy: fetched from here in ")
 
 
 def test_what_is_stored_is_not_fetched_again(tmp_path):
     calls: list[str] = []
     tried = entry(giving(small(), calls))
-    first = obtain(tried, tmp_path, quiet)
-    again = obtain(tried, tmp_path, quiet)
+    first = obtain(tried, tmp_path)
+    again = obtain(tried, tmp_path)
     assert calls == ["giver"] and seen(tmp_path) == ["toy.npz"]
     assert again.source == first.source and again.class_names == first.class_names
-    for part in IDX_FILES:
+    for part in ARRAYS:
         np.testing.assert_array_equal(getattr(again, part), getattr(first, part))
 
 
@@ -118,7 +124,7 @@ def test_when_all_sources_fail_the_error_says_what_was_tried(tmp_path):
         failing(ImportError("no torchvision"), name="two"),
     )
     with pytest.raises(DataError) as caught:
-        obtain(tried, tmp_path / "new", quiet)
+        obtain(tried, tmp_path / "new")
     message = str(caught.value)
     assert message.startswith("dataset: toy: cannot be fetched; tried 2: ")
     assert "one: OSError: no network; two: ImportError: no torchvision; find a network" in message
@@ -132,8 +138,8 @@ def changed(**parts: Any) -> Parts:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (small(1), "the SHA-256 sum of train-images-idx3-ubyte"),
-        (changed(test_labels=(np.arange(5) + 1) % 3), "the SHA-256 sum of t10k-labels-idx1-ubyte"),
+        (small(1), "the SHA-256 digest is "),
+        (changed(test_labels=(np.arange(5) + 1) % 3), "the SHA-256 digest is "),
         (
             changed(images=small().images[:-1]),
             "images have shape (11, 1, 4, 3), not (12, 1, 4, 3)",
@@ -146,12 +152,9 @@ def changed(**parts: Any) -> Parts:
 def test_what_is_not_the_data_set_is_refused_and_the_next_source_asked(tmp_path, given, says):
     right = small(source="right")
     with pytest.raises(DataError) as caught:
-        obtain(entry(giving(given), pinned=right), tmp_path, quiet)
+        obtain(entry(giving(given), pinned=right), tmp_path)
     assert says in str(caught.value) and seen(tmp_path) == []
-    assert (
-        obtain(entry(giving(given), giving(right), pinned=right), tmp_path, quiet).source
-        == "right"
-    )
+    assert obtain(entry(giving(given), giving(right), pinned=right), tmp_path).source == "right"
 
 
 # --- the data folder
@@ -161,12 +164,12 @@ def test_what_is_not_the_data_set_is_refused_and_the_next_source_asked(tmp_path,
 def test_an_interrupted_fetch_leaves_the_folder_as_it_was(tmp_path, interruption):
     (tmp_path / "other.npz").write_bytes(b"someone's")
     with pytest.raises((type(interruption), DataError)):
-        obtain(entry(failing(interruption)), tmp_path, quiet)
+        obtain(entry(failing(interruption)), tmp_path)
     assert seen(tmp_path) == ["other.npz"]
 
 
 def test_an_interruption_while_storing_keeps_what_was_there(tmp_path, monkeypatch):
-    obtain(entry(giving(small())), tmp_path, quiet)
+    obtain(entry(giving(small())), tmp_path)
     damaged = stored_path("toy", tmp_path)
     damaged.write_bytes(before := damaged.read_bytes()[:-100])
     savez = np.savez
@@ -177,7 +180,7 @@ def test_an_interruption_while_storing_keeps_what_was_there(tmp_path, monkeypatc
 
     monkeypatch.setattr(np, "savez", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        obtain(entry(giving(small(1))), tmp_path, quiet)
+        obtain(entry(giving(small(1))), tmp_path)
     assert seen(tmp_path) == ["toy.npz"] and damaged.read_bytes() == before
 
 
@@ -188,7 +191,7 @@ def test_a_full_disk_is_a_data_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(DataError, match=r"cannot be stored in .*No space left"):
-        obtain(entry(giving(small())), tmp_path, quiet)
+        obtain(entry(giving(small())), tmp_path)
     assert seen(tmp_path) == []
 
 
@@ -199,47 +202,46 @@ def flip(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [flip, lambda c: c[:-50], lambda c: b"", lambda c: b"PK" + c])
 def test_a_copy_that_was_damaged_is_noticed_and_fetched_anew(
-    tmp_path, damage: Callable[[bytes], bytes]
+    tmp_path, told, caplog, damage: Callable[[bytes], bytes]
 ):
     large = replace(small(), images=np.zeros((12, 1, 40, 30), dtype=np.uint8))
     large = replace(large, test_images=np.zeros((5, 1, 40, 30), dtype=np.uint8))
     tried = replace(entry(giving(large)), sample_shape=(1, 40, 30))
-    obtain(tried, tmp_path, quiet)
+    obtain(tried, tmp_path)
     path = stored_path("toy", tmp_path)
     path.write_bytes(damage(path.read_bytes()))
-    told: list[str] = []
-    assert not obtain(tried, tmp_path, told.append).images.any()
-    assert "is damaged" in told[0]
-    told.clear()
-    obtain(tried, tmp_path, told.append)
-    assert told == []
+    caplog.clear()
+    assert not obtain(tried, tmp_path).images.any()
+    assert "is damaged" in told()[0] and caplog.records[0].levelno == logging.WARNING
+    caplog.clear()
+    obtain(tried, tmp_path)
+    assert told() == []
 
 
-def test_arrays_put_in_place_of_the_stored_ones_are_noticed(tmp_path):
-    obtain(entry(giving(small())), tmp_path, quiet)
+def test_arrays_put_in_place_of_the_stored_ones_are_noticed(tmp_path, told, caplog):
+    obtain(entry(giving(small())), tmp_path)
     path = stored_path("toy", tmp_path)
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files}
     np.savez(path, **{**arrays, "images": small(1).images})  # a whole file, with the old digest
-    told: list[str] = []
-    np.testing.assert_array_equal(
-        obtain(entry(giving(small())), tmp_path, told.append).images, small().images
-    )
-    assert "digest" in told[0]
+    caplog.clear()
+    again = obtain(entry(giving(small())), tmp_path)
+    np.testing.assert_array_equal(again.images, small().images)
+    assert "its digest is not the stored one" in told()[0]
 
 
-def test_another_data_set_in_place_of_the_stored_one_is_noticed(tmp_path):
-    obtain(entry(giving(small(1))), tmp_path, quiet)  # whole, and with its own digest
-    told: list[str] = []
+def test_another_data_set_in_place_of_the_stored_one_is_noticed(tmp_path, told, caplog):
+    obtain(entry(giving(small(1))), tmp_path)  # whole, and with its own digest
+    caplog.clear()
     right = entry(giving(small()), pinned=small())
-    np.testing.assert_array_equal(obtain(right, tmp_path, told.append).images, small().images)
-    assert "is damaged (the SHA-256 sum of train-images-idx3-ubyte is " in told[0]
+    np.testing.assert_array_equal(obtain(right, tmp_path).images, small().images)
+    assert f"is damaged (the SHA-256 digest is {digest(small(1))}, not " in told()[0]
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_fetch(tmp_path):
     code = (
         "import os; from pathlib import Path; from foldrace.trainables.data.store import staging\n"
-        f"with staging('toy', Path({str(tmp_path)!r}), print) as stage:\n"
+        f"with staging('toy', Path({str(tmp_path)!r})) as stage:\n"
         "    (stage / 'half').write_bytes(b'of something'); os.kill(os.getpid(), 9)"
     )
     assert (
@@ -247,7 +249,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_fetch(tmp_path):
         == -9
     )
     assert len(seen(tmp_path)) == 1 and seen(tmp_path)[0].startswith(".fetching-")
-    obtain(entry(giving(small())), tmp_path, quiet)
+    obtain(entry(giving(small())), tmp_path)
     assert seen(tmp_path) == ["toy.npz"]
 
 
@@ -258,12 +260,15 @@ def fetch_together(data_dir: Path, fetched: Any, barrier: Any, other_waits: Any)
         fetched.put(os.getpid())
         return small()
 
-    def notify(line: str) -> None:
-        if "waiting for another process" in line:
-            other_waits.set()
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting for another process" in record.getMessage():
+                other_waits.set()
 
+    logging.getLogger(DATA_LOG).addHandler(Watch())
+    logging.getLogger(DATA_LOG).setLevel(logging.INFO)
     barrier.wait(30)
-    obtain(entry(Source("slow", read)), data_dir, notify)
+    obtain(entry(Source("slow", read)), data_dir)
 
 
 def test_of_two_processes_that_fetch_at_once_one_does_and_both_have_it(tmp_path):
@@ -283,7 +288,7 @@ def test_of_two_processes_that_fetch_at_once_one_does_and_both_have_it(tmp_path)
 def test_a_data_folder_that_cannot_be_made_is_a_data_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot be used"):
-        obtain(entry(giving(small())), tmp_path / "file", quiet)
+        obtain(entry(giving(small())), tmp_path / "file")
 
 
 # --- torchvision
@@ -301,7 +306,7 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 def class_of(data: Parts, *, channels_last: bool) -> type:
     class Fake:
         def __init__(self, root: str, train: bool, download: bool) -> None:
-            assert download and socket.getdefaulttimeout() == sources.NETWORK_PATIENCE
+            assert download and socket.getdefaulttimeout() == sources.NETWORK_TIMEOUT
             print("100%|#####|")
             print("100%|#####|", file=sys.stderr)
             (Path(root) / "raw").mkdir(exist_ok=True)
@@ -329,8 +334,8 @@ def test_torchvisions_arrays_are_taken_over_quietly(
     )
     torchvision.TOY = class_of(data, channels_last=channels_last)  # type: ignore[attr-defined]
     tried = replace(entry(torchvision_source("TOY")), sample_shape=(channels, 8, 8))
-    parts = obtain(tried, tmp_path, quiet)
-    for part in IDX_FILES:
+    parts = obtain(tried, tmp_path)
+    for part in ARRAYS:
         np.testing.assert_array_equal(getattr(parts, part), getattr(data, part))
     assert parts.source == "torchvision" and seen(tmp_path) == ["toy.npz"]
     assert capfd.readouterr() == ("", "") and socket.getdefaulttimeout() is None
@@ -344,7 +349,7 @@ def test_offline_is_one_error_and_the_timeout_is_put_back(tmp_path, torchvision)
     with pytest.raises(
         DataError, match="RuntimeError: Error downloading: Tried somewhere, got: timed out"
     ):
-        obtain(entry(torchvision_source("TOY")), tmp_path, quiet)
+        obtain(entry(torchvision_source("TOY")), tmp_path)
     assert socket.getdefaulttimeout() is None and seen(tmp_path) == []
 
 
@@ -358,18 +363,17 @@ def idx(array: np.ndarray) -> bytes:
 
 def write_package(folder: Path, data: Parts) -> None:
     folder.mkdir(parents=True)
-    for part, name in IDX_FILES.items():
-        array = getattr(data, part)
+    arrays = (getattr(data, part) for part in ARRAYS)
+    for name, array in zip(IDX_FILES, arrays, strict=True):
         content = idx(array[:, 0] if array.ndim == 4 else array)
         (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-        assert hashlib.sha256(content).hexdigest() == idx_sha256(array)
 
 
 def test_the_installed_package_is_read_and_verified(tmp_path):
     write_package(tmp_path / "package", small())
     tried = entry(installed_source(tmp_path / "package"), pinned=small())
-    parts = obtain(tried, tmp_path / "data", quiet)
-    for part in IDX_FILES:
+    parts = obtain(tried, tmp_path / "data")
+    for part in ARRAYS:
         np.testing.assert_array_equal(getattr(parts, part), getattr(small(), part))
     assert parts.source == "Debian package dataset-fashion-mnist"
 
@@ -382,7 +386,7 @@ def test_a_damaged_package_is_a_data_error(tmp_path, content):
     write_package(tmp_path / "package", small())
     (tmp_path / "package" / "t10k-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(DataError, match="the installed package dataset-fashion-mnist: "):
-        obtain(entry(installed_source(tmp_path / "package")), tmp_path / "data", quiet)
+        obtain(entry(installed_source(tmp_path / "package")), tmp_path / "data")
     assert seen(tmp_path / "data") == []
 
 
@@ -398,7 +402,7 @@ def test_the_package_is_downloaded_and_unpacked_aside(tmp_path, monkeypatch):
     write_package(tmp_path / "archive" / "usr/share/datasets/fashion-mnist", small())
     copy = f'test "$1" = -x && cp -r {tmp_path}/archive "$3"'
     put_tools(tmp_path / "bin", monkeypatch, "touch dataset-fashion-mnist_1_all.deb", copy)
-    parts = obtain(entry(apt_source(), pinned=small()), tmp_path / "data", quiet)
+    parts = obtain(entry(apt_source(), pinned=small()), tmp_path / "data")
     np.testing.assert_array_equal(parts.images, small().images)
     assert seen(tmp_path / "data") == ["toy.npz"]
 
@@ -411,13 +415,13 @@ def test_apts_complaint_is_passed_on(tmp_path, monkeypatch):
         "",
     )
     with pytest.raises(DataError, match="apt-get ended with 100: E: Unable to locate package;"):
-        obtain(entry(apt_source()), tmp_path / "data", quiet)
+        obtain(entry(apt_source()), tmp_path / "data")
 
 
 def test_without_apt_the_error_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match="no apt-get here"):
-        obtain(entry(apt_source()), tmp_path / "data", quiet)
+    with pytest.raises(DataError, match="apt-get is not installed"):
+        obtain(entry(apt_source()), tmp_path / "data")
 
 
 # --- by name
@@ -429,7 +433,7 @@ def test_fashion_mnist_asks_its_sources_in_this_order():
         "the installed package dataset-fashion-mnist",
         "apt-get download dataset-fashion-mnist",
     ]
-    assert set(CATALOGUE["fashion-mnist"].idx_sha256) == set(IDX_FILES)
+    assert len(CATALOGUE["fashion-mnist"].digest) == 64
 
 
 def test_fetching_listing_and_loading_by_name(tmp_path, monkeypatch):
