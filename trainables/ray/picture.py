@@ -28,7 +28,7 @@ def strip_png(
     from PIL import Image
 
     batch, channels, height, width = originals.shape
-    rows = torch.stack((originals, reconstructions))
+    rows = torch.stack((originals, reconstructions)).to(torch.uint8)
     rows = rows[:, :, :3] if channels >= 3 else rows[:, :, :1].expand(-1, -1, 3, -1, -1)
     tiles = pad(rows, (0, gap, 0, gap), value=255).permute(0, 3, 1, 4, 2)
     canvas = tiles.reshape(2 * (height + gap), batch * (width + gap), 3)

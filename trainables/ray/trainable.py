@@ -119,16 +119,14 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             raise
         except (Exception, SystemExit, TrialTimeout) as error:
             # The task's own error, which would be raised again in another process.
-            result = {
-                "trial": self._trial_config["trial"],
-                "reported_ms": _now_ms(),
-                "earlier": tuple(self._earlier),
-                RAISED: _summary_and_traceback(error),
-                "finished": False,
-                DONE: True,
-            }
+            result = {RAISED: _summary_and_traceback(error), "finished": False, DONE: True}
             if self._reached is not None:
                 result["report"] = self._reached
+        result |= {
+            "trial": self._trial_config["trial"],
+            "reported_ms": _now_ms(),
+            "earlier": tuple(self._earlier),
+        }
         if self._gpus:
             result[GPUS] = self._gpus
         if self._output.dropped:
@@ -144,15 +142,12 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             self._earlier.append((report, _now_ms()))
             report = self._reached = self._cv.advance()
         result: dict[str, Any] = {
-            "trial": self._trial_config["trial"],
             "epoch": report.epoch,
             "fold_epochs": report.fold_epochs,
             "finished": report.finished,
             "parameters": self._cv.parameters,
             "seconds": report.seconds,
             "report": report,
-            "reported_ms": _now_ms(),
-            "earlier": tuple(self._earlier),
             DONE: report.finished,
         }
         if report.diverged is None:

@@ -92,7 +92,6 @@ class _Stack:
         folds, first = self._folds, self._folds[0]
         randomness = [fold.random_epoch() for fold in folds]
         batches = [fold.batches(order) for fold, (order, _) in zip(folds, randomness, strict=True)]
-        untrained: list[dict[str, float]] = []
         counts = [0] * len(folds)
         random = PerFoldRandom([generator for _, generator in randomness])
         with ExitStack() as stack:
@@ -108,13 +107,12 @@ class _Stack:
                 if first.schedule is not None:
                     first.schedule.step()
                     self._optimizer.param_groups[0]["lr"] = first.optimizer.param_groups[0]["lr"]
-                if first.epoch == 0 and not untrained:
-                    untrained = self._means(counts)
+                if first.epoch == 0 and counts[0] == len(parts[0]):
+                    for fold, means in zip(folds, self._means(counts), strict=True):
+                        fold.note_untrained(means)
             metrics = self._means(counts)
-        for index, fold in enumerate(folds):
+        for index in range(len(folds)):
             self._write_back(index)
-            if untrained:
-                fold.note_untrained(untrained[index])
         return [{f"train_{name}": value for name, value in means.items()} for means in metrics]
 
     def _step(self, parts: Sequence[Tensor], moment: float, random: PerFoldRandom) -> None:

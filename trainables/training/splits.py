@@ -122,7 +122,6 @@ class FoldPlan:
     def _split(self) -> Sequence[Split]:
         from sklearn import model_selection as skl
 
-        seed = self.seed if self.shuffle else None
         if self.kind is FoldKind.HOLDOUT:
             order = (
                 np.random.default_rng(self.seed).permutation(self.n)
@@ -135,15 +134,14 @@ class FoldPlan:
             splitter = skl.RepeatedKFold(
                 n_splits=self.splits, n_repeats=self.repeats, random_state=self.seed
             )
-        elif self.kind is FoldKind.STRATIFIED:
-            splitter = skl.StratifiedKFold(self.splits, shuffle=self.shuffle, random_state=seed)
-        elif self.kind is FoldKind.GROUP:
-            splitter = skl.GroupKFold(self.splits, shuffle=self.shuffle, random_state=seed)
         else:
-            splitter = skl.KFold(self.splits, shuffle=self.shuffle, random_state=seed)
-        labels = self.labels if self.kind is FoldKind.STRATIFIED else None
+            kind = {FoldKind.STRATIFIED: skl.StratifiedKFold, FoldKind.GROUP: skl.GroupKFold}
+            seed = self.seed if self.shuffle else None
+            splitter = kind.get(self.kind, skl.KFold)(
+                self.splits, shuffle=self.shuffle, random_state=seed
+            )
         groups = self.groups if self.kind is FoldKind.GROUP else None
-        pairs = splitter.split(np.zeros(self.n), labels, groups)
+        pairs = splitter.split(np.zeros(self.n), self.labels, groups)
         return [
             Split(np.sort(train).astype(np.int64), np.sort(val).astype(np.int64))
             for train, val in pairs

@@ -1,4 +1,4 @@
-"""A trial keeps within its time, its memory and what it may print."""
+"""A trial stays within its limits of time, memory and output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def alone(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_loop_is_ended_though_it_catches_exceptions() -> None:
+def test_a_loop_that_catches_exceptions_is_ended_too() -> None:
     began = time.monotonic()
     named = pytest.raises(TrialTimeout, match=r"limits.trial_timeout \(0.2 s of training\)")
     with named, enforce_limits(Limits(seconds=0.2), 0.0, Output(10)):
@@ -41,13 +41,13 @@ def test_the_time_that_was_spent_before_counts() -> None:
         time.sleep(60)
 
 
-def test_nothing_comes_after_a_trial_that_was_in_time() -> None:
+def test_nothing_is_raised_after_a_trial_that_was_in_time() -> None:
     with enforce_limits(Limits(seconds=0.2), 0.0, Output(10)):
         pass
     time.sleep(0.4)
 
 
-def test_what_no_exception_reaches_ends_with_its_process_and_says_where() -> None:
+def test_a_step_that_no_exception_reaches_ends_with_its_process_and_a_traceback() -> None:
     told = alone(
         "import signal\n"
         "from foldrace.trainables.ray import limits\n"
@@ -61,7 +61,7 @@ def test_what_no_exception_reaches_ends_with_its_process_and_says_where() -> Non
     assert told.returncode == 1 and "Timeout" in told.stderr and "in stuck" in told.stderr
 
 
-def test_only_so_much_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_beyond_the_limit_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
     output = Output(10)
     for text in ("12345", "67890abc", "def"):
         with enforce_limits(Limits(), 0.0, output):
@@ -72,7 +72,7 @@ def test_only_so_much_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert output.dropped == 2 * 16 - 10
 
 
-def test_memory_beyond_the_limit_is_refused_and_that_is_known() -> None:
+def test_memory_beyond_the_limit_is_refused_and_the_error_recognised() -> None:
     told = alone(
         "import torch\n"
         "from foldrace.trainables.ray.limits import *\n"
@@ -91,7 +91,7 @@ def test_memory_beyond_the_limit_is_refused_and_that_is_known() -> None:
     assert told.returncode == 0, told.stderr
 
 
-def test_what_says_that_memory_is_out() -> None:
+def test_which_errors_mean_out_of_memory() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert not is_out_of_memory(ValueError("out of memory")) and not is_out_of_memory(

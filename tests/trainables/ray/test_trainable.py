@@ -71,7 +71,7 @@ class Raising(type(TASK.implementation)):
         return super().losses(model, images, params)
 
 
-def test_what_a_task_raises_ends_the_trial_and_is_no_failure_of_the_worker(start):
+def test_an_error_of_the_task_ends_the_trial_and_not_the_worker(start):
     task = LoadedTask("raising", Raising(), TASK.parameters, TASK.objective)
     trainable = start(
         task=task, config={**CONFIG, "params": {**CONFIG["params"], "batch_size": 60}}
@@ -109,7 +109,7 @@ def test_a_step_is_an_aligned_epoch_of_all_folds(start):
     assert ["should_checkpoint" in r for r in results] == [False, False, True]
 
 
-def test_short_epochs_come_together_with_the_next_rung(start):
+def test_short_epochs_are_sent_with_the_next_rung(start):
     ladder = (Rung(1, 1), Rung(1, 3), Rung(3, 3))
     each = start(ladder=ladder)
     single = [each.step() for _ in range(5)]
@@ -136,7 +136,7 @@ def test_a_diverged_trial_reports_no_loss_and_no_picture(start):
     assert report["report"].diverged == "fold 0, epoch 1: val_loss is nan"
 
 
-def test_a_checkpoint_of_tensors_and_plain_values_goes_on_bit_for_bit(start, tmp_path):
+def test_a_checkpoint_of_tensors_and_plain_values_continues_bit_for_bit(start, tmp_path):
     expected = run(start())
     first = start()
     assert run(first, 1) == expected[:1]
@@ -154,7 +154,9 @@ def test_a_checkpoint_of_tensors_and_plain_values_goes_on_bit_for_bit(start, tmp
 
 
 @pytest.mark.parametrize("whole", [0, 1, 2])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, start, tmp_path, caplog):
+def test_a_trial_continues_from_the_checkpoint_before_a_damaged_one(
+    whole, start, tmp_path, caplog
+):
     expected, trainable = run(start()), start()
     folders = [tmp_path / f"checkpoint_00000{place}" for place in range(2)]
     for folder in folders:

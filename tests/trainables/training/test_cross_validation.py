@@ -1,5 +1,4 @@
-"""All folds of a trial along a ladder: aligned points, honest costs, and the same numbers whatever
-the way there."""
+"""Cross-validation along a ladder: aligned points, costs, and the same numbers for any ladder."""
 
 from __future__ import annotations
 
@@ -127,7 +126,7 @@ def test_a_ladder_gives_every_fold_the_numbers_of_lock_step(digits, params):
 
 
 @pytest.mark.parametrize("patience", [None, 2])
-def test_a_state_from_anywhere_on_the_ladder_goes_on_bit_for_bit(digits, patience):
+def test_a_state_from_any_point_of_the_ladder_continues_bit_for_bit(digits, patience):
     def fresh():
         return make(digits, LADDER, {"lr": 0.02}, n=36, early_stopping=EarlyStopping(patience))
 

@@ -1,5 +1,4 @@
-"""A fold's numbers come from the model it trained, are the same everywhere, and survive an
-interruption bit for bit."""
+"""A fold's numbers are its own model's, the same in every process, and survive a resume."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ RISING = {"lr": 0.05, "dropout": 0.0, "batch_size": 8}
 """With these the validation loss rises in the second epoch, so that the kept weights are not the
 latest."""
 
-# --- whose numbers they are
+# --- numbers of the fold's own model
 
 
 def test_an_untrained_and_a_trained_model_differ(digits):
@@ -61,7 +60,7 @@ def test_the_recorded_loss_is_that_of_the_kept_weights_on_the_validation_images(
     )
 
 
-def test_each_training_image_is_seen_once_an_epoch_in_a_new_order_and_no_validation_image():
+def test_training_sees_each_training_image_once_per_epoch_in_a_new_order():
     split = FoldPlan(30, splits=3).split()[1]
     fold = scripted(1.0, 1.0, params={"batch_size": 8}, n=30, fold=1)
     train(fold, 2)
@@ -89,7 +88,7 @@ def test_the_objective_is_the_mse_whatever_is_minimised(digits, loss):
     assert asked["val_mse"] == metrics["val_mse"]
 
 
-def test_the_tasks_own_objective_counts_when_no_other_is_asked_for():
+def test_the_tasks_own_objective_is_the_default():
     class Two(Scripted):
         def losses(self, model, images, params):
             terms = super().losses(model, images, params)
@@ -109,7 +108,7 @@ def test_folds_and_seeds_differ_in_weights_and_numbers(digits):
     assert len(first) == len({train(fold, 1)[0].val_loss for fold in folds}) == 4
 
 
-def test_what_trials_share_is_paired(digits):
+def test_trials_share_first_weights_and_order_of_images(digits):
     one, two = make(digits, {"lr": 1e-2}), make(digits, {"lr": 1e-4, "optimizer": "sgd"})
     assert same(one.weights(), two.weights())
     folds = [scripted(1.0, params={"lr": lr, "batch_size": 4}) for lr in (0.1, 0.2)]
@@ -133,7 +132,7 @@ def test_numbers_do_not_depend_on_the_process_and_the_process_not_on_them(digits
     np.testing.assert_array_equal(np.random.get_state()[1], numpys)
 
 
-def test_a_look_between_epochs_changes_nothing(digits):
+def test_evaluation_between_epochs_changes_nothing(digits):
     expected = [
         report.metrics for report in train(make(digits, RISING, early_stopping=EarlyStopping(9)))
     ]
@@ -189,7 +188,7 @@ KINDS = {
 
 @pytest.mark.parametrize("patience", [None, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(digits, kind, patience):
+def test_a_resumed_fold_equals_the_uninterrupted_one_bit_for_bit(digits, kind, patience):
     options = {"early_stopping": EarlyStopping(patience)}
     whole = make(digits, KINDS[kind], **options)
     reports, checkpoints, kept = [], [], []
@@ -235,7 +234,7 @@ print([repr(fold.train_epoch()) for _ in range(2)])
 """
 
 
-def test_a_fresh_process_with_another_hash_seed_gives_the_same_numbers_and_takes_up_a_checkpoint(
+def test_a_fresh_process_with_another_hash_seed_gives_the_same_numbers_and_continues_a_checkpoint(
     digits, tmp_path
 ):
     fold = make(digits, {"schedule": "one-cycle"}, fold=1, early_stopping=EarlyStopping(2))
@@ -337,7 +336,7 @@ class Noting:
         return {"loss": model(images).square().flatten(1).mean(1)}
 
 
-def test_what_a_task_notes_in_build_is_there_in_its_losses_and_nowhere_else():
+def test_a_tasks_notes_from_build_are_seen_in_its_losses_and_nowhere_else():
     task = LoadedTask("noting", Noting(), {}, None)
     for _ in range(2):
         fold = Fold(

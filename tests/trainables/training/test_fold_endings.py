@@ -1,4 +1,4 @@
-"""When a fold ends before its time: early stopping keeps the best, and a divergence is named."""
+"""Early stopping keeps the best epoch; a divergence is reported with its reason."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_learning_rate_of_a_thousand_diverges(digits, optimizer, task, reason)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
 @pytest.mark.parametrize("lr", [1e-3, 1e-7])
 @pytest.mark.parametrize("task", [TASK, LINEAR])
-def test_a_healthy_run_and_a_hopelessly_slow_one_have_not_diverged(digits, optimizer, lr, task):
+def test_neither_healthy_nor_very_slow_training_has_diverged(digits, optimizer, lr, task):
     last = train(make(digits, {"optimizer": optimizer, "lr": lr}, task=task), 3)[-1]
     assert last.diverged is None and not last.stopped and last.epoch == last.best_epoch == 3
     assert 0 < last.val_loss < 1
@@ -112,7 +112,7 @@ def test_a_small_gradient_has_not_vanished(digits):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_is_named(bad):
+def test_a_loss_that_is_not_finite_is_named(bad):
     last = train(scripted(3.0, bad, fold=1), 2)[-1]
     assert last.diverged == f"fold 1, epoch 2: val_loss is {bad}"
     assert (last.val_loss, last.best_epoch, last.stopped) == (math.inf, 0, True)

@@ -134,7 +134,7 @@ def test_folds_that_join_later_are_fused_with_those_at_their_epoch(digits: Tenso
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_state_goes_on_fused_or_not(digits: Tensor, first: bool) -> None:
+def test_a_state_continues_fused_or_not(digits: Tensor, first: bool) -> None:
     params = {"optimizer": "nadam", "schedule": "one-cycle", "dropout": 0.5}
     whole = climb(trial(digits, False, params=params, epochs=4))
     begun = trial(digits, first, params=params, epochs=4)
@@ -200,7 +200,7 @@ def test_a_users_own_model_and_torchs_own_dropout(digits: Tensor) -> None:
 
 
 @pytest.mark.parametrize("options", [{"reads": True}, {"draws": True}])
-def test_what_cannot_be_batched_is_refused_before_anything_changes(
+def test_a_task_that_cannot_be_batched_is_refused_before_anything_changes(
     digits: Tensor, options: dict[str, bool]
 ) -> None:
     task = LoadedTask("peculiar", Peculiar(**options), {}, None)

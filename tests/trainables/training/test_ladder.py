@@ -1,5 +1,4 @@
-"""Ladders rise from the grace epochs to all folds and epochs, and trials climb them one thing at a
-time."""
+"""Ladders rise from the grace epochs to all folds and epochs; at each aligned point one rises."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from foldrace.trainables.training.seeds import derive_seed, seeded
 
 
-def test_seeds_follow_from_what_they_are_for():
+def test_a_seed_depends_on_its_parts_alone():
     assert derive_seed(0, 1, "train") == 3344726496874183843
     distinct = [(0, 1), (1, 0), (1,), ("1",), (11,), (1, 1), ("ab", "c"), ("a", "bc"), ("abc",)]
     assert len({derive_seed(*parts) for parts in distinct}) == len(distinct)

@@ -1,5 +1,4 @@
-"""Folds are scikit-learn's, cover everything once, and are the same wherever and whenever they are
-drawn."""
+"""Folds are scikit-learn's, cover each sample once, and are the same in every process."""
 
 from __future__ import annotations
 
@@ -91,7 +90,7 @@ def test_stratified_folds_keep_the_shares_of_the_classes():
         )
 
 
-def test_repetitions_are_drawn_anew():
+def test_repeats_are_redrawn():
     folds = plan("repeated", splits=3, repeats=2).split()
     assert len(folds) == 6
     assert {tuple(f.validation) for f in folds[:3]}.isdisjoint(
