@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from foldrace.errors import InputError
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.spec.fields import same
-from foldrace.search.spec.sweep_spec import SchedulerSpec
+from foldrace.search.spec.search_sections import SchedulerSpec
 from foldrace.trainables.tasks.parameters import Parameter, Value
 
 if TYPE_CHECKING:

@@ -34,7 +34,6 @@ from foldrace.search.spec.search_sections import (
     TrackingSpec,
 )
 from foldrace.search.spec.training_sections import (
-    DatasetSpec,
     EarlyStoppingSpec,
     FoldsSpec,
     NamedDataset,
@@ -44,22 +43,7 @@ from foldrace.search.spec.training_sections import (
 from foldrace.search.spec.yaml_files import dump_yaml, plain, read_file, set_value
 from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder
 
-__all__ = [
-    "ComparisonSpec",
-    "DatasetSpec",
-    "EarlyStoppingSpec",
-    "FoldsSpec",
-    "LimitsSpec",
-    "ResourcesSpec",
-    "SchedulerSpec",
-    "SearchSpec",
-    "SweepSpec",
-    "TrackingSpec",
-    "TrainingSpec",
-    "json_schema",
-    "load_spec",
-    "parse_spec",
-]
+__all__ = ["SweepSpec", "json_schema", "load_spec", "parse_spec"]
 
 _DEFAULT_TASK = "autoencoder"
 
