@@ -87,44 +87,37 @@ def try_task(
         )
         raise InputError("task", task.reference, rule) from error
     if tuple(getattr(made, "shape", ())) != tuple(images.shape):
-        raise InputError(
-            "task",
-            task.reference,
-            "reconstruct() must return images of the shape that it is given",
-        )
+        rule = "reconstruct() must return images of the shape that it is given"
+        raise InputError("task", task.reference, rule)
 
 
 def _check_terms(
     task: LoadedTask, terms: Mapping[str, Any], count: int, objective: str | None
 ) -> None:
+    def wrong(rule: str, hint: str = "") -> InputError:
+        return InputError("task", task.reference, rule, hint)
+
     compared = objective or task.objective
     for name, values in terms.items():
         if not _TERM.fullmatch(name) or name in _TAKEN:
-            rule = (
+            raise wrong(
                 f"losses() names a term {name!r}; names are letters, digits and _, and not"
                 f" {' or '.join(_TAKEN)}"
             )
-            raise InputError("task", task.reference, rule)
         shape = tuple(getattr(values, "shape", ()))
         if shape != (count,) and (
             len(shape) != 2 or shape[0] != count or name in ("loss", compared)
         ):
             rule = (
-                f"losses() must give one value a sample: {name!r} has the shape {shape} for"
+                f"losses() must give one value per sample: {name!r} has the shape {shape} for"
                 f" {count} samples"
             )
-            raise InputError(
-                "task", task.reference, rule, "average over pixels, not over the batch"
-            )
+            raise wrong(rule, "average over pixels, not over the batch")
         if not math.isfinite(float(values.detach().sum())):
-            raise InputError(
-                "task",
-                task.reference,
-                f"{name!r} is not finite on two samples with an untrained model",
-            )
+            raise wrong(f"{name!r} is not finite on two samples with an untrained model")
     known = f"it returns: {', '.join(sorted(terms))}"
     if objective is not None and objective not in terms:
         raise InputError("objective", objective, "losses() returns no such term", known)
     for name in ("loss", task.objective or "loss"):
         if name not in terms:
-            raise InputError("task", task.reference, f"losses() returns no {name!r}", known)
+            raise wrong(f"losses() returns no {name!r}", known)

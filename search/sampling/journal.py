@@ -11,12 +11,12 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["STUDY_NAME", "open_journal"]
+__all__ = ["STUDY_NAME", "JournalFile", "SingleWriterStorage", "open_journal"]
 
 STUDY_NAME = "foldrace"
 
 
-class _Journal(JournalFileBackend):
+class JournalFile(JournalFileBackend):
     """Optuna's journal file, repaired after a crash and written without fsync.
 
     A line that a killed process wrote only in part is removed before the first read. Optuna would
@@ -55,13 +55,13 @@ def _remove_partial_line(path: Path) -> None:
             file.truncate(whole.rfind(b"\n") + 1)
 
 
-class _OneWriter(JournalStorage):
+class SingleWriterStorage(JournalStorage):
     """Optuna's journal for a single writer: enqueued trials are searched for only when needed.
 
     At every suggestion Optuna looks through all trials for one in the state WAITING.
     """
 
-    def __init__(self, backend: _Journal) -> None:
+    def __init__(self, backend: JournalFile) -> None:
         self._may_wait = True
         super().__init__(backend)
 
@@ -87,4 +87,4 @@ def open_journal(path: Path) -> BaseStorage:
 
     Only one process at a time may write to it.
     """
-    return _OneWriter(_Journal(str(path)))
+    return SingleWriterStorage(JournalFile(str(path)))

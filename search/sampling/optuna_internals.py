@@ -9,70 +9,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import QMCSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from foldrace.errors import FoldraceError
+from foldrace.search.sampling.journal import JournalFile, SingleWriterStorage
 
 __all__ = ["SobolPoint", "StudyView", "check"]
-
-# Methods that are overridden or called: owner, name, parameters.
-_METHODS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
-    (Study, "_get_trials", ("self", "deepcopy", "states", "use_cache")),
-    (Study, "get_trials", ("self", "deepcopy", "states")),
-    (QMCSampler, "_find_sample_id", ("self", "study", "search_space")),
-    (QMCSampler, "infer_relative_search_space", ("self", "study", "trial")),
-    (JournalFileBackend, "append_logs", ("self", "logs")),
-    (JournalStorage, "create_new_trial", ("self", "study_id", "template_trial")),
-    (JournalStorage, "get_all_trials", ("self", "study_id", "deepcopy", "states")),
-    (JournalStorage, "__setstate__", ("self", "state")),
-)
-# Names that a function uses: the method or attribute that is relied on behind it.
-_USES: tuple[tuple[type, str, tuple[str, ...]], ...] = (
-    (TPESampler, "_sample", ("_get_trials",)),
-    (QMCSampler, "_sample_qmc", ("_find_sample_id",)),
-    (Study, "_pop_waiting_trial_id", ("get_all_trials", "WAITING")),
-    (Trial, "__init__", ("_trial_id",)),
-    (FrozenTrial, "__init__", ("_trial_id",)),
-    (JournalFileBackend, "__init__", ("_file_path", "_lock", "_log_number_offset")),
-    (OptunaSearch, "__init__", ("_ot_study", "_storage")),
-)
-
-
-@functools.cache
-def check() -> None:
-    """Checks that Optuna, and Ray's searcher over it, have what the search relies on.
-
-    Raises:
-        FoldraceError: names the version of Optuna and what it lacks.
-    """
-    missing = [
-        f"{owner.__name__}.{name}({', '.join(parameters)})"
-        for owner, name, parameters in _METHODS
-        if _parameters(getattr(owner, name, None)) != parameters
-    ]
-    for owner, name, wanted in _USES:
-        code = getattr(getattr(owner, name, None), "__code__", None)
-        used = code.co_names if code else ()
-        missing += [f"{each} in {owner.__name__}.{name}" for each in wanted if each not in used]
-    if missing:
-        raise FoldraceError(
-            f"Optuna {optuna.__version__} lacks what the search relies on: {'; '.join(missing)};"
-            " install a version that pyproject.toml allows"
-        )
-
-
-def _parameters(method: Callable[..., Any] | None) -> tuple[str, ...]:
-    return tuple(inspect.signature(method).parameters) if method is not None else ()
 
 
 class StudyView(Study):
@@ -133,3 +84,44 @@ class SobolPoint(QMCSampler):
 
     def _find_sample_id(self, study: Study, search_space: dict[str, Any]) -> int:
         return self._position
+
+
+# Functions of which we rely on the methods and attributes that they use.
+_USES: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+    (TPESampler, "_sample", ("_get_trials",)),
+    (QMCSampler, "_sample_qmc", ("_find_sample_id",)),
+    (Study, "_pop_waiting_trial_id", ("get_all_trials", "WAITING")),
+    (Trial, "__init__", ("_trial_id",)),
+    (FrozenTrial, "__init__", ("_trial_id",)),
+    (JournalFileBackend, "__init__", ("_file_path", "_lock", "_log_number_offset")),
+    (OptunaSearch, "__init__", ("_ot_study", "_storage")),
+)
+
+
+@functools.cache
+def check() -> None:
+    """Checks that Optuna, and Ray's searcher over it, have what the search relies on.
+
+    Every method that is overridden must have the same parameters in Optuna's class.
+
+    Raises:
+        FoldraceError: names the version of Optuna and what it lacks.
+    """
+    missing = []
+    for own in (StudyView, SobolPoint, JournalFile, SingleWriterStorage):
+        base = own.__bases__[0]
+        for name, method in vars(own).items():
+            if inspect.isfunction(method) and not name.startswith("__"):
+                parameters = list(inspect.signature(method).parameters)
+                theirs = getattr(base, name, None)
+                if theirs is None or list(inspect.signature(theirs).parameters) != parameters:
+                    missing.append(f"{base.__name__}.{name}({', '.join(parameters)})")
+    for owner, name, wanted in _USES:
+        code = getattr(getattr(owner, name, None), "__code__", None)
+        used = code.co_names if code else ()
+        missing += [f"{each} in {owner.__name__}.{name}" for each in wanted if each not in used]
+    if missing:
+        raise FoldraceError(
+            f"Optuna {optuna.__version__} lacks what the search relies on: {'; '.join(missing)};"
+            " install a version that pyproject.toml allows"
+        )

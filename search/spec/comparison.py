@@ -40,23 +40,15 @@ _Optimizer = Annotated[
 class ArmSpec(SpecSection):
     """One optimizer of a comparison, with the parameters that are tuned for it alone."""
 
-    optimizer: _Optimizer | None = Field(
-        default=None, description="The optimizer. By default the one that the arm's label names."
-    )
-    space: dict[Name, SpaceEntry] = Field(
-        default_factory=dict,
-        description=(
-            "Parameters of this arm: a fixed value or a distribution each. By default there are"
-            " none."
-        ),
-    )
-    defaults: dict[Name, Bare] = Field(
-        default_factory=dict,
-        description=(
-            "Values of the arm's default trial. By default PyTorch's default learning rate of the"
-            " optimizer and the declared defaults of the other parameters."
-        ),
-    )
+    optimizer: _Optimizer | None = None
+    """The optimizer. By default the one that the arm's label names."""
+
+    space: dict[Name, SpaceEntry] = Field(default_factory=dict)
+    """Parameters of this arm: a fixed value or a distribution each. By default there are none."""
+
+    defaults: dict[Name, Bare] = Field(default_factory=dict)
+    """Values of the arm's default trial. By default PyTorch's default learning rate of the
+    optimizer and the declared defaults of the other parameters."""
 
 
 def _checked_arms(arms: dict[str, ArmSpec]) -> dict[str, ArmSpec]:
@@ -81,16 +73,12 @@ def _checked_arms(arms: dict[str, ArmSpec]) -> dict[str, ArmSpec]:
 class ComparisonSpec(SpecSection):
     """The ``comparison`` section: which optimizers are compared."""
 
-    arms: Annotated[dict[Label, ArmSpec], AfterValidator(_checked_arms)] = Field(
-        description="The optimizers, two or more, each under a label. Required."
-    )
-    repeats: Count = Field(
-        default=3,
-        description=(
-            "How often each arm's best configuration is trained again, with new seeds on newly"
-            " drawn folds. Default: 3."
-        ),
-    )
+    arms: Annotated[dict[Label, ArmSpec], AfterValidator(_checked_arms)]
+    """The optimizers, two or more, each under a label. Required."""
+
+    repeats: Count = 3
+    """How often each arm's best configuration is trained again, with new seeds on newly drawn
+    folds. Default: 3."""
 
     def trials(self, drawn: int) -> int:
         """Number of trials if each arm draws ``drawn`` and none fails altogether."""

@@ -61,13 +61,9 @@ class Distribution(SpecSection):
         dict[Name, Annotated[BareList, BeforeValidator(_one_or_more)]],
         BeforeValidator(_named_parents),
         WithJsonSchema(_WHEN_SCHEMA),
-    ] = Field(
-        default_factory=dict,
-        description=(
-            "Parents and their values for which this parameter exists. By default it exists in"
-            " every trial."
-        ),
-    )
+    ] = Field(default_factory=dict)
+    """Parents and their values for which this parameter exists. By default it exists in every
+    trial."""
 
     logarithmic: ClassVar[bool] = False
 

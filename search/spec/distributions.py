@@ -85,7 +85,8 @@ class _Listed(Distribution):
 class Choice(_Listed):
     """One of the listed values."""
 
-    choices: BareList = Field(alias="choice", description="The values, one or more, each once.")
+    choices: BareList = Field(alias="choice")
+    """The values, one or more, each once."""
 
     @property
     def values(self) -> Sequence[Value]:
@@ -111,7 +112,8 @@ class Choice(_Listed):
 class Fixed(_Listed):
     """Always the same value; the short form is the value alone."""
 
-    value: Bare = Field(description="The value.")
+    value: Bare
+    """The value."""
 
     @property
     def values(self) -> Sequence[Value]:
@@ -150,7 +152,6 @@ def _ascending(bounds: tuple[Any, ...]) -> tuple[Any, ...]:
     return bounds
 
 
-_BOUNDS = "Lower and upper bound; both belong to the range."
 _TWO = Field(min_length=2, max_length=2, strict=False)
 _SHAPE, _ORDER = BeforeValidator(_two_numbers), AfterValidator(_ascending)
 _Number = Annotated[float, Worded()]
@@ -255,17 +256,14 @@ class _Stepped(_Range):
         return self
 
 
-_STEP = "Distance between the values. By default any value in the range can be drawn."
-_INT_STEP = "Distance between the values. Default: 1."
-
-
 class Uniform(_Stepped, _FloatRange):
     """A number, uniform between two bounds."""
 
-    bounds: Annotated[tuple[_Number, ...], _TWO, _SHAPE, _ORDER] = Field(
-        alias="uniform", description=_BOUNDS
-    )
-    step: _Positive | None = Field(default=None, description=_STEP)
+    bounds: Annotated[tuple[_Number, ...], _TWO, _SHAPE, _ORDER] = Field(alias="uniform")
+    """Lower and upper bound; both belong to the range."""
+
+    step: _Positive | None = None
+    """Distance between the values. By default any value in the range can be drawn."""
 
     @property
     def grid(self) -> Sequence[Value] | None:
@@ -291,19 +289,20 @@ class Uniform(_Stepped, _FloatRange):
 class Log(_FloatRange):
     """A number above 0, uniform in its logarithm between two bounds."""
 
-    bounds: Annotated[tuple[_Positive, ...], _TWO, _SHAPE, _ORDER] = Field(
-        alias="log", description=_BOUNDS
-    )
+    bounds: Annotated[tuple[_Positive, ...], _TWO, _SHAPE, _ORDER] = Field(alias="log")
+    """Lower and upper bound; both belong to the range."""
+
     logarithmic: ClassVar[bool] = True
 
 
 class Int(_Stepped, _IntRange):
     """A whole number, uniform between two bounds."""
 
-    bounds: Annotated[tuple[_Whole, ...], _TWO, _SHAPE, _ORDER] = Field(
-        alias="int", description=_BOUNDS
-    )
-    step: Count | None = Field(default=None, description=_INT_STEP)
+    bounds: Annotated[tuple[_Whole, ...], _TWO, _SHAPE, _ORDER] = Field(alias="int")
+    """Lower and upper bound; both belong to the range."""
+
+    step: Count | None = None
+    """Distance between the values. Default: 1."""
 
     @property
     def middle(self) -> Value:
@@ -313,9 +312,9 @@ class Int(_Stepped, _IntRange):
 class LogInt(_IntRange):
     """A whole number from 1, uniform in its logarithm between two bounds."""
 
-    bounds: Annotated[tuple[Count, ...], _TWO, _SHAPE, _ORDER] = Field(
-        alias="log_int", description=_BOUNDS
-    )
+    bounds: Annotated[tuple[Count, ...], _TWO, _SHAPE, _ORDER] = Field(alias="log_int")
+    """Lower and upper bound; both belong to the range."""
+
     logarithmic: ClassVar[bool] = True
 
 

@@ -261,6 +261,7 @@ class SpecSection(BaseModel):
         strict=True,
         allow_inf_nan=False,
         regex_engine="python-re",  # pydantic's own has no look-ahead
+        use_attribute_docstrings=True,
     )
 
     @model_serializer(mode="wrap")

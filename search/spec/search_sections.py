@@ -42,13 +42,10 @@ def _objectives(value: object) -> tuple[str, ...]:
 class SearchSpec(SpecSection):
     """The ``search`` section: how configurations are drawn and when the sweep ends."""
 
-    sampler: Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2"] = Field(
-        default="tpe",
-        description=(
-            "Optuna's sampler that draws the configurations. Default: tpe; in a comparison random,"
-            " where qmc is the only other choice."
-        ),
-    )
+    sampler: Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2"] = "tpe"
+    """Optuna's sampler that draws the configurations. Default: tpe; in a comparison random,
+    where qmc is the only other choice."""
+
     objectives: Annotated[
         tuple[str, ...],
         BeforeValidator(_objectives),
@@ -61,68 +58,43 @@ class SearchSpec(SpecSection):
                 "uniqueItems": True,
             }
         ),
-    ] = Field(
-        default=_OBJECTIVES[:1],
-        description=(
-            "What is minimised: val_loss, then optionally parameters (the number of trainable"
-            " weights) and seconds (of training). Default: [val_loss]."
-        ),
-    )
-    trials: Count = Field(
-        default=20, description="Number of trials; in a comparison, per arm. Default: 20."
-    )
-    seed: Seed = Field(
-        default=0, description="Seed of the sampler and of every trial's training. Default: 0."
-    )
-    time_budget: Duration | None = Field(
-        default=None,
-        description=(
-            "Time as 90s, 30m, 1h30m or a number of seconds, after which the sweep ends as soon as"
-            " a trial is completed. By default there is no limit."
-        ),
-    )
-    fold_epochs: Count | None = Field(
-        default=None,
-        description=(
-            "Fold-epochs (epochs of one fold) that all trials together may train. By default"
-            " there is no limit."
-        ),
-    )
-    target: Annotated[float, Worded()] | None = Field(
-        default=None,
-        description=(
-            "Validation loss at or below which a completed trial ends the sweep. By default there"
-            " is none."
-        ),
-    )
-    warm_start: Line | None = Field(
-        default=None,
-        description=(
-            "Name of an earlier sweep in the same tracking store, whose trials the sampler learns"
-            " from. By default there is none."
-        ),
-    )
-    start_with: Annotated[tuple[dict[Name, Bare], ...], Field(strict=False)] = Field(
-        default=(),
-        description=(
-            "Configurations to try first; parameters that one leaves out are drawn. By default"
-            " there are none."
-        ),
-    )
-    max_concurrent_trials: Count | None = Field(
-        default=None,
-        description=(
-            "Most trials that train at the same time. By default as many as the resources allow."
-        ),
-    )
-    deterministic: bool = Field(
-        default=False,
-        description=(
-            "Process results in an order that depends on max_concurrent_trials only: the same"
-            " trials and the same best trial on any number of workers and after any interruption,"
-            " at the cost of some waiting. Default: false."
-        ),
-    )
+    ] = _OBJECTIVES[:1]
+    """What is minimised: val_loss, then optionally parameters (the number of trainable
+    weights) and seconds (of training). Default: [val_loss]."""
+
+    trials: Count = 20
+    """Number of trials; in a comparison, per arm. Default: 20."""
+
+    seed: Seed = 0
+    """Seed of the sampler and of every trial's training. Default: 0."""
+
+    time_budget: Duration | None = None
+    """Time as 90s, 30m, 1h30m or a number of seconds, after which the sweep ends as soon as a
+    trial is completed. By default there is no limit."""
+
+    fold_epochs: Count | None = None
+    """Fold-epochs (epochs of one fold) that all trials together may train. By default there is
+    no limit."""
+
+    target: Annotated[float, Worded()] | None = None
+    """Validation loss at or below which a completed trial ends the sweep. By default there is
+    none."""
+
+    warm_start: Line | None = None
+    """Name of an earlier sweep in the same tracking store, whose trials the sampler learns
+    from. By default there is none."""
+
+    start_with: Annotated[tuple[dict[Name, Bare], ...], Field(strict=False)] = ()
+    """Configurations to try first; parameters that one leaves out are drawn. By default there
+    are none."""
+
+    max_concurrent_trials: Count | None = None
+    """Most trials that train at the same time. By default as many as the resources allow."""
+
+    deterministic: bool = False
+    """Process results in an order that depends on max_concurrent_trials only: the same trials
+    and the same best trial on any number of workers and after any interruption, at the cost of
+    some waiting. Default: false."""
 
 
 def _rungs(value: object) -> object:
@@ -155,24 +127,17 @@ _Rung = Annotated[tuple[Count, ...], Field(min_length=2, max_length=2, strict=Fa
 class SchedulerSpec(SpecSection):
     """The ``scheduler`` section: which trials are trained further."""
 
-    kind: Literal["promotion", "stopping", "fifo"] = Field(
-        default="promotion",
-        description=(
-            "promotion pauses trials at each rung and promotes the best; stopping prunes the"
-            " others at once (Ray's ASHA); fifo trains every trial to the end. Default: promotion;"
-            " in a comparison fifo."
-        ),
-    )
-    reduction_factor: Annotated[float, Field(ge=1.1, le=1000), Worded()] = Field(
-        default=REDUCTION_FACTOR,
-        description=(
-            "One in this many trials is promoted from a rung, between 1.1 and 1000. Default: 3."
-        ),
-    )
-    grace_epochs: Count = Field(
-        default=1,
-        description="Epochs of the lowest rung if no ladder is given. Default: 1.",
-    )
+    kind: Literal["promotion", "stopping", "fifo"] = "promotion"
+    """promotion pauses trials at each rung and promotes the best; stopping prunes the others
+    at once (Ray's ASHA); fifo trains every trial to the end. Default: promotion; in a
+    comparison fifo."""
+
+    reduction_factor: Annotated[float, Field(ge=1.1, le=1000), Worded()] = REDUCTION_FACTOR
+    """One in this many trials is promoted from a rung, between 1.1 and 1000. Default: 3."""
+
+    grace_epochs: Count = 1
+    """Epochs of the lowest rung if no ladder is given. Default: 1."""
+
     ladder: (
         Annotated[
             tuple[_Rung, ...],
@@ -181,20 +146,13 @@ class SchedulerSpec(SpecSection):
             AfterValidator(_ascending),
         ]
         | None
-    ) = Field(
-        default=None,
-        description=(
-            "Rungs as [folds, epochs], rising to all folds and epochs. By default promotion trains"
-            " one fold to the end before the others, and stopping trains all folds side by side."
-        ),
-    )
-    brackets: Count = Field(
-        default=1,
-        description=(
-            "kind: promotion only: number of brackets; bracket b leaves out the b lowest rungs,"
-            " which spares trials that start slowly. Default: 1."
-        ),
-    )
+    ) = None
+    """Rungs as [folds, epochs], rising to all folds and epochs. By default promotion trains
+    one fold to the end before the others, and stopping trains all folds side by side."""
+
+    brackets: Count = 1
+    """kind: promotion only: number of brackets; bracket b leaves out the b lowest rungs, which
+    spares trials that start slowly. Default: 1."""
 
 
 def _whole_above_one(value: object) -> object:
@@ -212,62 +170,43 @@ def _zero_or_a_share(value: object) -> object:
 class ResourcesSpec(SpecSection):
     """The ``resources`` section: what each trial reserves."""
 
-    cpu: Annotated[float, Field(ge=0.001), Worded(), BeforeValidator(_whole_above_one)] = Field(
-        default=1.0, description="CPU cores per trial. Default: 1."
-    )
+    cpu: Annotated[float, Field(ge=0.001), Worded(), BeforeValidator(_whole_above_one)] = 1.0
+    """CPU cores per trial. Default: 1."""
+
     gpu: Annotated[
         float,
         Field(ge=0),
         Worded(),
         BeforeValidator(_whole_above_one),
         BeforeValidator(_zero_or_a_share),
-    ] = Field(
-        default=0.0,
-        description="GPUs per trial; 0.5 lets two trials share one GPU. Default: 0.",
-    )
+    ] = 0.0
+    """GPUs per trial; 0.5 lets two trials share one GPU. Default: 0."""
 
 
 class LimitsSpec(SpecSection):
     """The ``limits`` section: when a trial counts as failed."""
 
-    max_failures: Annotated[int, Field(ge=0, le=1000), Worded()] = Field(
-        default=3,
-        description=(
-            "How often a trial is resumed from its last checkpoint after its worker died, at most"
-            " 1000; an error that the task raises is final. Default: 3."
-        ),
-    )
-    fail_fast: bool = Field(
-        default=False,
-        description=(
-            "Stop the sweep at the first failed trial; it can be resumed. Default: false."
-        ),
-    )
-    trial_timeout: Duration | None = Field(
-        default=None,
-        description=(
-            "Training time as 90s, 30m, 1h30m or a number of seconds, after which a trial has"
-            " failed. By default there is no limit."
-        ),
-    )
-    memory: Size | None = Field(
-        default=None,
-        description=(
-            "Memory as 4GB, 512MB or a number of bytes, at least 64MB, that a trial may use beyond"
-            " what its worker process started with. By default there is no limit."
-        ),
-    )
+    max_failures: Annotated[int, Field(ge=0, le=1000), Worded()] = 3
+    """How often a trial is resumed from its last checkpoint after its worker died, at most
+    1000; an error that the task raises is final. Default: 3."""
+
+    fail_fast: bool = False
+    """Stop the sweep at the first failed trial; it can be resumed. Default: false."""
+
+    trial_timeout: Duration | None = None
+    """Training time as 90s, 30m, 1h30m or a number of seconds, after which a trial has failed.
+    By default there is no limit."""
+
+    memory: Size | None = None
+    """Memory as 4GB, 512MB or a number of bytes, at least 64MB, that a trial may use beyond
+    what its worker process started with. By default there is no limit."""
 
 
 class TrackingSpec(SpecSection):
     """The ``tracking`` section: where results are recorded."""
 
-    experiment: Line | None = Field(
-        default=None, description="MLflow experiment. By default the sweep's name."
-    )
-    uri: Line | None = Field(
-        default=None,
-        description=(
-            "URI of the MLflow server. By default a SQLite store in the folder of sweeps."
-        ),
-    )
+    experiment: Line | None = None
+    """MLflow experiment. By default the sweep's name."""
+
+    uri: Line | None = None
+    """URI of the MLflow server. By default a SQLite store in the folder of sweeps."""

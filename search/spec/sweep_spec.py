@@ -34,7 +34,6 @@ from foldrace.search.spec.search_sections import (
     TrackingSpec,
 )
 from foldrace.search.spec.training_sections import (
-    DatasetSpec,
     EarlyStoppingSpec,
     FoldsSpec,
     NamedDataset,
@@ -44,22 +43,7 @@ from foldrace.search.spec.training_sections import (
 from foldrace.search.spec.yaml_files import dump_yaml, plain, read_file, set_value
 from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder
 
-__all__ = [
-    "ComparisonSpec",
-    "DatasetSpec",
-    "EarlyStoppingSpec",
-    "FoldsSpec",
-    "LimitsSpec",
-    "ResourcesSpec",
-    "SchedulerSpec",
-    "SearchSpec",
-    "SweepSpec",
-    "TrackingSpec",
-    "TrainingSpec",
-    "json_schema",
-    "load_spec",
-    "parse_spec",
-]
+__all__ = ["SweepSpec", "json_schema", "load_spec", "parse_spec"]
 
 _DEFAULT_TASK = "autoencoder"
 
@@ -86,72 +70,57 @@ _Objective = Annotated[
 class SweepSpec(SpecSection):
     """A sweep file. Made by `load_spec` and `parse_spec`, which raise `InputError`."""
 
-    kind: Literal["sweep", "comparison"] = Field(
-        default="sweep",
-        description=(
-            "sweep searches one space; comparison tunes several optimizers at equal cost. Default:"
-            " sweep."
-        ),
-    )
-    name: _SweepName = Field(
-        default=_DEFAULT_TASK, description="Name of the sweep. By default the task's name."
-    )
-    task: Line = Field(
-        default=_DEFAULT_TASK,
-        description=(
-            "What is trained: a built-in task, ./file.py:ClassName, or package.module:ClassName."
-            " Default: autoencoder."
-        ),
-    )
-    dataset: NamedDataset = Field(
-        description="The data set, by its name or as a mapping with options. Required."
-    )
-    folds: FoldsSpec = Field(
-        default=FoldsSpec(),
-        description="Cross-validation. By default 3 shuffled folds with seed 0.",
-    )
-    epochs: Count = Field(default=9, description="Most epochs per fold. Default: 9.")
-    early_stopping: EarlyStoppingSpec = Field(
-        default=EarlyStoppingSpec(),
-        description="When a fold stops before its last epoch. By default never.",
-    )
-    objective: _Objective | None = Field(
-        default=None,
-        description=(
-            "The task's per-sample term by which trials are compared, such as mse. By default the"
-            " one that the task declares."
-        ),
-    )
-    space: dict[Name, SpaceEntry] = Field(
-        default_factory=dict,
-        description=(
-            "Parameters of the task and the training: a fixed value or a distribution each. By"
-            " default all have their declared defaults."
-        ),
-    )
-    comparison: ComparisonSpec | None = Field(
-        default=None, description="The arms of a comparison; for kind: comparison only."
-    )
-    search: SearchSpec = Field(
-        default=SearchSpec(),
-        description="How configurations are drawn, how many, and when the sweep ends.",
-    )
-    scheduler: SchedulerSpec = Field(
-        default=SchedulerSpec(), description="Which trials are trained further."
-    )
-    resources: ResourcesSpec = Field(
-        default=ResourcesSpec(), description="What each trial reserves. By default one CPU core."
-    )
-    limits: LimitsSpec = Field(
-        default=LimitsSpec(),
-        description="When a trial counts as failed, and what the sweep does then.",
-    )
-    training: TrainingSpec = Field(
-        default=TrainingSpec(), description="How a trial's folds are computed."
-    )
-    tracking: TrackingSpec = Field(
-        default=TrackingSpec(), description="Where results are recorded."
-    )
+    kind: Literal["sweep", "comparison"] = "sweep"
+    """sweep searches one space; comparison tunes several optimizers at equal cost. Default:
+    sweep."""
+
+    name: _SweepName = _DEFAULT_TASK
+    """Name of the sweep. By default the task's name."""
+
+    task: Line = _DEFAULT_TASK
+    """What is trained: a built-in task, ./file.py:ClassName, or package.module:ClassName.
+    Default: autoencoder."""
+
+    dataset: NamedDataset
+    """The data set, by its name or as a mapping with options. Required."""
+
+    folds: FoldsSpec = FoldsSpec()
+    """Cross-validation. By default 3 shuffled folds with seed 0."""
+
+    epochs: Count = 9
+    """Most epochs per fold. Default: 9."""
+
+    early_stopping: EarlyStoppingSpec = EarlyStoppingSpec()
+    """When a fold stops before its last epoch. By default never."""
+
+    objective: _Objective | None = None
+    """The task's per-sample term by which trials are compared, such as mse. By default the one
+    that the task declares."""
+
+    space: dict[Name, SpaceEntry] = Field(default_factory=dict)
+    """Parameters of the task and the training: a fixed value or a distribution each. By
+    default all have their declared defaults."""
+
+    comparison: ComparisonSpec | None = None
+    """The arms of a comparison; for kind: comparison only."""
+
+    search: SearchSpec = SearchSpec()
+    """How configurations are drawn, how many, and when the sweep ends."""
+
+    scheduler: SchedulerSpec = SchedulerSpec()
+    """Which trials are trained further."""
+
+    resources: ResourcesSpec = ResourcesSpec()
+    """What each trial reserves. By default one CPU core."""
+
+    limits: LimitsSpec = LimitsSpec()
+    """When a trial counts as failed, and what the sweep does then."""
+
+    training: TrainingSpec = TrainingSpec()
+    """How a trial's folds are computed."""
+
+    tracking: TrackingSpec = TrackingSpec()
+    """Where results are recorded."""
 
     @model_validator(mode="before")
     @classmethod
@@ -288,9 +257,26 @@ def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] 
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a sweep file, for editors."""
-    schema = SweepSpec.model_json_schema()
+    """The JSON schema of a sweep file, for editors and for the reference.
+
+    Every key has a description: one sentence with the unit, and the default.
+    """
+    schema: dict[str, Any] = _on_one_line(SweepSpec.model_json_schema())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _on_one_line(schema: Any) -> Any:
+    """A schema whose descriptions, which are docstrings, have no line breaks."""
+    if isinstance(schema, list):
+        return [_on_one_line(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: " ".join(value.split())
+        if key == "description" and isinstance(value, str)
+        else _on_one_line(value)
+        for key, value in schema.items()
+    }
 
 
 def _located(reference: str, field: str, base: Path) -> str:

@@ -58,17 +58,16 @@ _SIZE_SCHEMA: dict[str, Any] = {
 class DatasetSpec(SpecSection):
     """The ``dataset`` section; the short form is the data set's name alone."""
 
-    name: Line = Field(
-        description=(
-            "A built-in data set, a .npz file, a folder of images, or a function as"
-            " ./file.py:function. Required."
-        )
-    )
-    limit: Count | None = Field(
-        default=None,
-        description="Number of images to use, drawn with the seed. By default all of them.",
-    )
-    seed: Seed = Field(default=0, description="Seed of the draw when a limit is set. Default: 0.")
+    name: Line
+    """A built-in data set, a .npz file, a folder of images, or a function as
+    ./file.py:function. Required."""
+
+    limit: Count | None = None
+    """Number of images to use, drawn with the seed. By default all of them."""
+
+    seed: Seed = 0
+    """Seed of the draw when a limit is set. Default: 0."""
+
     size: (
         Annotated[
             tuple[Count, Count],
@@ -78,13 +77,9 @@ class DatasetSpec(SpecSection):
             WithJsonSchema(_SIZE_SCHEMA),
         ]
         | None
-    ) = Field(
-        default=None,
-        description=(
-            "Height and width in pixels to which the images are resized, at most 4096 each. By"
-            " default they keep their size."
-        ),
-    )
+    ) = None
+    """Height and width in pixels to which the images are resized, at most 4096 each. By
+    default they keep their size."""
 
 
 def named_dataset(value: object) -> object:
@@ -109,39 +104,28 @@ NamedDataset = Annotated[
 class FoldsSpec(SpecSection):
     """The ``folds`` section: how the training images are split for cross-validation."""
 
-    kind: FoldKindName = Field(
-        default="kfold",
-        description=(
-            "How the folds are drawn: K folds, stratified by class, by group, repeated K folds, or"
-            " a single holdout. Default: kfold."
-        ),
-    )
-    splits: Annotated[int, Field(ge=2), Worded()] = Field(
-        default=3,
-        description="Number of folds, in each repeat; a holdout ignores it. Default: 3.",
-    )
-    repeats: Count = Field(
-        default=2, description="kind: repeated only: how often the folds are drawn. Default: 2."
-    )
-    seeds: Count = Field(
-        default=1,
-        description=(
-            "Number of seeds with which each fold is trained; each counts as a fold. Default: 1."
-        ),
-    )
-    shuffle: bool = Field(
-        default=True, description="Shuffle the images before they are split. Default: true."
-    )
-    seed: Seed = Field(
-        default=0, description="Seed of the folds, the same for every trial. Default: 0."
-    )
-    fraction: Annotated[float, Field(gt=0, lt=1), Worded()] = Field(
-        default=0.2,
-        description=(
-            "kind: holdout only: share of the images in the validation part, between 0 and 1."
-            " Default: 0.2."
-        ),
-    )
+    kind: FoldKindName = "kfold"
+    """How the folds are drawn: K folds, stratified by class, by group, repeated K folds, or a
+    single holdout. Default: kfold."""
+
+    splits: Annotated[int, Field(ge=2), Worded()] = 3
+    """Number of folds, in each repeat; a holdout ignores it. Default: 3."""
+
+    repeats: Count = 2
+    """kind: repeated only: how often the folds are drawn. Default: 2."""
+
+    seeds: Count = 1
+    """Number of seeds with which each fold is trained; each counts as a fold. Default: 1."""
+
+    shuffle: bool = True
+    """Shuffle the images before they are split. Default: true."""
+
+    seed: Seed = 0
+    """Seed of the folds, the same for every trial. Default: 0."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1), Worded()] = 0.2
+    """kind: holdout only: share of the images in the validation part, between 0 and 1.
+    Default: 0.2."""
 
     @model_validator(mode="before")
     @classmethod
@@ -177,36 +161,21 @@ class FoldsSpec(SpecSection):
 class EarlyStoppingSpec(SpecSection):
     """The ``early_stopping`` section: ends a fold whose validation loss no longer improves."""
 
-    patience: Annotated[int, Field(ge=0), Worded()] | None = Field(
-        default=None,
-        description=(
-            "Epochs without improvement after which a fold stops. By default folds never stop"
-            " early."
-        ),
-    )
-    min_delta: Annotated[float, Field(ge=0), Worded()] = Field(
-        default=0.0,
-        description=(
-            "Smallest decrease of the loss that counts as an improvement, in units of the loss."
-            " Default: 0."
-        ),
-    )
+    patience: Annotated[int, Field(ge=0), Worded()] | None = None
+    """Epochs without improvement after which a fold stops. By default folds never stop early."""
+
+    min_delta: Annotated[float, Field(ge=0), Worded()] = 0.0
+    """Smallest decrease of the loss that counts as an improvement, in units of the loss.
+    Default: 0."""
 
 
 class TrainingSpec(SpecSection):
     """The ``training`` section: how folds are computed; results change only by rounding."""
 
-    fused: Literal["auto", True, False] = Field(
-        default="auto",
-        description=(
-            "Train folds that are at the same epoch as one batched program; auto does so on a GPU"
-            " where the model allows it. Default: auto."
-        ),
-    )
-    precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        default="float32",
-        description=(
-            "Precision of the arithmetic: float32; tf32, faster float32 products on a GPU (no"
-            " effect on a CPU); or bfloat16, automatic mixed precision. Default: float32."
-        ),
-    )
+    fused: Literal["auto", True, False] = "auto"
+    """Train folds that are at the same epoch as one batched program; auto does so on a GPU
+    where the model allows it. Default: auto."""
+
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of the arithmetic: float32; tf32, faster float32 products on a GPU (no effect
+    on a CPU); or bfloat16, automatic mixed precision. Default: float32."""

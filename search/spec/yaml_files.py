@@ -1,5 +1,4 @@
-"""From a YAML file and ``--set`` to a plain tree of values; nothing here knows what the keys
-mean."""
+"""From a YAML file and ``--set`` to a plain tree of values, whatever the keys mean."""
 
 from __future__ import annotations
 
@@ -32,8 +31,10 @@ _SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain values (``1e-3`` is a number; ``yes`` and 2024-01-01 are text), and only
-    what a spec needs: no aliases, no tags, no duplicate keys."""
+    """Reads YAML 1.2's plain values, without aliases, tags and duplicate keys.
+
+    ``1e-3`` is a number; ``yes`` and 2024-01-01 are text.
+    """
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     _depth = 0
@@ -57,7 +58,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
             if not isinstance(name, str):
-                self._refuse(f"the key {name!r}, which is no text", key)
+                self._refuse(f"the key {name!r}, which is not text", key)
             if name in seen:
                 self._refuse(f"the key {name!r} a second time", key)
             seen.add(name)
@@ -70,8 +71,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that either YAML version would read as something else; writes values out each
-    time."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type; writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -84,42 +84,45 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:
     """``tree`` as YAML that ``yaml.safe_load`` and `read_yaml` read alike."""
+    return _dump(tree, None, 100)
+
+
+def inline_yaml(tree: Any) -> str:
+    """``tree`` as YAML on one line.
+
+    >>> inline_yaml({"log": [0.001, 0.1]})
+    '{log: [0.001, 0.1]}'
+    """
+    return _dump(tree, True, 1e9).removesuffix("...\n").strip()
+
+
+def _dump(tree: Any, flow: bool | None, width: float) -> str:
     text: str = yaml.dump(
         tree,
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
-        default_flow_style=None,
-        width=100,
+        default_flow_style=flow,
+        width=width,
     )
     return text
 
 
-def inline_yaml(tree: Any) -> str:
-    """``tree`` as YAML on one line."""
-    text: str = yaml.dump(
-        tree,
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=True,
-        width=1e9,
-    )
-    return text.removesuffix("...\n").strip()
-
-
 def read_yaml(text: str, source: str) -> Any:
-    """The values in ``text``; ``source`` names it in errors.
+    """The values in ``text``.
+
+    Args:
+        source: the name of the text in errors.
 
     Raises:
-        InputError: what is not YAML, with line, column and what stands there.
+        InputError: the text is not YAML; names the line, the column and what stands there.
     """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark, error.problem or "cannot be read"
         if mark is None:
-            raise InputError(source, None, f"is no YAML: {problem}") from error
+            raise InputError(source, None, f"is not YAML: {problem}") from error
         lines = text.split("\n")
         line = lines[mark.line].strip()[:80] if mark.line < len(lines) else ""
         hint = "indent with spaces, not tabs" if "'\\t'" in problem else ""
@@ -128,18 +131,18 @@ def read_yaml(text: str, source: str) -> Any:
         )
         raise InputError(source, None, rule, hint) from error
     except yaml.YAMLError as error:
-        raise InputError(
-            source, None, "is no YAML: it holds characters that are no text"
-        ) from error
+        rule = "is not YAML: it holds characters that are not text"
+        raise InputError(source, None, rule) from error
     except ValueError as error:  # a number of thousands of digits
-        raise InputError(source, None, f"is no YAML: {error}") from error
+        raise InputError(source, None, f"is not YAML: {error}") from error
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        InputError: no such file, a folder, more than 1 MB, no text, no YAML, empty, or no mapping.
+        InputError: there is no such file, or it is a folder, larger than 1 MB, not text, not
+            YAML, empty, or not a mapping.
     """
     source = str(path)
     try:
@@ -158,19 +161,15 @@ def read_file(path: Path) -> Mapping[str, Any]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(source, None, f"is no UTF-8 text (byte {error.start})") from error
+        raise InputError(source, None, f"is not UTF-8 text (byte {error.start})") from error
     tree = read_yaml(text, source)
     if tree is None:
         raise InputError(source, None, "is empty", _examples())
     if not isinstance(tree, Mapping):
-        raise InputError(
-            source, None, f"must be a mapping of keys to values, not {_kind(tree)}", _examples()
-        )
+        kind = "a list" if isinstance(tree, list) else "a single value"
+        rule = f"must be a mapping of keys to values, not {kind}"
+        raise InputError(source, None, rule, _examples())
     return tree
-
-
-def _kind(tree: object) -> str:
-    return "a list" if isinstance(tree, list) else "a single value"
 
 
 def _yaml_files(folder: Path) -> dict[str, Path]:
@@ -188,19 +187,21 @@ def _examples() -> str:
 def _where_else(path: Path) -> str:
     if path.name in _yaml_files(_EXAMPLES):
         return f"did you mean {_EXAMPLES / path.name}?"
-    if not path.parent.is_dir():
-        return "; ".join(filter(None, (f"there is no folder {path.parent}", _examples())))
     close = difflib.get_close_matches(path.name, _yaml_files(path.parent), n=1, cutoff=0.5)
-    return "; ".join(
-        filter(None, (f"did you mean {path.with_name(close[0])}?" if close else "", _examples()))
-    )
+    hint = f"did you mean {path.with_name(close[0])}?" if close else ""
+    if not path.parent.is_dir():
+        hint = f"there is no folder {path.parent}"
+    return "; ".join(filter(None, (hint, _examples())))
 
 
 def plain(tree: object, field: str = "", depth: int = 0) -> Any:
     """A copy of ``tree`` in Python's own dict, list, str, int, float, bool and None.
 
+    Args:
+        field: the tree's name in errors.
+
     Raises:
-        InputError: other values, keys that are no text, or more than 32 levels.
+        InputError: a value of another type, a key that is not text, or more than 32 levels.
     """
     if depth > _DEEPEST:
         raise InputError(field[:60] + "...", None, f"has more than {_DEEPEST} levels")
@@ -218,28 +219,25 @@ def plain(tree: object, field: str = "", depth: int = 0) -> Any:
     for kind in (str, int, float):
         if isinstance(tree, kind):
             return kind(tree)
-    raise InputError(
-        field,
-        tree,
-        "must be text, a number, true, false, null, a list or a mapping",
-        type(tree).__name__,
-    )
+    rule = "must be text, a number, true, false, null, a list or a mapping"
+    raise InputError(field, tree, rule, type(tree).__name__)
 
 
 def set_value(tree: dict[str, Any], override: str) -> None:
-    """Puts what ``a.b=c`` says into ``tree``, in place; c is YAML, and missing mappings on the way
-    are made.
+    """Sets one value in ``tree``, in place; missing mappings on the way are created.
+
+    Args:
+        override: ``a.b=c``, where c is YAML.
 
     Raises:
-        InputError: field ``--set``: no ``=``, an empty key, c is no YAML, or the way leads through
-            something else.
+        InputError: names ``--set``: there is no ``=``, a key is empty, c is not YAML, or a key on
+            the way does not hold a mapping.
     """
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise InputError(
-            "--set", override, "must have the form key=value", "--set search.trials=40"
-        )
+        rule = "must have the form key=value"
+        raise InputError("--set", override, rule, "--set search.trials=40")
     try:
         value = read_yaml(text, "value")
     except InputError as error:
@@ -250,8 +248,7 @@ def set_value(tree: dict[str, Any], override: str) -> None:
             below = tree[key] = {}
         if not isinstance(below, dict):
             whole = ".".join(keys[:i])
-            raise InputError(
-                "--set", override, f"{whole} is no mapping", f"set it as a whole: {whole}=..."
-            )
+            hint = f"set it as a whole: {whole}=..."
+            raise InputError("--set", override, f"{whole} is not a mapping", hint)
         tree = below
     tree[keys[-1]] = plain(value, "--set")
