@@ -122,13 +122,13 @@ def agreement_table(latent: Latent, scores: CodeScores) -> Table | None:
         "neighbours": f"neighbours in common, k = {scores.k}",
         "components": "linear CKA with PCA of the pixels",
     }
+    pairs = len(scores.agreement["cka"].values)
     caption = (
         f"The {len(latent.fold_codes)} fold models, each trained on its own part of the data,"
-        f" encode the same {len(latent.codes):,} test images, and all"
-        f" {plural(len(scores.agreement['cka'].values), 'pair')} are compared. CKA and Procrustes"
-        " ignore shift, rotation and scale, which a code is free to choose. Shuffled: the images"
-        " of one of the two in random order. The last row shows how much of the agreement a linear"
-        " code of the pixels explains."
+        f" encode the same {len(latent.codes):,} test images; every pair is compared ({pairs})."
+        " CKA and Procrustes ignore shift, rotation and scale, which a code is free to choose."
+        " Shuffled: the images of one of the two in random order. The last row shows how much of"
+        " the agreement a linear code of the pixels explains."
     )
     return Table(
         "How similar the fold models' codes are",
