@@ -1,8 +1,7 @@
-"""The maps of a code as figures, and one made of the images themselves."""
+"""The maps of a code as figures."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrace.analysis.records.latent import Latent
+from foldrace.analysis.reports.axes import bare
 from foldrace.analysis.reports.latent.maps import STARTS, Map, Maps
-from foldrace.analysis.reports.page import Figure, Picture, draw
-from foldrace.analysis.reports.style import BLUE, INK, PALETTE, PAPER
-from foldrace.analysis.reports.tiles import tile
+from foldrace.analysis.reports.page import Figure, draw
+from foldrace.analysis.reports.style import BLUE, INK, PAPER, class_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,59 +21,48 @@ if TYPE_CHECKING:
 __all__ = [
     "WARNING",
     "code_figure",
-    "image_map",
     "line_figure",
     "map_figure",
     "panels_figure",
     "spread_boxes",
-    "thumbnails",
 ]
 
-_LARGEST_NAMED = 30
-_THUMB = 32
-_WIDTH = 760
-_CELLS = 25
+_MOST_NAMED = 30
 
 WARNING = (
-    "t-SNE keeps neighbours and little else: how large a group is drawn, how far it lies from"
-    " another and how dense it looks say nothing about the code."
+    "t-SNE keeps neighbours and little else: the sizes, densities and distances of groups say"
+    " nothing about the code."
 )
 
 
 def map_figure(latent: Latent, shown: Map) -> Figure:
     """The t-SNE map of all images."""
-    caption = f"Every dot is one of {len(latent.codes):,} test images, placed by {shown.title}"
-    caption += (
-        "; its colour is its class, and each name stands at its class's median. "
-        if latent.names
-        else ". "
-    )
+    caption = f"Each dot is one of {len(latent.codes):,} test images, placed by {shown.title}"
+    if latent.names:
+        caption += "; its colour is its class, and each name is at the median of its class"
 
     def plot(canvas: Canvas) -> None:
-        _square(canvas, shown.points, latent)
+        _plane(canvas, shown.points, latent)
 
     alt = f"A t-SNE map of {len(latent.codes)} test images{_groups(latent)}."
-    return draw(
-        "tsne", "The code as t-SNE lays it out", caption + WARNING, alt, plot, size=(7.2, 6.2)
-    )
+    return draw("tsne", "t-SNE of the code", f"{caption}. {WARNING}", alt, plot, size=(7.2, 6.2))
 
 
 def code_figure(latent: Latent, shown: Map) -> Figure:
-    """The code itself where it has two dimensions, else its first two principal components."""
+    """The code itself if it has two dimensions, else its first two principal components."""
     if shown.kind == "code":
         name, title = "code", "The code itself"
         caption = (
-            "The two numbers of the code, as the model gives them: here distances are what the"
-            " decoder sees."
+            "The two numbers of the code as the decoder gets them; distances are true to scale."
         )
         axis_names = ["first code number", "second code number"]
     else:
         shares = shown.points.var(0) / latent.codes.var(0, dtype=np.float64).sum()
-        name, title = "pca", "The code along its two widest directions (PCA)"
+        name, title = "pca", "The code along its two directions of largest variance (PCA)"
         caption = (
-            f"The first two principal components hold {100 * shares.sum():.0f} % of the variance"
-            f" of the code's {latent.dimension} numbers. Distances are true to scale as far as"
-            " these two directions go; groups that overlap here may be apart in the others."
+            f"The first two principal components have {100 * shares.sum():.0f} % of the variance"
+            f" of the code's {latent.dimension} numbers. Distances are true to scale within these"
+            " two directions; groups that overlap here may be separate in the others."
         )
         axis_names = [
             f"component {number} ({100 * share:.0f} % of the variance)"
@@ -82,14 +70,14 @@ def code_figure(latent: Latent, shown: Map) -> Figure:
         ]
 
     def plot(canvas: Canvas) -> None:
-        _square(canvas, shown.points, latent, axis_names)
+        _plane(canvas, shown.points, latent, axis_names)
 
     alt = f"{title}: {len(latent.codes)} test images in two dimensions{_groups(latent)}."
     return draw(name, title, caption, alt, plot, size=(7.2, 5.6))
 
 
 def line_figure(latent: Latent, shown: Map) -> Figure:
-    """A code of one number, a row a class."""
+    """A code of one number, with one row per class."""
 
     def plot(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
@@ -103,8 +91,8 @@ def line_figure(latent: Latent, shown: Map) -> Figure:
         axes.grid(axis="y", visible=False)
 
     caption = (
-        "A code of one number needs no map. Height within a row has no meaning; it only spreads"
-        " the dots."
+        "A code of one number needs no map. The height within a row has no meaning; it only"
+        " spreads the dots."
     )
     height = 1.4 + 0.32 * max(len(latent.names), 1)
     alt = f"The code's single number for {len(latent.codes)} test images{_groups(latent)}."
@@ -112,7 +100,7 @@ def line_figure(latent: Latent, shown: Map) -> Figure:
 
 
 def panels_figure(latent: Latent, maps: Maps) -> Figure:
-    """Small t-SNE maps: a row a perplexity, a column a seed."""
+    """Small t-SNE maps: one row per perplexity, one column per start."""
     assert maps.chosen is not None
     chosen, total = maps.chosen, len(latent.codes)
     labels = None if latent.labels is None else latent.labels[chosen]
@@ -126,7 +114,7 @@ def panels_figure(latent: Latent, maps: Maps) -> Figure:
             _bare(axes)
             start = "random start" if panel.random_start else f"seed {panel.seed}"
             title = (
-                f"perplexity {panel.perplexity:g}, {start}\nkeeps {100 * panel.kept:.0f} % of"
+                f"perplexity {panel.perplexity:g}, {start}\nkeeps {100 * panel.recall:.0f} % of"
                 " neighbours"
             )
             axes.set_title(title, fontsize=8, fontweight="normal")
@@ -137,11 +125,10 @@ def panels_figure(latent: Latent, maps: Maps) -> Figure:
         else f"a fixed {len(chosen):,} of {total:,} images"
     )
     caption = (
-        f"Each panel maps {of}; above it stands the share of an image's ten nearest neighbours in"
-        f" the code that it keeps. Two panels of a row have {100 * maps.agreement:.0f} % of them"
-        " in common. The first two columns start from the principal components and a little"
-        " noise, the last one from noise alone: what has another place there is put where it is"
-        " by the start, not by the code."
+        f"Each panel maps {of}; its title says which share of the ten nearest neighbours in the"
+        f" code it keeps. Two panels of a row have {100 * maps.agreement:.0f} % of them in common."
+        " The first two columns start from the principal components with a little noise, the last"
+        " one from noise alone: what moves there owes its place to the start, not to the code."
     )
     alt = (
         f"{len(maps.panels)} small t-SNE maps of the same images: {rows} perplexities, {columns}"
@@ -157,63 +144,22 @@ def panels_figure(latent: Latent, maps: Maps) -> Figure:
     )
 
 
-def image_map(latent: Latent, shown: Map) -> Picture:
-    """The map on a grid: each cell shows the image that lies nearest to its middle."""
-    from PIL import Image
-
-    images = thumbnails(latent.images)
-    cells = max(4, min(_CELLS, _WIDTH // (images.shape[-1] + 2), int(1.5 * len(images) ** 0.5)))
-    places = shown.points - shown.points.min(0)
-    places /= max(float(places.max()), 1e-12)
-    places += (1 - np.ptp(places, axis=0)) / 2  # the narrower direction in the middle
-    columns, rows = np.minimum((places * cells).astype(np.int64), cells - 1).T
-    away = np.square(places * cells - np.stack([columns, rows], 1) - 0.5).sum(1)
-    grid: list[list[NDArray[np.uint8] | None]] = [[None] * cells for _ in range(cells)]
-    for at in np.argsort(-away, kind="stable"):  # the nearest of a cell comes last, and stays
-        grid[cells - 1 - rows[at]][columns[at]] = images[at]
-    grid = [row for row in grid if any(image is not None for image in row)]
-    target = io.BytesIO()
-    Image.fromarray(tile(grid).pixels).save(target, format="png", optimize=True)
-    caption = (
-        "The t-SNE map on a grid: each place shows the test image nearest to it. Look for what"
-        " changes gradually."
-    )
-    alt = "The t-SNE map drawn with test images in the places of dots."
-    return Picture("image-map", "The map, made of its images", caption, alt, target.getvalue())
-
-
-def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, C, H, W) of one channel or three, no side longer than 32 pixels."""
-    from PIL import Image
-
-    images = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
-    height, width = images.shape[2:]
-    factor = _THUMB / max(height, width)
-    if factor >= 1:
-        return images
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    planes = [
-        [Image.fromarray(plane).resize(size, Image.Resampling.BOX) for plane in image]
-        for image in images
-    ]
-    return np.array([[np.asarray(plane) for plane in image] for image in planes], np.uint8)
-
-
 def _groups(latent: Latent) -> str:
     return f", coloured by {len(latent.names)} classes" if latent.names else ""
 
 
-def _square(
+def _plane(
     canvas: Canvas, points: NDArray[np.float64], latent: Latent, axis_names: Sequence[str] = ()
 ) -> None:
+    """A map with its classes named; without axes unless they have names."""
     axes: Axes = canvas.add_subplot()
     _dots(axes, points, latent)
-    axes.set_aspect("equal", adjustable="datalim")
     if axis_names:
+        axes.set_aspect("equal", adjustable="datalim")
         axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
     else:
         _bare(axes)
-    if latent.labels is not None and len(latent.names) <= _LARGEST_NAMED:
+    if latent.labels is not None and len(latent.names) <= _MOST_NAMED:
         _name_classes(canvas, axes, points, latent.labels, latent.names)
 
 
@@ -224,11 +170,9 @@ def _dots(axes: Axes, points: NDArray[np.float64], latent: Latent) -> None:
 def _scatter(
     axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64] | None, size: float
 ) -> None:
-    """Dots in a shuffled order, so that no class lies on top."""
+    """Dots in random order, so that no class covers the others."""
     order = np.random.default_rng(0).permutation(len(points))
-    colours = (
-        BLUE if labels is None else [PALETTE[label % len(PALETTE)] for label in labels[order]]
-    )
+    colours = BLUE if labels is None else [class_colour(label) for label in labels[order]]
     axes.scatter(
         points[order, 0],
         points[order, 1],
@@ -241,10 +185,8 @@ def _scatter(
 
 
 def _bare(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
+    bare(axes)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
 
 
 def _name_classes(
@@ -254,7 +196,7 @@ def _name_classes(
     labels: NDArray[np.int64],
     names: tuple[str, ...],
 ) -> None:
-    """Each class's name at its median, pushed up or down until no two names overlap."""
+    """Each class's name at its median, moved up or down until no two names overlap."""
     medians = [np.median(points[labels == label], axis=0) for label in range(len(names))]
     texts = [
         axes.text(
@@ -270,7 +212,7 @@ def _name_classes(
             bbox={
                 "boxstyle": "round,pad=0.25",
                 "facecolor": PAPER,
-                "edgecolor": PALETTE[label % len(PALETTE)],
+                "edgecolor": class_colour(label),
                 "linewidth": 1.4,
                 "alpha": 0.88,
             },
@@ -287,14 +229,23 @@ def _name_classes(
     apart = spread_boxes(centres, np.array([[box.width, box.height] for box in boxes]))
     for text, place in zip(texts, axes.transData.inverted().transform(apart), strict=True):
         text.set_position(place)
-    canvas.set_layout_engine(None)  # the names are placed for these very axes
+    # a later layout would move the axes but not the names
+    canvas.set_layout_engine(None)
 
 
 def spread_boxes(
     centres: NDArray[np.float64], sizes: NDArray[np.float64], rounds: int = 200
 ) -> NDArray[np.float64]:
-    """(L, 2) centres, moved vertically as little as it takes that no two boxes of ``sizes`` (L, 2)
-    overlap."""
+    """Moves boxes up and down, in small steps, until no two overlap.
+
+    Args:
+        centres: (L, 2), x and y.
+        sizes: (L, 2), width and height.
+        rounds: over all pairs, at most.
+
+    Returns:
+        (L, 2), the new centres.
+    """
     places = centres.copy()
     for _ in range(rounds):
         moved = False

@@ -1,7 +1,8 @@
-"""The maps that the report draws of a code: which points, which perplexities, which seeds."""
+"""The maps of a code that the report shows."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ __all__ = ["STARTS", "Map", "Maps", "Panel", "make_maps"]
 MAIN_PERPLEXITY = 30.0
 PERPLEXITIES = (10.0, 30.0, 100.0)
 STARTS = ((0, False), (1, False), (2, True))
-"""The panels' seeds, and whether they start at random."""
+"""The seeds of the panels, and whether they start at random."""
 
 _PANEL_POINTS = 1000
 _K = 10
@@ -29,10 +30,12 @@ _K = 10
 
 @dataclass(frozen=True)
 class Map:
-    """A map of all images: (N, 2) points.
+    """A map of all images.
 
     Attributes:
         kind: tsne, pca or code.
+        title: for a list of maps.
+        points: (N, 2).
     """
 
     kind: str
@@ -42,14 +45,19 @@ class Map:
 
 @dataclass(frozen=True)
 class Panel:
-    """A t-SNE map of the panels' images, and the share of the code's ten nearest neighbours that
-    it keeps."""
+    """A t-SNE map of the images ``Maps.chosen``.
+
+    Attributes:
+        perplexity, seed, random_start: see `foldrace.analysis.statistics.embedding.tsne`.
+        points: (M, 2).
+        recall: the share of ten nearest neighbours in the code that the map keeps.
+    """
 
     perplexity: float
     seed: int
     random_start: bool
     points: NDArray[np.float64]
-    kept: float
+    recall: float
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,8 @@ class Maps:
 
     Attributes:
         full: of all images; t-SNE first where there is one.
-        panels: by perplexity, then start; of the images ``chosen``.
-        chosen: (M,) positions.
+        panels: by perplexity, then by start.
+        chosen: (M,) the images of the panels.
         agreement: the mean share of ten nearest neighbours that two panels of one perplexity have
             in common; NaN without panels.
     """
@@ -69,32 +77,38 @@ class Maps:
     chosen: NDArray[np.int64] | None = None
     agreement: float = float("nan")
 
-    def of(self, kind: str) -> Map | None:
+    def first(self, kind: str) -> Map | None:
         """The first map of a kind."""
         return next((found for found in self.full if found.kind == kind), None)
 
 
 def make_maps(codes: NDArray[np.float32], seed: int = 0) -> Maps:
-    """Every map of the codes (N, D) that makes sense: none of t-SNE for codes of one number or for
-    a handful of points; no principal components of codes that have two dimensions at most. Codes
-    may not all be the same."""
+    """The maps that suit a code.
+
+    Codes of one number are drawn along one axis, codes of two numbers as they are, longer codes by
+    PCA. For codes of two numbers or more there are also t-SNE maps, if there are at least
+    `foldrace.analysis.statistics.embedding.MIN_POINTS` images.
+
+    Args:
+        codes: (N, D), not all the same.
+        seed: draws the images of the panels, and seeds t-SNE.
+    """
     n, dimension = codes.shape
-    plain = [Map("pca", "PCA", principal_components(codes, 2))] if dimension > 2 and n > 2 else []
+    plain: list[Map] = []
+    if dimension == 1:
+        # the second coordinate only spreads the points
+        spread = np.random.default_rng(seed).uniform(0, np.ptp(codes) / 3, n)
+        points = np.stack([codes[:, 0].astype(np.float64), spread], 1)
+        return Maps((Map("code", "the code itself", points),))
     if dimension == 2:
         plain = [Map("code", "the code itself", codes.astype(np.float64))]
-    if dimension == 1:  # drawn along one axis; the other only spreads the points
-        spread = np.random.default_rng(seed).uniform(0, np.ptp(codes) / 3, n)
-        return Maps(
-            (
-                Map(
-                    "code",
-                    "the code itself",
-                    np.stack([codes[:, 0].astype(np.float64), spread], 1),
-                ),
-            )
-        )
-    if n < MIN_POINTS:
-        return Maps(tuple(plain))
+    elif n > 2:
+        plain = [Map("pca", "PCA", principal_components(codes, 2))]
+    return _with_tsne(codes, plain, seed) if n >= MIN_POINTS else Maps(tuple(plain))
+
+
+def _with_tsne(codes: NDArray[np.float32], plain: list[Map], seed: int) -> Maps:
+    n = len(codes)
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:_PANEL_POINTS])
     main = allowed_perplexities([MAIN_PERPLEXITY], n)[0]
     jobs = [
@@ -103,27 +117,25 @@ def make_maps(codes: NDArray[np.float32], seed: int = 0) -> Maps:
         for number, random_start in STARTS
     ]
     large = [TsneJob(codes, main, seed)] if len(chosen) < n else []
-    points = tsne_maps([*large, *jobs])  # the longest first
+    points = tsne_maps([*large, *jobs])
     panels, agreement = _panels(jobs, points[len(large) :])
     if large:
         full = [_tsne_map(main, points[0])]
     else:
-        full = [_tsne_map(panel.perplexity, panel.points) for panel in panels[:: len(STARTS)]]
-        full.sort(key=lambda found: found.title != _title(main))
+        # the panels show all images, so their first starts serve as maps; the main one first
+        firsts = sorted(panels[:: len(STARTS)], key=lambda panel: panel.perplexity != main)
+        full = [_tsne_map(panel.perplexity, panel.points) for panel in firsts]
     return Maps((*full, *plain), panels, chosen, agreement)
 
 
-def _title(perplexity: float) -> str:
-    return f"t-SNE, perplexity {perplexity:g}"
-
-
 def _tsne_map(perplexity: float, points: NDArray[np.float64]) -> Map:
-    return Map("tsne", _title(perplexity), points)
+    return Map("tsne", f"t-SNE, perplexity {perplexity:g}", points)
 
 
 def _panels(
     jobs: list[TsneJob], points: list[NDArray[np.float64]]
 ) -> tuple[tuple[Panel, ...], float]:
+    """The panels, and the agreement between those of one perplexity."""
     codes = jobs[0].points
     k = min(_K, len(codes) - 1)
     truth = neighbours(codes, k)
@@ -133,9 +145,10 @@ def _panels(
         for job, one, ours in zip(jobs, points, found, strict=True)
     )
     shared = [
-        neighbour_recall(found[one], found[other], k)
-        for one, panel in enumerate(panels)
-        for other in range(one)
-        if panels[other].perplexity == panel.perplexity
+        neighbour_recall(ours, theirs, k)
+        for (one, theirs), (other, ours) in itertools.combinations(
+            zip(jobs, found, strict=True), 2
+        )
+        if one.perplexity == other.perplexity
     ]
     return panels, float(np.mean(shared)) if shared else float("nan")

@@ -1,5 +1,4 @@
-"""The curves and bars of the report on variational autoencoders: the bound's parts, over trials,
-epochs, dimensions."""
+"""Figures of the VAE report: the parts of the ELBO over trials, epochs and dimensions."""
 
 from __future__ import annotations
 
@@ -25,8 +24,7 @@ _LINES = 6
 
 
 def rate_distortion(record: VaeRecord) -> Figure | None:
-    """What each trial pays for its codes and what it gets for them; None without a trial that has
-    both."""
+    """Squared error against KL of each trial; None without a trial that has both."""
     trials = record.trials
     if not {"val_kl", "val_squared_error"} <= set(trials.columns):
         return None
@@ -38,14 +36,14 @@ def rate_distortion(record: VaeRecord) -> Figure | None:
     betas = pd.to_numeric(seen.get("params.beta", pd.Series(1.0, seen.index)), errors="coerce")
     varying = betas.nunique() > 1
     caption = (
-        "Each point is a trial, its means over the folds: the KL term is the rate, what a code"
-        " costs; the squared error is the distortion, what is lost. Filled: trained to the end;"
-        " hollow: given up early. Dashed: equal squared error + KL."
+        "Each point is a trial, with its means over the folds: the KL term is the rate, the cost"
+        " of a code; the squared error is the distortion. Filled: completed; hollow: pruned."
+        " Dashed: equal squared error + KL."
     )
     if varying:
         caption += (
-            " The colour is the β that the trial was trained with: a small β buys detail with more"
-            " nats."
+            " The colour is the β that the trial was trained with: a small β gives less distortion"
+            " for more nats."
         )
 
     def plot(figure: Canvas) -> None:
@@ -67,7 +65,7 @@ def rate_distortion(record: VaeRecord) -> Figure | None:
             )
         _name_winner(axes, record, seen)
         axes.set(
-            xlabel="rate: KL, nats an image", ylabel="distortion: squared error, sum an image"
+            xlabel="rate: KL, nats per image", ylabel="distortion: squared error, sum per image"
         )
 
     alt = f"Scatter of squared error against KL for {len(seen)} trials"
@@ -89,8 +87,7 @@ def _limits(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
 
 
 def _equal_sums(axes: Axes) -> None:
-    """Dashed lines along which squared error + KL is the same, named at the upper or left edge of
-    the picture."""
+    """Dashed lines of equal squared error + KL, labelled at the upper or left edge."""
     from matplotlib.ticker import MaxNLocator
 
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
@@ -122,9 +119,8 @@ def _beta_colours(figure: Canvas, axes: Axes, betas: pd.Series[float]) -> list[s
     from matplotlib.ticker import FuncFormatter
 
     low, high = float(betas.min()), float(betas.max())
-    both_themes = ListedColormap(
-        colormaps["viridis"](np.linspace(0.25, 0.92, 256))
-    )  # its ends are lost on one of them
+    # the ends of the colour map are hard to see in one of the two themes
+    both_themes = ListedColormap(colormaps["viridis"](np.linspace(0.25, 0.92, 256)))
     scale = ScalarMappable(LogNorm(low, high) if low > 0 else Normalize(low, high), both_themes)
     bar = figure.colorbar(
         scale, ax=axes, pad=0.01, aspect=30, format=FuncFormatter(lambda beta, _: f"{beta:g}")
@@ -151,8 +147,7 @@ def _name_winner(axes: Axes, record: VaeRecord, seen: pd.DataFrame) -> None:
         markeredgewidth=2,
         zorder=4,
     )
-    # below it, as a trial that is better in both respects would have won; and towards the room
-    # that there is
+    # below the point, where no trial can be: it would be better in both respects
     left = at[0] < np.mean(axes.get_xlim())
     axes.annotate(
         f"winner: trial {winner['trial']}",
@@ -168,20 +163,18 @@ def _name_winner(axes: Axes, record: VaeRecord, seen: pd.DataFrame) -> None:
 
 
 def bound_over_epochs(record: VaeRecord) -> Figure | None:
-    """The negative ELBO of the winner and its two parts, a band over the folds; None if it was not
-    recorded."""
+    """The best trial's negative ELBO and its two parts over epochs; None if not recorded."""
     curves, constant = record.curves, record.constant
     if not {"val_reconstruction", "val_kl"} <= set(curves.columns) or not len(curves):
         return None
     plain = "squared error" if record.variance == 0.5 else "reconstruction"
     titles = (plain, "KL", f"{plain} + KL")
     caption = (
-        "Nats an image in validation: the line is the mean over the folds, the band reaches from"
-        " the lowest fold to the highest. Dashed: training, with dropout and the weights of the"
-        " moment."
+        "Nats per image in validation: the line is the mean over the folds, the band is their"
+        " range. Dashed: training, with dropout, averaged while the weights change."
     )
     if abs(constant) > 0.05:
-        caption += f" The likelihood's constant, {constant:.1f} nats an image, is left out."
+        caption += f" The likelihood's constant, {constant:.1f} nats per image, is left out."
 
     def plot(figure: Canvas) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -202,14 +195,12 @@ def bound_over_epochs(record: VaeRecord) -> Figure | None:
             axes.set_xlabel("epoch")
             axes.margins(y=0.15)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        figure.axes[0].set_ylabel("nats an image")
+        figure.axes[0].set_ylabel("nats per image")
 
-    alt = (
-        f"Three panels over epochs: {', '.join(titles)} of the winner, with a band over its folds"
-    )
+    alt = f"Three panels over epochs: {', '.join(titles)} of the best trial, with the folds' range"
     return draw(
         "bound-over-epochs",
-        "The bound and its parts, over the winner's epochs",
+        "The ELBO and its parts over the epochs of the best trial",
         caption,
         alt,
         plot,
@@ -217,7 +208,7 @@ def bound_over_epochs(record: VaeRecord) -> Figure | None:
 
 
 def _band(axes: Axes, folds: pd.DataFrame) -> None:
-    """One column a fold, indexed by epoch."""
+    """The mean and the range of the folds, one column per fold, indexed by epoch."""
     mean = folds.mean(axis=1)
     axes.fill_between(
         folds.index, folds.min(axis=1), folds.max(axis=1), color=BLUE, alpha=0.25, linewidth=0
@@ -241,41 +232,33 @@ def _training(axes: Axes, folds: pd.DataFrame) -> None:
 
 
 def kl_per_dimension(record: VaeRecord) -> Figure | None:
-    """The KL of each code dimension, the largest first: the refitted model's, and its fold
-    models'."""
+    """The KL of each code dimension, the largest first, of the refitted model and the folds'."""
     refit = record.evidence.get("kl_per_dimension")
     if refit is None and not record.fold_kl.size:
         return None
-    bars = np.asarray(
-        refit if refit is not None else np.sort(record.fold_kl, axis=1)[:, ::-1].mean(0), float
-    )
+    ranked = np.sort(record.fold_kl, axis=1)[:, ::-1]
+    bars = np.asarray(refit if refit is not None else ranked.mean(0), float)
     order = np.argsort(-bars, kind="stable")
-    active = (
-        np.asarray(record.evidence["active"], bool)
-        if "active" in record.evidence
-        else np.ones(len(bars), bool)
-    )
+    active = np.asarray(record.evidence.get("active", np.ones(len(bars))), bool)
     what = (
         "the refitted model, by dimension"
         if refit is not None
-        else "the mean over the winner's fold models, by rank"
+        else "the mean over the best trial's fold models, by rank"
     )
     caption = f"Bars: {what}."
     if refit is not None and "active" in record.evidence:
         caption += (
             f" {int(active.sum())} of {len(bars)} units are active: their posterior mean varies by"
-            " more than 0.01 over the test images (Burda et al., 2016). Grey ones carry nothing,"
-            " and the decoder ignores them."
+            " more than 0.01 over the test images (Burda et al., 2016). The decoder ignores the"
+            " others, in grey."
         )
     if record.fold_kl.size:
         caption += (
-            " Dots: each fold's model, sorted for itself, as a dimension of one is none of"
-            " another's."
+            " Dots: each fold's model, sorted separately, because the dimensions of different"
+            " models do not correspond."
         )
 
-    plot = _kl_plot(
-        bars[order], active[order], order if refit is not None else None, record.fold_kl
-    )
+    plot = _kl_plot(bars[order], active[order], order if refit is not None else None, ranked)
     alt = (
         f"Bars of the KL of {len(bars)} code dimensions, from {bars.max():.2f} down to"
         f" {bars.min():.2f} nats"
@@ -296,10 +279,7 @@ def _kl_plot(
         places = np.arange(len(bars))
         axes.bar(places, bars, color=np.where(active, BLUE, GREY), width=0.7)
         for row in folds:
-            own = np.sort(row)[::-1]
-            axes.plot(
-                np.arange(len(own)), own, "o", color=INK, markersize=3.5, markeredgecolor=GRID
-            )
+            axes.plot(row, "o", color=INK, markersize=3.5, markeredgecolor=GRID)
         if len(bars) <= 20:
             labels = (
                 [str(1 + place) for place in places]
@@ -312,7 +292,7 @@ def _kl_plot(
             )
         axes.set(
             xlabel="code dimension and its KL" if names is not None else "rank and mean KL",
-            ylabel="KL, nats an image",
+            ylabel="KL, nats per image",
         )
         axes.grid(axis="x", visible=False)
 

@@ -1,5 +1,4 @@
-"""The pictures of the report on variational autoencoders: samples, traversals, interpolations,
-best and worst."""
+"""Image grids of the VAE report: samples, traversals, interpolations, best and worst."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ _WIDTH = 7.2
 
 
 def prior_samples(evidence: Evidence) -> Figure | None:
-    """Decoded draws from the prior, as many as fill whole rows of ten."""
+    """Decoded samples from the prior, in whole rows of ten; None without samples."""
     samples = evidence.get("prior_samples")
     if samples is None or not len(samples):
         return None
@@ -39,9 +38,8 @@ def prior_samples(evidence: Evidence) -> Figure | None:
     rows = len(samples) // columns
     tiles = tile(samples[: rows * columns].reshape(rows, columns, *samples.shape[1:]))
     caption = (
-        "Codes drawn from N(0, I) and decoded: what the model takes for an image when it sees"
-        " none. Where these look worse than the reconstructions, the codes that the encoder uses"
-        " do not fill the prior."
+        "Codes drawn from N(0, I), decoded. If these look worse than the reconstructions, the"
+        " encoder's codes do not cover the prior."
     )
 
     def plot(figure: Canvas) -> None:
@@ -59,8 +57,7 @@ def prior_samples(evidence: Evidence) -> Figure | None:
 
 
 def traversals(evidence: Evidence) -> Figure | None:
-    """One dimension of the code moved at a time, a row each, the one with the largest KL on
-    top."""
+    """One dimension of the code moved at a time, one row each, the largest KL on top."""
     images = evidence.get("traversals")
     if images is None or not len(images):
         return None
@@ -78,9 +75,9 @@ def traversals(evidence: Evidence) -> Figure | None:
         labels.append(text if on else f"{text} · inactive")
         carries.append(on)
     caption = (
-        "Each row moves one number of the code and leaves the others at 0, the prior's mean; the"
-        " number at a row is the KL that the dimension costs. A row in which nothing changes is a"
-        " dimension that the decoder ignores."
+        "Each row moves one number of the code, with the others at 0, the prior's mean; the number"
+        " at a row is the dimension's KL. The decoder ignores a dimension in whose row nothing"
+        " changes."
     )
 
     def plot(figure: Canvas) -> None:
@@ -102,7 +99,7 @@ def traversals(evidence: Evidence) -> Figure | None:
 
 
 def interpolations(evidence: Evidence) -> Figure | None:
-    """Straight lines between the codes of two test images, whose originals stand at the ends."""
+    """Decoded codes between those of two test images, which are shown at the ends."""
     between, ends = evidence.get("interpolations"), evidence.get("interpolation_ends")
     if between is None or ends is None or not len(between) or "images" not in evidence:
         return None
@@ -111,9 +108,9 @@ def interpolations(evidence: Evidence) -> Figure | None:
     last = rows.shape[1] - 1
     tiles = tile(rows, wide_before=(1, last))
     caption = (
-        "The outermost images are from the test set; between them lie the decoded codes on the"
-        " straight line from the code of one to the code of the other. Good codes pass through"
-        " images that could be real."
+        "The outermost images are from the test set; between them are decoded codes on the"
+        " straight line from the code of one to that of the other. Good codes give plausible"
+        " images all the way."
     )
 
     def plot(figure: Canvas) -> None:
@@ -143,15 +140,15 @@ def interpolations(evidence: Evidence) -> Figure | None:
 
 
 def manifold(evidence: Evidence) -> Figure | None:
-    """The whole code where it has two dimensions."""
+    """Decoded codes over the whole plane, for a code of two dimensions."""
     images = evidence.get("manifold")
     if images is None or not len(images):
         return None
     side = len(images)
     tiles = tile(images)
     caption = (
-        f"The code has two dimensions, so all of it can be seen: {side} × {side} codes at equal"
-        " steps of the prior's probability, decoded. Each image stands for the same share of the"
+        f"The code has two dimensions, so all of it can be shown: {side} × {side} codes at equal"
+        " steps of the prior's probability, decoded. Each image covers the same share of the"
         " prior."
     )
 
@@ -175,8 +172,7 @@ def manifold(evidence: Evidence) -> Figure | None:
 
 
 def best_and_worst(evidence: Evidence) -> Figure | None:
-    """For each class the test images with the smallest and the largest error, each beside its
-    reconstruction."""
+    """For each class, the test images with the smallest and the largest errors."""
     if not {"images", "shown", "shown_reconstructions", "errors"} <= set(evidence) or not len(
         evidence["shown"]
     ):
@@ -196,8 +192,7 @@ def best_and_worst(evidence: Evidence) -> Figure | None:
     )
     if any(names):
         caption += (
-            " The number at a class is its mean squared error a pixel over all its test images"
-            " here."
+            " The number at a class is the mean squared error per pixel over its test images."
         )
 
     def plot(figure: Canvas) -> None:
@@ -224,8 +219,7 @@ def best_and_worst(evidence: Evidence) -> Figure | None:
 
 
 def _shown_rows(evidence: Evidence) -> list[tuple[str, NDArray[np.int64]]]:
-    """Rows of places in ``shown``, the best first and as many of the worst, the very worst first,
-    after them."""
+    """Names and rows of indices into ``shown``: the best, then as many of the worst."""
     errors, labels = evidence["errors"], evidence.get("labels")
     shown = evidence["shown"]
     groups = np.zeros(len(shown), int) if labels is None else labels[shown]
@@ -243,7 +237,7 @@ def _shown_rows(evidence: Evidence) -> list[tuple[str, NDArray[np.int64]]]:
 
 
 def class_name(evidence: Evidence, label: int) -> str:
-    """The name of a class, or its number where classes have no names."""
+    """The name of a class, or its number if it has no name."""
     names = evidence.get("class_names")
     return str(names[label]) if names is not None and label < len(names) else f"class {label}"
 
@@ -260,6 +254,6 @@ def _ends(evidence: Evidence, chosen: NDArray[np.int64]) -> list[str]:
 def _size(
     tiles: Tiles, above_below: float, beside: float, width: float = _WIDTH
 ) -> tuple[float, float]:
-    """(width, height) in inches of a figure that the grid fills, less the room for labels."""
+    """The (width, height) in inches of a figure with a grid and room for its labels."""
     height, columns = tiles.pixels.shape[:2]
     return width, (width - beside) * height / columns + above_below

@@ -1,5 +1,4 @@
-"""The report on a sweep of variational autoencoders: what the code costs, what it keeps, what the
-model dreams up."""
+"""The report on a sweep of variational autoencoders: rate, distortion, samples, test metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foldrace.analysis.records.vae import VaeRecord, is_variational, read_record
-from foldrace.analysis.reports.page import Block, Figure, Paragraph, Report, Section, Table
+from foldrace.analysis.reports.page import Paragraph, Report, Section, Table
 from foldrace.analysis.reports.vae import figures as vae_figures
 from foldrace.analysis.reports.vae import pictures as vae_pictures
 
@@ -21,79 +20,57 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 KIND = "vae"
+# the share by which the last epoch must lower the loss for the advice to train longer
 _STILL_FALLING = 0.003
 _NO_REFIT = (
-    "It needs the refitted model: `foldrace refit` trains the winner on all training data and"
-    " tests it once."
+    "It needs the refitted model: `foldrace refit` trains the best configuration on all training"
+    " data and tests it once."
 )
 
 
 def build(client: MlflowClient, run: Run) -> Report:
     """The report on the sweep with this run."""
     record = read_record(client, run)
+    title = f"{record.name}: variational autoencoder"
     if not is_variational(run, record.trials):
         task = run.data.tags.get("foldrace.task", "its task")
         lead = f"{record.name} is no sweep of variational autoencoders: {task} has no KL term."
-        return Report(KIND, f"{record.name}: variational autoencoder", lead, (), ())
-    return Report(
-        KIND,
-        f"{record.name}: variational autoencoder",
-        _lead(record),
-        _facts(record),
-        _sections(record),
-    )
+        return Report(KIND, title, lead, (), ())
+    return Report(KIND, title, _lead(record), _facts(record), _sections(record))
 
 
 def _sections(record: VaeRecord) -> tuple[Section, ...]:
-    evidence, figures = record.evidence, vae_figures
-    return (
-        Section(
-            "What the code costs, and what it keeps",
-            (
-                _or(
-                    figures.rate_distortion(record),
-                    "No trial has recorded its KL and its squared error yet.",
-                ),
-                _or(
-                    figures.bound_over_epochs(record),
-                    "There is no winner to follow: no trial was evaluated to the end.",
-                ),
-                _or(
-                    figures.kl_per_dimension(record),
-                    "The KL of each code dimension was not recorded.",
-                ),
-            ),
-        ),
-        Section(
-            "What the model imagines",
-            tuple(
-                _or(figure, sentence)
-                for figure, sentence in (
-                    (vae_pictures.prior_samples(evidence), f"Samples from the prior. {_NO_REFIT}"),
-                    (vae_pictures.traversals(evidence), ""),
-                    (vae_pictures.manifold(evidence), ""),
-                    (vae_pictures.interpolations(evidence), ""),
-                )
-                if figure or sentence
-            ),
-        ),
-        Section(
-            "What it does to the test images",
-            (
-                _or(_test_table(record), f"The test figures. {_NO_REFIT}"),
-                *((worst,) if (worst := vae_pictures.best_and_worst(evidence)) else ()),
-            ),
-        ),
+    evidence = record.evidence
+    curves = (
+        vae_figures.rate_distortion(record)
+        or Paragraph("No trial has recorded its KL and its squared error yet."),
+        vae_figures.bound_over_epochs(record)
+        or Paragraph("There is no best trial to show: no trial was completed."),
+        vae_figures.kl_per_dimension(record)
+        or Paragraph("The KL of each code dimension was not recorded."),
+    )
+    samples = (
+        vae_pictures.prior_samples(evidence) or Paragraph(f"Samples from the prior. {_NO_REFIT}"),
+        vae_pictures.traversals(evidence),
+        vae_pictures.manifold(evidence),
+        vae_pictures.interpolations(evidence),
+    )
+    tested = (
+        _test_table(record) or Paragraph(f"The test metrics. {_NO_REFIT}"),
+        vae_pictures.best_and_worst(evidence),
+    )
+    return tuple(
+        Section(title, tuple(block for block in blocks if block is not None))
+        for title, blocks in (
+            ("What the code costs, and what it keeps", curves),
+            ("What the model generates", samples),
+            ("How it reconstructs the test images", tested),
+        )
     )
 
 
-def _or(block: Figure | Table | None, sentence: str) -> Block:
-    return block if block is not None else Paragraph(sentence)
-
-
 def _score(record: VaeRecord) -> tuple[str, dict[str, float]]:
-    """Where the winner's figures come from, and they: the test set after a refit, else the folds'
-    means."""
+    """The best trial's metrics and their source: the test set after a refit, else validation."""
     if record.test:
         return "test", dict(record.test)
     assert record.winner is not None
@@ -115,7 +92,7 @@ def _facts(record: VaeRecord) -> tuple[tuple[str, str], ...]:
     facts = [
         (f"{label}, {where}", loss),
         (f"KL, {where} (nats)", score.get("kl", math.nan)),
-        (f"MSE a pixel, {where}", score.get("mse", math.nan)),
+        (f"MSE per pixel, {where}", score.get("mse", math.nan)),
     ]
     shown = [(label, _number(value)) for label, value in facts if math.isfinite(value)]
     dimensions, active = _dimensions(record), score.get("active_units", math.nan)
@@ -125,8 +102,7 @@ def _facts(record: VaeRecord) -> tuple[tuple[str, str], ...]:
 
 
 def _loss(record: VaeRecord, score: Mapping[str, float]) -> tuple[str, float]:
-    """The objective by the name that people know it by: at σ² = ½ it is a sum of squares + KL, and
-    a constant."""
+    """The objective with its common name: at σ² = ½ it is squared error + KL, up to a constant."""
     if record.variance == 0.5:
         return "squared error + KL", score.get("squared_error", math.nan) + score.get(
             "kl", math.nan
@@ -140,33 +116,32 @@ def _lead(record: VaeRecord) -> str:
     if record.winner is None:
         failed = int((record.trials["status"] == "failed").sum())
         why = f"; {failed} of {len(record.trials)} failed" if failed else ""
-        return f"No trial was evaluated to the end, so there is no winner{why}."
+        return f"No trial was completed, so there is no winner{why}."
     where, score = _score(record)
     dimensions, active = _dimensions(record), score.get("active_units", math.nan)
     label, loss = _loss(record, score)
     first = (
-        f"On the {where} images the winner pays {score.get('kl', math.nan):.1f} nats for a code"
-        f" and is left with a squared error of {score.get('squared_error', math.nan):.1f} an"
-        f" image; {label}: {loss:.2f}."
+        f"On the {where} images the best trial pays {score.get('kl', math.nan):.1f} nats for a"
+        f" code and has a squared error of {score.get('squared_error', math.nan):.1f} per image;"
+        f" {label}: {loss:.2f}."
     )
     return " ".join([first, *_advice(record, dimensions, active)])
 
 
 def _advice(record: VaeRecord, dimensions: int | None, active: float) -> list[str]:
-    """What a reader would do next."""
+    """What to do next, in sentences."""
     advice = []
     if dimensions and math.isfinite(active):
         off = dimensions - round(active)
         if off == dimensions:
             advice.append(
-                "The code carries nothing (posterior collapse): lower beta, warm it up, or set"
-                " free_bits."
+                "The code carries no information (posterior collapse): lower beta, warm it up, or"
+                " set free_bits."
             )
         elif off:
             advice.append(
-                f"{off} of {dimensions} code dimensions carry nothing: a latent_dim of"
-                f" {dimensions - off} does as well, and a smaller beta or free_bits would use"
-                " them."
+                f"{off} of {dimensions} code dimensions carry no information: a latent_dim of"
+                f" {dimensions - off} is enough, or a smaller beta or free_bits may use them."
             )
         else:
             advice.append(
@@ -176,14 +151,16 @@ def _advice(record: VaeRecord, dimensions: int | None, active: float) -> list[st
     if slope is not None and slope > _STILL_FALLING:
         advice.append(
             f"The last epoch still lowered the loss by {100 * slope:.1f} %: train longer before"
-            " judging it."
+            " you judge it."
         )
     return advice
 
 
 def _last_step(record: VaeRecord) -> float | None:
-    """By what share the last epoch lowered the winner's negative ELBO, less the likelihood's
-    constant."""
+    """The share by which the last epoch lowered the best trial's negative ELBO.
+
+    The likelihood's constant is left out; None if there are no two epochs.
+    """
     curves = record.curves
     if not {"val_reconstruction", "val_kl"} <= set(curves.columns):
         return None
@@ -195,11 +172,11 @@ def _last_step(record: VaeRecord) -> float | None:
 
 
 _MEANINGS = {
-    "negative_elbo": "reconstruction + KL at β = 1: what trials are compared by, nats an image",
+    "negative_elbo": "reconstruction + KL at β = 1, the objective of the sweep, nats per image",
     "reconstruction": (
-        "negative log-likelihood of the image, its code drawn from the posterior, nats"
+        "negative log-likelihood of the image, its code drawn from the posterior, nats per image"
     ),
-    "kl": "from the posterior to the prior: what the code costs, nats",
+    "kl": "of the posterior from the prior: the cost of the code, nats per image",
     "squared_error": "summed over an image, its code drawn from the posterior",
     "sum": "the negative ELBO at σ² = ½ without the likelihood's constant",
     "mse": "a mean over pixels, from the posterior's mean",
@@ -232,16 +209,16 @@ def _test_table(record: VaeRecord) -> Table | None:
             else ""
         )
         meaning = (
-            f"a tighter bound on log p(x), from {codes} codes an image (Burda et al., 2016){gap}"
+            f"a tighter bound on log p(x), from {codes} codes per image (Burda et al., 2016){gap}"
         )
         rows.append((f"IWAE bound, k = {codes}", _number(bound), "–", meaning))
     caption = (
-        "Test: the winner, trained on all training images and tested once. Cross-validation: its"
-        " mean over the folds ± the standard error, each fold's model trained on the other folds"
-        " only."
+        "Test: the best configuration, trained on all training images and tested once."
+        " Cross-validation: its mean over the folds ± the standard error, each fold's model"
+        " trained on the other folds only."
     )
     return Table(
-        "Test figures", ("figure", "test", "cross-validation", "what it is"), tuple(rows), caption
+        "Test metrics", ("metric", "test", "cross-validation", "what it is"), tuple(rows), caption
     )
 
 

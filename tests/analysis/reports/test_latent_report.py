@@ -15,9 +15,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from foldrace.analysis.records.latent import latent_of
-from foldrace.analysis.reports.latent.figures import spread_boxes, thumbnails
+from foldrace.analysis.reports.latent.figures import spread_boxes
+from foldrace.analysis.reports.latent.images import sprite_sheet, thumbnails
 from foldrace.analysis.reports.latent.report import build, latent_report
-from foldrace.analysis.reports.latent.scatter import sprite_sheet
 from foldrace.analysis.reports.page import (
     Figure,
     Paragraph,
@@ -128,7 +128,7 @@ def test_the_tables_hold_every_space_and_chance(report: Report) -> None:
     assert classes["always the most frequent class"] == ("33.3 %", "33.3 %")
     assert float(rows(report, "What the maps keep")["t-SNE map of the code (2 numbers)"][0]) > 0.9
     assert rows(report, "What is kept of the pixels")["by chance"][2] == f"{1000 / 59:.1f} %"
-    assert rows(report, "How alike")["Procrustes distance (0: the same)"][0] == "0.000"
+    assert rows(report, "How similar")["Procrustes distance (0: the same)"][0] == "0.000"
 
 
 def test_every_figure_is_there_and_says_what_t_sne_does_not_show(
@@ -137,7 +137,7 @@ def test_every_figure_is_there_and_says_what_t_sne_does_not_show(
     assert names(report) == ["panels", "tsne", "pca"]
     assert names(report, Picture) == ["image-map"]
     warned = [block.caption for block in blocks(report, Figure) if block.name == "tsne"]
-    assert "how large a group is drawn, how far it lies from another" in warned[0]
+    assert "sizes, densities and distances of groups say nothing" in warned[0]
     assert not sentences(report)
     assert all(block.alt for block in [*blocks(report, Figure), *blocks(report, Picture)])
     assert write_report(report, tmp_path).stat().st_size < 8_000_000
@@ -206,8 +206,8 @@ def test_a_sheet_that_would_be_too_large_loses_quality_instead(
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28), dtype=np.uint8)
     lossless = len(sprite_sheet(images)[0])
-    monkeypatch.setattr("foldrace.analysis.reports.latent.scatter._LOSSLESS_PIXELS", 0)
-    monkeypatch.setattr("foldrace.analysis.reports.latent.scatter._LARGEST_SHEET", lossless // 2)
+    monkeypatch.setattr("foldrace.analysis.reports.latent.images._LOSSLESS_PIXELS", 0)
+    monkeypatch.setattr("foldrace.analysis.reports.latent.images._LARGEST_SHEET", lossless // 2)
     assert len(sprite_sheet(images)[0]) <= lossless // 2
 
 

@@ -70,12 +70,12 @@ def test_the_facts_are_the_refits(report: Report) -> None:
 
 def test_the_lead_says_what_to_do(report: Report) -> None:
     assert "pays 6.0 nats" in report.lead
-    assert "1 of 3 code dimensions carry nothing: a latent_dim of 2" in report.lead
+    assert "1 of 3 code dimensions carry no information: a latent_dim of 2" in report.lead
     assert "train longer" in report.lead
 
 
 def test_cross_validated_and_test_figures_stand_side_by_side(report: Report) -> None:
-    table = blocks(report, Table)["Test figures"]
+    table = blocks(report, Table)["Test metrics"]
     rows = {row[0]: row[1:3] for row in table.rows}
     mean = 6.0 * 1.02  # folds of 1, 1.02 and 1.04 times the rate
     assert rows["KL"] == ("6.00", f"{mean:.2f} ± {6.0 * 0.02 / 3**0.5:.2f}")
@@ -113,7 +113,7 @@ def test_traversals_go_from_the_dimension_that_carries_most(report: Report) -> N
 
 def test_the_constant_of_the_likelihood_is_left_out_of_the_curves(report: Report) -> None:
     figure = blocks(report, Figure)["bound-over-epochs"]
-    assert "36.6 nats an image, is left out" in figure.caption
+    assert "36.6 nats per image, is left out" in figure.caption
     assert f"{8.0 * 1.25 * 1.02:.2f}" in figure.svg
 
 
@@ -138,7 +138,7 @@ def test_one_dimension_one_fold_and_one_trial(client: MlflowClient, tmp_path: Pa
     report = build(client, run)
     write_report(report, tmp_path)
     assert len(blocks(report, Figure)) == 7
-    assert {row[0]: row[2] for row in blocks(report, Table)["Test figures"].rows}["KL"] == "6.00"
+    assert {row[0]: row[2] for row in blocks(report, Table)["Test metrics"].rows}["KL"] == "6.00"
 
 
 def test_without_labels_the_best_and_worst_of_all_are_shown(
@@ -171,7 +171,7 @@ def test_a_refit_without_evidence_still_has_its_figures(
     recorder, run = record_sweep(client, tmp_path, [COMPLETED])
     record_refit(client, recorder, None, tmp_path)
     report = build(client, run)
-    assert "Test figures" in blocks(report, Table)
+    assert "Test metrics" in blocks(report, Table)
     assert dict(report.facts)["active units"] == "2 of 3"
 
 

@@ -119,5 +119,5 @@ def test_panels_start_from_components_twice_and_once_from_noise() -> None:
         (10, 1, False),
         (10, 2, True),
     ]
-    assert all(0 < panel.kept <= 1 for panel in maps.panels)
+    assert all(0 < panel.recall <= 1 for panel in maps.panels)
     assert np.array_equal(maps.full[1].points, maps.panels[0].points)
