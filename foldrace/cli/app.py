@@ -392,7 +392,7 @@ def study(
     )
     try:
         overrides = [*(QUICK if quick else ()), *(override or [])]
-        result = whole_study(root, data_dir, overrides, _view_of, _say, address)
+        result = whole_study(root, data_dir, overrides, _view_of, address)
     except KeyboardInterrupt:
         _say(
             f"Interrupted; all of it is kept.  Go on:  {program()} study --dir"
