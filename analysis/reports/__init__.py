@@ -1,1 +1,1 @@
-"""Reports as self-contained pages: the page kit, and a folder for each kind of report."""
+"""Reports as self-contained HTML pages: the page kit, and a folder per kind of report."""

@@ -1,5 +1,4 @@
-"""What several figures do with their axes: a logarithm where it helps, names at the lines'
-ends."""
+"""Axes: logarithmic scales, ticks, limits, labels at the ends of lines."""
 
 from __future__ import annotations
 
@@ -7,57 +6,79 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-__all__ = ["fit_losses", "key", "label_ends", "log_if_decade", "log_ticks", "whole_ticks"]
+__all__ = ["bare", "fit_losses", "key", "label_ends", "log_if_decade", "log_ticks", "whole_ticks"]
 
-_LABEL = 9.0  # points
+# points
+_LABEL_SIZE = 9.0
+
+
+def bare(axes: Axes) -> None:
+    """Removes ticks, grid and frame."""
+    axes.set(xticks=[], yticks=[])
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
 
 
 def log_if_decade(
     axes: Axes, values: Iterable[float], which: Literal["x", "y"] = "y", ratio: float = 10
 ) -> bool:
-    """Makes an axis logarithmic if the finite ones of the values are positive and span a decade
-    (or ``ratio``); says whether."""
-    finite = np.array([value for value in values if np.isfinite(value)])
-    spans = bool(len(finite)) and finite.min() > 0 and finite.max() >= ratio * finite.min()
+    """Makes an axis logarithmic if the finite values are positive and span a decade.
+
+    Args:
+        values: what the axis shows.
+        which: the axis.
+        ratio: of the largest value to the smallest, from which on the axis is logarithmic.
+
+    Returns:
+        Whether it is logarithmic.
+    """
+    finite = _finite(values)
+    spans = bool(len(finite) and finite.min() > 0 and finite.max() >= ratio * finite.min())
     if spans:
         axes.set(**{f"{which}scale": "log"})
         log_ticks(axes, which)
-    return bool(spans)
+    return spans
+
+
+def _finite(values: Iterable[float]) -> NDArray[np.float64]:
+    array = np.array(list(values), np.float64)
+    return array[np.isfinite(array)]
 
 
 def log_ticks(axes: Axes, which: Literal["x", "y"], *, room: float = 1.0) -> None:
-    """Ticks of a logarithmic axis as plain numbers: 0.01, 0.02, 0.05, the closer the less it
-    spans.
+    """Ticks of a logarithmic axis as plain numbers: 0.01, 0.02, 0.05.
 
     Args:
-        room: of the width that a figure's only panel has; with less of it there are fewer ticks.
+        axes: with its limits set; the smaller their ratio, the denser the ticks.
+        which: the axis.
+        room: the panel's share of the figure's width; with less there are fewer ticks.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = sorted(axis.get_view_interval())
     ratio = (high / low) ** (1 / room) if low > 0 else 1.0
-    subs = (
-        (1.0,)
-        if ratio > 1000
-        else (1.0, 2.0, 5.0)
-        if ratio > 20
-        else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-    )
+    subs = [1.0, 1.5, 2.0, 3.0, 5.0, 7.0]
+    if ratio > 20:
+        subs = [1.0, 2.0, 5.0] if ratio <= 1000 else [1.0]
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def fit_losses(axes: Axes, values: Iterable[float], ratio: float = 10) -> None:
-    """Limits of the y axis that hold the finite values with a margin; logarithmic if they span a
-    decade (``ratio``)."""
-    finite = np.array([value for value in values if np.isfinite(value)])
+    """Sets the limits of the y axis to the finite values with a margin.
+
+    The axis becomes logarithmic as in `log_if_decade`.
+    """
+    finite = _finite(values)
     if log_if_decade(axes, finite, ratio=ratio):
         axes.set_ylim(finite.min() / 1.15, finite.max() * 1.25)
         log_ticks(axes, "y")
@@ -67,18 +88,18 @@ def fit_losses(axes: Axes, values: Iterable[float], ratio: float = 10) -> None:
 
 
 def whole_ticks(axes: Axes) -> None:
-    """An x axis that counts: whole numbers alone."""
+    """Ticks of the x axis at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names lines at the right edge, each as near to its end as the others let it. Call it once
-    the limits are set.
+    """Labels lines at the right edge, each as near to its end as the other labels allow.
 
     Args:
-        ends: y at the end, text, colour of each line.
+        axes: with its limits set.
+        ends: of each line, y at its end, the label and its colour.
     """
     from scipy.optimize import isotonic_regression
 
@@ -90,7 +111,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     )
     shares = np.clip((np.array(places) - low) / (high - low), 0, 1)
     order = np.argsort(shares, kind="stable")
-    gaps = np.arange(len(ends)) * 1.25 * _LABEL * axes.figure.dpi / 72 / axes.bbox.height
+    gaps = np.arange(len(ends)) * 1.25 * _LABEL_SIZE * axes.figure.dpi / 72 / axes.bbox.height
     spread = isotonic_regression(shares[order] - gaps).x + gaps
     spread -= max(0.0, spread[-1] - 1)
     for share, at in zip(spread, order, strict=True):
@@ -103,18 +124,20 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             textcoords="offset points",
             color=colour,
             va="center",
-            fontsize=_LABEL,
+            fontsize=_LABEL_SIZE,
             fontweight="bold",
             annotation_clip=False,
         )
 
 
 def key(axes: Axes, names: Sequence[tuple[str, str]], *, beyond: bool = False) -> None:
-    """What the colours mean, as words of these colours in a row above the axes.
+    """A legend: words in their colours, in a row above the axes.
 
     Args:
-        beyond: the row may be wider than the axes, above their neighbours; a title of the figure
-            makes room for it.
+        axes: to put the row above.
+        names: of each entry, the word and its colour.
+        beyond: let the row be wider than the axes; the layout then leaves no room for it, and a
+            figure's title must.
     """
     from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 

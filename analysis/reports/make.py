@@ -1,8 +1,8 @@
-"""The reports of a sweep: which there are, which apply, and where they go."""
+"""Builds the reports of a sweep, writes them to a folder and logs them to MLflow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["KINDS", "Made", "make_reports", "report_sweep", "report_trial"]
+__all__ = ["ARTIFACTS", "KINDS", "WrittenReports", "make_reports", "report_sweep", "report_trial"]
 
 KINDS = {
     "sweep": "foldrace.analysis.reports.sweep.report",
@@ -27,14 +27,15 @@ KINDS = {
     "latent": "foldrace.analysis.reports.latent.report",
     "vae": "foldrace.analysis.reports.vae.report",
 }
-"""By kind: the module whose ``build(client, run)`` makes it, imported when it is asked for."""
+"""By kind of report, the module whose ``build(client, run)`` returns it."""
 
 ARTIFACTS = "reports"
+"""The artifact folder of a sweep's run that holds its reports."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """What was written: a page a kind, in a folder."""
+class WrittenReports:
+    """The pages that were written to a folder, one per kind of report."""
 
     sweep: str
     folder: Path
@@ -53,20 +54,21 @@ def report_sweep(
     uri: str | None = None,
     kinds: Sequence[str] = (),
     out: Path | None = None,
-) -> Made:
-    """Writes reports of a sweep, or of the latest, and logs them to its run.
+) -> WrittenReports:
+    """Writes the reports of a sweep and logs them to its MLflow run.
 
     Args:
         root: the folder of all sweeps.
-        uri: an MLflow server to find the sweep on; without it ``root`` says where, or else
+        name: of the sweep; None: the latest.
+        uri: the MLflow server that has the sweep; None: the store in ``root``, or else
             MLFLOW_TRACKING_URI.
-        kinds: of `KINDS`; all that apply if empty.
-        out: by default ``report`` in the sweep's folder, or ``SWEEP-report`` here if there is no
-            such folder.
+        kinds: of `KINDS`; empty: all that apply.
+        out: the folder to write to; None: ``report`` in the sweep's folder, or ``SWEEP-report`` in
+            the working directory if the sweep has no folder here.
 
     Raises:
         InputError: an unknown kind; an address or folder that cannot be used.
-        StateError: no such sweep, or a kind that does not apply to it (and what to do about that).
+        StateError: there is no such sweep, or a kind does not apply to it.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -76,21 +78,26 @@ def report_sweep(
         found.path / "report" if found else Path(f"{run.data.tags['foldrace.sweep']}-report")
     )
     pages = make_reports(client, run, list(kinds) or None, folder)
-    return Made(run.data.tags["foldrace.sweep"], folder, tuple(pages))
+    return WrittenReports(run.data.tags["foldrace.sweep"], folder, tuple(pages))
 
 
 def make_reports(
     client: MlflowClient, run: Run, kinds: Sequence[str] | None, out: Path
 ) -> list[Path]:
-    """Writes the reports of the sweep with this run into a folder, and logs them to the run under
-    ``reports/``.
+    """Writes the reports of the sweep with this run, and logs them to the run.
 
     Args:
-        kinds: of `KINDS`; None makes all that apply.
+        client: of the store that has the run.
+        run: the sweep's run.
+        kinds: of `KINDS`; None: all that apply.
+        out: the folder to write to.
 
-    Returns: the pages, one a kind.
-    Raises: InputError if the folder cannot be written to; StateError if a kind that is asked for
-        does not apply.
+    Returns:
+        The pages, one per kind.
+
+    Raises:
+        InputError: the folder cannot be made.
+        StateError: a kind does not apply to the sweep.
     """
     missing = _missing(client, run)
     for kind in kinds or ():
@@ -113,29 +120,34 @@ def report_trial(
     data_dir: Path,
     *,
     out: Path | None = None,
-    notify: Callable[[str], None] = lambda _: None,
-) -> Made:
-    """Writes the latent-space report of any trial that has left a checkpoint, and logs it to the
-    sweep's run.
+) -> WrittenReports:
+    """Writes the latent-space report of a trial, and logs it to the sweep's run.
+
+    Args:
+        root: the folder of all sweeps.
+        name: of the sweep; None: the latest.
+        trial: its number; its checkpoint must be in the sweep's folder.
+        data_dir: where data sets are stored.
+        out: the folder to write to; None: ``report`` in the sweep's folder.
 
     Raises:
-        StateError: no such sweep, or no checkpoint of that trial here.
-        InputError: the data set or the task cannot be read any more; a folder that cannot be used.
+        StateError: there is no such sweep, or no checkpoint of the trial.
+        InputError: the data set or the task cannot be loaded; the folder cannot be made.
     """
     from foldrace.search.sweeps.trial_evidence import log_trial_evidence
 
-    run_id = log_trial_evidence(name, trial, root, data_dir, notify=notify)
+    run_id = log_trial_evidence(name, trial, root, data_dir)
     found = find_sweep(root, name)
     state = found.read_state()
     client = connect(state.tracking_uri)
     run = sweep_run(client, found.name, state.key)
     folder = _made_folder(out or found.path / "report")
     report = import_module(KINDS["latent"]).build_trial(client, client.get_run(run_id))
-    return Made(found.name, folder, (_publish(client, run, report, folder),))
+    return WrittenReports(found.name, folder, (_publish(client, run, report, folder),))
 
 
 def _publish(client: MlflowClient, run: Run, built: Report, out: Path) -> Path:
-    """Writes a report and logs its files to the sweep's run; returns the page."""
+    """Writes a report, logs its files to the sweep's run, and returns the page."""
     report = replace(built, source=_source(run))
     page = write_report(report, out)
     for path in report_files(report, out):
@@ -155,7 +167,7 @@ def _made_folder(out: Path) -> Path:
 
 
 def _missing(client: MlflowClient, run: Run) -> dict[str, str]:
-    """The kinds that do not apply to a sweep: what each lacks, and what to do."""
+    """The kinds that do not apply to a sweep, with the reason and the remedy."""
     name = run.data.tags["foldrace.sweep"]
     lacks = {}
     if run.data.tags.get("foldrace.kind") != "comparison":
@@ -163,17 +175,17 @@ def _missing(client: MlflowClient, run: Run) -> dict[str, str]:
     refit = refit_run(client, run)
     evidence = load_evidence(client, refit)
     if refit is None:
-        first = f"the winner has not been refitted; `foldrace refit {name}` first"
+        first = f"the best trial has not been refitted; run `foldrace refit {name}` first"
         return lacks | {"latent": first, "vae": first}
     if "codes" not in evidence:
-        lacks["latent"] = "the refit recorded no codes; it is for a task that encodes"
+        lacks["latent"] = "the refit recorded no codes; it needs a task with a method `encode`"
     if "prior_samples" not in evidence:
-        lacks["vae"] = "the refit recorded no samples of a prior; it is for a variational task"
+        lacks["vae"] = "the refit recorded no samples from a prior; it needs a variational task"
     return lacks
 
 
 def _source(run: Run) -> str:
-    """What a page was made of, for its last line."""
+    """The record that a page was made from, for its footer."""
     day = datetime.fromtimestamp(run.info.start_time / 1000, UTC).date()
     return (
         f"Sweep {run.data.tags['foldrace.sweep']} of {day}, key"

@@ -1,7 +1,7 @@
 """A report as one self-contained HTML page, and its figures as files.
 
-A page asks nothing of any network (a policy in its head forbids it), follows the reader's light or
-dark theme, and can be opened from disk, inside MLflow's sandboxed frame, on a phone and on paper.
+A page makes no network requests (a policy in its head forbids them) and follows the browser's
+light or dark theme. It can be read from disk, in MLflow's sandboxed frame, on a phone and printed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foldrace.analysis.reports.style import THEME, figure_style
 
@@ -33,6 +33,7 @@ __all__ = [
     "Section",
     "Table",
     "draw",
+    "render",
     "report_files",
     "write_report",
 ]
@@ -46,15 +47,15 @@ _COLUMN_PIXELS = 760
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture, made by `draw`.
+    """A figure, drawn by `draw`.
 
     Attributes:
-        name: a file's stem, unique in a report: ``learning-curves``.
-        title: one line, what it is.
+        name: the stem of its files, unique in a report: ``learning-curves``.
+        title: one line.
         caption: a sentence that says what to see.
-        alt: the same for those who do not see it.
-        svg: an ``<svg>`` element whose ink and grid follow the page's theme.
-        png: light, 150 dpi, for print and slides.
+        alt: the alternative text.
+        svg: an ``<svg>`` element whose colours follow the page's theme.
+        png: in the light theme, 150 dpi, for print and slides.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; columns of numbers are set to the right."""
+    """Rows of text; columns of numbers are aligned to the right."""
 
     title: str
     columns: tuple[str, ...]
@@ -76,7 +77,7 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """For each column: whether all that stands in it is numbers."""
+        """For each column, whether all its cells are numbers."""
         return tuple(
             bool(self.rows) and all(_NUMBER.fullmatch(str(row[at]).strip()) for row in self.rows)
             for at in range(len(self.columns))
@@ -85,15 +86,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """One paragraph of plain text."""
+    """A paragraph of plain text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels: a strip or grid of images, as PNG, shown without smoothing; ``name`` is unique in a
-    report."""
+    """An image shown without smoothing, such as a grid of samples.
+
+    Attributes:
+        name: the stem of its file, unique in a report.
+        title: one line.
+        caption: a sentence that says what to see.
+        alt: the alternative text.
+        png: the image.
+    """
 
     name: str
     title: str
@@ -103,31 +111,33 @@ class Picture:
 
     @property
     def width(self) -> int:
-        """In its own pixels."""
+        """The image's width in pixels."""
         return int(struct.unpack(">I", self.png[16:20])[0])
 
     @property
     def shown_width(self) -> int:
-        """In pixels of the page: the largest whole multiple that fits the column."""
+        """The width on the page: the largest whole multiple, up to 8, that fits the column."""
         return self.width * max(1, min(8, _COLUMN_PIXELS // self.width))
 
     @property
     def uri(self) -> str:
-        """The picture as a ``data:`` address."""
+        """The image as a ``data:`` URI."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Trusted HTML with its own script and style; it may load nothing, and may not call
-    ``eval``."""
+    """Trusted HTML with its own script and style.
+
+    The page's policy lets it load nothing and call no ``eval``.
+    """
 
     html: str
 
 
 @dataclass(frozen=True)
 class Code:
-    """Preformatted text, folded until it is asked for."""
+    """Preformatted text, folded until the reader opens it."""
 
     title: str
     text: str
@@ -138,27 +148,28 @@ Block = Figure | Table | Paragraph | Picture | Raw | Code
 
 @dataclass(frozen=True)
 class Section:
-    """What stands below one heading."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: tuple[Block, ...]
 
     @property
     def anchor(self) -> str:
-        """Its address within the page."""
+        """The section's ``id`` in the page."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 @dataclass(frozen=True)
 class Report:
-    """A page.
+    """A report, written by `write_report`.
 
     Attributes:
-        kind: sweep, optimizers, latent or vae; the page's file name.
-        lead: the finding in one or two sentences: what a reader acts on.
+        kind: sweep, optimizers, latent or vae; the stem of the page's file name.
+        title: the page's heading.
+        lead: the main result in one or two sentences.
         facts: up to about six pairs of label and value.
-        source: what it was made of, for the last line;
-            `foldrace.analysis.reports.make.make_reports` fills it in.
+        sections: the body.
+        source: the record that the report was made from, shown in the footer.
     """
 
     kind: str
@@ -178,10 +189,14 @@ def draw(
     *,
     size: tuple[float, float] = (7.2, 3.6),
 ) -> Figure:
-    """A figure that ``plot`` draws on an empty canvas of ``size`` inches, in our style.
+    """Draws a figure in the reports' style.
 
-    Draw ink, grid and paper in the colours of `foldrace.analysis.reports.style`, so that they
-    follow the theme, and thousands of points with ``rasterized=True``.
+    Args:
+        name, title, caption, alt: see `Figure`.
+        plot: draws on an empty matplotlib figure. The colours of
+            `foldrace.analysis.reports.style.THEME` follow the page's theme; use
+            ``rasterized=True`` for thousands of points.
+        size: width and height in inches.
     """
     with figure_style():
         from matplotlib.figure import Figure as Canvas
@@ -197,12 +212,14 @@ def draw(
 
 
 def _themed(svg: str, name: str, alt: str, inches: float) -> str:
-    """matplotlib's document as an element: ids of its own, its colours as variables, its size left
-    to the page."""
+    """matplotlib's document as an element of a page.
+
+    Its ids are prefixed with its name, the theme's colours become CSS variables, and its size is
+    left to the page.
+    """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL
-    )  # a style would be the page's
+    # a <style> inside it would apply to the whole page
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view is not None, "matplotlib writes a viewBox"
     head = (
@@ -220,7 +237,7 @@ def _themed(svg: str, name: str, alt: str, inches: float) -> str:
 
 
 def _standalone(svg: str) -> str:
-    """A figure's element as a file: in its light colours, of its own size."""
+    """A figure's element as a file: in the colours of the light theme, with a size."""
     for variable, colour in THEME.items():
         svg = svg.replace(f"var(--{variable})", colour)
     view = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg)
@@ -229,8 +246,14 @@ def _standalone(svg: str) -> str:
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Writes ``KIND.html``, self-contained, and ``figures/KIND-NAME.png`` (and ``.svg``); returns
-    the page's path."""
+    """Writes ``KIND.html``, ``figures/KIND-NAME.png`` and ``figures/KIND-NAME.svg``.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        AssertionError: two figures or pictures have the same name.
+    """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for path, content in _figure_files(report).items():
         (folder / path).write_bytes(content)
@@ -240,28 +263,30 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def report_files(report: Report, folder: Path) -> list[Path]:
-    """The files that `write_report` writes into a folder, the page first."""
+    """The paths of the files that `write_report` writes into a folder, the page first."""
     return [folder / f"{report.kind}.html", *(folder / path for path in _figure_files(report))]
 
 
 def _figure_files(report: Report) -> dict[str, bytes]:
-    pictured = [
-        block
-        for section in report.sections
-        for block in section.blocks
-        if isinstance(block, Figure | Picture)
-    ]
-    names = [block.name for block in pictured]
-    assert len(names) == len(set(names)), f"two figures of one name: {sorted(names)}"
-    files = {f"figures/{report.kind}-{block.name}.png": block.png for block in pictured}
-    drawn = [block for block in pictured if isinstance(block, Figure)]
-    return files | {
-        f"figures/{report.kind}-{block.name}.svg": _standalone(block.svg).encode()
-        for block in drawn
-    }
+    files: dict[str, bytes] = {}
+    for block in (block for section in report.sections for block in section.blocks):
+        if not isinstance(block, Figure | Picture):
+            continue
+        stem = f"figures/{report.kind}-{block.name}"
+        assert f"{stem}.png" not in files, f"two figures of one name: {block.name}"
+        files[f"{stem}.png"] = block.png
+        if isinstance(block, Figure):
+            files[f"{stem}.svg"] = _standalone(block.svg).encode()
+    return files
 
 
 def _page(report: Report) -> str:
+    contents = len(report.sections) >= _CONTENTS_FROM
+    return render("page.html.j2", report=report, contents=contents, version=_version()) + "\n"
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this package as HTML, its values escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -272,13 +297,12 @@ def _page(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.tests["block"] = lambda block, name: type(block).__name__ == name
-    template = environment.get_template("page.html.j2")
-    contents = len(report.sections) >= _CONTENTS_FROM
-    return template.render(report=report, contents=contents, version=_version()) + "\n"
+    return environment.get_template(template).render(**values)
 
 
 def _version() -> str:
     try:
         return metadata.version("foldrace")
-    except metadata.PackageNotFoundError:  # run from its sources
+    except metadata.PackageNotFoundError:
+        # run from a source tree that is not installed
         return ""

@@ -1,5 +1,4 @@
-"""One look for every figure: a colour-blind-safe palette (Okabe and Ito, 2008), thin frames,
-labels in place."""
+"""The style of all figures: a colour-blind-safe palette and matplotlib's settings."""
 
 from __future__ import annotations
 
@@ -16,11 +15,13 @@ __all__ = [
     "PALETTE",
     "PAPER",
     "THEME",
+    "class_colour",
     "figure_style",
 ]
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
-GREY = "#B0B4B9"  # what is given up, or only context
+# pruned trials and context
+GREY = "#B0B4B9"
 
 INK, MUTED, GRID, PAPER = "#1C2126", "#5E6871", "#E3E6EA", "#FDFDFE"
 
@@ -36,9 +37,12 @@ PALETTE = (
     "#8A70FC",
     "#C9212E",
 )
-"""Ten colours for classes, the same in both themes: six of Okabe and Ito's, and four chosen for
-the largest distance to all others (OKLab), seen with all cones, without L and without M (Machado
-et al., 2009). Ten cannot all be told apart by everyone, so name groups in place where you can."""
+"""Ten colours for classes, the same in both themes.
+
+Six are Okabe and Ito's (2008). Four were chosen for the largest distance to all others in OKLab,
+with normal vision and simulated protanopia and deuteranopia (Machado et al., 2009). Not everyone
+can tell all ten apart, so name groups in place where possible.
+"""
 
 THEME = {
     "ink": INK,
@@ -49,13 +53,17 @@ THEME = {
     "orange": ORANGE,
     "grey": GREY,
 }
-"""Colours that follow a page's theme: by the name of their CSS variable, as they are drawn in
-light."""
+"""The colours that follow a page's theme: the name of the CSS variable, and the light colour."""
+
+
+def class_colour(label: int) -> str:
+    """The colour of a class; every tenth class has the same."""
+    return PALETTE[label % len(PALETTE)]
 
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Within this block matplotlib draws in our style, without a display."""
+    """Within this block matplotlib draws in the reports' style, without a display."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -89,7 +97,8 @@ def figure_style() -> Iterator[None]:
         "figure.facecolor": "white",
         "figure.dpi": 150,
         "svg.fonttype": "none",
-        "svg.hashsalt": "foldrace",  # the same ids every time
+        # the same ids every time
+        "svg.hashsalt": "foldrace",
     }
     with matplotlib.rc_context(settings):
         yield

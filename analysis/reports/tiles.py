@@ -1,4 +1,4 @@
-"""Small images side by side, as one picture whose gaps let the page's own colour through."""
+"""Grids of small images as one picture with transparent gaps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from foldrace.analysis.reports.axes import bare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,11 +21,11 @@ _GAP, _WIDE_GAP = 2, 10
 
 @dataclass(frozen=True)
 class Tiles:
-    """A grid of images as one.
+    """A grid of images as one image.
 
     Attributes:
         pixels: (height, width, 4) uint8, RGBA; the gaps are transparent.
-        rows, columns: where each row's and each column's first pixel is.
+        rows, columns: the first pixel of each row and of each column.
         size: (height, width) of one image.
     """
 
@@ -34,10 +36,12 @@ class Tiles:
 
     @property
     def row_centres(self) -> NDArray[np.float64]:
+        """The middle of each row, in pixels."""
         return np.asarray(self.rows + (self.size[0] - 1) / 2)
 
     @property
     def column_centres(self) -> NDArray[np.float64]:
+        """The middle of each column, in pixels."""
         return np.asarray(self.columns + (self.size[1] - 1) / 2)
 
 
@@ -47,11 +51,13 @@ def tile(
     wide_before: Collection[int] = (),
     tight_before: Collection[int] = (),
 ) -> Tiles:
-    """Rows of equally many images (C, H, W) uint8, C of 1 or 3, all of one shape; None leaves a
-    place empty.
+    """Puts images into a grid.
 
     Args:
-        wide_before, tight_before: the columns before which the gap is wide, or there is none.
+        rows: of equal lengths; images (C, H, W) uint8 of one shape, C of 1 or 3. None leaves a
+            cell empty.
+        wide_before: the columns before which the gap is wide.
+        tight_before: the columns before which there is no gap.
     """
     height, width = next(image.shape[1:] for row in rows for image in row if image is not None)
     gaps = [0, *(_gap(column, wide_before, tight_before) for column in range(1, len(rows[0])))]
@@ -72,19 +78,12 @@ def _gap(column: int, wide: Collection[int], tight: Collection[int]) -> int:
 
 
 def _rgba(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    colours = image.transpose(1, 2, 0)
-    if colours.shape[2] < 3:
-        colours = np.repeat(colours[..., :1], 3, axis=2)
-    return np.concatenate(
-        [colours[..., :3], np.full((*colours.shape[:2], 1), 255, np.uint8)], axis=2
-    )
+    pixels = np.full((*image.shape[1:], 4), 255, np.uint8)
+    pixels[..., :3] = (image[:3] if len(image) >= 3 else image[:1]).transpose(1, 2, 0)
+    return pixels
 
 
 def show(axes: Axes, tiles: Tiles, **options: Any) -> None:
-    """Draws the grid pixel by pixel, without a frame; ticks can be set in pixels."""
+    """Draws a grid without smoothing, frame and ticks; ticks can be set in pixels afterwards."""
     axes.imshow(tiles.pixels, interpolation="none", **options)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    bare(axes)

@@ -474,7 +474,7 @@ def report(
             "--trial", trial, "is for --kind latent alone, from the checkpoints in --dir"
         )
     else:
-        made = report_trial(directory, sweep_name, trial, data_dir, out=output, notify=_say)
+        made = report_trial(directory, sweep_name, trial, data_dir, out=output)
     for page in made.pages:
         (_say if as_json else _print)(str(page))
     if as_json:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from foldrace.analysis.records.latent import Latent
 from foldrace.analysis.reports.latent.figures import WARNING, thumbnails
 from foldrace.analysis.reports.latent.maps import Map
-from foldrace.analysis.reports.page import Raw
+from foldrace.analysis.reports.page import Raw, render
 from foldrace.analysis.reports.style import BLUE, PALETTE
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ _STEPS = 65_535
 
 def scatter(latent: Latent, maps: Sequence[Map]) -> Raw:
     """A figure with all images on the maps, the first one shown at the beginning."""
-    import jinja2
-
     order = np.random.default_rng(0).permutation(len(latent.codes))  # so that no class lies on top
     images = thumbnails(latent.images[order])
     sheet, columns, pitch = sprite_sheet(images)
@@ -52,14 +50,7 @@ def scatter(latent: Latent, maps: Sequence[Map]) -> Raw:
         "size": [int(images.shape[3]), int(images.shape[2])],
         "warning": WARNING if any(shown.kind == "tsne" for shown in maps) else "",
     }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("foldrace.analysis.reports"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return Raw(environment.get_template("scatter.html.j2").render(data=data))
+    return Raw(render("scatter.html.j2", data=data))
 
 
 def sprite_sheet(images: NDArray[np.uint8]) -> tuple[bytes, int, tuple[int, int]]:

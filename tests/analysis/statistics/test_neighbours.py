@@ -21,14 +21,12 @@ from foldrace.analysis.reports.latent.maps import Maps
 from foldrace.analysis.reports.latent.merits import chance, measure
 from foldrace.analysis.statistics.neighbours import (
     continuity,
-    knn_accuracy,
-    linear_cka,
     neighbour_recall,
     neighbours,
-    probe_accuracy,
-    procrustes_distance,
     trustworthiness,
 )
+from foldrace.analysis.statistics.probes import knn_accuracy, probe_accuracy
+from foldrace.analysis.statistics.similarity import linear_cka, procrustes_distance
 from foldrace.errors import InputError
 from foldrace.search.sweeps.evidence import Codec
 from foldrace.trainables.tasks.protocol import load_task
