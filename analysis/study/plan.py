@@ -58,7 +58,7 @@ class StudyPart:
         """The part's sweep, with the study's overrides.
 
         Args:
-            overrides: ``KEY=VALUE`` for every part, or ``PART:KEY=VALUE`` for the part of that key.
+            overrides: ``KEY=VALUE`` for every part, ``PART:KEY=VALUE`` for the part of that key.
 
         Raises:
             InputError: an override is wrong.

@@ -38,8 +38,8 @@ _FLAWS = (
     ),
     (
         "Nothing outlived the notebook; no run could be resumed or repeated.",
-        "Every trial and fold is recorded with its seed, file, data digest and environment, and can"
-        " be resumed.",
+        "Every trial and fold is recorded with its seed, file, data digest and environment, and"
+        " can be resumed.",
     ),
 )
 

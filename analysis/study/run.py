@@ -26,7 +26,7 @@ MakeView = Callable[[Prepared], Callable[[], AbstractContextManager[View]]]
 
 
 class StageRunner(Protocol):
-    """Runs the stages of a part; a stage that was interrupted continues when it is called again."""
+    """Runs the stages of a part; an interrupted stage continues when it is called again."""
 
     def sweep(self, part: StudyPart) -> None:
         """Raises: KeyboardInterrupt if the sweep was stopped; it can be resumed."""

@@ -48,8 +48,8 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
                 label(axes, text, (1, place - 0.2), (0, 0), color=colour[arm], fontsize=8.5, **at)
         log_if_decade(axes, [*every, *near.values()], "x")
         rows(axes, arms, low=0.45, high=0.45)
-        for text in axes.get_yticklabels():
-            text.set(color=colour[text.get_text()], fontweight="bold")
+        for name in axes.get_yticklabels():
+            name.set(color=colour[name.get_text()], fontweight="bold")
         axes.set(xlabel=f"{LOSS}, lower is better")
 
     means = [f"{arm}: {plus_minus(interval)}" for arm, interval in verdict.standings.items()]
