@@ -71,7 +71,7 @@ def _load(on: bool) -> Iterator[None]:
 def run_sweep(
     workers: int, *, deterministic: bool, loaded: bool, overrides: Sequence[str] = ()
 ) -> Run:
-    """Runs the sweep on a local Ray cluster of so many CPUs.
+    """Runs the sweep on a local Ray cluster with this number of CPUs.
 
     Raises:
         subprocess.CalledProcessError: the sweep fails.

@@ -59,7 +59,7 @@ class Run:
 
 
 def run_sweep(folder: Path, away: float, overrides: Sequence[str] = ()) -> Run:
-    """Runs the sweep with a new server that is away for so many seconds, or not at all (0).
+    """Runs the sweep with a new server that is down for ``away`` seconds, or not at all (0).
 
     Raises:
         SystemExit: the sweep fails.

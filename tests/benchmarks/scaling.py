@@ -167,7 +167,7 @@ def draw(found: Sequence[Growth], path: Path) -> None:
                 range(1, 11), milliseconds, "o-", color=colour, label=f"{one.trials:,} trials"
             )
         by_part.set(
-            title="As a sweep goes on", xlabel="tenth of its trials", ylabel="milliseconds a trial"
+            title="Over a long sweep", xlabel="tenth of its trials", ylabel="milliseconds a trial"
         )
         by_part.set_xticks(range(1, 11))
         if long:
