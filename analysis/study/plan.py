@@ -1,5 +1,4 @@
-"""What the study consists of, and how far it has come: part by part, stage by stage, in a file of
-its own."""
+"""The parts of the reference study, and the file that records which stages have ended."""
 
 from __future__ import annotations
 
@@ -13,17 +12,18 @@ from importlib.resources import files
 from pathlib import Path
 
 from foldrace.errors import StateError
+from foldrace.files import write_text
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec
 
-__all__ = ["PARTS", "QUICK", "REPORTS", "Journal", "Part", "Stage"]
+__all__ = ["PARTS", "QUICK", "REPORTS", "Stage", "StudyPart", "StudyProgress"]
 
-JOURNAL = "study.json"
+_FILE = "study.json"
 REPORTS = "report"
-"""The folder of reports in a sweep's, where `foldrace report` puts them too."""
+"""The folder of reports within a sweep's folder, as for `foldrace report`."""
 
 
 class Stage(StrEnum):
-    """What is done for a part, in this order."""
+    """The stages of a part, in their order."""
 
     SWEEP = "sweep"
     REFIT = "refit"
@@ -31,14 +31,15 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True)
-class Part:
-    """One sweep of the study, with what is made of it.
+class StudyPart:
+    """One sweep of the study, with its refit and reports.
 
     Attributes:
-        key: unique; `name` is the sweep's.
-        title, short: for people.
-        file: in ``search/specs/study``, changed by ``overrides``.
-        stages: those that this part has.
+        key: unique among the parts; the sweep's `name` is made of it.
+        title, short: names for people.
+        file: the sweep file in ``search/specs/study``.
+        overrides: of values in this file.
+        stages: the stages of this part.
     """
 
     key: str
@@ -50,12 +51,18 @@ class Part:
 
     @property
     def name(self) -> str:
-        """The sweep's, and its folder's."""
+        """The name of the sweep and its folder."""
         return f"study-{self.key}"
 
     def spec(self, overrides: Sequence[str]) -> SweepSpec:
-        """The part's sweep file with the study's overrides in it; those of the form
-        ``PART:KEY=VALUE`` are for the part of that key alone. Raises: InputError."""
+        """The part's sweep, with the study's overrides.
+
+        Args:
+            overrides: ``KEY=VALUE`` for every part, ``PART:KEY=VALUE`` for the part of that key.
+
+        Raises:
+            InputError: an override is wrong.
+        """
         own = [f"name={self.name}", *self.overrides, *_for_part(overrides, self.key)]
         return load_spec(Path(str(files("foldrace.search") / "specs" / "study" / self.file)), own)
 
@@ -71,22 +78,22 @@ def _for_part(overrides: Sequence[str], key: str) -> list[str]:
 
 
 PARTS = (
-    Part("ae", "The autoencoder, a code of 16 numbers", "code of 16", "ae.yaml"),
-    Part(
+    StudyPart("ae", "The autoencoder, a code of 16 numbers", "code of 16", "ae.yaml"),
+    StudyPart(
         "ae4",
         "The autoencoder, a code of 4 numbers",
         "code of 4",
         "ae.yaml",
         ("space.latent_dim=4",),
     ),
-    Part(
+    StudyPart(
         "optimizers",
         "Adam against SGD",
         "optimizers",
         "optimizers.yaml",
         stages=(Stage.SWEEP, Stage.REPORTS),
     ),
-    Part("vae", "The variational autoencoder", "VAE", "vae.yaml"),
+    StudyPart("vae", "The variational autoencoder", "VAE", "vae.yaml"),
 )
 
 QUICK = (
@@ -96,18 +103,20 @@ QUICK = (
     "optimizers:search.trials=2",
     "optimizers:comparison.repeats=2",
 )
-"""The same study on a twentieth of the images, in minutes: its figures show that all of it works,
-and no more."""
+"""Overrides for a study of a few minutes, on a twentieth of the images.
+
+It shows that everything works; its numbers mean nothing.
+"""
 
 
 @dataclass
-class Journal:
-    """How far a study has come; written to its folder after every stage.
+class StudyProgress:
+    """How far a study has come; saved in its folder after every stage.
 
     Attributes:
-        overrides: put into every part's sweep file.
-        seconds: spent on each stage of each part, all sessions together.
-        done: the stages of each part that have ended.
+        overrides: of the study's sweep files, see `StudyPart.spec`.
+        seconds: by part and stage: the time spent, interrupted attempts included.
+        done: by part: the stages that have ended.
     """
 
     path: Path
@@ -116,50 +125,51 @@ class Journal:
     done: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, root: Path, overrides: Sequence[str]) -> Journal:
-        """The journal of the study in a folder, or a new one. Without overrides a study goes on
-        with its own.
+    def open(cls, root: Path, overrides: Sequence[str]) -> StudyProgress:
+        """Reads the progress of the study in a folder, or begins a new study.
+
+        Args:
+            overrides: none continues a study with the overrides that it was begun with.
 
         Raises:
-            StateError: it cannot be read, or the study there has other overrides.
+            StateError: the file cannot be read, or the study has other overrides.
         """
-        path = root / JOURNAL
+        path = root / _FILE
         if not path.is_file():
             return cls(path, tuple(overrides))
         try:
             known = json.loads(path.read_text())
-            journal = cls(path, tuple(known["overrides"]), known["seconds"], known["done"])
+            progress = cls(path, tuple(known["overrides"]), known["seconds"], known["done"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StateError(
-                f"{path}: cannot be read, so this study cannot go on: {error}"
+                f"{path}: cannot be read, so the study cannot continue: {error}"
             ) from error
-        if overrides and tuple(overrides) != journal.overrides:
+        if overrides and tuple(overrides) != progress.overrides:
             raise StateError(
-                f"{root}: the study here has other options"
-                f" ({', '.join(journal.overrides) or 'none'}); leave yours out to go on with it,"
-                " or choose another folder with --dir"
+                f"{root}: the study here was begun with other options"
+                f" ({', '.join(progress.overrides) or 'none'}); leave yours out to continue it, or"
+                " choose another folder with --dir"
             )
-        return journal
+        return progress
 
-    def has(self, part: Part, stage: Stage) -> bool:
+    def has(self, part: StudyPart, stage: Stage) -> bool:
         """Whether a stage has ended."""
         return stage.value in self.done.get(part.key, [])
 
-    def spent(self, part: Part) -> float:
-        """Seconds on all stages of a part."""
+    def spent(self, part: StudyPart) -> float:
+        """Seconds spent on all stages of a part."""
         return sum(self.seconds.get(part.key, {}).values())
 
     @property
     def total(self) -> float:
-        """Seconds on everything."""
+        """Seconds spent on the whole study."""
         return sum(sum(stages.values()) for stages in self.seconds.values())
 
     @contextmanager
     def stage(
-        self, part: Part, stage: Stage, clock: Callable[[], float] = time.monotonic
+        self, part: StudyPart, stage: Stage, clock: Callable[[], float] = time.monotonic
     ) -> Iterator[None]:
-        """Times the block, also one that is broken off, and notes that the stage has ended if it
-        is not."""
+        """Times the block, and records that the stage has ended unless the block raises."""
         started = clock()
         try:
             yield
@@ -170,9 +180,7 @@ class Journal:
             self.save()
 
     def save(self) -> None:
-        """Replaces the file, whole or not at all."""
+        """Replaces the file atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"overrides": list(self.overrides), "seconds": self.seconds, "done": self.done}
-        staged = self.path.with_suffix(".part")
-        staged.write_text(json.dumps(content, indent=2))
-        staged.replace(self.path)
+        write_text(self.path, json.dumps(content, indent=2))

@@ -1,5 +1,4 @@
-"""What a study has found, read back: its parts from MLflow, the linear codes of the same sizes
-from the data."""
+"""The results of a study: its parts as recorded in MLflow, and PCA baselines from the data."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from foldrace.analysis.records.tables import artifact_text, fold_losses, ranking
 from foldrace.analysis.records.vae import VaeRecord, read_record
 from foldrace.analysis.statistics.pca import LinearCode, linear_codes
 from foldrace.analysis.statistics.verdict import Verdict, judge
-from foldrace.analysis.study.plan import PARTS, REPORTS, Journal, Part
+from foldrace.analysis.study.plan import PARTS, REPORTS, StudyPart, StudyProgress
 from foldrace.search.recording.store import SweepFolder, connect
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.trainables.data.datasets import load_dataset
@@ -39,13 +38,13 @@ class PartRecord:
 
     Attributes:
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
-        folds: the winner's loss in each fold.
-        test: the refit's figures by name, without ``test_``.
-        pages: the reports by kind, relative to the study's folder; their pictures are in
-            ``figures``.
+        folds: the best trial's loss in each fold.
+        test: the refit's test metrics by name, without ``test_``.
+        pages: by kind: the reports' paths, relative to the study's folder.
+        figures: the folder of the reports' figures.
     """
 
-    part: Part
+    part: StudyPart
     spec: SweepSpec
     run: Run
     trials: pd.DataFrame
@@ -62,7 +61,7 @@ class PartRecord:
         return found.iloc[0] if len(found) else None
 
     def param(self, name: str) -> float | None:
-        """A number among the winner's parameters."""
+        """A parameter of the best trial; None if it is missing or not a number."""
         text = None if self.winner is None else self.winner.get(f"params.{name}")
         try:
             return float(text) if text is not None else None
@@ -70,37 +69,36 @@ class PartRecord:
             return None
 
     def metric(self, name: str) -> float | None:
-        """One of the winner's last metrics, its mean over folds."""
+        """A final metric of the best trial, its mean over the folds; None if it is missing."""
         value = math.nan if self.winner is None else float(self.winner.get(name, math.nan))
         return value if math.isfinite(value) else None
 
     @property
     def failed(self) -> int:
-        """How many trials have failed."""
+        """The number of failed trials."""
         return int((self.trials["status"] == "failed").sum())
 
     @property
-    def given_up(self) -> int:
-        """How many trials the scheduler has given up."""
+    def pruned(self) -> int:
+        """The number of pruned trials."""
         return int((self.trials["status"] == "pruned").sum())
 
     @property
     def fold_epochs(self) -> tuple[int, int]:
-        """Fold-epochs spent, and what every trial to the end would have cost."""
+        """Fold-epochs spent, and those of training every trial to the end."""
         spent = int(self.run.data.tags.get("foldrace.fold_epochs", 0))
         return spent, len(self.trials) * self.spec.folds.splits * self.spec.epochs
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study as far as it has come.
+    """A study, however far it has come.
 
     Attributes:
-        parts: by key, those whose sweep has ended.
-        linear: principal components by the number of them.
-        samples: training images of the autoencoder's sweep.
-        journal: how long each stage took.
-        environment: of the machine that ran it, as recorded with a sweep.
+        samples: the number of training images of the autoencoder's sweep.
+        parts: by key: those whose sweep has ended.
+        linear: by the number of components: PCA's reconstructions.
+        environment: as recorded with the first of the sweeps.
     """
 
     dataset: str
@@ -108,7 +106,7 @@ class StudyRecord:
     test_samples: int
     parts: Mapping[str, PartRecord]
     linear: Mapping[int, LinearCode]
-    journal: Journal
+    progress: StudyProgress
     environment: Mapping[str, Any] = field(default_factory=dict)
     comparison: Comparison | None = None
     verdict: Verdict | None = None
@@ -116,7 +114,7 @@ class StudyRecord:
 
     @property
     def autoencoders(self) -> list[tuple[int, PartRecord]]:
-        """The autoencoders that were refitted, with the size of their code; the smallest first."""
+        """The refitted autoencoders with the size of their code, the smallest first."""
         found = [
             (part.param("latent_dim"), part)
             for key, part in self.parts.items()
@@ -129,12 +127,12 @@ class StudyRecord:
 
     @property
     def whole(self) -> bool:
-        """On the study's data, all of it, so that figures may be compared."""
+        """Whether the data are all of FashionMNIST, so that results compare with the study's."""
         return self.dataset == "fashion-mnist" and self.samples >= 60_000
 
 
-def read_study(root: Path, data_dir: Path, journal: Journal) -> StudyRecord:
-    """Reads what there is of the study in a folder."""
+def read_study(root: Path, data_dir: Path, progress: StudyProgress) -> StudyRecord:
+    """Reads the study in a folder, as far as it has come."""
     parts: dict[str, PartRecord] = {}
     environment: Mapping[str, Any] = {}
     comparison, vae = None, None
@@ -154,7 +152,7 @@ def read_study(root: Path, data_dir: Path, journal: Journal) -> StudyRecord:
             comparison = read_comparison(client, record.run)
         if part.key == "vae":
             vae = read_record(client, record.run)
-    spec = (parts["ae"].spec if "ae" in parts else PARTS[0].spec(journal.overrides)).dataset
+    spec = (parts["ae"].spec if "ae" in parts else PARTS[0].spec(progress.overrides)).dataset
     data = load_dataset(
         spec.name, limit=spec.limit, seed=spec.seed, size=spec.size, data_dir=data_dir
     )
@@ -167,7 +165,7 @@ def read_study(root: Path, data_dir: Path, journal: Journal) -> StudyRecord:
         test_samples=len(data.test_images),
         parts=parts,
         linear=linear_codes(data.images, data.test_images, sorted(sizes)),
-        journal=journal,
+        progress=progress,
         environment=environment,
         comparison=comparison,
         verdict=judge(comparison) if comparison else None,
@@ -175,7 +173,7 @@ def read_study(root: Path, data_dir: Path, journal: Journal) -> StudyRecord:
     )
 
 
-def _read_part(client: MlflowClient, run: Run, part: Part, folder: SweepFolder) -> PartRecord:
+def _read_part(client: MlflowClient, run: Run, part: StudyPart, folder: SweepFolder) -> PartRecord:
     trials, refit = trials_table(client, run), refit_run(client, run)
     best = ranking(trials)
     metrics = refit.data.metrics if refit else {}

@@ -1,8 +1,8 @@
-"""The whole reference study in one go: its sweeps, their refits and reports, and the page that
-tells the story."""
+"""Runs the reference study: its sweeps, their refits and reports, and the study's page."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from foldrace.analysis.study.plan import PARTS, REPORTS, Journal, Part, Stage
+from foldrace.analysis.study.plan import PARTS
+from foldrace.analysis.study.plan import REPORTS
+from foldrace.analysis.study.plan import Stage
+from foldrace.analysis.study.plan import StudyPart
+from foldrace.analysis.study.plan import StudyProgress
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.store import SweepFolder, check_root, connect
@@ -18,55 +22,53 @@ from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.text import clock
 from foldrace.search.tune.view import View
 
-__all__ = ["Stages", "StudyResult", "Workshop", "begin_study", "run_study", "whole_study"]
+__all__ = ["StageRunner", "StudyResult", "SweepStages", "begin_study", "run_study", "whole_study"]
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 MakeView = Callable[[Prepared], Callable[[], AbstractContextManager[View]]]
 
 
-class Stages(Protocol):
-    """What carries the stages out. Each may be called again after it was broken off, and then goes
-    on."""
+class StageRunner(Protocol):
+    """Runs the stages of a part; an interrupted stage continues when it is called again."""
 
-    def sweep(self, part: Part) -> None:
-        """Raises: KeyboardInterrupt if the sweep was asked to stop; it can go on later."""
+    def sweep(self, part: StudyPart) -> None:
+        """Raises: KeyboardInterrupt if the sweep was stopped; it can be resumed."""
         ...
 
-    def refit(self, part: Part) -> None: ...
+    def refit(self, part: StudyPart) -> None: ...
 
-    def reports(self, part: Part) -> None: ...
+    def reports(self, part: StudyPart) -> None: ...
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A study that has come to its end.
+    """A study that has ended.
 
     Attributes:
-        page: the one that tells the story.
-        figures: (what was measured, the study, here).
-        seconds: by part and stage, all sessions together.
-        failed: how many trials have failed.
+        page: the study's page.
+        results: (what was measured, in the study, here).
+        seconds: by part and stage: the time spent, interrupted attempts included.
+        failed: the number of failed trials.
     """
 
     page: Path
-    figures: Sequence[tuple[str, str, str]]
+    results: Sequence[tuple[str, str, str]]
     seconds: Mapping[str, Mapping[str, float]]
     failed: int
 
     def shares(self) -> list[tuple[str, float, float]]:
-        """Each part's title, seconds, and share of all of them."""
+        """Each part's title, its seconds, and their share of the total."""
         spent = [(part.title, sum(self.seconds.get(part.key, {}).values())) for part in PARTS]
         total = sum(seconds for _, seconds in spent) or 1.0
         return [(title, seconds, seconds / total) for title, seconds in spent]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        figures = [
-            {"figure": what, "study": study, "here": here} for what, study, here in self.figures
-        ]
+        names = ("figure", "study", "here")
         return {
             "page": str(self.page),
-            "figures": figures,
+            "figures": [dict(zip(names, row, strict=True)) for row in self.results],
             "seconds": dict(self.seconds),
             "failed": self.failed,
         }
@@ -77,87 +79,80 @@ def whole_study(
     data_dir: Path,
     overrides: Sequence[str],
     make_view: MakeView,
-    say: Say,
     address: str | None = None,
 ) -> StudyResult:
-    """Runs what is left of the study in a folder, and writes its page.
+    """Runs the stages of the study in a folder that have not ended yet, and writes its page.
+
+    Args:
+        overrides: of the sweep files, see `StudyPart.spec`.
+        make_view: for a prepared sweep, a function that opens its progress view.
+        address: of a Ray cluster; None starts a local Ray for each sweep.
 
     Raises:
-        KeyboardInterrupt: it was asked to stop; another call goes on from there.
+        KeyboardInterrupt: the study was stopped; another call continues it.
         InputError, StateError: as `begin_study`, and as the sweeps.
     """
-    journal = begin_study(root, overrides)
-    run_study(
-        PARTS, journal, Workshop(root, data_dir, journal.overrides, make_view, say, address), say
-    )
-    say("The study's page")
+    progress = begin_study(root, overrides)
+    stages = SweepStages(root, data_dir, progress.overrides, make_view, address)
+    run_study(PARTS, progress, stages)
+    log.info("The study's page")
     from foldrace.analysis.reports.page import write_report
-    from foldrace.analysis.study.page import build_page, figures_beside
+    from foldrace.analysis.study.page import build_page
     from foldrace.analysis.study.record import read_study
+    from foldrace.analysis.study.results import study_results
 
-    record = read_study(root, data_dir, journal)
+    record = read_study(root, data_dir, progress)
     page = write_report(build_page(record), root)
     failed = sum(part.failed for part in record.parts.values())
-    return StudyResult(page, figures_beside(record), journal.seconds, failed)
+    return StudyResult(page, study_results(record), progress.seconds, failed)
 
 
-def begin_study(root: Path, overrides: Sequence[str]) -> Journal:
-    """The study in a folder, new or to go on with; every part's sweep file has been checked with
-    the overrides in it.
+def begin_study(root: Path, overrides: Sequence[str]) -> StudyProgress:
+    """Begins the study in a folder, or reads the one that is there.
+
+    Every part's sweep file is checked with the overrides before anything is written.
 
     Raises:
-        InputError, StateError: an override is wrong, the folder cannot be used, or it holds a
-            study with others.
+        InputError: an override is wrong, or the folder cannot be used.
+        StateError: the folder holds a study with other overrides.
     """
     check_root(root)
-    journal = Journal.open(root, overrides)
+    progress = StudyProgress.open(root, overrides)
     for part in PARTS:
-        part.spec(journal.overrides)
-    journal.save()  # a study that is killed in its first sweep goes on with the same overrides
-    return journal
+        part.spec(progress.overrides)
+    progress.save()  # a study that is killed in its first sweep continues with these overrides
+    return progress
 
 
 def run_study(
-    parts: Sequence[Part],
-    journal: Journal,
-    stages: Stages,
-    say: Say,
+    parts: Sequence[StudyPart],
+    progress: StudyProgress,
+    runner: StageRunner,
     now: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Carries out what has not been done yet, in order.
+    """Runs the stages that have not ended yet, in order.
 
     Raises:
-        KeyboardInterrupt: it was asked to stop; what has been done is kept, and another call goes
-            on from there.
+        KeyboardInterrupt: the study was stopped; ended stages are kept, and another call
+            continues with the interrupted one.
     """
-    carry_out = {
-        Stage.SWEEP: stages.sweep,
-        Stage.REFIT: stages.refit,
-        Stage.REPORTS: stages.reports,
-    }
+    run = {Stage.SWEEP: runner.sweep, Stage.REFIT: runner.refit, Stage.REPORTS: runner.reports}
     for number, part in enumerate(parts, 1):
         where = f"[{number}/{len(parts)}] {part.title}"
-        pending = [stage for stage in part.stages if not journal.has(part, stage)]
+        pending = [stage for stage in part.stages if not progress.has(part, stage)]
         if not pending:
-            say(f"{where}: done before, in {clock(journal.spent(part))}")
+            log.info("%s: already done, in %s", where, clock(progress.spent(part)))
             continue
         for stage in pending:
-            say(f"{where}: {stage.value}")
-            with journal.stage(part, stage, now):
-                carry_out[stage](part)
-        say(
-            f"{where}: done, {clock(journal.spent(part))}; the study so far {clock(journal.total)}"
-        )
+            log.info("%s: %s", where, stage.value)
+            with progress.stage(part, stage, now):
+                run[stage](part)
+        spent, total = clock(progress.spent(part)), clock(progress.total)
+        log.info("%s: done, %s; the study so far %s", where, spent, total)
 
 
-class Workshop:
-    """The stages in earnest, in one folder of sweeps.
-
-    Args:
-        overrides: put into every part's sweep file when its sweep starts.
-        make_view: for a prepared sweep, what makes where it shows itself.
-        address: of a Ray cluster; None starts a Ray on this machine for each sweep.
-    """
+class SweepStages:
+    """Runs the stages as real sweeps, refits and reports in one folder; see `whole_study`."""
 
     def __init__(
         self,
@@ -165,18 +160,17 @@ class Workshop:
         data_dir: Path,
         overrides: Sequence[str],
         make_view: MakeView,
-        say: Say,
         address: str | None = None,
     ) -> None:
         self._root, self._data_dir, self._overrides = root, data_dir, overrides
-        self._make_view, self._say, self._address = make_view, say, address
+        self._make_view, self._address = make_view, address
 
-    def folder(self, part: Part) -> SweepFolder:
-        """Where a part's sweep is or will be."""
+    def folder(self, part: StudyPart) -> SweepFolder:
+        """The folder of a part's sweep."""
         return SweepFolder(self._root.resolve(), part.name)
 
-    def sweep(self, part: Part) -> None:
-        """Starts the part's sweep, or goes on with it."""
+    def sweep(self, part: StudyPart) -> None:
+        """Runs the part's sweep, or resumes it; raises KeyboardInterrupt if it was stopped."""
         from foldrace.search.sweeps.run import resume_sweep, run_sweep
 
         folder = self.folder(part)
@@ -187,29 +181,27 @@ class Workshop:
         prepared = prepare(spec, self._data_dir, local=self._address is None)
         view = self._make_view(prepared)
         if begun:
-            result, ledger = resume_sweep(prepared, folder, make_view=view, address=self._address)
+            result, trials = resume_sweep(prepared, folder, make_view=view, address=self._address)
         else:
-            result, ledger = run_sweep(prepared, self._root, make_view=view, address=self._address)
+            result, trials = run_sweep(prepared, self._root, make_view=view, address=self._address)
         if result.interrupted:
             raise KeyboardInterrupt
-        if ledger.fold_epochs:
+        if trials.fold_epochs:
             from foldrace.analysis.reports.sweep.overview import log_overview
 
             log_overview(connect(result.tracking_uri), result.run_id, result.folder)
 
-    def refit(self, part: Part) -> None:
-        """Refits the winner, if there is one."""
+    def refit(self, part: StudyPart) -> None:
+        """Refits the best trial, if there is one."""
         from foldrace.search.sweeps.refit import refit
 
         if self.folder(part).read_result()["best"] is None:
-            self._say(
-                f"{part.name}: no trial was evaluated to the end, so there is nothing to refit"
-            )
-            return
-        refit(part.name, self._root, self._data_dir, notify=self._say)
+            log.info("%s: no trial has completed, so there is nothing to refit", part.name)
+        else:
+            refit(part.name, self._root, self._data_dir)
 
-    def reports(self, part: Part) -> None:
-        """Writes the reports that apply to the part's sweep into its folder."""
+    def reports(self, part: StudyPart) -> None:
+        """Writes the reports of the part's sweep into its folder."""
         from foldrace.analysis.reports.make import make_reports
 
         folder = self.folder(part)

@@ -1,5 +1,4 @@
-"""The command line that the benchmarks share: what they are given is checked before anything is
-measured."""
+"""The command line that the benchmarks share; it checks all arguments before the measuring."""
 
 from __future__ import annotations
 
@@ -18,11 +17,12 @@ __all__ = ["benchmark_parser", "dataset_of", "one_or_more", "parse_out", "refusi
 def benchmark_parser(
     name: str, description: str, *, rounds: int | None = None
 ) -> argparse.ArgumentParser:
-    """A parser with OUT, and with ``--rounds`` if there is a usual number of them.
+    """A parser with OUT, and with ``--rounds`` if a default is given for it.
 
     Args:
-        name: of the module in `tests.benchmarks`.
-        description: what is measured, and about how long that takes.
+        name: the module in `tests.benchmarks`.
+        description: what is measured, and about how long it takes.
+        rounds: the default number of rounds.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m tests.benchmarks.{name}",
@@ -36,7 +36,7 @@ def benchmark_parser(
         help=f"folder for {name}.json, and a picture if there is one",
     )
     if rounds is not None:
-        text = "how often every side is measured, in turn"
+        text = "how often every side is measured, in alternating order"
         parser.add_argument("--rounds", type=one_or_more, default=rounds, metavar="N", help=text)
     return parser
 
@@ -51,8 +51,7 @@ def one_or_more(text: str) -> int:
 def parse_out(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """The arguments, with the folder OUT made; ends the process with status 2 where they cannot be
-    used."""
+    """The parsed arguments; makes the folder OUT. Exits with status 2 if they are wrong."""
     asked = parser.parse_args(arguments)
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +62,7 @@ def parse_out(
 
 @contextmanager
 def refusing(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Ends the process with status 2 and one line, where what it was given cannot be used."""
+    """Turns an `InputError` of the block into one line and exit status 2."""
     try:
         yield
     except InputError as error:
@@ -71,8 +70,10 @@ def refusing(parser: argparse.ArgumentParser) -> Iterator[None]:
 
 
 def dataset_of(parser: argparse.ArgumentParser, name: str, data_dir: Path) -> Dataset:
-    """The data set of that name, which the notebook can read as well; else the process ends with
-    status 2."""
+    """Loads a data set of 28×28 grey images, which the notebook can read as well.
+
+    Exits with status 2 for any other.
+    """
     with refusing(parser):
         data = load_dataset(name, data_dir=data_dir)
     if data.images.shape[1:] != (1, 28, 28):
@@ -81,5 +82,5 @@ def dataset_of(parser: argparse.ArgumentParser, name: str, data_dir: Path) -> Da
 
 
 def say_written(*paths: Path) -> None:
-    """Says where the figures are."""
+    """Prints where the results are."""
     print("written:", ", ".join(map(str, paths)))

@@ -1,11 +1,9 @@
-"""What ``search.deterministic`` keeps, and what it costs: ``python -m tests.benchmarks.determinism
-OUT``.
+"""The effect and the cost of ``search.deterministic``.
 
-The same race on Rays of 1, 2 and 4 workers (CPUs that Ray is told of, whatever the machine has),
-four trials side by side on the virtual clock: with the option and without, in turn; and with the
-option once more for each number of workers while as many processes as there are cores do nothing
-but count. A result is what ``--json`` prints, without the times, and every number of every trial
-and fold in MLflow.
+``python -m tests.benchmarks.determinism OUT``: the same sweep, four trials at a time, on local Ray
+clusters of 1, 2 and 4 CPUs, alternately with the option and without. Then once more with the
+option for each number of CPUs, while a busy process runs on every core. A result is what
+``--json`` prints, without the times, and every metric of every trial and fold in MLflow.
 """
 
 from __future__ import annotations
@@ -47,8 +45,7 @@ _COUNT = "while True: pass"
 
 @dataclass(frozen=True)
 class Run:
-    """One sweep: its setting, its seconds as it says itself, its fold-epochs, and a digest of its
-    result."""
+    """One sweep: its setting, its own seconds, its fold-epochs, and its result's digest."""
 
     workers: int
     deterministic: bool
@@ -60,8 +57,7 @@ class Run:
 
 @contextmanager
 def _load(on: bool) -> Iterator[None]:
-    """Within this block every core has something else to do, at the priority that Ray gives its
-    workers."""
+    """Keeps every core busy within the block, at the priority that Ray gives its workers."""
     command = ["nice", "-n", "15", sys.executable, "-c", _COUNT]
     busy = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)] if on else []
     try:
@@ -75,8 +71,11 @@ def _load(on: bool) -> Iterator[None]:
 def run_sweep(
     workers: int, *, deterministic: bool, loaded: bool, overrides: Sequence[str] = ()
 ) -> Run:
-    """Runs the sweep on a Ray of so many CPUs. Raises: subprocess.CalledProcessError if it
-    fails."""
+    """Runs the sweep on a local Ray cluster with this number of CPUs.
+
+    Raises:
+        subprocess.CalledProcessError: the sweep fails.
+    """
     from ray.cluster_utils import Cluster
 
     values = [f"search.deterministic={str(deterministic).lower()}", *overrides]
@@ -103,8 +102,7 @@ def run_sweep(
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
-    """How many different results there were, with the option and without; and what it costs, by
-    number of workers."""
+    """The number of different results with the option and without, and its cost by workers."""
     found: dict[str, Any] = {}
     for deterministic in (True, False):
         its = [run for run in runs if run.deterministic is deterministic]
@@ -131,7 +129,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the benchmark; writes determinism.json into OUT and prints its figures."""
+    """Runs the benchmark; writes determinism.json into OUT and prints the summary."""
     parser = benchmark_parser(
         "determinism", "What the deterministic order costs a sweep.", rounds=3
     )

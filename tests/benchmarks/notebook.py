@@ -41,7 +41,7 @@ from foldrace.trainables.data.arrays import Dataset
 __all__ = [
     "Counts",
     "NotebookAutoencoder",
-    "StudyResult",
+    "NotebookResult",
     "fashion_mnist",
     "loader",
     "study",
@@ -74,7 +74,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class NotebookResult:
     """What a study found: the learning rate, its cross-validated error and that of the refit on
     the test images."""
 
@@ -192,7 +192,7 @@ def validate(model: nn.Module, batches: Loader, device: torch.device) -> float:
 
 def study(
     raw: Path, counts: Counts, *, batch_size: int, latent_dim: int, seed: int, device: torch.device
-) -> StudyResult:
+) -> NotebookResult:
     """Searches the learning rate by cross-validation, trains the best on everything and tests it
     once."""
     import optuna
@@ -237,7 +237,7 @@ def study(
     for _ in range(counts.epochs):
         train_epoch(model, batches, optimizer, device)
     error = validate(model, DataLoader(test, batch_size=batch_size), device)
-    return StudyResult(lr, float(found.best_value), error, trained)
+    return NotebookResult(lr, float(found.best_value), error, trained)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A task that does as good as nothing: what a trial of it costs is what the platform costs."""
+"""A task that trains almost nothing, so that the cost of a trial is the platform's."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ __all__ = ["Nothing", "loss_of"]
 
 
 def loss_of(lr: float, shape: float) -> float:
-    """What a configuration of these two parameters reaches: lowest at lr = 0.01 and shape =
-    0.5."""
+    """The loss of a configuration: lowest at lr = 0.01 and shape = 0.5."""
     return 0.1 + (math.log10(lr) + 2) ** 2 / 10 + (shape - 0.5) ** 2
 
 
 class Nothing:
-    """One weight, and a loss that is known beforehand but for the weight's small part."""
+    """A model of one weight, which contributes little to a loss known in advance."""
 
-    parameters = {"shape": Parameter(0.5, "of the loss", low=0.0)}  # noqa: RUF012 (read once, never written)
+    parameters = {"shape": Parameter(0.5, "of the loss", low=0.0)}  # noqa: RUF012
 
     def build(self, params: Mapping[str, Any], sample_shape: tuple[int, ...]) -> nn.Module:
-        """A model that is a weight."""
+        """A linear layer of one weight."""
         return nn.Linear(1, 1, bias=False)
 
     def losses(

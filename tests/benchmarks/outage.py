@@ -1,10 +1,9 @@
-"""A sweep whose tracking server is away for a minute, against the same one undisturbed:
-``python -m tests.benchmarks.outage OUT [--rounds N]``.
+"""A sweep during an outage of its tracking server, against the same sweep without one.
 
-Both record in a real MLflow server on this machine; they take turns. In one of them the server is
-killed (SIGKILL, with its workers) once the first trial has ended, and started again on the same
-store after so many seconds. Timed is the whole process, from its start to its end; its points are
-counted in the server's SQLite store.
+``python -m tests.benchmarks.outage OUT [--rounds N]``: both sweeps record to a real MLflow server
+on this machine and run in alternating order. In one of them the server is killed (SIGKILL, with
+its workers) after the first trial, and started again on the same store after ``--seconds``. The
+time is that of the whole process; the metric points are counted in the server's SQLite store.
 """
 
 from __future__ import annotations
@@ -46,10 +45,10 @@ class Run:
 
     Attributes:
         seconds: from the start of its process to its end.
-        away: how many seconds the server was dead or starting.
-        points: all of its trials' and folds', as the store has them, but for the times.
-        twice: how many (run, metric, step) have more than one point.
-        open: runs that have not ended.
+        away: seconds without a server, its start included.
+        points: the metric points of all trials and folds in the store, without training times.
+        twice: the number of (run, metric, step) with more than one point.
+        open: the number of runs that have not ended.
     """
 
     seconds: float
@@ -60,8 +59,11 @@ class Run:
 
 
 def run_sweep(folder: Path, away: float, overrides: Sequence[str] = ()) -> Run:
-    """Runs the sweep on a server of its own that is away for so long, or not at all. Raises:
-    SystemExit if it fails."""
+    """Runs the sweep with a new server that is down for ``away`` seconds, or not at all (0).
+
+    Raises:
+        SystemExit: the sweep fails.
+    """
     server = TrackingServer(folder)
     server.start()
     options = [part for override in overrides for part in ("--set", override)]
@@ -107,7 +109,7 @@ def _take_away(
 
 
 def summary(undisturbed: Sequence[Run], disturbed: Sequence[Run]) -> dict[str, Any]:
-    """Seconds of each side, their ratio round by round, and what became of the points."""
+    """Seconds of each side, their ratio round by round, and the counts of points."""
     first = undisturbed[0].points
     return {
         "undisturbed_seconds": Spread.of([run.seconds for run in undisturbed]),
@@ -127,11 +129,11 @@ def summary(undisturbed: Sequence[Run], disturbed: Sequence[Run]) -> dict[str, A
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the benchmark; writes outage.json into OUT and prints its figures."""
+    """Runs the benchmark; writes outage.json into OUT and prints the summary."""
     parser = benchmark_parser(
         "outage", "What an outage of MLflow costs a sweep: four minutes a round.", rounds=5
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long the server is dead")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the server is down")
     parser.add_argument("--set", action="append", default=[], help="an override of the sweep file")
     asked = parse_out(parser, arguments)
     with refusing(parser):

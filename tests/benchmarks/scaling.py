@@ -1,10 +1,10 @@
-"""How a sweep grows: ``python -m tests.benchmarks.scaling OUT [--trials 100 1000 10000] [--workers
-1 2 4 8]``.
+"""How the costs of a sweep grow with its trials and workers.
 
-Whole sweeps of trials that do nothing, under the default scheduler. More workers than the machine
-has cores are had by trials that ask for a part of a core. Of each sweep: the time a trial at its
-start and at its end, the driver's memory, the time of a suggestion with all its trials known, the
-size of its records, and the time of its report.
+``python -m tests.benchmarks.scaling OUT [--trials 100 1000 10000] [--workers 1 2 4 8]``: whole
+sweeps of trials that do nothing, under the default scheduler. For more workers than the machine
+has cores, a trial asks for a fraction of a core. Measured are the time per trial at the start and
+at the end, the driver's memory, the time of a suggestion with all trials known, the size of the
+records, and the time of the report.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Growth:
 
     Attributes:
         seconds: of the whole process.
-        tenths: seconds a trial in each tenth of them, as they started; the first ten are left out.
+        tenths: seconds per trial in each tenth of the trials, without the first ten trials.
         memory: the driver's largest resident set, in bytes.
         suggestion: seconds, the median of ten with all trials known.
         store, journal: bytes of MLflow's database and of Optuna's journal.
@@ -60,15 +60,17 @@ class Growth:
 
     @property
     def each(self) -> float:
-        """Seconds a trial, all but the first ten."""
+        """Seconds per trial, without the first ten."""
         return sum(self.tenths) / len(self.tenths)
 
 
 def by_tenths(starts: Sequence[float]) -> tuple[float, ...]:
-    """Seconds between two trials' starts in each tenth of a sweep, from their times of starting,
-    in order.
+    """Seconds between two trials' starts in each tenth of a sweep.
 
-    The first ten are left out: workers are new, and a sampler draws them at random.
+    The first ten trials are left out: their workers are new, and the sampler draws them at random.
+
+    Args:
+        starts: the times at which the trials started, in order.
     """
     rest = starts[10:]
     edges = [round(part * (len(rest) - 1) / 10) for part in range(11)]
@@ -76,7 +78,7 @@ def by_tenths(starts: Sequence[float]) -> tuple[float, ...]:
 
 
 def measure(trials: int, workers: int, folder: Path) -> Growth:
-    """Runs the sweep in ``folder`` and looks at what it leaves."""
+    """Runs the sweep in ``folder`` and measures its records."""
     cores = os.cpu_count() or 1
     cpu = 1.0 if workers <= cores else cores / workers
     overrides = [
@@ -108,7 +110,7 @@ def measure(trials: int, workers: int, folder: Path) -> Growth:
 
 
 def _run(*arguments: str) -> int:
-    """A command of ours; returns the largest resident set of its process, in bytes."""
+    """Runs a foldrace command; returns the largest resident set of its process, in bytes."""
     process = subprocess.Popen(
         [sys.executable, "-m", "foldrace", *arguments],
         stdout=subprocess.DEVNULL,
@@ -131,8 +133,7 @@ def _starts(database: Path) -> list[float]:
 
 
 def _suggestion(journal: Path) -> float:
-    """The median time of a suggestion to a study as it stands in a journal, which is left as it
-    is."""
+    """The median time of a suggestion for a copy of the study in a journal."""
     prepared = prepare(load_spec(SPEC, []), Path("data"))
     with tempfile.TemporaryDirectory() as scratch:
         copied = shutil.copy(journal, Path(scratch) / "optuna.log")
@@ -151,8 +152,7 @@ def _suggestion(journal: Path) -> float:
 
 
 def draw(found: Sequence[Growth], path: Path) -> None:
-    """The time a trial as a sweep of many trials goes on; and of one of few, by how many run at a
-    time."""
+    """Draws the time per trial over a long sweep, and of a short one by the number of workers."""
     with figure_style():
         from matplotlib import pyplot as plt
 
@@ -167,7 +167,7 @@ def draw(found: Sequence[Growth], path: Path) -> None:
                 range(1, 11), milliseconds, "o-", color=colour, label=f"{one.trials:,} trials"
             )
         by_part.set(
-            title="As a sweep goes on", xlabel="tenth of its trials", ylabel="milliseconds a trial"
+            title="Over a long sweep", xlabel="tenth of its trials", ylabel="milliseconds a trial"
         )
         by_part.set_xticks(range(1, 11))
         if long:

@@ -1,10 +1,9 @@
-"""How much memory W workers on one machine need for the data: ``python -m tests.benchmarks.sharing
-OUT``.
+"""The memory that workers on one node need for the data.
 
-A sweep's `Work` lies in Ray's object store, as ``foldrace sweep`` puts it there; 1, 2 and 4
-workers take it, train an epoch of its folds and read every pixel. Each worker's memory is read
-from the kernel twice: when it has imported everything and trained on a few images, and when all
-workers have the data. For comparison the same with a copy of the images for each worker.
+``python -m tests.benchmarks.sharing OUT``: a sweep's `Work` is in Ray's object store, as in
+``foldrace sweep``; 1, 2 and 4 workers get it, train an epoch of its folds and read every pixel.
+Each worker's memory is read from the kernel twice: after the imports and training on a few images,
+and when all workers have the data. The comparison gives each worker a copy of the images.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Growth:
 
 
 def memory_of_this_process() -> Memory:
-    """Reads the kernel's figures. Linux alone has them."""
+    """Reads the kernel's counts; on Linux only."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     sizes = {
         name: 1024 * int(rest.split()[0])
@@ -88,13 +87,13 @@ def memory_of_this_process() -> Memory:
 
 
 class _Worker:
-    """An actor that holds a `Work` and trains on it."""
+    """A Ray actor that keeps a `Work` and trains on it."""
 
     def __init__(self, copy: bool) -> None:
         self._copy = copy
 
     def train(self, work: Work) -> int:
-        """Takes the data, trains on some of it and looks at all of it; returns its sum."""
+        """Keeps the data, trains on a part of it, reads all of it, and returns its sum."""
         prepare_process(work.threads)
         self._held = replace(work, images=work.images.copy()) if self._copy else work
         params: dict[str, Value] = {
@@ -112,10 +111,10 @@ class _Worker:
 
 
 def measure(work: Work, count: int, *, copy: bool) -> list[Growth]:
-    """Each of ``count`` workers before and after it has taken the data, within a Ray that runs.
+    """The memory of each of ``count`` workers before and after it gets the data, in a running Ray.
 
-    Both readings are taken when all workers stand equally far: pages count as shared by who has
-    them then.
+    Both readings are taken when all workers are at the same point: whether a page counts as shared
+    depends on which workers hold it then.
     """
     import ray
 
@@ -142,16 +141,15 @@ def measure(work: Work, count: int, *, copy: bool) -> list[Growth]:
 
 
 def _quick(work: Work) -> Work:
-    """The same data with small folds of its first images: what is trained on is not what is
-    measured."""
+    """The same data with small folds of its first images: training time is not measured here."""
     plan = FoldPlan(min(_FEW, len(work.images)), splits=max(2, len(work.splits)))
     return replace(work, splits=tuple(plan.split()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the benchmark; writes sharing.json into OUT and prints a line a number of workers."""
+    """Runs the benchmark; writes sharing.json into OUT and prints a line per number of workers."""
     parser = benchmark_parser(
-        "sharing", "The memory that workers have for the images: a few minutes."
+        "sharing", "The memory that workers need for the images: a few minutes."
     )
     parser.add_argument(
         "--workers", type=one_or_more, nargs="+", default=[1, 2, 4], metavar="N", help="that train"
@@ -160,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--times",
         type=one_or_more,
         default=8,
-        help="the images so many times over: allocators weigh less then",
+        help="how often the images are repeated: allocators weigh less then",
     )
     parser.add_argument("--set", action="append", default=[], help="an override of the sweep file")
     parser.add_argument(

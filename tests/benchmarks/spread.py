@@ -1,4 +1,4 @@
-"""Figures that were measured in turn, with their spread; and the record of a benchmark."""
+"""The spread of repeated measurements, and the record of a benchmark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Spread", "paired_ratios", "write_record"]
 
 @dataclass(frozen=True)
 class Spread:
-    """The geometric mean of n figures, the lowest and the highest."""
+    """The geometric mean, the lowest and the highest of n values."""
 
     mean: float
     low: float
@@ -28,7 +28,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of positive figures, at least one."""
+        """The spread of positive values, at least one."""
         return cls(
             math.exp(math.fsum(map(math.log, values)) / len(values)),
             min(values),
@@ -45,13 +45,12 @@ class Spread:
 
 
 def paired_ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
-    """How many times as much the first is as the second, round by round: what disturbs a round
-    disturbs both."""
+    """The ratio of two sides round by round: what disturbs a round disturbs both sides."""
     return Spread.of([one / other for one, other in zip(above, below, strict=True)])
 
 
 def write_record(path: Path, module: str, values: Mapping[str, Any]) -> None:
-    """Writes a benchmark's JSON: ``values``, the command, when it ended and on what it ran."""
+    """Writes a benchmark's JSON: ``values``, the command, the date and the environment."""
     command = shlex.join(["python", "-m", f"tests.benchmarks.{module}", *sys.argv[1:]])
     record = {
         "command": command,

@@ -1,4 +1,4 @@
-"""An MLflow server of one's own, that can be killed and started again."""
+"""A local MLflow server that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrackingServer:
 
     Args:
         root: the folder of its store, its artifacts and its log.
-        environment: of its processes; this one's if it is None.
+        environment: of its processes; by default that of this process.
     """
 
     def __init__(self, root: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -40,7 +40,7 @@ class TrackingServer:
         self.uri = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Returns once it answers. Raises: RuntimeError if it does not."""
+        """Starts the server and waits until it answers; raises RuntimeError if it does not."""
         at = ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
         places = ["--backend-store-uri", f"sqlite:///{self.root}/server.db"]
         places += ["--artifacts-destination", str(self.root / "art")]
@@ -64,13 +64,13 @@ class TrackingServer:
             return False
 
     def kill(self) -> None:
-        """As a power failure would, with its workers."""
+        """Kills the server and its workers at once (SIGKILL)."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
     def query(self, text: str) -> list[tuple[object, ...]]:
-        """What SQL finds in its store."""
+        """The rows of an SQL query on its store."""
         with closing(sqlite3.connect(self.root / "server.db")) as base:
             return list(base.execute(text))

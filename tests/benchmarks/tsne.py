@@ -1,8 +1,8 @@
-"""Which t-SNE makes the better map for the time: ``python -m tests.benchmarks.tsne EVIDENCE.npz``.
+"""Compares t-SNE implementations by quality and time.
 
-All start from the same principal components with the same schedule, 250 exaggerated and 500 plain
-steps, on one thread. The divergence is exact, over all pairs and the affinities at perplexity 30,
-whatever the optimiser has approximated.
+``python -m tests.benchmarks.tsne EVIDENCE.npz``: all start from the same principal components with
+the same schedule: 250 steps with early exaggeration and 500 without, on one thread. The divergence
+is computed exactly, over all pairs, also for the methods that approximate it.
 """
 
 from __future__ import annotations
@@ -74,14 +74,13 @@ def _start(codes: Points) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """Prints a line a method: processor seconds, divergence, share of the ten nearest neighbours
-    kept."""
+    """Prints for each method CPU seconds, divergence, and the share of ten neighbours kept."""
     from openTSNE.affinity import PerplexityBasedNN
     from threadpoolctl import threadpool_limits
 
     parser = argparse.ArgumentParser(description="Compares t-SNE methods on the codes of a refit.")
     parser.add_argument("evidence", help="the refit's evidence.npz")
-    parser.add_argument("--limit", type=int, help="only so many codes")
+    parser.add_argument("--limit", type=int, help="use only the first N codes")
     asked = parser.parse_args()
     codes = np.load(asked.evidence)["codes"][: asked.limit].astype(np.float32)
     affinities = PerplexityBasedNN(

@@ -80,6 +80,6 @@ def test_a_second_call_trains_nothing_and_says_so(
     before = len(Record(connect(f"sqlite:///{root}/mlflow.db")).runs)
     status, result, err = study(root, [], "no-such-address:1")
     assert status == 0
-    assert err.count("done before") == 4
+    assert err.count("already done") == 4
     assert result["figures"] == done[1]["figures"]
     assert len(Record(connect(f"sqlite:///{root}/mlflow.db")).runs) == before

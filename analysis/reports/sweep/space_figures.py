@@ -108,7 +108,7 @@ def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
         for line in grid:
             line[0].set_ylabel("validation loss")
         best = [("best trial", ORANGE), ("completed", BLUE)] if record.winner is not None else []
-        others = [("other", MUTED)] if set(statuses.values()) - {"completed"} else []
+        others = [("not completed", MUTED)] if set(statuses.values()) - {"completed"} else []
         canvas.suptitle(" ", fontsize=9)  # makes room for the key
         key(grid[0, 0], [*best, *others], beyond=True)
 

@@ -96,7 +96,7 @@ def test_an_arm_is_a_row_with_its_gain_its_failures_and_its_price(report: Report
     assert failed["broken"] == 4 and failed["sgd"] > 1  # search trials, and a repeat
     counts = cells(report, title, "failed trials")
     assert {arm: int(text.split()[0]) for arm, text in counts.items()} == failed
-    assert set(cells(report, title, "seconds a fold-epoch").values()) == {digits(SPEED, 2)}
+    assert set(cells(report, title, "seconds per fold-epoch").values()) == {digits(SPEED, 2)}
     assert cells(report, title, "tuned parameters")["adam"] == "lr=0.001"
     assert cells(report, title, "tuned CV loss ± 95\u00a0%")["broken"] == "–"
 

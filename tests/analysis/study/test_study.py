@@ -3,17 +3,18 @@ time is kept."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
-from foldrace.analysis.study.plan import PARTS, QUICK, Journal, Part, Stage
+from foldrace.analysis.study.plan import PARTS, QUICK, Stage, StudyPart, StudyProgress
 from foldrace.analysis.study.run import begin_study, run_study
 from foldrace.errors import InputError, StateError
 
 TWO = (
-    Part("one", "One", "1", "ae.yaml"),
-    Part("two", "Two", "2", "ae.yaml", stages=(Stage.SWEEP, Stage.REPORTS)),
+    StudyPart("one", "One", "1", "ae.yaml"),
+    StudyPart("two", "Two", "2", "ae.yaml", stages=(Stage.SWEEP, Stage.REPORTS)),
 )
 
 
@@ -34,19 +35,19 @@ class Fakes:
         self.calls: list[tuple[str, str]] = []
         self._clock, self._interrupted_at = clock, interrupted_at
 
-    def _do(self, part: Part, stage: str) -> None:
+    def _do(self, part: StudyPart, stage: str) -> None:
         self.calls.append((part.key, stage))
         self._clock.now += 10
         if (part.key, stage) == self._interrupted_at:
             raise KeyboardInterrupt
 
-    def sweep(self, part: Part) -> None:
+    def sweep(self, part: StudyPart) -> None:
         self._do(part, "sweep")
 
-    def refit(self, part: Part) -> None:
+    def refit(self, part: StudyPart) -> None:
         self._do(part, "refit")
 
-    def reports(self, part: Part) -> None:
+    def reports(self, part: StudyPart) -> None:
         self._do(part, "reports")
 
 
@@ -59,28 +60,38 @@ ALL = [
 ]
 
 
-def test_every_stage_runs_once_in_order_and_is_timed(tmp_path: Path) -> None:
-    clock, lines = Clock(), list[str]()
-    journal = Journal.open(tmp_path, [])
+def test_every_stage_runs_once_in_order_and_is_timed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "foldrace")
+    clock = Clock()
+    progress = StudyProgress.open(tmp_path, [])
     fakes = Fakes(clock)
-    run_study(TWO, journal, fakes, lines.append, clock)
+    run_study(TWO, progress, fakes, clock)
     assert fakes.calls == ALL
-    assert journal.seconds == {
+    assert progress.seconds == {
         "one": {"sweep": 10, "refit": 10, "reports": 10},
         "two": {"sweep": 10, "reports": 10},
     }
-    assert (journal.spent(TWO[1]), journal.total) == (20, 50)
-    assert "[1/2] One: sweep" in lines
-    assert lines[-1] == "[2/2] Two: done, 0:20; the study so far 0:50"
+    assert (progress.spent(TWO[1]), progress.total) == (20, 50)
+    assert "[1/2] One: sweep" in caplog.messages
+    assert caplog.messages[-1] == "[2/2] Two: done, 0:20; the study so far 0:50"
 
 
-def test_what_is_done_is_skipped_and_said_to_be(tmp_path: Path) -> None:
-    clock, lines = Clock(), list[str]()
-    run_study(TWO, Journal.open(tmp_path, []), Fakes(clock), str, clock)
+def test_what_is_done_is_skipped_and_said_to_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "foldrace")
+    clock = Clock()
+    run_study(TWO, StudyProgress.open(tmp_path, []), Fakes(clock), clock)
+    caplog.clear()
     again = Fakes(clock)
-    run_study(TWO, Journal.open(tmp_path, []), again, lines.append, clock)
+    run_study(TWO, StudyProgress.open(tmp_path, []), again, clock)
     assert not again.calls
-    assert lines == ["[1/2] One: done before, in 0:30", "[2/2] Two: done before, in 0:20"]
+    assert caplog.messages == [
+        "[1/2] One: already done, in 0:30",
+        "[2/2] Two: already done, in 0:20",
+    ]
 
 
 @pytest.mark.parametrize("at", range(len(ALL)))
@@ -88,26 +99,26 @@ def test_it_goes_on_with_the_stage_that_was_broken_off(tmp_path: Path, at: int) 
     clock = Clock()
     with pytest.raises(KeyboardInterrupt):
         run_study(
-            TWO, Journal.open(tmp_path, []), Fakes(clock, interrupted_at=ALL[at]), str, clock
+            TWO, StudyProgress.open(tmp_path, []), Fakes(clock, interrupted_at=ALL[at]), clock
         )
     rest = Fakes(clock)
-    journal = Journal.open(tmp_path, [])
-    run_study(TWO, journal, rest, str, clock)
+    progress = StudyProgress.open(tmp_path, [])
+    run_study(TWO, progress, rest, clock)
     assert rest.calls == ALL[at:]
     part, stage = ALL[at]
-    assert journal.seconds[part][stage] == 20, "both sessions count"
-    assert journal.total == 60
+    assert progress.seconds[part][stage] == 20, "both sessions count"
+    assert progress.total == 60
 
 
 def test_a_stage_that_fails_is_not_done(tmp_path: Path) -> None:
     class Failing(Fakes):
-        def refit(self, part: Part) -> None:
+        def refit(self, part: StudyPart) -> None:
             raise StateError("no")
 
     with pytest.raises(StateError):
-        run_study(TWO, Journal.open(tmp_path, []), Failing(Clock()), str, Clock())
-    journal = Journal.open(tmp_path, [])
-    assert [journal.has(TWO[0], stage) for stage in Stage] == [True, False, False]
+        run_study(TWO, StudyProgress.open(tmp_path, []), Failing(Clock()), Clock())
+    progress = StudyProgress.open(tmp_path, [])
+    assert [progress.has(TWO[0], stage) for stage in Stage] == [True, False, False]
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -139,7 +150,7 @@ def test_an_option_for_a_part_that_is_not_there_is_refused(tmp_path: Path) -> No
         begin_study(tmp_path, ["aee:epochs=7"])
 
 
-def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+def test_a_damaged_progress_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("{")
     with pytest.raises(StateError, match=r"study\.json"):
         begin_study(tmp_path, [])

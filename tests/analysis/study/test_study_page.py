@@ -17,9 +17,10 @@ from foldrace.analysis.records.vae import read_record
 from foldrace.analysis.reports.page import Figure, Paragraph, Raw, Report, Table, write_report
 from foldrace.analysis.statistics.pca import LinearCode
 from foldrace.analysis.statistics.verdict import judge
-from foldrace.analysis.study.page import build_page, figures_beside
-from foldrace.analysis.study.plan import PARTS, Journal
+from foldrace.analysis.study.page import build_page
+from foldrace.analysis.study.plan import PARTS, StudyProgress
 from foldrace.analysis.study.record import PartRecord, StudyRecord
+from foldrace.analysis.study.results import study_results
 from foldrace.search.recording.events import Outcome
 from tests.helpers.comparisons import Arm, Plan, record_comparison
 from tests.helpers.vae_sweeps import evidence, record_refit, record_sweep
@@ -91,7 +92,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
         test_samples=10_000,
         parts=parts,
         linear=linear,
-        journal=Journal(folder / "study.json", ("epochs=5",), seconds),
+        progress=StudyProgress(folder / "study.json", ("epochs=5",), seconds),
         environment={"cpus": 2, "git_revision": "abc", "packages": {"torch": "2"}},
         comparison=comparison,
         verdict=judge(comparison),
@@ -110,8 +111,8 @@ def blocks(report: Report, kind: type) -> list[Any]:
     ]
 
 
-def test_our_figures_stand_beside_the_studys(record: StudyRecord) -> None:
-    rows = {what: (study, here) for what, study, here in figures_beside(record)}
+def test_our_results_stand_beside_the_studys(record: StudyRecord) -> None:
+    rows = {what: (study, here) for what, study, here in study_results(record)}
     assert rows["autoencoder: test MSE, code of 16"] == (
         "0.021467 (code size not stated)",
         "0.01350",
@@ -159,13 +160,13 @@ def test_each_flaw_has_its_answer(report: Report) -> None:
     ]
     assert len(flaws.rows) == 5
     assert flaws.rows[0][2] == "folds: 16.00, 16.32, 16.64"
-    assert flaws.rows[2][2].startswith("1 of 2 trials given up")
-    assert flaws.rows[3][2] == "winner's MSE: 0.02100 in training, 0.02000 in validation"
+    assert flaws.rows[2][2].startswith("1 of 2 trials pruned")
+    assert flaws.rows[3][2] == "best trial's MSE: 0.02100 in training, 0.02000 in validation"
 
 
 def test_the_shares_of_the_time_are_drawn(report: Report) -> None:
     [figure] = [figure for figure in blocks(report, Figure) if figure.name == "wall-clock"]
-    assert "took 80 %" in figure.caption
+    assert "took 80\u00a0%" in figure.caption
 
 
 def test_other_data_are_not_compared_with_the_studys(record: StudyRecord) -> None:
@@ -182,7 +183,7 @@ def test_before_anything_has_run_it_says_so(record: StudyRecord, tmp_path: Path)
             comparison=None,
             verdict=None,
             vae=None,
-            journal=Journal(tmp_path / "study.json"),
+            progress=StudyProgress(tmp_path / "study.json"),
         )
     )
     assert "not come far enough" in report.lead

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.trainables.tasks.protocol import load_task
+
+SPECS = sorted((Path(__file__).parents[1] / "specs").glob("*.yaml"))
 WRONG = {
     "step": {
         "--rounds 0": "--rounds: 0: must be a whole number of at least 1",
@@ -77,3 +81,11 @@ def test_help_says_what_is_measured_and_what_each_option_is(
     assert ended.value.code == 0
     options = [line for line in text.splitlines() if line.startswith("  --")]
     assert options and "(default: " in text and f"{benchmark}.json" in text
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda path: path.stem)
+def test_a_sweep_file_and_its_task_load_from_any_folder(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_task(load_spec(spec).task).parameters

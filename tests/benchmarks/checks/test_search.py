@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.search.figure import draw_benchmark
-from tests.benchmarks.search.run import Run, Step, compare, same_loss, summary
+from tests.benchmarks.search.run import ProgressPoint, Run, compare, same_loss, summary
 
 
 def run(side: str, *steps: tuple[float, int, float | None], seed: int = 1) -> Run:
-    return Run(side, seed, steps[-1][0] + 1, [Step(*step) for step in steps])
+    return Run(side, seed, steps[-1][0] + 1, [ProgressPoint(*step) for step in steps])
 
 
 RUNS = [
@@ -23,7 +23,7 @@ RUNS = [
 
 def test_the_loss_compared_at_is_the_lowest_that_all_reach() -> None:
     assert same_loss(RUNS) == 0.22
-    assert RUNS[1].reaches(0.22) == Step(120, 120, 0.1) and RUNS[2].reaches(0.1) is None
+    assert RUNS[1].reaches(0.22) == ProgressPoint(120, 120, 0.1) and RUNS[2].reaches(0.1) is None
 
 
 def test_the_rivals_are_multiples_of_foldrace_at_that_loss() -> None:

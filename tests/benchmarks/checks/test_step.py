@@ -13,7 +13,7 @@ from tests.benchmarks.spread import Spread, paired_ratios
 from tests.benchmarks.step import run as step
 from tests.benchmarks.step.processes import Order, What, opened
 from tests.benchmarks.step.sides import Setting, Side, flop_per_image
-from tests.benchmarks.step.summary import Figure, Measured, summary
+from tests.benchmarks.step.summary import Measured, Measurement, summary
 
 
 def layer_products() -> Iterator[tuple[str, int]]:
@@ -51,16 +51,18 @@ def test_ratios_are_of_the_same_round() -> None:
 
 
 def test_the_summary_pairs_rounds_whatever_their_order() -> None:
-    def figures(round: int, ours: float, theirs: float, one: float, two: float) -> list[Figure]:
+    def measurements(
+        round: int, ours: float, theirs: float, one: float, two: float
+    ) -> list[Measurement]:
         return [
-            Figure(round, Measured.MATRIX_FLOPS, Side.OURS, 0, 1000.0 * round),
-            Figure(round, Measured.TRAIN, Side.OURS, 64, ours),
-            Figure(round, Measured.TRAIN, Side.NOTEBOOK, 64, theirs),
-            Figure(round, Measured.SIDE_BY_SIDE, Side.OURS, 64, two),
-            Figure(round, Measured.ALONE, Side.OURS, 64, one),
+            Measurement(round, Measured.MATRIX_FLOPS, Side.OURS, 0, 1000.0 * round),
+            Measurement(round, Measured.TRAIN, Side.OURS, 64, ours),
+            Measurement(round, Measured.TRAIN, Side.NOTEBOOK, 64, theirs),
+            Measurement(round, Measured.SIDE_BY_SIDE, Side.OURS, 64, two),
+            Measurement(round, Measured.ALONE, Side.OURS, 64, one),
         ]
 
-    first, second = figures(1, 50, 10, 50, 100), figures(2, 100, 50, 100, 150)
+    first, second = measurements(1, 50, 10, 50, 100), measurements(2, 100, 50, 100, 150)
     found = summary([*second, *first[::-1]], flop=10.0)
     assert found["limit"] == Spread(pytest.approx(math.sqrt(2) * 100), 100, 200, 2)
     assert found["ratios"][64] == {

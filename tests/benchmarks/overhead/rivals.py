@@ -1,5 +1,4 @@
-"""Trials that do nothing under plain Ray Tune, as its documentation has Optuna, ASHA and MLflow
-put together.
+"""Trials that do nothing under plain Ray Tune with Optuna, ASHA and MLflow, as documented.
 
 ``python -m tests.benchmarks.overhead.rivals plain|reuse TRIALS DIR`` runs them: with a function
 that reports, a new worker process for every trial; or with a class whose workers are reused.

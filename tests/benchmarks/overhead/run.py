@@ -1,11 +1,11 @@
-"""What a trial costs beside its training: ``python -m tests.benchmarks.overhead OUT [--rounds
-N]``.
+"""The cost of a trial apart from its training.
 
-Trials that do nothing, up to nine reports each, two at a time, recorded in a SQLite MLflow: a
-sweep with its three levels of runs, its records delivered to the last; and plain Ray Tune with
-OptunaSearch, ASHA and MLflowLoggerCallback, once as documented and once with a class whose workers
-are reused. Every side runs whole, in a process of its own, with few trials and with many: the
-difference, over the difference in trials, is what a trial costs, free of every start.
+``python -m tests.benchmarks.overhead OUT [--rounds N]``: trials that do nothing, with up to nine
+reports each, two at a time, recorded in a SQLite MLflow store. One side is a sweep with its three
+levels of runs, until its last record is delivered. The other is plain Ray Tune with OptunaSearch,
+ASHA and MLflowLoggerCallback, once as documented and once with a class whose workers are reused.
+Every side runs in its own process, with few trials and with many: the difference in time over the
+difference in trials is the cost per trial, without any start-up.
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ class Side(StrEnum):
         return self in (Side.PROMOTION, Side.STOPPING)
 
     def trials(self, many: int) -> int:
-        """How many trials of this side stand for ``many``: so many that they take a quarter of a
-        minute or more, beside which the spread of a start is little."""
+        """The number of trials of this side for ``many``.
+
+        They take at least a quarter of a minute, so that the spread of a start matters little.
+        """
         return 4 * many if self.ours else many * 2 // 5 if self is Side.PLAIN else many
 
     def command(self, trials: int, folder: Path) -> list[str]:
-        """The command that runs so many trials in a folder."""
+        """The command that runs this many trials in a folder."""
         if self.ours:
             kind = self.name.lower()
             options = [
@@ -63,7 +65,7 @@ class Side(StrEnum):
 
 
 def seconds(side: Side, trials: int) -> float:
-    """Wall-clock time of the whole process, from its start to its end."""
+    """The wall-clock time of the whole process."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         subprocess.run(
@@ -77,13 +79,12 @@ def seconds(side: Side, trials: int) -> float:
 
 
 def a_trial(few: tuple[int, float], many: tuple[int, float]) -> float:
-    """Seconds a trial, from two (number of trials, seconds)."""
+    """Seconds per trial, from two pairs (number of trials, seconds)."""
     return (many[1] - few[1]) / (many[0] - few[0])
 
 
 def summary(figures: Mapping[Side, Sequence[float]]) -> dict[str, Spread]:
-    """Each side's seconds a trial, and by how many times each of ours is below each rival, round
-    by round."""
+    """Each side's seconds per trial, and the ratio of each rival to each of ours, by round."""
     found = {str(side): Spread.of(values) for side, values in figures.items()}
     for rival in (Side.REUSE, Side.PLAIN):
         for side in (Side.PROMOTION, Side.STOPPING):
@@ -95,7 +96,7 @@ def summary(figures: Mapping[Side, Sequence[float]]) -> dict[str, Spread]:
 
 
 def draw(figures: Mapping[Side, Sequence[float]], path: Path) -> None:
-    """A bar for each side, every round a dot on it."""
+    """Draws a bar for each side, with a dot for every round."""
     with figure_style():
         from matplotlib import pyplot as plt
 
@@ -156,10 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     few, many = asked.trials
     if few >= min(side.trials(many) for side in Side):
         parser.error(f"--trials: {few} {many}: 2/5 of MANY must be more than FEW")
-    for side in (
-        Side.PROMOTION,
-        Side.PLAIN,
-    ):  # what they import is read from the disk once, and by nobody's clock
+    # the first imports read from disk, which is not to be timed
+    for side in (Side.PROMOTION, Side.PLAIN):
         seconds(side, 1)
     for turn in range(asked.rounds):
         for side in list(Side)[:: 1 if turn % 2 == 0 else -1]:

@@ -1,5 +1,4 @@
-"""The search benchmark in one picture: the best loss so far against time and against work, a line
-a run."""
+"""The figure of the search benchmark: the best loss so far against time and fold-epochs."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ _COLOURS = {"foldrace": ORANGE, "tune": BLUE, "optuna": MUTED}
 
 
 def draw_benchmark(runs: Sequence[Run], path: Path) -> None:
-    """Writes the picture; its format follows from the name."""
+    """Writes the figure; the file's suffix says in which format."""
     with figure_style():
         import matplotlib.pyplot as plt
 

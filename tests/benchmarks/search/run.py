@@ -1,10 +1,9 @@
-"""Time and fold-epochs to the same cross-validated loss: a sweep against Optuna alone and against
-plain Ray Tune.
+"""Time and fold-epochs to the same cross-validated loss: a sweep, Optuna, and plain Ray Tune.
 
 ``python -m tests.benchmarks.search OUT [--seeds N]`` (``make bench-search``): every side has the
-same space, data, folds, number of trials and two workers, and runs in a process of its own,
-alternating, its start included. Then the sweep and full cross-validation of the very same
-configurations, to see whether the winner is the same.
+same space, data, folds, number of trials and two workers. It runs in its own process, timed from
+the start, in alternating order. Then follow a sweep and full cross-validation of the same
+configurations, to compare their winners.
 """
 
 from __future__ import annotations
@@ -23,16 +22,21 @@ from typing import Any
 from foldrace.search.recording.store import connect
 from tests.benchmarks.search.figure import draw_benchmark
 
-__all__ = ["Run", "Step", "compare", "main", "same_loss"]
+__all__ = ["ProgressPoint", "Run", "compare", "main", "same_loss"]
 
 SIDES = ("foldrace", "optuna", "tune")
 SPEC = Path("tests/benchmarks/specs/benchmark.yaml")
 
 
 @dataclass(frozen=True)
-class Step:
-    """A report: seconds since the side was started, fold-epochs of all trials by then, and the
-    loss if a configuration has just been evaluated on all folds to the last epoch."""
+class ProgressPoint:
+    """A report of a trial.
+
+    Attributes:
+        seconds: since the start of the side.
+        fold_epochs: of all trials by then.
+        loss: of a configuration that has just completed; None otherwise.
+    """
 
     seconds: float
     fold_epochs: int
@@ -46,15 +50,15 @@ class Run:
     side: str
     seed: int
     seconds: float
-    steps: Sequence[Step]
+    steps: Sequence[ProgressPoint]
 
     @property
     def best(self) -> float:
-        """The lowest loss of a full evaluation."""
+        """The lowest loss of a completed configuration."""
         return min((step.loss for step in self.steps if step.loss is not None), default=math.inf)
 
-    def reaches(self, loss: float) -> Step | None:
-        """The first step at which a full evaluation is as good as that."""
+    def reaches(self, loss: float) -> ProgressPoint | None:
+        """The first point with a completed configuration at least as good; None if never."""
         return next(
             (step for step in self.steps if step.loss is not None and step.loss <= loss), None
         )
@@ -66,8 +70,7 @@ def same_loss(runs: Sequence[Run]) -> float:
 
 
 def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For each seed what each side needed to the loss that all reach, and the others' multiples of
-    foldrace's."""
+    """For each seed: the cost of each side to the loss that all reach, and its ratio to ours."""
     rows = []
     for seed in sorted({run.seed for run in runs}):
         sides = {run.side: run for run in runs if run.seed == seed}
@@ -92,7 +95,7 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def run_side(side: str, seed: int, folder: Path, data_dir: Path, overrides: Sequence[str]) -> Run:
-    """Runs one side in a process of its own."""
+    """Runs one side in its own process."""
     folder.mkdir(parents=True)
     started = time.time()
     sets = [part for override in overrides for part in ("--set", override)]
@@ -137,17 +140,15 @@ def _run(arguments: Sequence[str], folder: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", *arguments], stdout=log, stderr=log, check=False
         )
-    if done.returncode not in (
-        0,
-        3,
-    ):  # 3: some trial has failed, which a space with high learning rates provokes
+    # 3: some trial has failed, as is to be expected with high learning rates
+    if done.returncode not in (0, 3):
         raise SystemExit(
             f"{' '.join(arguments)} ended with {done.returncode}; see {folder / 'log'}"
         )
 
 
-def _sweep_steps(folder: Path, started: float) -> list[Step]:
-    """The reports of all trials of the one sweep in a folder, from its record."""
+def _sweep_steps(folder: Path, started: float) -> list[ProgressPoint]:
+    """The reports of all trials of the sweep in a folder, from its record."""
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = connect(uri)
     experiments = [found.experiment_id for found in client.search_experiments()]
@@ -170,19 +171,18 @@ def _sweep_steps(folder: Path, started: float) -> list[Step]:
     return _steps(events)
 
 
-def _steps(events: Sequence[tuple[float, int, float | None]]) -> list[Step]:
+def _steps(events: Sequence[tuple[float, int, float | None]]) -> list[ProgressPoint]:
     steps, spent = [], 0
     for seconds, news, loss in sorted(events, key=lambda event: event[0]):
         spent += news
-        steps.append(Step(seconds, spent, loss))
+        steps.append(ProgressPoint(seconds, spent, loss))
     return steps
 
 
 def same_configurations(
     seed: int, folder: Path, data_dir: Path, overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """A race and full cross-validation of the same random configurations: winners, errors,
-    fold-epochs."""
+    """A race and full cross-validation of the same random configurations, compared."""
     found = {}
     for kind in ("promotion", "fifo"):
         place = folder / kind
@@ -206,7 +206,7 @@ def same_configurations(
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The geometric mean over the seeds, the lowest and the highest of each rival's multiples."""
+    """The geometric mean, the lowest and the highest ratio of each rival over the seeds."""
     found: dict[str, Any] = {}
     for side in SIDES[1:]:
         for what in ("times_seconds", "times_fold_epochs"):

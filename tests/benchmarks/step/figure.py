@@ -1,4 +1,4 @@
-"""The step benchmark in one picture: a dot a round, a bar at their mean."""
+"""The figure of the step benchmark: a dot per round, a bar at their mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from foldrace.analysis.reports.style import BLUE, GREY, INK, MUTED, ORANGE, figure_style
 from tests.benchmarks.spread import Spread
 from tests.benchmarks.step.sides import Side
-from tests.benchmarks.step.summary import Figure, Measured, values
+from tests.benchmarks.step.summary import Measured, Measurement, values
 
 __all__ = ["draw_step"]
 
@@ -17,15 +17,14 @@ _COLOURS = {Side.OURS: ORANGE, Side.MEMORY: BLUE, Side.NOTEBOOK: MUTED}
 _NAMES = {Side.OURS: "foldrace", Side.MEMORY: "a tensor in memory", Side.NOTEBOOK: "the notebook"}
 
 
-def draw_step(figures: Sequence[Figure], flop: float, path: Path) -> None:
-    """Writes the picture: rates against the machine's limit, ratios to the notebook, two processes
-    against one.
+def draw_step(measurements: Sequence[Measurement], flop: float, path: Path) -> None:
+    """Writes the figure: rates against the machine's limit, and ratios to the rivals.
 
     Args:
-        flop: of an image, forward and backward.
+        flop: floating-point operations per image, forward and backward.
     """
-    sizes = sorted({figure.batch_size for figure in figures} - {0})
-    pair = bool(values(figures, Measured.ALONE, batch_size=sizes[-1]))
+    sizes = sorted({one.batch_size for one in measurements} - {0})
+    pair = bool(values(measurements, Measured.ALONE, batch_size=sizes[-1]))
     with figure_style():
         import matplotlib.pyplot as plt
 
@@ -37,16 +36,20 @@ def draw_step(figures: Sequence[Figure], flop: float, path: Path) -> None:
             width_ratios=widths,
             layout="constrained",
         )
-        _rates(panels[0], figures, sizes, flop)
+        _rates(panels[0], measurements, sizes, flop)
         _ratios(
-            panels[1], figures, sizes, (Measured.TRAIN, Side.OURS), (Measured.TRAIN, Side.NOTEBOOK)
+            panels[1],
+            measurements,
+            sizes,
+            (Measured.TRAIN, Side.OURS),
+            (Measured.TRAIN, Side.NOTEBOOK),
         )
         panels[1].set(title="Times the notebook", ylim=(0, 1.12 * panels[1].dataLim.y1))
         panels[1].axhline(1, color=MUTED, linewidth=0.8)
         if pair:
             _ratios(
                 panels[2],
-                figures,
+                measurements,
                 sizes,
                 (Measured.SIDE_BY_SIDE, Side.OURS),
                 (Measured.ALONE, Side.OURS),
@@ -63,8 +66,11 @@ def draw_step(figures: Sequence[Figure], flop: float, path: Path) -> None:
         plt.close(figure)
 
 
-def _rates(axes: Any, figures: Sequence[Figure], sizes: Sequence[int], flop: float) -> None:
-    limit = Spread.of([value / flop for value in values(figures, Measured.MATRIX_FLOPS)]).mean
+def _rates(
+    axes: Any, measurements: Sequence[Measurement], sizes: Sequence[int], flop: float
+) -> None:
+    limits = [value / flop for value in values(measurements, Measured.MATRIX_FLOPS)]
+    limit = Spread.of(limits).mean
     axes.axhline(limit, color=GREY, linestyle=(0, (4, 3)))
     text = "matrix products alone, at this machine's best"
     axes.annotate(
@@ -81,7 +87,7 @@ def _rates(axes: Any, figures: Sequence[Figure], sizes: Sequence[int], flop: flo
             _dots(
                 axes,
                 x + 0.22 * (place - 1),
-                values(figures, Measured.TRAIN, side, size),
+                values(measurements, Measured.TRAIN, side, size),
                 _COLOURS[side],
                 0.16,
             )
@@ -99,13 +105,15 @@ def _rates(axes: Any, figures: Sequence[Figure], sizes: Sequence[int], flop: flo
 
 def _ratios(
     axes: Any,
-    figures: Sequence[Figure],
+    measurements: Sequence[Measurement],
     sizes: Sequence[int],
     above: tuple[Measured, Side],
     below: tuple[Measured, Side],
 ) -> None:
     for x, size in enumerate(sizes):
-        pairs = zip(values(figures, *above, size), values(figures, *below, size), strict=True)
+        pairs = zip(
+            values(measurements, *above, size), values(measurements, *below, size), strict=True
+        )
         ratios = [one / other for one, other in pairs]
         mean = _dots(axes, x, ratios, ORANGE, 0.3)
         axes.annotate(
@@ -121,7 +129,7 @@ def _ratios(
 
 
 def _dots(axes: Any, x: float, found: Sequence[float], colour: str, width: float) -> float:
-    """A dot a round and a bar at the mean, which is returned."""
+    """Draws a dot per round and a bar at the mean; returns the mean."""
     mean = Spread.of(found).mean
     axes.plot(
         [x] * len(found), found, "o", color=colour, markersize=4, alpha=0.45, markeredgewidth=0

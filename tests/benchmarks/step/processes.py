@@ -1,8 +1,7 @@
-"""A process for each side of the step benchmark, which trains when it is told to.
+"""A process for each side of the step benchmark, which trains on request.
 
-It loads the data and imports what it needs once; then it waits for orders on a pipe, so that sides
-can take turns within seconds of each other, and none has another's memory allocator, thread pool
-or settings.
+It loads the data and imports what it needs once, and then waits for orders on a pipe. So the sides
+can alternate within seconds, and none shares a memory allocator, thread pool or settings.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = ["Order", "SideProcess", "What", "opened"]
 
 
 class What(StrEnum):
-    """What a side is told to do."""
+    """The kinds of orders."""
 
     TRAIN = "train"
     VALIDATE = "validate"
@@ -61,7 +60,7 @@ class Order(NamedTuple):
 
 
 class _Bench:
-    """What a side's process keeps between orders: trainers that have warmed up."""
+    """The state of a side's process between orders: trainers that have warmed up."""
 
     def __init__(self, side: Side, setting: Setting, barrier: Barrier) -> None:
         self._side, self._setting, self._barrier = side, setting, barrier
@@ -108,7 +107,7 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 def _serve(orders: Connection, barrier: Barrier, side: Side, setting: Setting) -> None:
-    """The side's process: answers orders until it gets None."""
+    """The main function of a side's process: answers orders until it gets None."""
     if side is Side.OURS:
         prepare_process(setting.threads)  # as a worker's
     else:
@@ -119,8 +118,7 @@ def _serve(orders: Connection, barrier: Barrier, side: Side, setting: Setting) -
 
 
 def _keep_training(trainer: Trainer, images: int, seconds: float) -> float:
-    """Images a second over the epochs that end within ``seconds``: then others that began together
-    still train too."""
+    """Images a second over the epochs that end within ``seconds``, while others still train."""
     started = time.perf_counter()
     epochs, last = 0, 0.0
     while True:
@@ -132,7 +130,7 @@ def _keep_training(trainer: Trainer, images: int, seconds: float) -> float:
 
 
 class SideProcess:
-    """A side at the other end of a pipe."""
+    """A side's process at the other end of a pipe."""
 
     def __init__(self, side: Side, setting: Setting, barrier: Barrier) -> None:
         context = multiprocessing.get_context("spawn")  # as Ray's workers: nothing inherited
@@ -148,7 +146,7 @@ class SideProcess:
         self._orders.send(order)
 
     def answer(self) -> float:
-        """Waits for the number. Raises: RuntimeError, if the process has ended."""
+        """Waits for the answer; raises RuntimeError if the process has ended."""
         try:
             number: float = self._orders.recv()
         except EOFError:
@@ -162,7 +160,7 @@ class SideProcess:
         return self.answer()
 
     def close(self) -> None:
-        """Lets the process end, and waits for it."""
+        """Ends the process."""
         with suppress(BrokenPipeError):  # it has ended
             self._orders.send(None)
         self._process.join(timeout=30)
@@ -172,7 +170,7 @@ class SideProcess:
 
 @contextmanager
 def opened(sides: Sequence[Side], setting: Setting) -> Iterator[list[SideProcess]]:
-    """A process for each side, in order, ended at the end. The barrier is for two of them."""
+    """Opens a process for each side, in order; two of them can start together."""
     barrier: Any = multiprocessing.get_context("spawn").Barrier(2)
     processes = [SideProcess(side, setting, barrier) for side in sides]
     try:

@@ -1,11 +1,12 @@
-"""Images a second of the training step: ``python -m tests.benchmarks.step OUT [--rounds N]``.
+"""The speed of the training step, in images a second.
 
-The study's autoencoder with its dropout and Adam on FashionMNIST, one thread a process: this
-project's step against a notebook's (`tests.benchmarks.notebook`), against a plain loop over a
-tensor in memory, and against what the machine could do at best: its float32 matrix product's FLOP
-a second over the network's FLOP an image. The sides are processes of their own that take turns; a
-ratio is of two neighbours in time. Then two of this project's processes side by side against one
-alone, validation, and three folds of a trial fused against one after the other.
+``python -m tests.benchmarks.step OUT [--rounds N]``: the study's autoencoder with its dropout and
+Adam on FashionMNIST, one thread a process: this project's step against a notebook's
+(`tests.benchmarks.notebook`), against a plain loop over a tensor in memory, and against what the
+machine could do at best: its float32 matrix product's FLOP a second over the network's FLOP an
+image. The sides are processes of their own that take turns; a ratio is of two neighbours in time.
+Then two of this project's processes side by side against one alone, validation, and three folds of
+a trial fused against one after the other.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from tests.benchmarks.spread import write_record
 from tests.benchmarks.step.figure import draw_step
 from tests.benchmarks.step.processes import Order, SideProcess, What, opened
 from tests.benchmarks.step.sides import Setting, Side, flop_per_image
-from tests.benchmarks.step.summary import Figure, Measured, summary
+from tests.benchmarks.step.summary import Measured, Measurement, summary
 
 __all__ = ["main", "measure"]
 
 
 def measure(
     setting: Setting, *, rounds: int, batch_sizes: Sequence[int], seconds: float
-) -> Iterator[Figure]:
-    """Measures round after round; who begins alternates.
+) -> Iterator[Measurement]:
+    """Measures round after round, in alternating order.
 
     Args:
         seconds: that processes train side by side, and alone, each time. Only without a GPU: it
@@ -47,7 +48,7 @@ def measure(
     with opened([*sides, ours] if pair else sides, setting) as processes:
         for turn in range(1, rounds + 1):
             order = processes[: len(sides)] if turn % 2 else processes[: len(sides)][::-1]
-            yield Figure(
+            yield Measurement(
                 turn, Measured.MATRIX_FLOPS, ours, 0, processes[0].ask(Order(What.MATRIX))
             )
             for batch_size in batch_sizes:
@@ -56,7 +57,7 @@ def measure(
                     (What.VALIDATE, Measured.VALIDATE),
                 ):
                     for process in order:
-                        yield Figure(
+                        yield Measurement(
                             turn,
                             measured,
                             process.side,
@@ -72,9 +73,8 @@ def measure(
 
 def _side_by_side(
     first: SideProcess, second: SideProcess, turn: int, batch_size: int, seconds: float
-) -> Iterator[Figure]:
-    """One alone and both together, in alternating order; each of the two is the one alone in every
-    other round."""
+) -> Iterator[Measurement]:
+    """One process alone and both together, alternately; they take turns at being alone."""
     order = Order(What.KEEP_TRAINING, batch_size, seconds)
     for together in (False, True) if turn % 2 else (True, False):
         if together:
@@ -84,13 +84,13 @@ def _side_by_side(
         else:
             value = (first if turn % 4 in (0, 1) else second).ask(order)
         measured = Measured.SIDE_BY_SIDE if together else Measured.ALONE
-        yield Figure(turn, measured, first.side, batch_size, value)
+        yield Measurement(turn, measured, first.side, batch_size, value)
 
 
-def _folds(process: SideProcess, turn: int, batch_size: int) -> Iterator[Figure]:
+def _folds(process: SideProcess, turn: int, batch_size: int) -> Iterator[Measurement]:
     for fused in (False, True) if turn % 2 else (True, False):
         value = process.ask(Order(What.FOLDS, batch_size, fused=fused))
-        yield Figure(
+        yield Measurement(
             turn,
             Measured.FUSED_FOLDS if fused else Measured.FOLDS,
             process.side,
@@ -128,14 +128,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         setting = Setting(
             asked.dataset, asked.data_dir, Path(raw), asked.images, device=asked.device
         )
-        figures = []
-        for figure in measure(
+        measurements = []
+        for measurement in measure(
             setting, rounds=asked.rounds, batch_sizes=asked.batch_sizes, seconds=asked.seconds
         ):
-            figures.append(figure)
-            print(figure, flush=True)
+            measurements.append(measurement)
+            print(measurement, flush=True)
     flop = flop_per_image()
-    found = summary(figures, flop)
+    found = summary(measurements, flop)
     values = {
         "rounds": asked.rounds,
         "images": asked.images,
@@ -143,10 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "threads": setting.threads,
         "flop_per_image": flop,
         "summary": found,
-        "figures": figures,
+        "figures": measurements,
     }
     write_record(asked.out / "step.json", "step", values)
-    draw_step(figures, flop, asked.out / "step.png")
+    draw_step(measurements, flop, asked.out / "step.png")
     for batch_size, ratios in found["ratios"].items():
         for name, spread in ratios.items():
             print(f"batch {batch_size}, {name}: {spread.text()}")

@@ -1,5 +1,4 @@
-"""The sides of the step benchmark: the same network, data and optimizer, trained in each one's own
-way."""
+"""The sides of the step benchmark: one network, data set and optimizer, trained in three ways."""
 
 from __future__ import annotations
 
@@ -41,15 +40,17 @@ __all__ = [
 ]
 
 FOLDS = 3
-_MANY = 1000  # epochs: as many as anybody will ask for
+_MANY = 1000  # epochs; more than any measurement needs
 _MATRIX = 1024
 _LR = 1e-3
 
 
 class Side(StrEnum):
-    """Whose training step: this project's; the notebook's; or a loop over a tensor in memory as a
-    careful user writes it, with torch's own layers and fused Adam and one synchronisation an
-    epoch."""
+    """Whose training step is measured.
+
+    ``MEMORY`` is a loop over a tensor in memory as a careful user writes it: torch's own layers,
+    fused Adam, and one synchronisation per epoch.
+    """
 
     OURS = "foldrace"
     MEMORY = "in memory"
@@ -58,12 +59,12 @@ class Side(StrEnum):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all sides.
+    """What all sides have in common.
 
     Attributes:
-        raw: the folder that `write_raw` has filled from the same data set.
-        images: trained on in an epoch, chosen at random from the whole data set; half as many
-            others validate.
+        raw: the folder that `write_raw` filled from the same data set.
+        images: the number of training images per epoch, chosen at random from the data set;
+            half as many others validate.
     """
 
     dataset: str

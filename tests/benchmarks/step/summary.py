@@ -1,4 +1,4 @@
-"""The step benchmark's figures, and what follows from them."""
+"""The step benchmark's measurements, and the rates and ratios computed from them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from tests.benchmarks.spread import Spread, paired_ratios
 from tests.benchmarks.step.sides import Side
 
-__all__ = ["Figure", "Measured", "summary", "values"]
+__all__ = ["Measured", "Measurement", "summary", "values"]
 
 
 class Measured(StrEnum):
-    """What a figure is of. All are images a second but the matrix product."""
+    """What was measured; in images a second, except for the matrix product."""
 
     TRAIN = "train"
     VALIDATE = "validate"
@@ -26,8 +26,8 @@ class Measured(StrEnum):
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One number: what, of whom, in which round, at which batch size (0: it has none)."""
+class Measurement:
+    """One value: what, of which side, in which round, at which batch size (0 for none)."""
 
     round: int
     measured: Measured
@@ -44,35 +44,35 @@ class Figure:
 
 
 def values(
-    figures: Sequence[Figure], measured: Measured, side: Side = Side.OURS, batch_size: int = 0
+    measurements: Sequence[Measurement],
+    measured: Measured,
+    side: Side = Side.OURS,
+    batch_size: int = 0,
 ) -> list[float]:
-    """Those of one kind, in the order of the rounds."""
+    """The values of one kind, in the order of the rounds."""
     wanted = (measured, side, batch_size)
-    found = [
-        figure for figure in figures if (figure.measured, figure.side, figure.batch_size) == wanted
-    ]
-    return [figure.value for figure in sorted(found, key=lambda figure: figure.round)]
+    found = [one for one in measurements if (one.measured, one.side, one.batch_size) == wanted]
+    return [one.value for one in sorted(found, key=lambda one: one.round)]
 
 
-def summary(figures: Sequence[Figure], flop: float) -> dict[str, Any]:
-    """Spreads over the rounds: the limit, and by batch size images a second and ratios within a
-    round.
+def summary(measurements: Sequence[Measurement], flop: float) -> dict[str, Any]:
+    """Spreads over the rounds: the limit, and by batch size images a second and ratios.
 
     Args:
-        flop: of an image, forward and backward.
+        flop: floating-point operations per image, forward and backward.
     """
-    limit = [value / flop for value in values(figures, Measured.MATRIX_FLOPS)]
-    sizes = sorted({figure.batch_size for figure in figures} - {0})
+    limit = [value / flop for value in values(measurements, Measured.MATRIX_FLOPS)]
+    sizes = sorted({measurement.batch_size for measurement in measurements} - {0})
     return {
         "limit": Spread.of(limit),
-        "images_per_second": {size: _rates(figures, size) for size in sizes},
-        "ratios": {size: _ratios(figures, size, limit) for size in sizes},
+        "images_per_second": {size: _rates(measurements, size) for size in sizes},
+        "ratios": {size: _ratios(measurements, size, limit) for size in sizes},
     }
 
 
-def _rates(figures: Sequence[Figure], batch_size: int) -> dict[str, Spread]:
+def _rates(measurements: Sequence[Measurement], batch_size: int) -> dict[str, Spread]:
     rates = {
-        f"{measured}, {side}": values(figures, measured, side, batch_size)
+        f"{measured}, {side}": values(measurements, measured, side, batch_size)
         for measured in Measured
         for side in Side
     }
@@ -80,10 +80,10 @@ def _rates(figures: Sequence[Figure], batch_size: int) -> dict[str, Spread]:
 
 
 def _ratios(
-    figures: Sequence[Figure], batch_size: int, limit: Sequence[float]
+    measurements: Sequence[Measurement], batch_size: int, limit: Sequence[float]
 ) -> dict[str, Spread]:
     def rates(measured: Measured, side: Side = Side.OURS) -> Sequence[float]:
-        return values(figures, measured, side, batch_size)
+        return values(measurements, measured, side, batch_size)
 
     pairs: dict[str, tuple[Sequence[float], Sequence[float]]] = {
         f"{measured}, times {side}": (rates(measured), rates(measured, side))

@@ -1,4 +1,4 @@
-"""The study benchmark in one picture: what it took, and what came of it."""
+"""The figure of the study benchmark: time and test error of each side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["draw_study"]
 
 
 def draw_study(runs: Sequence[Run], path: Path) -> None:
-    """Writes the picture: a dot a run; the bars are means."""
+    """Writes the figure: a dot per run, bars for the means."""
     sides = sorted(
         {run.side for run in runs},
         key=lambda side: -Spread.of([r.seconds for r in runs if r.side is side]).mean,

@@ -1,13 +1,12 @@
-"""The reference study at equal counts, a sweep against the notebook: ``python -m
-tests.benchmarks.study OUT``.
+"""The reference study with equal counts: a sweep against the notebook.
 
-The counts are those of ``foldrace study``'s autoencoder: ten trials, three folds, five epochs.
-Both sides search the learning rate alone, train the same fold-epochs on all of FashionMNIST, refit
-the best on everything and test it, each as a process of its own that is timed from its start to
-its end; they take turns. The notebook (`tests.benchmarks.notebook`) uses all cores for one fold
-after the other; the sweep (``foldrace sweep --refit``) trains one-CPU trials side by side, records
-all of it in MLflow, and gives no trial up. Beside them runs the same sweep with the default race,
-which trains fewer fold-epochs.
+``python -m tests.benchmarks.study OUT``. The counts are those of ``foldrace study``'s autoencoder:
+ten trials, three folds, five epochs. Both sides search the learning rate alone, train the same
+fold-epochs on all of FashionMNIST, refit the best on everything and test it, each in its own
+process, which is timed as a whole, in alternating order. The notebook
+(`tests.benchmarks.notebook`) uses all cores for one fold after the other; the sweep (``foldrace
+sweep --refit``) trains one-CPU trials side by side, records all of it in MLflow, and prunes no
+trial. Beside them runs the same sweep with the default race, which trains fewer fold-epochs.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ SPEC = Path("tests/benchmarks/specs/bench-study.yaml")
 
 
 class StudySide(StrEnum):
-    """Who does the study: a sweep of every fold to its end, the notebook, or a sweep with the
-    default race."""
+    """Who runs the study: a sweep without pruning, the notebook, or a sweep with the default."""
 
     SWEEP = "foldrace"
     NOTEBOOK = "notebook"
@@ -55,7 +53,7 @@ class Run:
 
     Attributes:
         seconds: from the start of the process to its end.
-        search_seconds: of the sweep alone, as it says itself; None for the notebook.
+        search_seconds: of the sweep alone, by its own clock; None for the notebook.
         fold_epochs: epochs of single folds in the search.
         refit_epochs: epochs on all training images.
         val_mse: the best trial's, over the folds.
@@ -75,8 +73,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all sides and rounds; ``raw`` is for the notebook, `write_raw` has
-    filled it."""
+    """What all sides and rounds have in common; ``raw`` is the notebook's data, by `write_raw`."""
 
     counts: Counts
     batch_size: int
@@ -86,7 +83,7 @@ class Setting:
 
 
 def run_side(side: StudySide, seed: int, setting: Setting, folder: Path) -> Run:
-    """Runs a side in ``folder``, which it makes. Raises: SystemExit, if the side fails."""
+    """Runs a side in a new ``folder``; raises SystemExit if the side fails."""
     folder.mkdir(parents=True)
     return (_notebook if side is StudySide.NOTEBOOK else _sweep)(side, seed, setting, folder)
 
@@ -169,8 +166,11 @@ def _timed(arguments: Sequence[str], folder: Path) -> tuple[float, str]:
 
 
 def rounds(count: int, setting: Setting, out: Path) -> Iterator[Run]:
-    """Runs all sides, round after round; who begins alternates. Raises: SystemExit, if the counts
-    are not equal."""
+    """Runs all sides, round after round, in alternating order.
+
+    Raises:
+        SystemExit: the counts of the sides are not equal.
+    """
     for seed in range(1, count + 1):
         for side in list(StudySide)[:: 1 if seed % 2 else -1]:
             run = run_side(side, seed, setting, out / f"{seed}-{side.replace(', ', '-')}")
@@ -178,15 +178,17 @@ def rounds(count: int, setting: Setting, out: Path) -> Iterator[Run]:
             if side is not StudySide.RACE and (run.fold_epochs, run.refit_epochs) != wanted:
                 raise SystemExit(
                     f"{side} trained {run.fold_epochs} fold-epochs, and {run.refit_epochs} epochs"
-                    " at last"
+                    " in the refit"
                 )
             yield run
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
-    """Spreads over the rounds: each side's seconds, fold-epochs and errors; how many times as long
-    the notebook took as the sweeps; and by how much their test errors are higher, a mean and its
-    standard error."""
+    """Spreads over the rounds, by side.
+
+    These are seconds, fold-epochs and errors; and for the sweeps how many times faster they were
+    than the notebook, and by how much their test error is higher (mean and standard error).
+    """
 
     def of(side: StudySide) -> list[Run]:
         return sorted((run for run in runs if run.side is side), key=lambda run: run.seed)
