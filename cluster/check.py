@@ -278,7 +278,9 @@ def _check_ray_up(content: Any, values: list[_Value]) -> Iterator[tuple[_Keys, s
     import jsonschema  # type: ignore[import-untyped]
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    # Ray's notes, among them on the files in file_mounts, are for `ray up`.
     logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
+    mounts = {"file_mounts": {}} if isinstance(content.get("file_mounts"), dict) else {}
     if not any("RAY_AUTH_MODE=token" in text for _, _, text in values):
         yield (), "RAY_AUTH_MODE=token is set nowhere: Ray would ask nobody for a token"
     place: _Keys = ("provider", "security_group", "IpPermissions")
@@ -286,7 +288,7 @@ def _check_ray_up(content: Any, values: list[_Value]) -> Iterator[tuple[_Keys, s
         if {_get(rule, "FromPort"), _get(rule, "ToPort")} != {22}:
             yield (*place, i), "only SSH (22) may be reachable; everything else goes through it"
     try:
-        validate_config(prepare_config(content))
+        validate_config(prepare_config(content | mounts))
     except jsonschema.ValidationError as error:
         place, known = tuple(error.absolute_path), _get(error.schema, "properties") or ()
         unknown = re.findall(r"'([^']+)'", error.message)
