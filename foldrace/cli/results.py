@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,10 +21,12 @@ from foldrace.cli.options import (
     SweepName,
     TrackingServer,
 )
-from foldrace.cli.sweeps import deliver, refit_sweep
 from foldrace.errors import InputError
 
-__all__ = ["PANEL", "app"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["PANEL", "app", "deliver", "refit_sweep"]
 
 PANEL = "Results"
 app = typer.Typer()
@@ -238,3 +240,29 @@ def _policy_names(given: Iterable[str]) -> list[str]:
 
     names = [name.strip() for listed in given for name in listed.split(",") if name.strip()]
     return list(POLICIES) if "all" in names else names or list(STANDARD)
+
+
+def refit_sweep(
+    name: str | None, directory: Path, data_dir: Path, console: Console, **options: Any
+) -> dict[str, Any]:
+    """Refits a sweep's best trial, shows the scores on ``console``, returns them as JSON."""
+    from foldrace.cli.tables import refit_table
+    from foldrace.search.sweeps.refit import refit
+
+    result = refit(name, directory, data_dir, notify=say, **options)
+    console.print()
+    console.print(refit_table(result))
+    return result.to_json()
+
+
+def deliver(sweep_name: str | None, directory: Path) -> tuple[str, int]:
+    """Delivers a sweep's waiting records to MLflow; returns its name and their number."""
+    from foldrace.analysis.reports.sweep.overview import log_overview
+    from foldrace.search.recording.store import connect
+    from foldrace.search.recording.sweep_record import sync_sweep
+
+    folder, delivered = sync_sweep(sweep_name, directory, say)
+    if delivered and folder.result.is_file():
+        result = folder.read_result()
+        log_overview(connect(result["tracking_uri"]), result["run_id"], folder.path)
+    return folder.name, delivered

@@ -1,4 +1,4 @@
-"""A cluster of three machines brought up by `ray up`, and laptops."""
+"""A cluster of three nodes brought up by `ray up`, and laptops."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Up:
         return self.net.common / "onprem.yaml"
 
     def tunnel(self, laptop: Host) -> None:
-        """From a laptop's loopback to the head's: the dashboard and MLflow."""
+        """Opens a tunnel from a laptop to the head's dashboard and MLflow."""
         laptop.spawn(f"exec python -m foldrace tunnel {self.yaml}")
         until = time.monotonic() + 30
         while laptop.run(
@@ -61,12 +61,12 @@ class Up:
             time.sleep(0.1)
 
     def query(self, text: str) -> list[list[str]]:
-        """What SQL finds in MLflow's PostgreSQL."""
+        """The rows of an SQL query in MLflow's PostgreSQL."""
         done = self.head.run(f'psql -h 127.0.0.1 -U foldrace -d mlflow -At -F "|" -c "{text}"')
         return [line.split("|") for line in done.stdout.splitlines()]
 
     def wait_for(self, gpus: int) -> None:
-        """Returns once the cluster has so many."""
+        """Waits until the cluster has this many GPUs."""
         until = time.monotonic() + 120
         while True:
             told = self.head.run("ray status", check=False).stdout
@@ -77,8 +77,7 @@ class Up:
 
 
 def _cluster_file(up: Up) -> str:
-    """cluster/templates/onprem.yaml with its marked lines changed, not installed, and with GPUs
-    that are not there."""
+    """cluster/templates/onprem.yaml for the hosts, without installing, and with pretended GPUs."""
     text = (ROOT / "cluster/templates/onprem.yaml").read_text()
     addresses = ", ".join(host.address for host in up.workers.values())
     install = (

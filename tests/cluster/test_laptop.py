@@ -1,4 +1,4 @@
-"""What travels to a cluster, and what a laptop is told when the way there is not open."""
+"""The files that are sent to a cluster, and errors of a connection that does not work."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_code_is_kept_once_and_under_its_digest(tmp_path: Path) -> None:
 
 @contextmanager
 def heard() -> Iterator[tuple[str, list[str]]]:
-    """Somebody who should hear nothing: an address, and the requests that came."""
+    """A server that should get no request: its address, and the requests that came."""
     came: list[str] = []
     with server(200, "[]", asked=came) as address:
         yield address, came
@@ -148,7 +148,7 @@ def server(
     location: str = "",
     asked: list[str] | None = None,
 ) -> Iterator[str]:
-    """Something that answers on this machine; with a token, only to those who have it."""
+    """A server on this machine; with a token, it answers only to those who have it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -255,7 +255,7 @@ def test_an_address_of_another_kind_is_refused(address: str) -> None:
 
 
 class Cluster:
-    """A job server that runs a job at once: what it prints is given."""
+    """A job server whose jobs end at once, with given output."""
 
     def __init__(self, printed: str = "", status: str = "SUCCEEDED") -> None:
         self.printed, self.status, self.deleted = (
