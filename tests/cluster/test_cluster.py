@@ -1,4 +1,4 @@
-"""Sweeps on three nodes that `ray up` has brought up, from laptops that reach them by SSH alone."""
+"""Sweeps on three nodes brought up by `ray up`, from laptops that reach them by SSH alone."""
 
 from __future__ import annotations
 
