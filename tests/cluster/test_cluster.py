@@ -352,7 +352,7 @@ def test_the_token_is_in_no_log_no_process_list_and_no_record(
 
 
 def test_ray_down_and_what_docs_say_beside_it_leave_nothing(up: Up) -> None:
-    up.laptop.run(f"ray down -y {up.yaml}", timeout=200)
+    up.laptop.run(f"cd {up.yaml.parent} && ray down -y onprem.yaml", timeout=200)
     up.head.run("python -m foldrace.cluster.mlflow_server stop")
     up.workers["one"].run("ray stop --grace-period 20", timeout=100)
     until = time.monotonic() + 120
