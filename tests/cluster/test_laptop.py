@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import socket
@@ -442,3 +443,20 @@ def test_code_outside_the_folder_that_is_sent_is_refused(tmp_path: Path) -> None
         write(here, "sweep.yaml", text=f"{{task: '{task}', dataset: digits, space: {{lr: 0.01}}}}")
         with pytest.raises(InputError, match=told):
             submit(cluster, here / "sweep.yaml", [], Destination("/shared"))
+
+
+def test_the_private_parts_of_ray_that_are_used_are_there() -> None:
+    from ray.autoscaler._private.commands import _bootstrap_config, get_head_node_ip
+    from ray.autoscaler._private.util import prepare_config, validate_config
+    from ray.job_submission import JobSubmissionClient
+
+    first = {
+        _bootstrap_config: ["config"],
+        get_head_node_ip: ["config_file"],
+        prepare_config: ["config"],
+        validate_config: ["config"],
+        JobSubmissionClient._do_request: ["self", "method", "endpoint"],
+        JobSubmissionClient._raise_error: ["self", "r"],
+    }
+    for function, names in first.items():
+        assert list(inspect.signature(function).parameters)[: len(names)] == names
