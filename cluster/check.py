@@ -110,8 +110,7 @@ def _check_command(text: str) -> Iterator[str]:
     """What is wrong with a shell command: listeners, the token, installed versions."""
     yield from (rule for pattern, rule in _COMMANDS.items() if re.search(pattern, text))
     for part in re.split(r"&&|\|\||[;\n]", text):
-        found = re.search(r"\bpip3? install\b(.*)", part)
-        if not found:
+        if not (found := re.search(r"\bpip3? install\b(.*)", part)):
             continue
         packages = [word.strip("'\"") for word in found[1].split() if not word.startswith("-")]
         exact = all(re.search(r"==[\w.]+$|\.whl(?:\[.*\])?$|@ ", word) for word in packages)
@@ -278,7 +277,10 @@ def _check_ray_up(content: Any, values: list[_Value]) -> Iterator[tuple[_Keys, s
     import jsonschema  # type: ignore[import-untyped]
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    # Ray's notes, among them on the files in file_mounts, are for `ray up`.
     logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
+    if isinstance(content.get("file_mounts"), dict):
+        content = {**content, "file_mounts": {}}
     if not any("RAY_AUTH_MODE=token" in text for _, _, text in values):
         yield (), "RAY_AUTH_MODE=token is set nowhere: Ray would ask nobody for a token"
     place: _Keys = ("provider", "security_group", "IpPermissions")

@@ -57,6 +57,8 @@ def _make_client(address: str) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard.modules").setLevel(logging.ERROR)
+    for name in ("_do_request", "_raise_error"):
+        assert hasattr(JobSubmissionClient, name), f"this Ray has no JobSubmissionClient.{name}"
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
         """Ray's client; no request waits forever, and errors are one sentence."""

@@ -45,7 +45,11 @@ class Job:
 
     @property
     def outcome(self) -> str:
-        """The status in words, from the exit status where there is one."""
+        """The status in words, from the exit status where there is one.
+
+        >>> Job("foldrace-ae-1", "ae", "FAILED", "", None, None, exit_status=3).outcome
+        'done, with failed trials'
+        """
         if self.exit_status is not None and self.status in ("SUCCEEDED", "FAILED"):
             return _OUTCOMES.get(self.exit_status, f"failed ({self.exit_status})")
         return self.status.lower()

@@ -53,12 +53,13 @@ def next_steps(folder: Path) -> list[str]:
     """What to do with the files, a line each."""
     return [
         f"{folder}: wrote {', '.join(NAMES)}",
-        f"Then:  put {wheel_name()} beside them (from a checkout: pip wheel . --no-deps"
-        f" --wheel-dir {folder})",
-        "       edit the lines marked CHANGE in one file: onprem.yaml for machines with SSH,"
-        " cluster.yaml for AWS, gcp.yaml for Google Cloud, kuberay.yaml for Kubernetes",
-        f"       see what is left:  foldrace cluster check --ready {folder / 'onprem.yaml'}",
-        f"       bring it up:       cd {folder} && ray up onprem.yaml",
+        "Next:",
+        f"1. Copy Foldrace's wheel there: {wheel_name()}",
+        f"   (in a checkout: pip wheel . --no-deps --wheel-dir {folder}).",
+        "2. Change the lines marked CHANGE in the file for your machines: onprem.yaml (by SSH),",
+        "   cluster.yaml (AWS), gcp.yaml (Google Cloud) or kuberay.yaml (Kubernetes).",
+        f"3. See what is left: foldrace cluster check --ready {folder / 'onprem.yaml'}",
+        f"4. Bring it up: cd {folder} && ray up onprem.yaml",
     ]
 
 

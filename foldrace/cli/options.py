@@ -30,7 +30,7 @@ DataDirectory = Annotated[
 ]
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON object on the last line of standard output."),
+    typer.Option("--json", help="Print a JSON object as standard output's last line."),
 ]
 SweepName = Annotated[
     str | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +20,12 @@ from foldrace.cli.options import (
     SweepName,
     TrackingServer,
 )
-from foldrace.cli.sweeps import deliver, refit_sweep
 from foldrace.errors import InputError
 
-__all__ = ["PANEL", "app"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["PANEL", "app", "deliver", "refit_sweep"]
 
 PANEL = "Results"
 app = typer.Typer()
@@ -213,3 +215,29 @@ def simulate(
         (say if as_json else show)(str(path))
     if as_json:
         print_json(found.to_json())
+
+
+def refit_sweep(
+    name: str | None, directory: Path, data_dir: Path, console: Console, **options: Any
+) -> dict[str, Any]:
+    """Refits a sweep's best trial, shows the scores on ``console``, returns them as JSON."""
+    from foldrace.cli.tables import refit_table
+    from foldrace.search.sweeps.refit import refit
+
+    result = refit(name, directory, data_dir, **options)
+    console.print()
+    console.print(refit_table(result))
+    return result.to_json()
+
+
+def deliver(sweep_name: str | None, directory: Path) -> tuple[str, int]:
+    """Delivers a sweep's waiting records to MLflow; returns its name and their number."""
+    from foldrace.analysis.reports.sweep.overview import log_overview
+    from foldrace.search.recording.store import connect
+    from foldrace.search.recording.sweep_record import sync_sweep
+
+    folder, delivered = sync_sweep(sweep_name, directory, say)
+    if delivered and folder.result.is_file():
+        result = folder.read_result()
+        log_overview(connect(result["tracking_uri"]), result["run_id"], folder.path)
+    return folder.name, delivered

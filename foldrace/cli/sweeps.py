@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,6 +33,7 @@ from foldrace.cli.options import (
     Refit,
     SweepName,
 )
+from foldrace.cli.results import deliver, refit_sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from foldrace.search.sweeps.result import SweepResult
     from foldrace.search.tune.state import TrialTable
 
-__all__ = ["PANEL", "app", "deliver", "refit_sweep"]
+__all__ = ["PANEL", "app"]
 
 PANEL = "Sweeps"
 app = typer.Typer()
@@ -279,29 +280,3 @@ def _show_tables(
         console.print(pareto_table(result.pareto, spec.varying))
     if result.arms:
         console.print(arms_table(result.arms, spec.varying))
-
-
-def refit_sweep(
-    name: str | None, directory: Path, data_dir: Path, console: Console, **options: Any
-) -> dict[str, Any]:
-    """Refits a sweep's best trial, shows the scores on ``console``, returns them as JSON."""
-    from foldrace.cli.tables import refit_table
-    from foldrace.search.sweeps.refit import refit
-
-    result = refit(name, directory, data_dir, **options)
-    console.print()
-    console.print(refit_table(result))
-    return result.to_json()
-
-
-def deliver(sweep_name: str | None, directory: Path) -> tuple[str, int]:
-    """Delivers a sweep's waiting records to MLflow; returns its name and their number."""
-    from foldrace.analysis.reports.sweep.overview import log_overview
-    from foldrace.search.recording.store import connect
-    from foldrace.search.recording.sweep_record import sync_sweep
-
-    folder, delivered = sync_sweep(sweep_name, directory, say)
-    if delivered and folder.result.is_file():
-        result = folder.read_result()
-        log_overview(connect(result["tracking_uri"]), result["run_id"], folder.path)
-    return folder.name, delivered

@@ -109,8 +109,8 @@ def refit_table(result: RefitResult) -> Table:
 
 def study_tables(result: StudyResult) -> tuple[Table, Table]:
     """The study's numbers beside the published ones, and the share of time of each part."""
-    numbers = Table("figure", "the study", "here", header_style="bold")
-    for row in result.figures:
+    numbers = Table("result", "the study", "here", header_style="bold")
+    for row in result.results:
         numbers.add_row(*row)
     shares = Table("part", "time", "share", header_style="bold")
     for title, seconds, share in result.shares():

@@ -1,4 +1,4 @@
-"""A cluster of three machines brought up by `ray up`, and laptops."""
+"""A cluster of three nodes brought up by `ray up`, and laptops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.lan import ROOT, Host, Lan, lan, missing
+from tests.cluster.lan import Host, Lan, lan, missing
 
 WHEEL = "foldrace-0.1.0-py3-none-any.whl"
 WORKERS = ("one", "two")
@@ -48,10 +48,10 @@ class Up:
 
     @property
     def yaml(self) -> Path:
-        return self.net.common / "onprem.yaml"
+        return self.net.common / "files" / "onprem.yaml"
 
     def tunnel(self, laptop: Host) -> None:
-        """From a laptop's loopback to the head's: the dashboard and MLflow."""
+        """Opens a tunnel from a laptop to the head's dashboard and MLflow."""
         laptop.spawn(f"exec python -m foldrace tunnel {self.yaml}")
         until = time.monotonic() + 30
         while laptop.run(
@@ -61,12 +61,12 @@ class Up:
             time.sleep(0.1)
 
     def query(self, text: str) -> list[list[str]]:
-        """What SQL finds in MLflow's PostgreSQL."""
+        """The rows of an SQL query in MLflow's PostgreSQL."""
         done = self.head.run(f'psql -h 127.0.0.1 -U foldrace -d mlflow -At -F "|" -c "{text}"')
         return [line.split("|") for line in done.stdout.splitlines()]
 
     def wait_for(self, gpus: int) -> None:
-        """Returns once the cluster has so many."""
+        """Waits until the cluster has this many GPUs."""
         until = time.monotonic() + 120
         while True:
             told = self.head.run("ray status", check=False).stdout
@@ -77,9 +77,8 @@ class Up:
 
 
 def _cluster_file(up: Up) -> str:
-    """cluster/templates/onprem.yaml with its marked lines changed, not installed, and with GPUs
-    that are not there."""
-    text = (ROOT / "cluster/templates/onprem.yaml").read_text()
+    """The onprem.yaml of `cluster init` for the hosts: not installed, and with pretended GPUs."""
+    text = up.yaml.read_text()
     addresses = ", ".join(host.address for host in up.workers.values())
     install = (
         "python -m pip install --quiet --constraint ~/foldrace/constraints.txt"
@@ -94,9 +93,7 @@ def _cluster_file(up: Up) -> str:
         "ray start --address=$RAY_HEAD_IP:6379": (
             "ray start --address=$RAY_HEAD_IP:6379 --num-cpus=2 --num-gpus=2"
         ),
-        install: "echo installed",
-        "~/foldrace/constraints.txt: constraints.txt": f"~/foldrace: {ROOT}/cluster/templates",
-        f"  ~/foldrace/{WHEEL}: {WHEEL}\n": "",
+        install: f"ls ~/foldrace/constraints.txt ~/foldrace/{WHEEL}",
     }
     for before, after in changes.items():
         assert before in text, before
@@ -123,10 +120,14 @@ def up() -> Iterator[Up]:
         head.set(FOLDRACE_MLFLOW_STORE=_STORE)
         for host in up.workers.values():
             host.set(FOLDRACE_TRAIN_ON_CPU="1")
+        up.laptop.run(f"python -m foldrace cluster init {up.yaml.parent}")
+        (up.yaml.parent / WHEEL).write_bytes(b"not installed here")
         up.yaml.write_text(_cluster_file(up))
         up.laptop.run("ray get-auth-token --generate")
         up.laptop.run(
-            f"ray up -y --no-config-cache {up.yaml}", timeout=300, RAY_UP_enable_autoscaler_v2="0"
+            f"cd {up.yaml.parent} && ray up -y --no-config-cache onprem.yaml",
+            timeout=300,
+            RAY_UP_enable_autoscaler_v2="0",
         )
         for host in (head, *up.workers.values()):
             host.set(RAY_AUTH_MODE="token")

@@ -1,5 +1,4 @@
-"""Hosts of one's own on this machine, each with its network, processes, files and an SSH
-server."""
+"""Hosts simulated on this machine, each with its own network, processes, files and SSH server."""
 
 from __future__ import annotations
 
@@ -49,8 +48,7 @@ exec {first}
 
 
 def missing() -> list[str]:
-    """What this machine lacks for hosts of one's own: tools and rights; nothing if it can have
-    them."""
+    """The tools and rights that this machine lacks for simulated hosts."""
     lacks = [f"the command {tool}" for tool in _TOOLS if _which(tool) is None]
     if os.geteuid() != 0:
         return [*lacks, "the rights of root"]
@@ -73,7 +71,7 @@ def _run(*command: str) -> None:
 
 
 class Host:
-    """One of them.
+    """A simulated host.
 
     Attributes:
         name, address: its own.
@@ -108,11 +106,11 @@ class Host:
         _run("ip", "-n", self.network, "addr", "add", f"{self.address}/24", "dev", "eth0")
         _run("ip", "-n", self.network, "link", "set", "lo", "up")
         _run("ip", "-n", self.network, "link", "set", "eth0", "up")
-        # leads nowhere; without one, no process could tell which address is its own
+        # It leads nowhere; without a route, no process could tell its own address.
         _run("ip", "-n", self.network, "route", "add", "default", "via", f"{_NETWORK}.254")
 
     def _furnish(self) -> None:
-        """Its private folders, with what all hosts share seen in them."""
+        """Creates its private folders."""
         for name in _PRIVATE:
             (self.files / name).mkdir(parents=True)
         for name in ("tmp", "var/tmp"):
@@ -139,7 +137,7 @@ class Host:
         )
 
     def set(self, **variables: str) -> None:
-        """For all that will be started on it."""
+        """Sets environment variables for every process that will be started on it."""
         for name in (".bashrc", ".profile"):
             with (self.files / "root" / name).open("a") as file:
                 file.writelines(
@@ -148,7 +146,7 @@ class Host:
                 )
 
     def start(self) -> None:
-        """Switches it on; returns once it answers."""
+        """Starts it; returns once it answers."""
         for shared in self.lan.shared:  # what lies below a private folder would be hidden by it
             inside = self.files / shared.relative_to("/")
             if any(shared.is_relative_to(f"/{name}") for name in _PRIVATE) and not os.path.ismount(
@@ -186,7 +184,7 @@ class Host:
 
     @property
     def _first(self) -> int | None:
-        """The process that is number 1 on it, as it is numbered outside."""
+        """The process that has number 1 on it, by its number outside."""
         if self._process is None:
             return None
         try:
@@ -222,8 +220,7 @@ class Host:
     def run(
         self, command: str, *, check: bool = True, timeout: float = 120, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """What a shell on it makes of a command. Raises: RuntimeError if it fails, unless
-        ``check`` is false."""
+        """Runs a command in a shell on it. Raises: RuntimeError if it fails and ``check``."""
         done = subprocess.run(
             self._inside(command, environment),
             stdin=subprocess.DEVNULL,
@@ -239,7 +236,7 @@ class Host:
         return done
 
     def spawn(self, command: str, **environment: str) -> subprocess.Popen[str]:
-        """The same, in the background; its output in one stream."""
+        """Starts a command in the background, its output in one stream."""
         return subprocess.Popen(
             self._inside(command, environment),
             stdin=subprocess.DEVNULL,
@@ -250,7 +247,7 @@ class Host:
         )
 
     def processes(self) -> list[psutil.Process]:
-        """All that runs on it."""
+        """All its processes."""
         first = self._first
         return (
             []
@@ -259,14 +256,14 @@ class Host:
         )
 
     def kill(self) -> None:
-        """Pulls its plug."""
+        """Kills it, as a power failure would."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
 
     def remove(self) -> None:
-        """Leaves nothing of it."""
+        """Removes every trace of it."""
         self.kill()
         subprocess.run(["ip", "netns", "del", self.network], capture_output=True)
         mounts = [
@@ -279,11 +276,10 @@ class Host:
 
 
 class Lan:
-    """A switch with hosts on it, that nothing else on this machine can reach.
+    """A network of hosts that nothing else on this machine can reach.
 
     Attributes:
-        shared: folders that every host sees at their own place: Python, this project, and
-            ``common``.
+        shared: folders that every host has at the same path: Python, this project, and ``common``.
         common: an empty folder, the same on all hosts.
     """
 
@@ -324,8 +320,7 @@ class Lan:
         _run("ip", "-n", self.switch, "link", "set", "br0", "up")
 
     def add(self, name: str, *, serves: bool = True) -> Host:
-        """A new host, switched on; ``serves`` SSH, or is a laptop, which has the key to all
-        others."""
+        """Starts a new host: one that ``serves`` SSH, or a laptop with the key to all others."""
         host = Host(self, name, len(self.hosts) + 1, serves=serves)
         self.hosts.append(host)
         if not serves:
@@ -338,7 +333,7 @@ class Lan:
         return host
 
     def remove(self) -> None:
-        """Leaves nothing of it."""
+        """Removes every trace of it."""
         for host in self.hosts:
             host.remove()
         subprocess.run(["ip", "netns", "del", self.switch], capture_output=True)
@@ -347,7 +342,7 @@ class Lan:
 
 @contextmanager
 def lan() -> Iterator[Lan]:
-    """A switch and its hosts, for so long."""
+    """A network that is removed at the end, with its hosts."""
     made = Lan()
     try:
         yield made

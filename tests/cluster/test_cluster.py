@@ -1,5 +1,4 @@
-"""Sweeps on a cluster of three machines that `ray up` has brought up, from laptops that reach it
-by SSH alone."""
+"""Sweeps on three nodes brought up by `ray up`, from laptops that reach them by SSH alone."""
 
 from __future__ import annotations
 
@@ -72,7 +71,7 @@ def result(up: Up, name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(up: Up) -> list[list[str]]:
-    """The numbers of every trial and fold of a sweep that nothing happens to."""
+    """The numbers of every trial and fold of an undisturbed sweep."""
     done = submit(up, up.laptop, "calm")
     assert "calm: done" in done.stderr and done.returncode == 0
     return up.query(flat(NUMBERS.format(name="calm")))
@@ -148,12 +147,11 @@ def test_a_sweep_with_failed_trials_does_not_end_as_a_success(up: Up) -> None:
     assert job["status"] == "FAILED"
 
 
-# --- a machine and a laptop that die -------------------------------------------------------------
+# --- a node and a laptop that die ----------------------------------------------------------------
 
 
 def follow_until(laptop: Host, command: str, pattern: str, seconds: float = 120) -> Iterator[str]:
-    """Runs a command until a line of it matches; yields what it said up to there, and then lives
-    on with the caller."""
+    """Runs a command until a line matches; yields its output so far, and kills it at the end."""
     process = laptop.spawn(command)
     assert process.stdout is not None
     said, until = "", time.monotonic() + seconds
@@ -222,7 +220,7 @@ def test_a_laptop_that_dies_leaves_the_sweep_and_another_attaches(up: Up) -> Non
 
 
 def refusal(laptop: Host, options: str = "", **environment: str) -> str:
-    """What submitting says, which it does within ten seconds."""
+    """The message of a refused command, which must come within ten seconds."""
     began = time.monotonic()
     done = laptop.run(
         f"unset RAY_AUTH_MODE; python -m foldrace list {options}", check=False, **environment
@@ -318,8 +316,7 @@ RAYS = re.compile(r"/ray/core/src/ray/|/ray/dashboard/agent|/ray/_private/|^ray:
 
 
 def listeners(host: Host) -> dict[str, str]:
-    """Of each port that listens on more than the loopback, the command of the process that
-    does."""
+    """{port: command} of the processes that listen on more than the loopback."""
     found = {}
     for line in host.run("ss -ltnpH").stdout.splitlines():
         address, process = line.split()[3], re.search(r"pid=(\d+)", line)
@@ -355,7 +352,7 @@ def test_the_token_is_in_no_log_no_process_list_and_no_record(
 
 
 def test_ray_down_and_what_docs_say_beside_it_leave_nothing(up: Up) -> None:
-    up.laptop.run(f"ray down -y {up.yaml}", timeout=200)
+    up.laptop.run(f"cd {up.yaml.parent} && ray down -y onprem.yaml", timeout=200)
     up.head.run("python -m foldrace.cluster.mlflow_server stop")
     up.workers["one"].run("ray stop --grace-period 20", timeout=100)
     until = time.monotonic() + 120
@@ -373,7 +370,7 @@ OURS = re.compile(RAYS.pattern + "|mlflow")
 
 
 def commands(host: Host) -> list[str]:
-    """Of each process of a machine, its command."""
+    """The commands of a host's processes."""
     found = []
     for process in host.processes():
         with contextlib.suppress(psutil.Error):

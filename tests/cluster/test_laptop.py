@@ -1,7 +1,9 @@
-"""What travels to a cluster, and what a laptop is told when the way there is not open."""
+"""The files that are sent to a cluster, and errors of a connection that does not work."""
 
 from __future__ import annotations
 
+import inspect
+import io
 import json
 import socket
 import threading
@@ -18,7 +20,7 @@ import pytest
 from foldrace.cluster.connection import connect
 from foldrace.cluster.jobs import Job, find_job
 from foldrace.cluster.package import files_of, pack
-from foldrace.cluster.submit import check_versions, keep_code
+from foldrace.cluster.submit import Destination, check_versions, follow, keep_code, resume, submit
 from foldrace.cluster.tunnel import Forward, open_tunnel, ssh_command
 from foldrace.errors import InputError, StateError
 from foldrace.search.preparing.environment import versions
@@ -134,7 +136,7 @@ def test_code_is_kept_once_and_under_its_digest(tmp_path: Path) -> None:
 
 @contextmanager
 def heard() -> Iterator[tuple[str, list[str]]]:
-    """Somebody who should hear nothing: an address, and the requests that came."""
+    """A server that should get no request: its address, and the requests that came."""
     came: list[str] = []
     with server(200, "[]", asked=came) as address:
         yield address, came
@@ -148,7 +150,7 @@ def server(
     location: str = "",
     asked: list[str] | None = None,
 ) -> Iterator[str]:
-    """Something that answers on this machine; with a token, only to those who have it."""
+    """A server on this machine; with a token, it answers only to those who have it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -255,7 +257,7 @@ def test_an_address_of_another_kind_is_refused(address: str) -> None:
 
 
 class Cluster:
-    """A job server that runs a job at once: what it prints is given."""
+    """A job server whose jobs end at once, with given output."""
 
     def __init__(self, printed: str = "", status: str = "SUCCEEDED") -> None:
         self.printed, self.status, self.deleted = (
@@ -381,3 +383,80 @@ def test_a_tunnel_is_ssh_alone_to_loopback_alone() -> None:
     assert command[:2] == ["ssh", "-N"] and command[-1] == "me@10.0.0.1"
     assert command[-3:-1] == ["-L", "127.0.0.1:8266:127.0.0.1:8265"]
     assert command[command.index("-i") :][:2] == ["-i", "/keys/id"]
+
+
+def test_a_followed_job_is_copied_to_the_given_stream() -> None:
+    class Followed(Cluster):
+        async def tail_job_logs(self, job: str) -> Any:
+            for text in ("one\n", "[two]\n"):
+                yield text
+
+    cluster: Any = Followed()
+    cluster.add("foldrace-a-1", "a", 1, status="SUCCEEDED")
+    output = io.StringIO()
+    job = follow(cluster, find_job(cluster, "a"), again="foldrace attach a", output=output)
+    assert (job.status, output.getvalue()) == ("SUCCEEDED", "one\n[two]\n")
+
+
+def test_a_submitted_sweep_gets_its_folders_its_options_and_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Accepting(Cluster):
+        def submit_job(self, entrypoint: str, submission_id: str, **given: Any) -> str:
+            folder = given["runtime_env"].get("working_dir")
+            code = sorted(path.name for path in Path(folder).iterdir()) if folder else []
+            sent.append(given | {"command": entrypoint, "code": code})
+            self.add(submission_id, given["metadata"]["sweep"], 1)
+            return submission_id
+
+    cluster: Any = Accepting()
+    write(tmp_path, "sweep.yaml", text="{name: mine, dataset: digits, space: {lr: 0.01}}")
+    write(tmp_path, "helper.py")
+    there = Destination("/shared/runs", tracking="http://127.0.0.1:5000", options=("--refit",))
+    job = submit(cluster, tmp_path / "sweep.yaml", ["epochs=2"], there)
+    assert job.sweep == "mine" and job.id.startswith("foldrace-mine-")
+    [first] = sent
+    assert first["code"] == ["helper.py", "sweep.yaml"]
+    entry = "python -m foldrace.cluster.entry_point /shared/runs "
+    rest = (
+        " sweep.yaml --dir /shared/runs --data-dir /shared/runs/data --refit --set epochs=2"
+        " --tracking-uri http://127.0.0.1:5000"
+    )
+    assert first["command"].startswith(entry) and first["command"].endswith(rest)
+    resume(cluster, "mine", Destination("/shared/runs", "/data"))
+    assert sent[1]["command"] == (
+        "python -m foldrace resume mine --address auto --dir /shared/runs --data-dir /data"
+    )
+    assert "working_dir" not in sent[1]["runtime_env"]
+
+
+def test_code_outside_the_folder_that_is_sent_is_refused(tmp_path: Path) -> None:
+    cluster: Any = Cluster()
+    write(tmp_path, "other.py", "here/mine.py")
+    here = tmp_path / "here"
+    for task, told in (
+        ("../other.py:Task", "is outside"),
+        (f"{here}/mine.py:Task", "is not at this path on the cluster; ./mine.py"),
+    ):
+        write(here, "sweep.yaml", text=f"{{task: '{task}', dataset: digits, space: {{lr: 0.01}}}}")
+        with pytest.raises(InputError, match=told):
+            submit(cluster, here / "sweep.yaml", [], Destination("/shared"))
+
+
+def test_the_private_parts_of_ray_that_are_used_are_there() -> None:
+    from ray.autoscaler._private.commands import _bootstrap_config, get_head_node_ip
+    from ray.autoscaler._private.util import prepare_config, validate_config
+    from ray.job_submission import JobSubmissionClient
+
+    first = {
+        _bootstrap_config: ["config"],
+        get_head_node_ip: ["config_file"],
+        prepare_config: ["config"],
+        validate_config: ["config"],
+        JobSubmissionClient._do_request: ["self", "method", "endpoint"],
+        JobSubmissionClient._raise_error: ["self", "r"],
+    }
+    for function, names in first.items():
+        assert list(inspect.signature(function).parameters)[: len(names)] == names
