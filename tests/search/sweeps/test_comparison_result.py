@@ -14,7 +14,7 @@ from foldrace.cli.views import top_table
 from foldrace.search.sampling.comparison_plan import Part, Phase
 from foldrace.search.sweeps.comparison_result import arms_table, make_arm_results
 from foldrace.search.tune.state import TrialStatus, TrialTable
-from tests.search.tune.test_state import COMPLETED, FAILED, RUNNING, ledger, record
+from tests.search.tune.test_state import COMPLETED, FAILED, RUNNING, record, trial_table
 
 LABELS = ("adam", "sgd", "rmsprop")
 DEFAULT, SEARCH, REPEAT = Phase.DEFAULT, Phase.SEARCH, Phase.REPEAT
@@ -27,7 +27,7 @@ def race(*trials: tuple[Part, TrialStatus, tuple[float, ...]]) -> TrialTable:
     for trial, (part, _, _) in zip(records, trials, strict=True):
         trial.part = part
         trial.params = {"optimizer": part.arm, "lr": 0.001 * (1 + trial.number)}
-    return ledger(*records)
+    return trial_table(*records)
 
 
 @pytest.fixture
