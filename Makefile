@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= search/specs/ae.yaml
 
-.PHONY: install sweep study bench bench-search test test-slow test-cluster test-faults fuzz check format clean
+.PHONY: install sweep study docs bench bench-search test test-slow test-cluster test-faults fuzz check format clean
 
 install: $(STAMP)
 
@@ -71,9 +71,14 @@ check: install
 	mkdir -p .types/foldrace
 	ln -sfn $(foreach name,$(wildcard foldrace/*) trainables search analysis cluster,$(CURDIR)/$(name)) .types/foldrace
 
+# The documentation as a site in site/; any warning fails it.
+docs: install
+	$(MAKE) --silent .types
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .types site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,2 +1,1 @@
-"""Clusters. A sweep runs on any Ray cluster that is there already: ``foldrace sweep SPEC --address
-host:6379``."""
+"""Sweeps on a Ray cluster, from a laptop, and the files that make such clusters."""

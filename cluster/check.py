@@ -1,266 +1,298 @@
-"""``foldrace cluster check FILE…``: what is wrong with a cluster's file, found without a cloud.
+"""``foldrace cluster check``: problems of a cluster's file that can be found offline.
 
-Ray's own validation knows its own keys, and nothing of what a provider is told, of what is open to
-whom, or of what is not pinned; that is looked at here.
+These are placeholders that are left, what Ray's own validation refuses, versions that are not as
+constraints.txt pins them, what would be reachable from outside, and secrets. A cloud's settings
+and a manifest's keys are not checked; ``kubectl apply --dry-run=server`` checks the latter.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from foldrace.cluster.template_files import pinned
 from foldrace.errors import InputError, nearest
 
-__all__ = [
-    "LONGEST",
-    "PLACEHOLDER",
-    "Document",
-    "Finding",
-    "check_file",
-    "items",
-    "listens_outside",
-    "mapping",
-    "pinned",
-    "unknown_keys",
-]
+__all__ = ["Problem", "check_file"]
 
-LONGEST = 200
-"""Characters that are shown of what somebody else's validation says."""
+_Keys = tuple[str | int, ...]
+_Value = tuple[int, _Keys, str]  # line, path of keys, text
+_Found = Iterator[tuple[int, _Keys, str]]  # line, path of keys, what is wrong
 
-PLACEHOLDER = re.compile(r"\b(?:YOUR_[A-Z_]+|(?:HEAD|WORKER)_ADDRESS|SSH_USER)\b")
-_CONSTRAINTS = Path(__file__).parent / "templates" / "constraints.txt"
 _MOST_VALUES, _DEEPEST = 20_000, 60
+_LONGEST = 200  # characters shown of Ray's message
+_PLACEHOLDER = re.compile(r"\b(?:YOUR_[A-Z_]+|(?:HEAD|WORKER)_ADDRESS|SSH_USER)\b")
 _LOOPBACK = r"(?!['\"]?(?:127\.0\.0\.1|localhost|::1)\b)"
-_LISTENERS = (
-    (
-        re.compile(rf"--dashboard-host[ =]{_LOOPBACK}"),
-        "the dashboard is to listen on 127.0.0.1; SSH leads there",
+_SECRET_VARIABLE = r"\w*(?:PASSWORD|PASSWD|SECRET|SECRET_(?:ACCESS_)?KEY|_TOKEN)"
+_SECRETS = {
+    r"\bAKIA[0-9A-Z]{16}\b": "an AWS access key",
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----": "a private key",
+    r"://[^/\s:@]+:[^/\s:@$]+@": "a password in an address",
+    rf"\b{_SECRET_VARIABLE}=['\"]?(?!YOUR_)[^\s'\"$]": "a secret",
+    r"(?i)\b(?:token|password|secret)\w*\s*[=:]\s*['\"]?[0-9a-zA-Z+/]{24,}": "a token or password",
+}
+_OUTSIDE = "is reachable from outside; leave it out, and use a tunnel"
+_COMMANDS = {
+    rf"--dashboard-host[ =]{_LOOPBACK}": "the dashboard must listen on 127.0.0.1; use a tunnel",
+    rf"(?s)\bmlflow (?:server|ui)\b.*\s(?:--host|-h)[ =]{_LOOPBACK}": (
+        "MLflow must listen on 127.0.0.1; use a tunnel"
     ),
-    (
-        re.compile(rf"\bmlflow (?:server|ui)\b.*\s(?:--host|-h)[ =]{_LOOPBACK}", re.DOTALL),
-        "MLflow is to listen on 127.0.0.1; SSH leads there",
-    ),
-)
-_SECRETS = (
-    (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "an AWS access key"),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"), "a private key"),
-    (re.compile(r"://[^/\s:@]+:[^/\s:@$]+@"), "a password in an address"),
-    (
-        re.compile(
-            r"\b\w*(?:PASSWORD|PASSWD|SECRET|SECRET_(?:ACCESS_)?KEY|_TOKEN)=['\"]?(?!YOUR_)[^\s'\"$]"
-        ),
-        "a secret",
-    ),
-    (
-        re.compile(r"(?i)\b(?:token|password|secret)\w*\s*[=:]\s*['\"]?[0-9a-zA-Z+/]{24,}"),
-        "a token or a password",
-    ),
-)
+    r"\bRAY_AUTH_MODE[= ]['\"]?(?!token\b)\w": "switches the token off; set RAY_AUTH_MODE=token",
+    r"(?i)^(?:COPY|ADD) .*\bauth_token\b": "puts the token into an image; mount it where it runs",
+    r"(?i)^EXPOSE ": _OUTSIDE,
+}
+_REACHABLE = {  # by key, values that let others in
+    "serviceType": "LoadBalancer|NodePort",
+    "type": "LoadBalancer|NodePort",
+    "kind": "Ingress",
+    "enableIngress": "true",
+    "hostNetwork": "true",
+    "hostPort": ".+",
+    "dashboard-host": f"{_LOOPBACK}.+",
+}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something amiss: where, and what to do.
+class Problem:
+    """A problem in a file: its line, its path of keys or "", and what is wrong.
 
-    Attributes:
-        field: the path of keys; empty for a line that has none.
-        open: nothing is wrong, but a line has still to be filled in.
+    A ``placeholder`` is a line that is right but for what is still to be filled in.
     """
 
     file: str
     line: int
     field: str
     rule: str
-    open: bool = False
+    placeholder: bool = False
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: " + ": ".join(
-            part for part in (self.field, self.rule) if part
-        )
+        field = f"{self.field}: " if self.field else ""
+        return f"{self.file}:{self.line}: {field}{self.rule}"
 
 
-class Document:
-    """One YAML document of a file, and where its values stand."""
-
-    def __init__(self, path: Path, node: yaml.Node, loader: yaml.SafeLoader) -> None:
-        self.path, self._lines, self._loader = path, dict[tuple[Any, ...], int](), loader
-        self.twice: list[Finding] = []
-        self.values: Any = self._read(node, ())
-
-    def _read(self, node: yaml.Node, place: tuple[Any, ...]) -> Any:
-        if len(self._lines) > _MOST_VALUES or len(place) > _DEEPEST:
-            raise yaml.YAMLError("it refers to itself, or unfolds to more than anybody reads")
-        self._lines[place] = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
-            return self._read_mapping(node, place)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._read(value, (*place, i)) for i, value in enumerate(node.value)]
-        return self._loader.construct_object(node)
-
-    def _read_mapping(self, node: yaml.MappingNode, place: tuple[Any, ...]) -> dict[str, Any]:
-        own: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(
-                    problem="a key must be a word", problem_mark=key.start_mark
-                )
-            if key.value in own:
-                field = ".".join(str(part) for part in (*place, key.value))
-                rule = "stands here twice, and only the last one counts"
-                self.twice.append(Finding(str(self.path), key.start_mark.line + 1, field, rule))
-            own.add(key.value)
-        self._loader.flatten_mapping(node)  # what `<<` brings in
-        found = {}
-        for key, value in node.value:
-            found[key.value] = self._read(value, (*place, key.value))
-            self._lines[*place, key.value] = key.start_mark.line + 1
-        return found
-
-    def finding(self, place: tuple[Any, ...], rule: str) -> Finding:
-        """Something amiss at a place, or at what holds it."""
-        known = place
-        while known not in self._lines:
-            known = known[:-1]
-        field = "".join(
-            f"[{part}]" if isinstance(part, int) else f".{part}" for part in place
-        ).lstrip(".")
-        return Finding(str(self.path), self._lines[known], field, rule)
-
-    def walk(self) -> Iterator[tuple[tuple[Any, ...], Any]]:
-        """Every (place, value) in it."""
-        yield from _walk(self.values, ())
-
-
-def _walk(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    yield place, value
-    if isinstance(value, Mapping):
-        for key, below in value.items():
-            yield from _walk(below, (*place, key))
-    elif isinstance(value, list):
-        for i, below in enumerate(value):
-            yield from _walk(below, (*place, i))
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """A value that should be a mapping; what is none is told by a schema, and read as an empty
-    one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def items(value: Any) -> list[Any]:
-    """A value that should be a list, in the same way."""
-    return value if isinstance(value, list) else []
-
-
-def unknown_keys(
-    document: Document, place: tuple[Any, ...], given: Iterable[str], known: Iterable[str]
-) -> Iterator[Finding]:
-    """Those that nobody reads, each with the nearest that is read."""
-    known = set(known)
-    for key in given:
-        if key not in known:
-            yield document.finding((*place, key), f"no such key; {nearest(key, known)}")
-
-
-def listens_outside(command: str) -> Iterator[str]:
-    """What a command lets listen on more than the loopback."""
-    yield from (rule for pattern, rule in _LISTENERS if pattern.search(command))
-
-
-def pinned(package: str) -> str:
-    """The version of a package in constraints.txt, or the installed one where that file is not at
-    hand."""
-    if not _CONSTRAINTS.is_file():
-        return metadata.version(package)
-    found = re.search(rf"^{re.escape(package)}==(\S+)$", _CONSTRAINTS.read_text(), re.MULTILINE)
-    if found is None:
-        raise InputError("constraints.txt", package, "is not pinned there")
-    return found[1]
-
-
-def check_file(path: Path) -> list[Finding]:
-    """All that is amiss in a file for `ray up`, a KubeRay manifest or a Dockerfile, line by line.
+def check_file(path: Path) -> list[Problem]:
+    """The problems of a file for ``ray up``, a Kubernetes manifest or a Dockerfile, line by line.
 
     Raises:
         InputError: it cannot be read, or is none of these.
     """
-    from foldrace.cluster.check_image import check_dockerfile
-    from foldrace.cluster.check_kuberay import check_manifest
-    from foldrace.cluster.check_ray_up import check_cluster
-
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("FILE", str(path), f"cannot be read: {error}") from error
-    found = [*_check_text(path, text)]
-    if "dockerfile" in path.name.lower():
-        return _in_order([*found, *check_dockerfile(path, text)])
-    documents = _documents(path, text)
-    if not documents:
-        raise InputError("FILE", str(path), "is empty")
-    for document in documents:
-        check = _kind(document, check_cluster, check_manifest)
-        if check is None:
-            rule = (
-                "is neither a file for `ray up` (cluster_name, provider) nor a Kubernetes manifest"
-                " (apiVersion, kind)"
-            )
-            raise InputError("FILE", str(path), rule)
-        found += [*document.twice, *check(document)]
-    return _in_order(found)
+    check = _check_dockerfile if "dockerfile" in path.name.lower() else _check_yaml
+    found = [Problem(str(path), n, _field(keys), rule) for n, keys, rule in check(path, text)]
+    for number, line in enumerate(text.splitlines(), 1):
+        secrets = [what for pattern, what in _SECRETS.items() if re.search(pattern, line)]
+        found += [Problem(str(path), number, "", _secret(what)) for what in secrets]
+        code = "" if line.lstrip().startswith("#") else line.partition(" #")[0]
+        if left := _PLACEHOLDER.search(code):
+            rule = f"{left[0]} is still to be filled in"
+            found.append(Problem(str(path), number, "", rule, placeholder=True))
+    return sorted({*found}, key=lambda problem: (problem.line, problem.placeholder, str(problem)))
 
 
-def _documents(path: Path, text: str) -> list[Document]:
+def _field(keys: _Keys) -> str:
+    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).lstrip(".")
+
+
+def _secret(what: str) -> str:
+    return f"holds {what}, readable by all who see the file; take it from the environment"
+
+
+def _check_command(text: str) -> Iterator[str]:
+    """What is wrong with a shell command: listeners, the token, installed versions."""
+    yield from (rule for pattern, rule in _COMMANDS.items() if re.search(pattern, text))
+    for part in re.split(r"&&|\|\||[;\n]", text):
+        found = re.search(r"\bpip3? install\b(.*)", part)
+        if not found:
+            continue
+        packages = [word.strip("'\"") for word in found[1].split() if not word.startswith("-")]
+        exact = all(re.search(r"==[\w.]+$|\.whl(?:\[.*\])?$|@ ", word) for word in packages)
+        limited = re.search(r"\s(?:--constraints?|-c|--requirements?|-r)(?:[ =]|$)", found[1])
+        if not limited and not (packages and exact):
+            yield "installs what is newest that day; add --constraint constraints.txt"
+        ray = re.search(r"\bray(?:\[[^\]]*\])?==([\w.]+)", found[1])
+        if ray and ray[1] != pinned("ray"):
+            yield f"installs Ray {ray[1]}, and constraints.txt pins {pinned('ray')}"
+
+
+def _check_image(image: str) -> Iterator[str]:
+    """What is wrong with an image's name: no version, or another Ray than the pinned one."""
+    name, _, digest = image.partition("@")
+    repository, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:
+        repository, tag = name, ""
+    right = f"{pinned('ray')}-py311-gpu"
+    official = repository.endswith("rayproject/ray")
+    found = re.search(r"^(\d+\.\d+\.\d+)" if official else r"ray(\d+\.\d+\.\d+)", tag)
+    if repository.endswith("rayproject/ray-ml"):
+        yield f"{image}: ray-ml has not been built since Ray 2.50; use rayproject/ray:{right}"
+    elif not digest and tag.split("-")[0] in ("", "latest", "nightly", "main", "master"):
+        yield f"{image}: is not pinned: give it a tag with a version, as {repository}:{right}"
+    elif found and found[1] != pinned("ray"):
+        yield f"{image}: has Ray {found[1]}, and constraints.txt pins {pinned('ray')}"
+
+
+def _check_dockerfile(path: Path, text: str) -> _Found:
+    stages = {"scratch"}
+    for number, instruction in _instructions(text):
+        word, _, rest = instruction.partition(" ")
+        rules: list[str] = []
+        if word.upper() == "FROM":
+            words = [option for option in rest.split() if not option.startswith("--")]
+            if not {*words[:1]} & stages and "$" not in rest:
+                rules += _check_image(words[0] if words else "")
+            stages.update(words[2:3])
+        words = re.sub(r"[\[\]\"',]+", " ", rest).split() if rest.startswith("[") else [rest]
+        rules += _check_command(" ".join([word, *words]))
+        yield from ((number, (word.upper(),), rule) for rule in rules)
+
+
+def _instructions(text: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of each instruction of a Dockerfile, with its continued lines joined."""
+    began, whole = 0, ""
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        if line.lstrip().startswith("#") or not (whole or line.strip()):
+            continue
+        began = began or number
+        whole += line.strip().removesuffix("\\") + " "
+        if not line.rstrip().endswith("\\"):
+            yield began, whole.strip()
+            began, whole = 0, ""
+
+
+def _check_yaml(path: Path, text: str) -> _Found:
+    """Raises: InputError if it is not YAML, or neither for ``ray up`` nor for Kubernetes."""
+    for content, values in _documents(path, text):
+        keys = set(content) if isinstance(content, Mapping) else set()
+        manifest = {"apiVersion", "kind"} <= keys
+        if not manifest and not {"cluster_name", "provider"} & keys:
+            rule = "is neither a file for `ray up` (cluster_name, provider) nor a Kubernetes"
+            raise InputError("FILE", str(path), f"{rule} manifest (apiVersion, kind)")
+        yield from _check_values(values)
+        lines = {keys: line for line, keys, _ in reversed(values)}
+        for place, rule in (_check_manifest if manifest else _check_ray_up)(content, values):
+            known = [place[:n] for n in range(len(place), -1, -1) if place[:n] in lines]
+            yield lines[known[0]], place, rule
+
+
+def _documents(path: Path, text: str) -> list[tuple[Any, list[_Value]]]:
+    """The content and the values of each document of a file. Raises: InputError."""
+    found = []
     try:
         loader = yaml.SafeLoader(text)
-        found = []
-        while loader.check_node():
-            node = loader.get_node()
-            if node is not None and not (isinstance(node, yaml.ScalarNode) and node.value == ""):
-                found.append(Document(path, node, loader))
-        return found
+        while loader.check_node() and (node := loader.get_node()):
+            # Before the content is built, which would never end if it refers to itself.
+            values = [*_values(node)]
+            if (content := loader.construct_document(node)) is not None:
+                found.append((content, values))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        why = getattr(error, "problem", None) or (error if str(error) else "it refers to itself")
+        why = getattr(error, "problem", None) or str(error) or "it refers to itself"
         raise InputError("FILE", str(path), f"is no YAML: {where}{why}") from error
+    if not found:
+        raise InputError("FILE", str(path), "is empty")
+    return found
 
 
-def _kind(
-    document: Document,
-    cluster: Callable[[Document], list[Finding]],
-    manifest: Callable[[Document], list[Finding]],
-) -> Callable[[Document], list[Finding]] | None:
-    values = document.values
-    if not isinstance(values, Mapping):
-        return None
-    if "apiVersion" in values and "kind" in values:
-        return manifest
-    return cluster if {"cluster_name", "provider"} & set(values) else None
+def _values(node: yaml.Node) -> Iterator[_Value]:
+    """Every value below a node in the file's order, containers included (as "").
+
+    Also what belongs together: the words of a ``command`` or ``args`` as one command, and a
+    ``name`` and ``value`` side by side as NAME=VALUE.
+    """
+    stack: list[tuple[yaml.Node, _Keys, int]] = [(node, (), node.start_mark.line + 1)]
+    count = 0
+    while stack:
+        node, keys, line = stack.pop()
+        count += 1
+        if count > _MOST_VALUES or len(keys) > _DEEPEST:
+            raise yaml.YAMLError("it refers to itself, or unfolds to more than anybody reads")
+        yield (line, keys, node.value if isinstance(node, yaml.ScalarNode) else "")
+        below: list[tuple[yaml.Node, _Keys, int]] = []
+        if isinstance(node, yaml.SequenceNode):
+            below = [(v, (*keys, i), v.start_mark.line + 1) for i, v in enumerate(node.value)]
+            if keys[-1:] in (("command",), ("args",)):
+                yield (line, keys, " ".join(str(v.value) for v in node.value))
+        elif isinstance(node, yaml.MappingNode):
+            below = [(v, (*keys, str(k.value)), k.start_mark.line + 1) for k, v in node.value]
+            pair = {str(k.value): v.value for k, v in node.value if isinstance(v, yaml.ScalarNode)}
+            if {"name", "value"} <= pair.keys():
+                yield (line, (*keys, "value"), f"{pair['name']}={pair['value']}")
+        stack += reversed(below)
 
 
-def _in_order(found: list[Finding]) -> list[Finding]:
-    return sorted(dict.fromkeys(found), key=lambda finding: (finding.line, finding.open))
+def _check_values(values: Iterable[_Value]) -> _Found:
+    """What is wrong with single values of a document, whatever kind it has."""
+    for line, keys, text in values:
+        rules = [*_check_command(text)]
+        rules += [_secret(what) for p, what in _SECRETS.items() if re.search(p, text)]
+        name = str(keys[-1]) if keys else ""
+        if name in ("image", "head_image", "worker_image") and text:
+            rules += _check_image(text)
+        elif name in ("aws_credentials", "gcp_credentials"):
+            rules.append(_secret("credentials"))
+        elif name == "rayVersion" and text != pinned("ray"):
+            rules.append(f"{text}: constraints.txt pins {pinned('ray')}")
+        elif name in _REACHABLE and re.fullmatch(_REACHABLE[name], text):
+            rules.append(f"{text}: {_OUTSIDE}")
+        yield from ((line, keys, rule) for rule in rules)
 
 
-def _check_text(path: Path, text: str) -> Iterator[Finding]:
-    """Secrets, and lines that have still to be filled in."""
-    for number, line in enumerate(text.splitlines(), 1):
-        for pattern, what in _SECRETS:
-            if pattern.search(line):
-                rule = (
-                    f"holds {what}, which everyone who sees the file can read; take it from a file"
-                    " or the environment"
-                )
-                yield Finding(str(path), number, "", rule)
-        code = line.partition(" #")[0]
-        if not line.lstrip().startswith("#") and (found := PLACEHOLDER.search(code)):
-            yield Finding(
-                str(path), number, "", f"{found[0]} has still to be filled in", open=True
-            )
+def _get(value: Any, *keys: str | int) -> Any:
+    """The value below nested keys; None if one is missing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _items(value: Any, *keys: str | int) -> list[Any]:
+    """The list below nested keys; an empty one if there is none."""
+    return found if isinstance(found := _get(value, *keys), list) else []
+
+
+def _check_manifest(content: Any, values: list[_Value]) -> Iterator[tuple[_Keys, str]]:
+    """A Kubernetes manifest: Ray's token, secrets, and who may come in."""
+    kind = content["kind"]
+    if kind == "RayCluster" and _get(content, "spec", "authOptions", "mode") != "token":
+        yield ("spec", "authOptions"), "must be {mode: token}; else anybody could run code"
+    for name in {"data", "stringData"} & set(content) if kind == "Secret" else ():
+        yield (name,), _secret("a secret")
+    for i, rule in enumerate(_items(content, "spec", "ingress")):
+        sources = _items(rule, "from")
+        wide = not sources or any(not one or _get(one, "ipBlock") for one in sources)
+        if kind == "NetworkPolicy" and wide:
+            yield ("spec", "ingress", i), "lets everybody or addresses in; name pods (podSelector)"
+
+
+def _check_ray_up(content: Any, values: list[_Value]) -> Iterator[tuple[_Keys, str]]:
+    """A file for ``ray up``: Ray's own validation, Ray's token, and who may come in."""
+    import jsonschema  # type: ignore[import-untyped]
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
+    if not any("RAY_AUTH_MODE=token" in text for _, _, text in values):
+        yield (), "RAY_AUTH_MODE=token is set nowhere: Ray would ask nobody for a token"
+    place: _Keys = ("provider", "security_group", "IpPermissions")
+    for i, rule in enumerate(_items(content, *place)):
+        if {_get(rule, "FromPort"), _get(rule, "ToPort")} != {22}:
+            yield (*place, i), "only SSH (22) may be reachable; everything else goes through it"
+    try:
+        validate_config(prepare_config(content))
+    except jsonschema.ValidationError as error:
+        place, known = tuple(error.absolute_path), _get(error.schema, "properties") or ()
+        unknown = re.findall(r"'([^']+)'", error.message)
+        if error.validator == "additionalProperties" and unknown:
+            yield (*place, unknown[0]), f"no such key; {nearest(unknown[0], known)}"
+        else:
+            yield place, error.message[:_LONGEST]
+    except Exception as error:  # Ray raises errors of many kinds
+        yield (), f"Ray refuses it: {(str(error) or type(error).__name__)[:_LONGEST]}"

@@ -1,5 +1,4 @@
-"""The way to a cluster's job server: who answers there, with which token, and what is said when it
-breaks off."""
+"""A client of a cluster's job server: checks who answers, sends the token, explains failures."""
 
 from __future__ import annotations
 
@@ -21,57 +20,68 @@ if TYPE_CHECKING:
 
 __all__ = ["connect"]
 
-_PATIENCE = 5.0
-_SENDING = 300.0  # seconds, for a package of 100 MB
+_ANSWER_SECONDS = 5.0
+_REQUEST_SECONDS = 20.0
+_UPLOAD_SECONDS = 300.0  # for a package of 100 MB
+_LARGEST_ANSWER = 64 * 2**20  # bytes
 _TUNNEL = "open the tunnel first: `foldrace tunnel CLUSTER.yaml`, or `ray dashboard CLUSTER.yaml`"
-_KEY_FILE = "~/.ray/auth_token"
-_INSTEAD = (
-    "RAY_ADDRESS",
-    "RAY_API_SERVER_ADDRESS",
-)  # which Ray's client takes rather than what it is given
+_TOKEN_FILE = "~/.ray/auth_token"
+# Ray's client prefers these to the address that it is given.
+_OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """A client of the job server at ``address``, which answers. No proxy is asked, and no
-    redirection is followed: neither is to see the token.
+    """A client of the job server at ``address``, after a check that it answers.
+
+    Neither a proxy nor the target of a redirection gets the token: proxies are bypassed, and
+    redirections are not followed.
 
     Raises:
-        InputError: ``address`` is no http address.
-        StateError: nothing answers there, something else does, or it does not know the token; each
-            with the remedy, within ten seconds.
+        InputError: ``address`` is not an http address.
+        StateError: nothing answers there, something other than Ray does, or it refuses the token;
+            each with the remedy, within ten seconds.
     """
     host = _check_address(address)
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), host)))
-    token = _token()
-    _ask(address.rstrip("/"), token)
+    token = _read_token()
+    _probe(address.rstrip("/"), token)
     if token is not None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return _make_client(address)
+
+
+def _make_client(address: str) -> JobSubmissionClient:
+    """Ray's client with time-outs and plain errors. Raises: StateError."""
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard.modules").setLevel(logging.ERROR)
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
-        """Waits for no answer forever, and says in one sentence what went wrong."""
+        """Ray's client; no request waits forever, and errors are one sentence."""
 
         def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
-            wait = _SENDING if method == "PUT" else 4 * _PATIENCE
+            seconds = _UPLOAD_SECONDS if method == "PUT" else _REQUEST_SECONDS
+            timeout = (_ANSWER_SECONDS, seconds)
             try:
-                return super()._do_request(method, endpoint, timeout=(_PATIENCE, wait), **given)
+                return super()._do_request(method, endpoint, timeout=timeout, **given)
             except (OSError, http.client.HTTPException) as error:  # requests' errors are OSErrors
-                raise _lost(address, error) from error
+                raise StateError(
+                    f"{address}: the connection is lost ({first_line(error)[:200]}); sweeps on the"
+                    f" cluster continue. {_TUNNEL}"
+                ) from error
 
         def _raise_error(self, answer: Any) -> NoReturn:
-            said = " ".join(str(answer.text).split())[:200]
-            raise StateError(f"{address}: the cluster refused ({answer.status_code}): {said}")
+            text = " ".join(str(answer.text).split())[:200]
+            raise StateError(f"{address}: the cluster refused ({answer.status_code}): {text}")
 
-    before = {name: os.environ.pop(name, None) for name in _INSTEAD}
+    before = {name: os.environ.pop(name, None) for name in _OVERRIDING}
     try:
         return Client(address)
     except FoldraceError:
         raise
-    except Exception as error:  # Ray's own
+    except Exception as error:  # of Ray
         raise StateError(
             f"{address}: the job server cannot be used: {first_line(error)}"
         ) from error
@@ -79,102 +89,83 @@ def connect(address: str) -> JobSubmissionClient:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _lost(address: str, error: BaseException) -> StateError:
-    """What is said when a connection that was there breaks off."""
-    why = first_line(error)[:200]
-    return StateError(
-        f"{address}: the connection is lost ({why}); what runs on the cluster goes on. {_TUNNEL}"
-    )
-
-
 def _check_address(address: str) -> str:
     """The host of an address. Raises: InputError."""
     try:
         parts = urlsplit(address)
-        whole = (
+        valid = (
             parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
         )
-    except ValueError:  # a port that is no number, a bracket that is not closed
-        whole = False
-    if not whole:
-        raise InputError(
-            "--address", address, "must be the address of Ray's dashboard", "http://127.0.0.1:8265"
-        )
+    except ValueError:  # a port that is not a number, or a bracket that is not closed
+        valid = False
+    if not valid:
+        rule = "must be the address of Ray's dashboard"
+        raise InputError("--address", address, rule, "http://127.0.0.1:8265")
     return str(parts.hostname)
 
 
-def _token() -> str | None:
-    """The token that Ray's own tools would send: of the environment, of a file; None if there is
-    none.
+def _read_token() -> str | None:
+    """The token that Ray's own tools would send, from the environment or a file; None if none.
 
-    Raises: StateError, which does not show it, if it is no token.
+    Raises:
+        StateError: it is not a token; the message does not show it.
     """
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
         return None
-    given, where = os.environ.get("RAY_AUTH_TOKEN"), "RAY_AUTH_TOKEN"
-    if not given:
-        path = Path(
-            os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token")
-        ).expanduser()
-        where = str(path)
+    text, source = os.environ.get("RAY_AUTH_TOKEN"), "RAY_AUTH_TOKEN"
+    if not text:
+        default = Path.home() / ".ray" / "auth_token"
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", default)).expanduser()
+        source = str(path)
         try:
-            given = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
-        except UnicodeDecodeError as error:
-            raise StateError(f"{where}: holds no token; copy the cluster's there") from error
-    token = given.strip()
+    token = text.strip()
     if token and not re.fullmatch(r"[!-~]+", token):
         raise StateError(
-            f"{where}: holds no token, which is one line of letters and digits; copy the cluster's"
-            " there"
+            f"{source}: holds no token, which is one line of letters and digits; copy the"
+            " cluster's there"
         )
     return token or None
 
 
-class _Still(urllib.request.HTTPRedirectHandler):
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """Follows nothing: a redirection is an answer with its number."""
+        """Follows nothing: a redirection becomes an HTTPError with its number."""
 
 
-def _ask(address: str, token: str | None) -> None:
-    """Looks who answers; `connect` tells what is raised."""
+def _probe(address: str, token: str | None) -> None:
+    """Checks that a Ray dashboard answers and accepts the token. Raises: StateError."""
     request = urllib.request.Request(f"{address}/api/jobs/")
     if token is not None:
         request.add_header("Authorization", f"Bearer {token}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Still())
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
     try:
-        with opener.open(request, timeout=_PATIENCE) as answer:
-            told = answer.read(64 * 2**20)
+        with opener.open(request, timeout=_ANSWER_SECONDS) as answer:
+            body = answer.read(_LARGEST_ANSWER)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            raise StateError(f"{address}: {_about_token(token)}") from error
+            raise StateError(f"{address}: {_token_problem(token)}") from error
         rule = f"answers with {error.code}, so it is no Ray dashboard; is the port right?"
         raise StateError(f"{address}: {rule}") from error
     except http.client.HTTPException as error:
-        raise StateError(
-            f"{address}: something answers there that is no web server; is the port right?"
-        ) from error
+        rule = "something answers there that is no web server; is the port right?"
+        raise StateError(f"{address}: {rule}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise StateError(f"{address}: nothing answers there ({reason}); {_TUNNEL}") from error
     try:
-        jobs = json.loads(told)
+        jobs = json.loads(body)
     except ValueError:
         jobs = None
     if not isinstance(jobs, list):
-        raise StateError(
-            f"{address}: something answers there that is no Ray dashboard; is the port right?"
-        )
+        rule = "something answers there that is no Ray dashboard; is the port right?"
+        raise StateError(f"{address}: {rule}")
 
 
-def _about_token(token: str | None) -> str:
+def _token_problem(token: str | None) -> str:
+    source = "from where `ray up` was run, or from the head"
     if token is None:
-        return (
-            f"asks for a token, and there is none in {_KEY_FILE}; copy it from where `ray up` was"
-            " run, or the head"
-        )
-    return (
-        f"does not know the token in {_KEY_FILE}; copy the cluster's, from where `ray up` was run"
-        " or from the head"
-    )
+        return f"asks for a token, and there is none in {_TOKEN_FILE}; copy it {source}"
+    return f"does not know the token in {_TOKEN_FILE}; copy the cluster's, {source}"

@@ -1,4 +1,4 @@
-"""A cluster as a laptop sees it: Ray's job server at the end of a tunnel."""
+"""The jobs of a cluster that run sweeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["ENDED", "PREFIX", "Job", "find_job", "folder_of", "jobs_of"]
 
 PREFIX = "foldrace-"
+"""What the id of a sweep's job begins with."""
+
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
+"""The states that a job does not leave."""
+
+_OUTCOMES = {0: "done", 2: "refused", 3: "done, with failed trials", 130: "stopped"}
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,12 @@ class Job:
     """A sweep that runs, or ran, on a cluster.
 
     Attributes:
-        id: of Ray's job.
-        sweep: its name, as it was asked for.
+        id: Ray's name of the job.
+        sweep: the sweep's name in its file.
         status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        message: what Ray says of that.
-        began, ended: ms since the epoch, or None.
-        exit_status: of `foldrace`, once it has ended by itself.
+        message: Ray's explanation of the status.
+        began, ended: milliseconds since the epoch, or None.
+        exit_status: of the ``foldrace`` process, once it has ended by itself; else None.
     """
 
     id: str
@@ -38,30 +43,42 @@ class Job:
     ended: int | None
     exit_status: int | None
 
+    @property
+    def outcome(self) -> str:
+        """The status in words, from the exit status where there is one."""
+        if self.exit_status is not None and self.status in ("SUCCEEDED", "FAILED"):
+            return _OUTCOMES.get(self.exit_status, f"failed ({self.exit_status})")
+        return self.status.lower()
+
 
 def jobs_of(client: JobSubmissionClient) -> list[Job]:
-    """The sweeps' jobs that the cluster remembers, the newest first."""
-    found = [
-        _job(told) for told in client.list_jobs() if (told.submission_id or "").startswith(PREFIX)
+    """The sweeps' jobs that a cluster remembers, the newest first."""
+    jobs = [
+        _job(details)
+        for details in client.list_jobs()
+        if (details.submission_id or "").startswith(PREFIX)
     ]
-    return sorted(found, key=lambda job: job.began or 0, reverse=True)
+    return sorted(jobs, key=lambda job: job.began or 0, reverse=True)
 
 
-def _job(told: Any) -> Job:
+def _job(details: Any) -> Job:
     return Job(
-        told.submission_id,
-        (told.metadata or {}).get("sweep", ""),
-        told.status.value,
-        told.message or "",
-        told.start_time,
-        told.end_time,
-        told.driver_exit_code,
+        details.submission_id,
+        (details.metadata or {}).get("sweep", ""),
+        details.status.value,
+        details.message or "",
+        details.start_time,
+        details.end_time,
+        details.driver_exit_code,
     )
 
 
 def find_job(client: JobSubmissionClient, name: str | None) -> Job:
-    """A job by its id or by its sweep's name; the newest if there is no name. Raises:
-    StateError."""
+    """The newest job with this id or of the sweep of this name; the newest of all for None.
+
+    Raises:
+        StateError: there is none; the message lists the newest jobs.
+    """
     jobs = jobs_of(client)
     if not jobs:
         raise StateError("no sweep has been submitted to this cluster")
@@ -73,7 +90,10 @@ def find_job(client: JobSubmissionClient, name: str | None) -> Job:
 
 
 def folder_of(client: JobSubmissionClient, job: Job) -> str:
-    """The name that a sweep got on the cluster, which has a number where there was one of its
-    name; it says so in its log. Before that, the name that was asked for."""
+    """The name of a sweep's folder on the cluster, read from the job's log.
+
+    It has a number at its end where the name was taken. Until the sweep has logged its folder:
+    the name in its file.
+    """
     found = re.search(r"^(\S+): in /", client.get_job_logs(job.id), re.MULTILINE)
     return found[1] if found else job.sweep

@@ -1,18 +1,16 @@
-"""The cluster's MLflow server, on the head's loopback alone: ``python -m
-foldrace.cluster.mlflow_server start | stop``.
+"""The cluster's MLflow server: ``python -m foldrace.cluster.mlflow_server start | stop``.
 
-The sweep's driver runs on the head and is the only one that records, so that nobody else needs to
-reach it; a laptop does through a tunnel. What it is told comes from the environment:
+It listens on the head's loopback alone. The sweep's driver runs on the head and is the only
+process that records; a laptop reads through a tunnel. Options come from the environment:
 
 ``FOLDRACE_MLFLOW_STORE``
-    where runs are kept: ``postgresql+psycopg2://…``; a SQLite file in ``~/mlflow`` by default.
+    the store of runs, ``postgresql+psycopg2://…``; by default a SQLite file in ``~/mlflow``.
 ``FOLDRACE_MLFLOW_ARTIFACTS``
-    where artifacts are kept: ``s3://…``, ``gs://…`` or a folder; ``~/mlflow/artifacts`` by
-    default.
+    the store of artifacts, ``s3://…``, ``gs://…`` or a folder; by default ``~/mlflow/artifacts``.
 ``FOLDRACE_MLFLOW_APP``
-    ``basic-auth`` asks for a user and a password. MLflow makes ``admin`` with
-    ``MLFLOW_AUTH_ADMIN_PASSWORD``. Sweeps find theirs in ``MLFLOW_TRACKING_USERNAME`` and
-    ``MLFLOW_TRACKING_PASSWORD``. None by default.
+    ``basic-auth`` asks for a user and a password; by default nothing is asked. MLflow creates the
+    user ``admin`` with ``MLFLOW_AUTH_ADMIN_PASSWORD``. Sweeps log in with
+    ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``.
 """
 
 from __future__ import annotations
@@ -26,72 +24,43 @@ import time
 import urllib.request
 from pathlib import Path
 
-__all__ = ["command", "main"]
+__all__ = ["command", "main", "start", "stop"]
 
 _PORT = 5000
-_PATIENCE = 120.0
+_START_SECONDS = 120.0
 
 
 def command(home: Path) -> list[str]:
-    """The server's command. Where runs are kept is not in it: every user of a machine sees its
-    commands."""
+    """The server's command.
+
+    The store of runs is not in it, because its address can hold a password, and every user of a
+    machine sees the commands that run there.
+    """
     artifacts = os.environ.get("FOLDRACE_MLFLOW_ARTIFACTS", str(home / "artifacts"))
-    app = os.environ.get("FOLDRACE_MLFLOW_APP")
-    at = [
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(_PORT),
-        "--workers",
-        "1",
-        "--allowed-hosts",
-        "localhost:*,127.0.0.1:*",
-    ]
-    places = ["--artifacts-destination", artifacts]
-    return [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        *at,
-        *places,
-        *(["--app-name", app] if app else []),
-    ]
+    found = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(_PORT)]
+    found += ["--workers", "1", "--allowed-hosts", "localhost:*,127.0.0.1:*"]
+    found += ["--artifacts-destination", artifacts]
+    if app := os.environ.get("FOLDRACE_MLFLOW_APP"):
+        found += ["--app-name", app]
+    return found
 
 
-def _answers() -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{_PORT}/health", timeout=2):
-            return True
-    except OSError:
-        return False
+def start(home: Path) -> bool:
+    """Starts the server unless one runs already; returns whether it answers.
 
-
-def _key(home: Path) -> str:
-    """What basic-auth signs its forms with: made once, for this user alone."""
-    path = home / "flask.key"
-    if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    return path.read_text()
-
-
-def start(home: Path) -> int:
-    """Starts it, if it does not run yet; returns once it answers: 0, or 1 if it does not."""
+    Args:
+        home: the folder of its log, its process id and its default stores; created if missing.
+    """
     if _answers():
-        return 0
+        return True
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    environment = (
-        {"MLFLOW_FLASK_SERVER_SECRET_KEY": _key(home)}
-        | os.environ
-        | {
-            "MLFLOW_BACKEND_STORE_URI": os.environ.get(
-                "FOLDRACE_MLFLOW_STORE", f"sqlite:///{home}/mlflow.db"
-            ),
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
-    )
+    store = os.environ.get("FOLDRACE_MLFLOW_STORE", f"sqlite:///{home}/mlflow.db")
+    environment = {"MLFLOW_FLASK_SERVER_SECRET_KEY": _key(home)} | os.environ
+    environment |= {
+        "MLFLOW_BACKEND_STORE_URI": store,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with (home / "server.log").open("ab") as log:
         process = subprocess.Popen(
             command(home),
@@ -103,32 +72,53 @@ def start(home: Path) -> int:
             start_new_session=True,
         )
     (home / "server.pid").write_text(str(process.pid))
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _START_SECONDS
     while not _answers():
         if process.poll() is not None or time.monotonic() > until:
-            print(f"MLflow does not start; see {home / 'server.log'}", file=sys.stderr)
-            return 1
+            return False
         time.sleep(0.2)
-    return 0
+    return True
 
 
-def stop(home: Path) -> int:
-    """Ends it, with its workers."""
+def stop(home: Path) -> None:
+    """Stops the server and its workers; nothing if none runs."""
     try:
         os.killpg(int((home / "server.pid").read_text()), signal.SIGTERM)
     except (OSError, ValueError):
-        return 0
+        return
     (home / "server.pid").unlink(missing_ok=True)
-    return 0
+
+
+def _answers() -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{_PORT}/health", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def _key(home: Path) -> str:
+    """The key that basic-auth signs its forms with: created once, readable by this user alone."""
+    path = home / "flask.key"
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text()
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status."""
-    actions = {"start": start, "stop": stop}
-    if len(arguments) != 1 or arguments[0] not in actions:
+    """Runs ``start`` or ``stop``; returns the exit status."""
+    home = Path.home() / "mlflow"
+    if arguments == ["stop"]:
+        stop(home)
+        return 0
+    if arguments != ["start"]:
         print("usage: python -m foldrace.cluster.mlflow_server start | stop", file=sys.stderr)
         return 2
-    return actions[arguments[0]](Path.home() / "mlflow")
+    if start(home):
+        return 0
+    print(f"MLflow does not start; see {home / 'server.log'}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

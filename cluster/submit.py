@@ -1,20 +1,20 @@
-"""A sweep as a Ray job: checked here, trained there, followed from here."""
+"""Sweeps as Ray jobs: checked here, trained on a cluster, followed from here."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import logging
 import shlex
 import shutil
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from foldrace.cluster.jobs import ENDED, PREFIX, Job, find_job
 from foldrace.cluster.package import pack
@@ -26,167 +26,152 @@ from foldrace.search.spec.sweep_spec import load_spec
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-__all__ = ["Place", "check_versions", "follow", "keep_code", "resume", "stop", "submit"]
+__all__ = ["Destination", "check_versions", "follow", "keep_code", "resume", "stop", "submit"]
 
-_VERSIONS = (
+log = logging.getLogger(__name__)
+
+_PRINT_VERSIONS = (
     "from foldrace.search.preparing.environment import versions; import json; print('versions',"
     " json.dumps(versions()))"
 )
-_PATIENCE = 60.0
+_MUST_MATCH = ("python", "ray", "foldrace")
+_JOB_SECONDS = 60.0
 _STOP_SECONDS = 120
 _JOB_VARIABLES = {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS), "PYTHONUNBUFFERED": "1"}
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
-class Place:
-    """Where a sweep goes on a cluster.
+class Destination:
+    """Where a sweep runs and records on a cluster.
 
     Attributes:
-        directory: of all sweeps, on storage that all of its machines share.
-        data: of fetched data sets there; None: beside the sweeps.
-        tracking: the MLflow server, as the head sees it; None: a file in ``directory``.
+        directory: the folder of sweeps, on storage that all nodes share.
+        data: the folder of data sets there; None: ``data`` in ``directory``.
+        tracking: the MLflow server, as the head reaches it; None: a file in ``directory``.
+        options: further options of ``foldrace sweep`` and ``resume``, such as ``--refit``.
     """
 
     directory: str
     data: str | None = None
     tracking: str | None = None
+    options: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of ``foldrace sweep`` and ``resume`` that say so, but for the tracking."""
+        data = self.data or f"{self.directory}/data"
+        return ["--dir", self.directory, "--data-dir", data, *self.options]
 
 
-def check_versions(client: JobSubmissionClient, *, strict: bool, say: Say) -> None:
-    """Compares Python and packages here with the cluster's, by a job that only prints them.
+def check_versions(client: JobSubmissionClient, *, strict: bool) -> None:
+    """Compares Python and packages with the cluster's, by a job that only prints them.
+
+    Differences are logged as warnings.
 
     Raises:
-        StateError: another Ray, Python (to the second number) or Foldrace, if ``strict``; else
-            ``say`` is told. Or the cluster does not answer.
+        StateError: Ray, Python or Foldrace differ in their first two numbers, and ``strict``; or
+            Foldrace is not installed there; or the cluster does not run the job.
     """
+    there, here = _cluster_versions(client), versions()
+    for name in sorted({*here, *there}):
+        mine, theirs = here.get(name, "missing"), there.get(name, "missing")
+        if mine == theirs:
+            continue
+        difference = f"{name} is {mine} here and {theirs} on the cluster"
+        if strict and name in _MUST_MATCH and mine.split(".")[:2] != theirs.split(".")[:2]:
+            raise StateError(f"{difference}; make them the same, or pass --allow-version-skew")
+        log.warning("Note: %s", difference)
+
+
+def _cluster_versions(client: JobSubmissionClient) -> dict[str, str]:
+    """What `versions` returns on the head. Raises: StateError."""
     job = client.submit_job(
-        entrypoint=f"python -c {shlex.quote(_VERSIONS)}",
+        entrypoint=f"python -c {shlex.quote(_PRINT_VERSIONS)}",
         submission_id=f"versions-{uuid.uuid4().hex[:12]}",
     )
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _JOB_SECONDS
     while (status := client.get_job_status(job).value) not in ENDED:
         if time.monotonic() > until:
             raise StateError(
-                "the cluster takes more than a minute to run a job that does nothing; see its"
+                "the cluster needs more than a minute for a job that only prints versions; see its"
                 " dashboard"
             )
         time.sleep(0.2)
-    told = [line for line in client.get_job_logs(job).splitlines() if line.startswith("versions ")]
+    lines = client.get_job_logs(job).splitlines()
     client.delete_job(job)
-    if status != "SUCCEEDED" or not told:
+    printed = [line for line in lines if line.startswith("versions ")]
+    if status != "SUCCEEDED" or not printed:
         raise StateError(
-            "Foldrace is not installed on the cluster, or another one; install it there as it is"
-            " here"
+            "Foldrace is not installed on the cluster, or another version of it; install there"
+            " what is installed here"
         )
-    there, here = json.loads(told[-1].removeprefix("versions ")), versions()
-    for name in sorted({*here, *there}):
-        if here.get(name) == there.get(name):
-            continue
-        line = (
-            f"{name} is {here.get(name, 'not there')} here and {there.get(name, 'not there')} on"
-            " the cluster"
-        )
-        if (
-            strict
-            and name in ("python", "ray", "foldrace")
-            and _minor(here.get(name)) != _minor(there.get(name))
-        ):
-            raise StateError(f"{line}; make them the same, or pass --allow-version-skew")
-        say(f"Note: {line}")
-
-
-def _minor(version: str | None) -> str:
-    return ".".join((version or "").split(".")[:2])
+    found: dict[str, str] = json.loads(printed[-1].removeprefix("versions "))
+    return found
 
 
 def submit(
-    client: JobSubmissionClient,
-    spec: Path,
-    overrides: Sequence[str],
-    place: Place,
-    *,
-    options: Sequence[str],
-    say: Say,
+    client: JobSubmissionClient, spec: Path, overrides: Sequence[str], destination: Destination
 ) -> Job:
-    """Checks a sweep file, ships the code beside it, and starts the sweep on the cluster.
+    """Checks a sweep file, sends the code beside it, and starts the sweep on the cluster.
 
     Args:
-        options: further ones of ``foldrace sweep`` there, such as ``--refit``.
+        client: of the cluster.
+        spec: the sweep file; its folder is what is sent.
+        overrides: ``KEY=VALUE`` each.
+        destination: where the sweep runs and records.
 
     Raises:
-        InputError: the sweep file is wrong, or names code or data that would not travel.
+        InputError: the sweep file is wrong, or names code or data outside its folder.
     """
     loaded = load_spec(spec, overrides)
     folder = spec.resolve().parent
     for field, reference in (("task", loaded.task), ("dataset", loaded.dataset.name)):
-        _check_travels(field, reference, folder)
+        _check_sent(field, reference, folder)
     with tempfile.TemporaryDirectory() as work:
-        if _is_own(loaded.dataset.name):  # it is here; one with a name is fetched there
-            prepare(loaded, Path(work), local=False, notify=say)
+        # The user's own data is here, so it is checked here; a named data set is fetched there.
+        if _is_own(loaded.dataset.name):
+            prepare(loaded, Path(work), local=False)
         packed = Path(work) / "code"
         packed.mkdir()
-        files = pack(folder, packed)
-        if Path(spec.name) not in files:
-            raise InputError(
-                "SPEC",
-                str(spec),
-                "is named in .gitignore, so it would not travel",
-                "take it out there",
-            )
-        digest = _digest(packed, files)
-        job = f"{PREFIX}{loaded.name}-{uuid.uuid4().hex[:8]}"
-        given = [
-            "--dir",
-            place.directory,
-            "--data-dir",
-            place.data or f"{place.directory}/data",
-            *options,
-        ]
-        given += [part for override in overrides for part in ("--set", override)]
-        if place.tracking is not None:
-            given += ["--tracking-uri", place.tracking]
-        command = [
-            "python",
-            "-m",
-            "foldrace.cluster.entry_point",
-            place.directory,
-            digest,
-            spec.name,
-            *given,
-        ]
-        say(f"{loaded.name}: {len(files)} files travel")
-        client.submit_job(
-            entrypoint=shlex.join(command),
-            submission_id=job,
-            metadata={"sweep": loaded.name},
-            runtime_env={"working_dir": str(packed), "env_vars": _JOB_VARIABLES},
-        )
-    return find_job(client, job)
+        sent = pack(folder, packed)
+        if Path(spec.name) not in sent:
+            rule = "is named in .gitignore, so it would not be sent"
+            raise InputError("SPEC", str(spec), rule, "remove it from there")
+        log.info("%s: sending %d files", loaded.name, len(sent))
+        command = _sweep_command(spec, overrides, destination, _digest(packed, sent))
+        return _start(client, loaded.name, command, working_dir=packed)
 
 
-def resume(
-    client: JobSubmissionClient, sweep: str, place: Place, *, options: Sequence[str], say: Say
+def _sweep_command(
+    spec: Path, overrides: Sequence[str], destination: Destination, digest: str
+) -> list[str]:
+    entry = ["python", "-m", "foldrace.cluster.entry_point", destination.directory, digest]
+    options = [part for override in overrides for part in ("--set", override)]
+    if destination.tracking is not None:
+        options += ["--tracking-uri", destination.tracking]
+    return [*entry, spec.name, *destination.arguments, *options]
+
+
+def resume(client: JobSubmissionClient, sweep: str, destination: Destination) -> Job:
+    """Continues a sweep there that was stopped or cut off, with the code that it began with."""
+    command = ["python", "-m", "foldrace", "resume", sweep, "--address", "auto"]
+    log.info("%s: resuming", sweep)
+    return _start(client, sweep, [*command, *destination.arguments])
+
+
+def _start(
+    client: JobSubmissionClient, sweep: str, command: list[str], working_dir: Path | None = None
 ) -> Job:
-    """Goes on with a sweep there that was stopped or cut off; its code and its file are where it
-    left them."""
-    job = f"{PREFIX}{sweep}-{uuid.uuid4().hex[:8]}"
-    given = [
-        "--dir",
-        place.directory,
-        "--data-dir",
-        place.data or f"{place.directory}/data",
-        *options,
-    ]
-    command = ["python", "-m", "foldrace", "resume", sweep, "--address", "auto", *given]
-    client.submit_job(
+    """Submits a command as a sweep's job."""
+    environment: dict[str, object] = {"env_vars": _JOB_VARIABLES}
+    if working_dir is not None:
+        environment["working_dir"] = str(working_dir)
+    job = client.submit_job(
         entrypoint=shlex.join(command),
-        submission_id=job,
+        submission_id=f"{PREFIX}{sweep}-{uuid.uuid4().hex[:8]}",
         metadata={"sweep": sweep},
-        runtime_env={"env_vars": _JOB_VARIABLES},
+        runtime_env=environment,
     )
-    say(f"{sweep}: goes on")
     return find_job(client, job)
 
 
@@ -195,75 +180,81 @@ def _is_own(name: str) -> bool:
     return "/" in name or ":" in name or name.endswith(".npz")
 
 
-def _check_travels(field: str, reference: str, folder: Path) -> None:
-    """Refuses a file or a folder outside the one that travels. Raises: InputError."""
-    where = (
-        reference.rpartition(":")[0] if reference.rpartition(":")[0].endswith(".py") else reference
-    )
-    path = Path(where).expanduser()
-    if "/" not in where and path.suffix != ".npz":
+def _check_sent(field: str, reference: str, folder: Path) -> None:
+    """Checks that a file or folder that a sweep file names is in the folder that is sent.
+
+    Raises:
+        InputError: it is outside, or named by an absolute path.
+    """
+    module = reference.rpartition(":")[0]
+    named = module if module.endswith(".py") else reference
+    path = Path(named).expanduser()
+    if "/" not in named and path.suffix != ".npz":
         return
     if not (folder / path).resolve().is_relative_to(folder):
-        rule = f"lies outside {folder}, which is what travels"
-        raise InputError(
-            field,
-            reference,
-            rule,
-            "move it there, or use what is on the cluster through a function",
-        )
+        rule = f"is outside {folder}, the folder that is sent"
+        hint = "move it there, or read the cluster's copy in a function"
+        raise InputError(field, reference, rule, hint)
     if path.is_absolute():
-        rule = "is not at this place on the cluster"
-        raise InputError(field, reference, rule, f"./{path.resolve().relative_to(folder)}")
+        hint = f"./{path.resolve().relative_to(folder)}"
+        raise InputError(field, reference, "is not at this path on the cluster", hint)
 
 
-def _digest(root: Path, files: Sequence[Path]) -> str:
+def _digest(root: Path, paths: Sequence[Path]) -> str:
     found = hashlib.sha256()
-    for path in files:
+    for path in paths:
         found.update(str(path).encode() + b"\0" + (root / path).read_bytes() + b"\0")
     return found.hexdigest()[:16]
 
 
-def follow(client: JobSubmissionClient, job: Job, *, again: str, say: Say) -> Job:
-    """Shows a job's log from its beginning until it ends; Ctrl-C leaves it running.
+def follow(client: JobSubmissionClient, job: Job, *, again: str, output: TextIO) -> Job:
+    """Copies a job's log to ``output``, from its beginning until the job ends; returns it then.
 
     Args:
-        again: the command that follows it again.
+        client: of the cluster.
+        job: the job, which may have ended.
+        again: the command that follows it again, for messages.
+        output: a text stream.
 
     Raises:
-        KeyboardInterrupt: after having said so.
-        StateError: the connection is lost.
+        KeyboardInterrupt: Ctrl-C; the job continues.
+        StateError: the connection is lost; the job continues.
     """
     try:
-        asyncio.run(_tail(client, job.id))
+        asyncio.run(_copy_log(client, job.id, output))
     except KeyboardInterrupt:
-        say(f"Detached; the sweep goes on. Again: {again}")
+        log.info("Detached; the sweep continues. Follow it again: %s", again)
         raise
     except FoldraceError:
         raise
-    except Exception as error:  # aiohttp's own, Ray's: the tunnel is gone, or the head
+    except Exception as error:  # of aiohttp or Ray, when the tunnel or the head is gone
         raise StateError(
-            f"the connection is lost ({first_line(error)}); the sweep goes on. Again: {again}"
+            f"the connection is lost ({first_line(error)}); the sweep continues. Follow it again:"
+            f" {again}"
         ) from error
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _JOB_SECONDS
     while (found := find_job(client, job.id)).status not in ENDED and time.monotonic() < until:
         time.sleep(0.2)
     return found
 
 
-async def _tail(client: JobSubmissionClient, job: str) -> None:
-    async for lines in client.tail_job_logs(job):
-        sys.stderr.write(lines)
-        sys.stderr.flush()
+async def _copy_log(client: JobSubmissionClient, job: str, output: TextIO) -> None:
+    async for text in client.tail_job_logs(job):
+        output.write(text)
+        output.flush()
 
 
-def stop(client: JobSubmissionClient, job: Job, say: Say) -> Job:
-    """Asks a sweep to stop, and waits until it has: what is done is kept. Raises: StateError if it
-    has ended."""
+def stop(client: JobSubmissionClient, job: Job) -> Job:
+    """Asks a sweep to stop and waits for its end; everything recorded so far is kept.
+
+    Raises:
+        StateError: it has ended already, or does not stop in time.
+    """
     if job.status in ENDED:
         raise StateError(f"{job.id}: has ended ({job.status.lower()}); there is nothing to stop")
     client.stop_job(job.id)
-    say(f"{job.sweep}: stopping; what is done is kept")
-    until = time.monotonic() + _STOP_SECONDS + _PATIENCE
+    log.info("%s: stopping; everything so far is kept", job.sweep)
+    until = time.monotonic() + _STOP_SECONDS + _JOB_SECONDS
     while (found := find_job(client, job.id)).status not in ENDED:
         if time.monotonic() > until:
             raise StateError(f"{job.id}: does not stop; see the dashboard")
@@ -272,8 +263,10 @@ def stop(client: JobSubmissionClient, job: Job, say: Say) -> Job:
 
 
 def keep_code(source: Path, directory: Path, digest: str) -> Path:
-    """Brings a job's code to storage that outlives the job, once: a sweep that is resumed reads it
-    there."""
+    """Copies a job's code into a folder of sweeps, once per digest; returns the copy.
+
+    A resumed sweep reads its code there, when the job that brought it is gone.
+    """
     target = directory / ".code" / digest
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
-"""What can go wrong, as a tree.
+"""The exceptions that Foldrace raises on purpose.
 
-FoldraceError
-├── InputError       what the user gave cannot be used; raised before anything starts (exit 2)
-│   └── DataError    a data set that cannot be found, fetched, read or trusted
-└── StateError       what is on disk or in the tracker does not fit what is asked (no such sweep)
+    FoldraceError
+    ├── InputError      the user's input is wrong; raised before anything starts (exit status 2)
+    │   └── DataError   a data set is missing, or cannot be fetched, read or verified
+    └── StateError      what is on disk or in MLflow does not allow the request (no such sweep)
+
+`InputError` is also a `ValueError`.
 """
 
 from __future__ import annotations
@@ -21,14 +23,21 @@ __all__ = [
     "nearest",
 ]
 
+_LONGEST_VALUE = 120  # characters of a value in a message
+
 
 class FoldraceError(Exception):
-    """Base of every error that Foldrace raises on purpose."""
+    """Base class of every error that Foldrace raises on purpose."""
 
 
 class InputError(FoldraceError, ValueError):
-    """Wrong input: names the field, the value, the rule it breaks and, where there is one, the way
-    out.
+    """The user's input is wrong.
+
+    Args:
+        field: what is wrong, as a path: ``folds.splits``.
+        value: the value given; None if there is none to show.
+        rule: the rule that the value breaks.
+        hint: what to do instead, if there is something to suggest.
 
     >>> str(InputError("folds.splits", 1, "must be at least 2", "use kind: holdout"))
     'folds.splits: 1: must be at least 2; use kind: holdout'
@@ -37,8 +46,8 @@ class InputError(FoldraceError, ValueError):
     def __init__(self, field: str, value: object, rule: str, hint: str = "") -> None:
         self.field, self.value, self.rule, self.hint = field, value, rule, hint
         shown = value if isinstance(value, str) else repr(value)
-        if len(shown) > 120:
-            shown = shown[:117] + "..."
+        if len(shown) > _LONGEST_VALUE:
+            shown = shown[: _LONGEST_VALUE - 3] + "..."
         parts = [field, *([shown] if value is not None else []), rule]
         super().__init__(": ".join(parts) + (f"; {hint}" if hint else ""))
 
@@ -47,28 +56,42 @@ class InputError(FoldraceError, ValueError):
 
 
 class DataError(InputError):
-    """A data set that cannot be found, fetched, read or trusted."""
+    """A data set is missing, or cannot be fetched, read or verified."""
 
 
 class StateError(FoldraceError):
-    """What is on disk or in the tracker does not fit what is asked."""
+    """What is on disk or in MLflow does not allow the request: no such sweep, for instance."""
 
 
 def closest(value: object, choices: Iterable[str]) -> str:
-    """A hint that names the closest of ``choices``, ``did you mean 'adam'?``; empty if none is
-    close."""
+    """Suggest the closest of ``choices``; empty if none is close.
+
+    >>> closest("adm", ["sgd", "adam"])
+    "did you mean 'adam'?"
+    """
     close = difflib.get_close_matches(str(value).lower(), sorted(choices), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else ""
 
 
 def nearest(value: object, choices: Iterable[str]) -> str:
-    """The same with a list of them all: ``did you mean 'adam'? (adam, sgd)``."""
+    """Suggest the closest of ``choices`` (see `closest`), and list them all.
+
+    >>> nearest("adm", ["sgd", "adam"])
+    "did you mean 'adam'? (adam, sgd)"
+    >>> nearest(7, ["sgd", "adam"])
+    'one of: adam, sgd'
+    """
     known = sorted(choices)
     listed, close = ", ".join(known), closest(value, known)
     return f"{close} ({listed})" if close else f"one of: {listed}"
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's says, in one line: its first, or its kind if it says
-    nothing."""
+    """The first line of an error's message, or the name of its class if it has no message.
+
+    >>> first_line(OSError("no network\\ntried twice"))
+    'no network'
+    >>> first_line(TimeoutError())
+    'TimeoutError'
+    """
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,15 @@
-"""Files that a killed process leaves as they were, and a power failure too."""
+"""Atomic file writes.
+
+After a crash or a power failure a file has either its old content or its new content, never a
+mixture; the same holds for a process that reads it meanwhile. The new content is written beside
+the file, flushed to disk, and renamed over it. This needs a POSIX file system.
+
+>>> import tempfile
+>>> path = Path(tempfile.mkdtemp()) / "state.json"
+>>> write_text_atomically(path, "{}")
+>>> path.read_text()
+'{}'
+"""
 
 from __future__ import annotations
 
@@ -7,12 +18,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["sync_all", "sync_file", "write_text", "write_whole"]
+__all__ = ["atomic_write", "fsync_path", "fsync_tree", "write_text_atomically"]
 
 
-def sync_file(path: Path) -> None:
-    """Makes what has been written to a file, or the names in a folder, safe from a power failure.
-    Nothing is done for one that is gone."""
+def fsync_path(path: Path) -> None:
+    """Flush a file's content, or a folder's list of names, to disk. A missing path is ignored.
+
+    Raises:
+        OSError: the path cannot be opened, or the disk reports an error.
+    """
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -23,28 +37,38 @@ def sync_file(path: Path) -> None:
         os.close(file)
 
 
-def sync_all(folder: Path) -> None:
-    """The same for all that is in a folder, and for its name."""
+def fsync_tree(folder: Path) -> None:
+    """Flush everything in a folder, and the folder's own name, to disk.
+
+    Raises:
+        OSError: as in `fsync_path`.
+    """
     for path in (*folder.rglob("*"), folder, folder.parent):
-        sync_file(path)
+        fsync_path(path)
 
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
-    """Yields another path to write to. At the block's end what is there takes the place of the
-    file at ``path``, and is safe on disk; after an exception that file is as it was."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Replace the file at ``path`` by what the block writes to the yielded path.
+
+    When the block ends, the new content is flushed to disk and renamed to ``path``. If the block
+    raises an exception, the file at ``path`` stays as it was.
+
+    Yields:
+        ``path`` with the suffix ``.part``: write the new content there.
+    """
     part = path.with_name(f"{path.name}.part")
     try:
         yield part
-        sync_file(part)
+        fsync_path(part)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    sync_file(path.parent)
+    fsync_path(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file's content, whole or not at all."""
-    with write_whole(path) as part:
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace the content of a text file by ``text`` (see `atomic_write`)."""
+    with atomic_write(path) as part:
         part.write_text(text)

@@ -1,2 +1,1 @@
-"""What is trained: tasks, data sets, folds, optimizers, the training loop, cross-validation, and a
-thin Ray adapter."""
+"""Trains folds: tasks, data sets, optimizers, cross-validation, and a Ray trainable."""

@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from foldrace.analysis.records.recorded_curves import Curves
 from foldrace.analysis.records.tables import (
     all_runs,
     artifact_text,
@@ -19,7 +20,6 @@ from foldrace.analysis.records.tables import (
     number,
     trials_table,
 )
-from foldrace.analysis.simulate.curves import Curves
 from foldrace.errors import InputError, StateError
 from foldrace.trainables.tasks.parameters import Value
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from rich.table import Table
 
-from foldrace.analysis.records.tables import locate_sweep, number, ranking, trials_table
+from foldrace.analysis.records.tables import locate_sweep, ranking, trials_table
 from foldrace.search.recording.store import SweepFolder
 from foldrace.search.spec.sweep_spec import parse_spec
-from foldrace.search.text import clock, params_text, score_text
+from foldrace.search.text import clock
 
 __all__ = ["Status", "read_status"]
 
@@ -67,17 +66,6 @@ class Status:
         """A line for each failed trial, the first ones only."""
         failed = self.trials[self.trials["status"] == "failed"].head(count)
         return [f"trial {row.trial} failed: {row.reason}" for row in failed.itertuples()]
-
-    def table(self, count: int = 5) -> Table:
-        """The best completed trials."""
-        table = Table("#", "trial", "CV loss ± std. error", "parameters", header_style="bold")
-        for place, (_, row) in enumerate(self.ranking.head(count).iterrows(), 1):
-            given = {name: row.get(f"params.{name}") for name in self.varying}
-            params = {name: number(text) for name, text in given.items() if isinstance(text, str)}
-            score = score_text(row["val_loss"], row["val_loss_se"])
-            style = "bold green" if place == 1 else ""
-            table.add_row(str(place), str(row["trial"]), score, params_text(params), style=style)
-        return table
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

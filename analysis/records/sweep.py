@@ -22,7 +22,8 @@ from foldrace.analysis.records.tables import (
     trials_table,
 )
 from foldrace.errors import InputError
-from foldrace.search.spec.distributions import Choice, Distribution, Log, LogInt
+from foldrace.search.spec.distribution_base import Distribution
+from foldrace.search.spec.distributions import Choice
 from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Parameter:
                 and min(numbers) > 0
                 and max(numbers) >= 100 * min(numbers)
             )
-        return any(isinstance(entry, Log | LogInt) for entry in self.entries)
+        return any(entry.logarithmic for entry in self.entries)
 
 
 @dataclass(frozen=True)

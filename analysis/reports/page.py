@@ -26,12 +26,12 @@ __all__ = [
     "Block",
     "Code",
     "Figure",
+    "Paragraph",
     "Picture",
     "Raw",
     "Report",
     "Section",
     "Table",
-    "Text",
     "draw",
     "report_files",
     "write_report",
@@ -84,7 +84,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Text:
+class Paragraph:
     """One paragraph of plain text."""
 
     text: str
@@ -133,7 +133,7 @@ class Code:
     text: str
 
 
-Block = Figure | Table | Text | Picture | Raw | Code
+Block = Figure | Table | Paragraph | Picture | Raw | Code
 
 
 @dataclass(frozen=True)

@@ -1,65 +1,85 @@
-"""What ``foldrace simulate`` does."""
+"""What ``foldrace simulate`` computes, and the figures and JSON that it writes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from foldrace.analysis.simulate.curves import read_curves
 from foldrace.errors import InputError
 
-__all__ = ["run_simulation"]
+if TYPE_CHECKING:
+    from foldrace.analysis.simulate.simulator import Simulation
+
+__all__ = ["SimulationOptions", "SimulationOutput", "run_simulation"]
+
+log = logging.getLogger(__name__)
 
 
-def run_simulation(
-    file: Path,
-    policies: Sequence[str],
-    workers: int,
-    orders: int,
-    seed: int,
-    scaling: bool,
-    figures: Path | None,
-    console: Console,
-    notify: Callable[[str], None],
-) -> dict[str, Any]:
-    """Simulates, prints the tables on ``console``, writes the figures; returns what ``--json``
-    prints.
+@dataclass(frozen=True)
+class SimulationOptions:
+    """The options of ``foldrace simulate``.
 
-    Args:
-        policies: names, several parted by commas; ``all``; the four that matter if empty.
-        scaling: also on 1, 2, 4, … 512 workers, told as ``scaling``.
-        figures: a folder for them; None draws none.
-
-    Raises: InputError: curves, policies, numbers or a folder that cannot be used.
+    Attributes:
+        policies: names, also several in one text with commas between; ``all`` names every policy,
+            and without any name the standard four are compared.
+        workers: how many trials train at a time.
+        orders: how many random orders of the configurations are simulated.
+        seed: of these orders.
+        scaling: also simulate 1, 2, 4, … 512 workers.
+        figures: the folder for PNG and SVG files; None draws none.
     """
-    curves = read_curves(file)
 
+    policies: Sequence[str] = ()
+    workers: int = 1
+    orders: int = 200
+    seed: int = 0
+    scaling: bool = False
+    figures: Path | None = None
+
+
+@dataclass(frozen=True)
+class SimulationOutput:
+    """What a simulation found; ``scaling``, by number of workers, is empty unless asked for."""
+
+    simulation: Simulation
+    scaling: Mapping[int, Simulation]
+    figures: tuple[Path, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        from foldrace.analysis.simulate.scaling import scaling_json
+
+        scaled = {"scaling": scaling_json(self.scaling)} if self.scaling else {}
+        return self.simulation.to_json() | scaled
+
+
+def run_simulation(file: Path, options: SimulationOptions) -> SimulationOutput:
+    """Simulates sweeps over the curves in a file, and writes the figures.
+
+    Raises:
+        InputError: the file, a policy, a number or the folder for figures cannot be used.
+    """
+    from foldrace.analysis.records.recorded_curves import read_curves
     from foldrace.analysis.simulate.figures import draw_regret, draw_scaling
-    from foldrace.analysis.simulate.scaling import scale, scaling_json
-    from foldrace.analysis.simulate.simulator import POLICIES, STANDARD, simulate
-    from foldrace.analysis.simulate.tables import scaling_table, simulation_tables
+    from foldrace.analysis.simulate.policies import POLICIES, STANDARD
+    from foldrace.analysis.simulate.scaling import scale
+    from foldrace.analysis.simulate.simulator import simulate
 
-    if figures is not None and figures.exists() and not figures.is_dir():
-        raise InputError("--output", str(figures), "is a file; the figures need a folder")
-    names = [
-        name.strip() for given in policies for name in given.split(",") if name.strip()
-    ] or list(STANDARD)
+    curves, folder = read_curves(file), options.figures
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError("--output", str(folder), "is a file, but must be a folder for figures")
+    given = [name.strip() for text in options.policies for name in text.split(",")]
+    names = [name for name in given if name] or list(STANDARD)
     names = list(POLICIES) if "all" in names else names
-    notify(f"{file}: {curves}")
-    simulation = simulate(curves, names, workers=workers, orders=orders, seed=seed, notify=notify)
-    console.print(*simulation_tables(simulation))
-    told, paths = simulation.to_json(), []
-    if figures is not None:
-        paths = draw_regret(simulation, figures)
-    if scaling:
-        scaled = scale(curves, names, orders=orders, seed=seed, notify=notify)
-        console.print(scaling_table(scaled))
-        told["scaling"] = scaling_json(scaled)
-        if figures is not None:
-            paths += draw_scaling(scaled, figures)
-    for path in paths:
-        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
-    return told
+    log.info("%s: %s", file, curves)
+    orders, seed = options.orders, options.seed
+    found = simulate(curves, names, workers=options.workers, orders=orders, seed=seed)
+    scaled = scale(curves, names, orders=orders, seed=seed) if options.scaling else {}
+    paths: list[Path] = []
+    if folder is not None:
+        paths += draw_regret(found, folder)
+        paths += draw_scaling(scaled, folder) if scaled else []
+    return SimulationOutput(found, scaled, tuple(paths))

@@ -1,9 +1,10 @@
-"""What a scheduling policy would have cost on recorded curves, and what it would have found."""
+"""Replays recorded curves under scheduling policies: the cost of each, and what it finds."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,117 +12,49 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
-from foldrace.analysis.simulate.curves import Curves
-from foldrace.analysis.simulate.virtual_tune import Arrival, Replay, VirtualTune
+from foldrace.analysis.records.recorded_curves import Curves
+from foldrace.analysis.simulate.policies import POLICIES, STANDARD
+from foldrace.analysis.simulate.virtual_tune import Completion, RecordedSteps, VirtualTune
 from foldrace.errors import InputError, nearest
-from foldrace.search.scheduling.asha import Race
-from foldrace.search.scheduling.base import FifoLadder, LadderScheduler
-from foldrace.search.scheduling.bracket import Rule
-from foldrace.search.scheduling.promotion import PromotionScheduler
-from foldrace.search.scheduling.stopping import StoppingLadder
-from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder
+from foldrace.trainables.training.ladder import Rung
 
 __all__ = [
-    "POLICIES",
     "SHARES",
-    "Outcome",
-    "Policy",
     "PolicyResult",
+    "RegretCurve",
+    "SimulatedSweep",
     "Simulation",
+    "quartiles",
     "rank_correlations",
     "simulate",
 ]
 
+log = logging.getLogger(__name__)
+
 SHARES = (0.05, 0.1, 0.2, 0.4)
 """The shares of full cross-validation's cost at which the regret is read."""
 _TOP = 3
-_PATH = 300
-_BASE_FACTOR = 3.0
+_CURVE_POINTS = 300
 
 
 @dataclass(frozen=True)
-class Policy:
-    """A scheduler, its rule, and its ladder on so many epochs and folds."""
-
-    what: str
-    scheduler: type[LadderScheduler]
-    ladder: Callable[[int, int], Sequence[Rung]]
-    rule: Rule
-
-    def build(self, curves: Curves) -> tuple[LadderScheduler, Sequence[Rung]]:
-        """The scheduler of a sweep of all these configurations."""
-        count, folds, epochs = curves.shape
-        ladder = self.ladder(epochs, folds)
-        return self.scheduler("simulation", Race(ladder, self.rule, trials=count)), ladder
-
-
-def _whole(epochs: int, folds: int) -> Sequence[Rung]:
-    return (Rung(folds, epochs),)
-
-
-def _lockstep(epochs: int, folds: int) -> Sequence[Rung]:
-    return lockstep_ladder(epochs, folds, reduction_factor=_BASE_FACTOR)
-
-
-_PLAIN = Rule(_BASE_FACTOR, first_wave=None, margin=None)
-POLICIES: Mapping[str, Policy] = {
-    "fifo": Policy("every configuration, all folds to the last epoch", FifoLadder, _whole, Rule()),
-    "stopping-lockstep": Policy(
-        "Ray's ASHA, all folds side by side, η = 3", StoppingLadder, _lockstep, _PLAIN
-    ),
-    "promotion-lockstep": Policy(
-        "promotion, all folds side by side, η = 3", PromotionScheduler, _lockstep, _PLAIN
-    ),
-    "default": Policy(
-        "promotion, one fold first: what a sweep does", PromotionScheduler, default_ladder, Rule()
-    ),
-    "promotion": Policy(
-        "the default without its three additions", PromotionScheduler, default_ladder, _PLAIN
-    ),
-    "no-first-wave": Policy(
-        "the leader of a rung goes on from the start",
-        PromotionScheduler,
-        default_ladder,
-        Rule(first_wave=0.0, finalists=1),
-    ),
-    "no-last-chance": Policy(
-        "nobody is tried at the end", PromotionScheduler, default_ladder, Rule(margin=None)
-    ),
-    "two-brackets": Policy(
-        "a quarter starts at the second rung", PromotionScheduler, default_ladder, Rule(brackets=2)
-    ),
-    "eta-4": Policy(
-        "η = 4",
-        PromotionScheduler,
-        lambda e, f: default_ladder(e, f, reduction_factor=4.0),
-        Rule(4.0),
-    ),
-}
-"""By name: what is compared by default, and the variants that show what each part of the default
-does."""
-
-STANDARD = ("fifo", "stopping-lockstep", "promotion-lockstep", "default")
-
-
-@dataclass(frozen=True)
-class Outcome:
+class SimulatedSweep:
     """One policy on one order of the configurations.
 
     Attributes:
-        arrivals: the configurations evaluated in full, as they came.
+        completions: the completed configurations, in order.
         fold_epochs: spent in all.
-        seconds: virtual, to the end.
+        seconds: virtual time to the end.
     """
 
-    arrivals: Sequence[Arrival]
+    completions: Sequence[Completion]
     fold_epochs: int
     seconds: float
 
 
 @dataclass(frozen=True)
-class RegretPath:
-    """The regret at F points of the way to full cross-validation's cost: its mean over the orders,
-    and the mean's standard error."""
+class RegretCurve:
+    """Regret against cost, (F,) each: fold-epochs, mean over the orders, its standard error."""
 
     fold_epochs: NDArray[np.float64]
     mean: NDArray[np.float64]
@@ -130,22 +63,22 @@ class RegretPath:
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """One policy on all orders.
+    """One policy on O orders of the configurations.
+
+    Regret is how much worse the best completed configuration is than the best of all, relative to
+    the latter. Before any completion it is that of the median configuration.
 
     Attributes:
-        fold_epochs_to_top: (O,) spent when the first of the three best was evaluated in full;
-            infinite if none was.
-        seconds_to_top: (O,) on the virtual clock.
-        regret: share of the full cost → (O,) how much worse the winner by then is than the best,
-            relative to it; where nothing has been evaluated in full, how much worse a
-            configuration taken at random is (the median).
-        without_winner: share of the full cost → the share of orders in which nothing was evaluated
-            in full by then.
-        final_regret: (O,) of the winner at the end.
-        best_kept: share of orders whose winner is the best configuration.
+        fold_epochs_to_top: (O,) spent when the first of the three best configurations completed;
+            infinite if none did.
+        seconds_to_top: (O,) the same on the virtual clock.
+        regret: (O,) after each share of full cross-validation's cost.
+        without_winner: by share: the proportion of orders without any completion by then.
+        final_regret: (O,) at the end.
+        best_kept: the proportion of orders in which the best configuration wins.
         total_fold_epochs: (O,) spent in all.
-        total_seconds: (O,) to the end.
-        path: the regret all along the way.
+        total_seconds: (O,) virtual time to the end.
+        regret_curve: the mean regret against the cost.
     """
 
     fold_epochs_to_top: NDArray[np.float64]
@@ -156,19 +89,16 @@ class PolicyResult:
     best_kept: float
     total_fold_epochs: NDArray[np.float64]
     total_seconds: NDArray[np.float64]
-    path: RegretPath
+    regret_curve: RegretCurve
 
     def to_json(self) -> dict[str, Any]:
-        """In numbers; infinite ones as null."""
+        """As a JSON object; infinite numbers are null."""
+        regret = {f"{share:g}": _number(values.mean()) for share, values in self.regret.items()}
         return {
-            "fold_epochs_to_top3": _quartiles(self.fold_epochs_to_top),
-            "seconds_to_top3": _quartiles(self.seconds_to_top),
-            "regret": {
-                f"{share:g}": _number(values.mean()) for share, values in self.regret.items()
-            },
-            "without_winner": {
-                f"{share:g}": value for share, value in self.without_winner.items()
-            },
+            "fold_epochs_to_top3": _named_quartiles(self.fold_epochs_to_top),
+            "seconds_to_top3": _named_quartiles(self.seconds_to_top),
+            "regret": regret,
+            "without_winner": {f"{share:g}": rate for share, rate in self.without_winner.items()},
             "final_regret": _number(self.final_regret.mean()),
             "best_kept": self.best_kept,
             "total_fold_epochs": _number(np.median(self.total_fold_epochs)),
@@ -178,7 +108,7 @@ class PolicyResult:
 
 @dataclass(frozen=True)
 class Simulation:
-    """All policies on the same orders."""
+    """Policies on the same orders of the same configurations."""
 
     curves: Curves
     orders: int
@@ -205,17 +135,21 @@ def simulate(
     workers: int = 1,
     orders: int = 200,
     seed: int = 0,
-    notify: Callable[[str], None] = lambda _: None,
 ) -> Simulation:
-    """Runs each policy over the curves, with the configurations drawn in ``orders`` random orders,
-    the same for all.
+    """Runs each policy over the curves, on the same random orders of the configurations.
+
+    Args:
+        policies: names of `POLICIES`.
+        workers: how many trials train at a time, at least 1.
+        orders: how many random orders are drawn, at least 1.
+        seed: of these orders.
 
     Raises:
-        InputError: an unknown policy, or numbers below 1.
+        InputError: an unknown policy, or a number below 1.
     """
     for name in policies:
         if name not in POLICIES:
-            raise InputError("--policies", name, "is no policy", nearest(name, POLICIES))
+            raise InputError("--policies", name, "is not a policy", nearest(name, POLICIES))
     for option, value in (("--workers", workers), ("--orders", orders)):
         if value < 1:
             raise InputError(option, value, "must be a whole number at least 1")
@@ -223,92 +157,103 @@ def simulate(
     drawn = [generator.permutation(len(curves.loss)).tolist() for _ in range(orders)]
     results = {}
     for name in dict.fromkeys(policies):
-        notify(f"{name}: {POLICIES[name].what}")
-        replay = Replay(curves, POLICIES[name].build(curves)[1])
-        results[name] = _measure(
-            curves, [_run(curves, POLICIES[name], replay, order, workers) for order in drawn]
-        )
+        policy = POLICIES[name]
+        log.info("%s: %s", name, policy.description)
+        steps = RecordedSteps(curves, policy.build(curves)[1])
+        sweeps = [
+            _run(VirtualTune(policy.build(curves)[0], steps, order, workers)) for order in drawn
+        ]
+        results[name] = _measure(curves, sweeps)
     return Simulation(curves, orders, workers, results)
 
 
-def _run(
-    curves: Curves, policy: Policy, replay: Replay, order: Sequence[int], workers: int
-) -> Outcome:
-    sweep = VirtualTune(policy.build(curves)[0], replay, order, workers)
-    arrivals = sweep.run()
-    return Outcome(arrivals, sweep.fold_epochs, sweep.now)
+def _run(sweep: VirtualTune) -> SimulatedSweep:
+    completions = sweep.run()
+    return SimulatedSweep(completions, sweep.fold_epochs, sweep.now)
 
 
-def _measure(curves: Curves, outcomes: Sequence[Outcome]) -> PolicyResult:
+def _measure(curves: Curves, sweeps: Sequence[SimulatedSweep]) -> PolicyResult:
     count, folds, epochs = curves.shape
     cost = count * folds * epochs
-    top = set(curves.ranking[:_TOP].tolist())
     best = float(curves.final.min())
-    blind = float(np.median(curves.final[np.isfinite(curves.final)]))
-    found = [
-        next((a for a in outcome.arrivals if a.configuration in top), None) for outcome in outcomes
-    ]
-    path = np.geomspace(epochs, cost, _PATH)
-    ways = [_winners(curves, outcome) for outcome in outcomes]
+    median = float(np.median(curves.final[np.isfinite(curves.final)]))
+    first = [_first_of_the_best(curves, sweep) for sweep in sweeps]
+    steps = [_winner_steps(curves, sweep) for sweep in sweeps]
 
     def winners(fold_epochs: ArrayLike) -> NDArray[np.float64]:
-        """(O, …) by order, what the best evaluated so far has; infinite if there is none."""
+        """(O, …) by order: the lowest loss of a completed configuration; infinite if none is."""
         return np.stack(
-            [losses[np.searchsorted(at, fold_epochs, side="right")] for at, losses in ways]
+            [losses[np.searchsorted(at, fold_epochs, side="right")] for at, losses in steps]
         )
 
     def regrets(fold_epochs: ArrayLike) -> NDArray[np.float64]:
         losses = winners(fold_epochs)
-        # regret is relative, unless the best is 0
-        return (np.where(np.isinf(losses), blind, losses) - best) / (abs(best) or 1.0)
+        # regret is relative, unless the best loss is 0
+        return (np.where(np.isinf(losses), median, losses) - best) / (abs(best) or 1.0)
 
-    along = regrets(path)
+    points = np.geomspace(epochs, cost, _CURVE_POINTS)
+    curve = regrets(points)
+    error = curve.std(axis=0) / math.sqrt(len(sweeps))
     return PolicyResult(
         fold_epochs_to_top=np.array(
-            [math.inf if arrival is None else arrival.fold_epochs for arrival in found]
+            [math.inf if one is None else one.fold_epochs for one in first]
         ),
-        seconds_to_top=np.array(
-            [math.inf if arrival is None else arrival.seconds for arrival in found]
-        ),
+        seconds_to_top=np.array([math.inf if one is None else one.seconds for one in first]),
         regret={share: regrets(share * cost) for share in SHARES},
         without_winner={share: float(np.isinf(winners(share * cost)).mean()) for share in SHARES},
         final_regret=regrets(math.inf),
         best_kept=float((winners(math.inf) == best).mean()),
-        total_fold_epochs=np.array(
-            [outcome.fold_epochs for outcome in outcomes], dtype=np.float64
-        ),
-        total_seconds=np.array([outcome.seconds for outcome in outcomes]),
-        path=RegretPath(path, along.mean(axis=0), along.std(axis=0) / math.sqrt(len(outcomes))),
+        total_fold_epochs=np.array([sweep.fold_epochs for sweep in sweeps], dtype=np.float64),
+        total_seconds=np.array([sweep.seconds for sweep in sweeps]),
+        regret_curve=RegretCurve(points, curve.mean(axis=0), error),
     )
 
 
-def _winners(curves: Curves, outcome: Outcome) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(A,) the fold-epochs at which configurations arrived, and (A + 1,) the loss of the best
-    before and after each."""
-    losses = [curves.final[arrival.configuration] for arrival in outcome.arrivals]
-    at = np.array([arrival.fold_epochs for arrival in outcome.arrivals], dtype=np.float64)
+def _first_of_the_best(curves: Curves, sweep: SimulatedSweep) -> Completion | None:
+    top = set(curves.ranking[:_TOP].tolist())
+    return next((one for one in sweep.completions if one.configuration in top), None)
+
+
+def _winner_steps(
+    curves: Curves, sweep: SimulatedSweep
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The best completed loss as a step function: (A,) fold-epochs of the completions, and
+    (A + 1,) the loss before the first of them and after each."""
+    losses = [curves.final[one.configuration] for one in sweep.completions]
+    at = np.array([one.fold_epochs for one in sweep.completions], dtype=np.float64)
     return at, np.minimum.accumulate([math.inf, *losses])
 
 
 def rank_correlations(curves: Curves, ladder: Sequence[Rung]) -> Mapping[Rung, float]:
-    """Spearman's rank correlation of what a rung says with what full cross-validation says, over
-    all configurations that end finite; NaN where all say the same."""
+    """Spearman's rank correlation of each rung's score with the final score.
+
+    It is taken over the configurations with a finite final score, and is NaN where all scores of
+    the rung, or all final ones, are equal.
+    """
     finite = np.isfinite(curves.final)
     final = curves.final[finite]
 
     def correlation(rung: Rung) -> float:
-        said = curves.loss[finite, : rung.folds, rung.epochs - 1].mean(axis=1)
-        if min(len(set(said)), len(set(final))) < 2:
+        scores = curves.loss[finite, : rung.folds, rung.epochs - 1].mean(axis=1)
+        if min(len(set(scores)), len(set(final))) < 2:
             return math.nan
-        return float(spearmanr(said, final).statistic)
+        return float(spearmanr(scores, final).statistic)
 
     return {rung: correlation(rung) for rung in ladder}
 
 
-def _quartiles(values: NDArray[np.float64]) -> dict[str, float | None]:
-    # an infinite value is a fact here: quantiles are values that occurred, not between two of them
-    names = {"q1": 0.25, "median": 0.5, "q3": 0.75}
-    return {name: _number(np.quantile(values, at, method="lower")) for name, at in names.items()}
+def quartiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3,) the quartiles, each of them one of the values: an infinite one must not be averaged.
+
+    >>> quartiles(np.array([1.0, 2.0, np.inf])).tolist()
+    [1.0, 2.0, 2.0]
+    """
+    return np.asarray(np.quantile(values, (0.25, 0.5, 0.75), method="lower"), dtype=np.float64)
+
+
+def _named_quartiles(values: NDArray[np.float64]) -> dict[str, float | None]:
+    names = ("q1", "median", "q3")
+    return {name: _number(value) for name, value in zip(names, quartiles(values), strict=True)}
 
 
 def _number(value: Any) -> float | None:

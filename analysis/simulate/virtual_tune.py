@@ -1,8 +1,7 @@
-"""Tune's controller on a virtual clock: drives the schedulers of real sweeps over recorded curves.
+"""Ray Tune's controller on a virtual clock: real schedulers over recorded curves.
 
-It does what ``ray.tune.execution.tune_controller.TuneController`` does at the seams between
-controller, scheduler and searcher, in the same order, and nothing else: a scheduler cannot tell
-them apart. No Ray is started.
+It calls scheduler and searcher as ``ray.tune.execution.tune_controller.TuneController`` does, in
+the same order, so a scheduler cannot tell the two apart. It does nothing else, and starts no Ray.
 """
 
 from __future__ import annotations
@@ -18,17 +17,16 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from foldrace.analysis.simulate.curves import Curves
+from foldrace.analysis.records.recorded_curves import Curves
 from foldrace.search.scheduling.base import LadderScheduler, RunState
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
 from foldrace.trainables.training.ladder import Rung, aligned_points
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
-__all__ = ["Arrival", "Replay", "Step", "VirtualTrial", "VirtualTune"]
+__all__ = ["Completion", "RecordedStep", "RecordedSteps", "VirtualTrial", "VirtualTune"]
 
 
 class VirtualTrial:
-    """What schedulers see of a Tune trial."""
+    """A trial with the attributes of Tune's that schedulers read."""
 
     def __init__(self, number: int, configuration: int) -> None:
         self.trial_id = f"{number:08d}"
@@ -43,13 +41,13 @@ class VirtualTrial:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a trial does between an aligned point and the one before.
+class RecordedStep:
+    """A trial's training from one aligned point to the next.
 
     Attributes:
-        result: what it tells Tune at its end, but for its number.
-        fold_epochs: what the way costs.
-        seconds: what it takes.
+        result: what the trial reports to Tune at the end of the step, without its number.
+        fold_epochs: trained in this step.
+        seconds: training time of this step.
     """
 
     report: EpochReport
@@ -59,24 +57,26 @@ class Step:
 
     @property
     def completed(self) -> bool:
-        """Whether it has been evaluated on all folds to the last epoch."""
+        """Whether the trial completed: all folds, to the last epoch."""
         return self.report.finished and "val_loss" in self.result
 
 
-class Replay:
-    """The steps that trials of recorded configurations would make on a ladder.
+class RecordedSteps:
+    """The steps that trials of recorded configurations make on a ladder.
+
+    ``step(configuration, position)`` is the `RecordedStep` of a configuration, by its index in the
+    curves, to an aligned point, by its index on the ladder.
 
     Args:
-        remembered: how many steps are kept for trials to come: on other orders they are the same.
+        cache_size: how many steps are kept; the same ones occur in every order of configurations.
     """
 
-    def __init__(self, curves: Curves, ladder: Sequence[Rung], remembered: int = 20_000) -> None:
+    def __init__(self, curves: Curves, ladder: Sequence[Rung], cache_size: int = 20_000) -> None:
         self._curves, self._ladder = curves, tuple(ladder)
         self._points = aligned_points(self._ladder)
-        self.step = lru_cache(remembered)(self._step)
+        self.step = lru_cache(cache_size)(self._step)
 
-    def _step(self, configuration: int, position: int) -> Step:
-        """The step of a configuration to an aligned point, by its index."""
+    def _step(self, configuration: int, position: int) -> RecordedStep:
         point = self._points[position]
         before = self._points[position - 1] if position else Rung(0, 0)
         report = self._report(configuration, position)
@@ -84,7 +84,7 @@ class Replay:
         if report.diverged is None:
             result["val_loss"] = report.metrics["val_loss"]
         seconds = report.seconds - self._seconds(configuration, before)
-        return Step(report, result, point.cost - before.cost, max(0.0, seconds))
+        return RecordedStep(report, result, point.cost - before.cost, max(0.0, seconds))
 
     def _seconds(self, configuration: int, point: Rung) -> float:
         return float(self._curves.seconds[configuration, : point.folds, : point.epochs].sum())
@@ -92,15 +92,15 @@ class Replay:
     def _report(self, configuration: int, position: int) -> EpochReport:
         point = self._points[position]
         loss = self._curves.loss[configuration, : point.folds, : point.epochs]
-        broken = not np.isfinite(loss).all()
+        diverged = not np.isfinite(loss).all()
         folds = tuple(
             FoldReport(
                 fold,
                 point.epochs,
-                0 if broken else point.epochs,
-                broken,
-                "diverged" if broken else None,
-                {"val_loss": math.inf if broken else float(loss[fold, -1])},
+                0 if diverged else point.epochs,
+                diverged,
+                "diverged" if diverged else None,
+                {"val_loss": math.inf if diverged else float(loss[fold, -1])},
             )
             for fold in range(point.folds)
         )
@@ -118,16 +118,15 @@ class Replay:
             folds=folds,
             fold_epochs=point.cost,
             seconds=self._seconds(configuration, point),
-            finished=broken or position == len(self._points) - 1,
-            rungs=rungs[:-1] if broken else rungs,
+            finished=diverged or position == len(self._points) - 1,
+            rungs=rungs[:-1] if diverged else rungs,
             heading=sum(rung.cost < point.cost for rung in self._ladder),
         )
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """A configuration evaluated on all folds to the last epoch, and what the sweep had spent by
-    then."""
+class Completion:
+    """A completed configuration, and what the sweep had spent when it completed."""
 
     configuration: int
     fold_epochs: int
@@ -138,26 +137,27 @@ class VirtualTune:
     """One sweep over recorded curves.
 
     Args:
-        order: the configurations, in the order in which the searcher draws them.
-        workers: how many trials train side by side.
+        steps: of all configurations, on the scheduler's ladder.
+        order: the configurations' indices, in the order in which the searcher suggests them.
+        workers: how many trials train at a time.
     """
 
     def __init__(
-        self, scheduler: LadderScheduler, replay: Replay, order: Iterable[int], workers: int
+        self, scheduler: LadderScheduler, steps: RecordedSteps, order: Iterable[int], workers: int
     ) -> None:
-        self._scheduler, self._replay, self._workers = scheduler, replay, workers
+        self._scheduler, self._steps, self._workers = scheduler, steps, workers
         self._order = iter(enumerate(order))
-        self._drawn_all = False
-        self._drawn = self._started = 0
+        self._all_suggested = False
+        self._suggested = self._started = 0
         self._pending: list[VirtualTrial] = []
         self._paused: dict[str, VirtualTrial] = {}
         self._events: list[tuple[float, int, VirtualTrial]] = []
         self.now = 0.0
         self.fold_epochs = 0
-        self.arrivals: list[Arrival] = []
+        self.completions: list[Completion] = []
 
-    def run(self) -> list[Arrival]:
-        """Runs the sweep to its end."""
+    def run(self) -> list[Completion]:
+        """Runs the sweep to its end; returns the completed configurations in order."""
         with self._scheduler.acting_on(
             RunState(slots=lambda: self._workers, elapsed=lambda: self.now)
         ):
@@ -166,29 +166,31 @@ class VirtualTune:
                 if not self._events:
                     break
                 self._handle(*heapq.heappop(self._events))
-        assert self._drawn_all and not self._pending and not self._paused, (
-            "nothing runs, and not all is over"
+        assert self._all_suggested and not self._pending and not self._paused, (
+            "no trial is running, but the sweep has not ended"
         )
-        return self.arrivals
+        return self.completions
 
     def _fill(self) -> None:
-        """Tune's steps until none changes anything: an epoch takes longer than they do. Those at
-        which no worker is free are left out."""
+        """Makes the controller's steps while a worker is free and a step changes something.
+
+        They take no virtual time: an epoch takes far longer.
+        """
         before = None
         while len(self._events) < self._workers and before != (before := self._state()):
-            self._draw()
+            self._suggest()
             self._start()
 
     def _state(self) -> tuple[object, ...]:
-        ended = (self._drawn_all, self._scheduler.race.exhausted)
-        return self._drawn, self._started, len(self._pending), len(self._paused), ended
+        ended = (self._all_suggested, self._scheduler.race.exhausted)
+        return self._suggested, self._started, len(self._pending), len(self._paused), ended
 
     # TuneController._maybe_update_trial_queue, with FoldSearch.suggest behind it
 
-    def _draw(self) -> None:
-        while not self._drawn_all and not self._pending:
+    def _suggest(self) -> None:
+        while not self._all_suggested and not self._pending:
             if self._scheduler.over():
-                self._drawn_all = True
+                self._all_suggested = True
                 return
             if not self._scheduler.open():
                 return
@@ -197,18 +199,18 @@ class VirtualTune:
                 self._scheduler.exhausted()
                 return
             trial = VirtualTrial(*found)
-            self._drawn += 1
+            self._suggested += 1
             self._scheduler.on_trial_add(self, trial)
             self._pending.append(trial)
 
     @property
     def search_alg(self) -> VirtualTune:
-        """Tune's searcher, of which schedulers ask whether it `is_finished`."""
+        """The searcher, which schedulers ask whether it `is_finished`."""
         return self
 
     def is_finished(self) -> bool:
-        """Whether nothing will ever run again."""
-        return self._drawn_all
+        """Whether every trial of the sweep has been suggested."""
+        return self._all_suggested
 
     # TuneController._maybe_add_actors
 
@@ -224,7 +226,7 @@ class VirtualTune:
             self._train(trial)
 
     def _train(self, trial: VirtualTrial) -> None:
-        step = self._replay.step(trial.configuration, trial.position)
+        step = self._steps.step(trial.configuration, trial.position)
         heapq.heappush(self._events, (self.now + step.seconds, self._started, trial))
         self._started += 1
 
@@ -232,14 +234,16 @@ class VirtualTune:
 
     def _handle(self, now: float, _: int, trial: VirtualTrial) -> None:
         self.now = now
-        step = self._replay.step(trial.configuration, trial.position)
+        step = self._steps.step(trial.configuration, trial.position)
         self.fold_epochs += step.fold_epochs
         trial.position += 1
         result = {"trial": trial.config["trial"], **step.result}
-        if step.report.finished:  # Tune's `done`: no scheduler is asked
+        if step.report.finished:  # `done` in Tune, which then does not ask the scheduler
             decision = TrialScheduler.STOP
             if step.completed:
-                self.arrivals.append(Arrival(trial.configuration, self.fold_epochs, self.now))
+                self.completions.append(
+                    Completion(trial.configuration, self.fold_epochs, self.now)
+                )
         else:
             decision = self._scheduler.on_trial_result(self, trial, result)
         trial.last_result = result
@@ -252,7 +256,7 @@ class VirtualTune:
             self.stop_trial(trial)
 
     def stop_trial(self, trial: VirtualTrial) -> None:
-        """Ends a trial for good, in whatever state it is."""
+        """Ends a trial, whatever its status."""
         if trial.status in (Trial.PAUSED, Trial.PENDING):
             self._scheduler.on_trial_remove(self, trial)
             self._paused.pop(trial.trial_id, None)

@@ -1,1 +1,1 @@
-"""Intervals, corrected tests, importance, neighbourhoods, embeddings."""
+"""Confidence intervals, corrected tests, parameter importance, neighbourhoods, maps."""

@@ -12,19 +12,26 @@ from numpy.typing import NDArray
 from foldrace.analysis.statistics.neighbours import Points
 from foldrace.errors import InputError
 
-__all__ = ["SMALLEST", "TsneJob", "capped", "principal_components", "tsne", "tsne_maps"]
+__all__ = [
+    "MIN_POINTS",
+    "TsneJob",
+    "allowed_perplexities",
+    "principal_components",
+    "tsne",
+    "tsne_maps",
+]
 
-SMALLEST = 16
-"""Fewer points than this make no t-SNE map."""
+MIN_POINTS = 16
+"""The fewest points that t-SNE can map."""
 
-_EXAGGERATION, _EXAGGERATED, _PLAIN = 12, 250, 500
+_EXAGGERATION, _EXAGGERATED_STEPS, _PLAIN_STEPS = 12, 250, 500
 _ANGLE = 0.8
-_START, _JITTER = 1e-4, 0.01
+_START_DEVIATION, _JITTER = 1e-4, 0.01
 
 
 @dataclass(frozen=True)
 class TsneJob:
-    """One t-SNE map to make: the arguments of `tsne`."""
+    """The arguments of one call of `tsne`."""
 
     points: Points
     perplexity: float
@@ -33,8 +40,15 @@ class TsneJob:
 
 
 def principal_components(points: Points, count: int) -> NDArray[np.float64]:
-    """(N, D) → (N, count), each point's scores on the first principal components; fewer where D or
-    N is smaller."""
+    """The scores of points on their first principal components.
+
+    Args:
+        points: (N, D).
+        count: components; at most the smaller of N and D are computed.
+
+    Returns:
+        (N, count).
+    """
     from sklearn.decomposition import PCA
 
     count = min(count, *points.shape)
@@ -45,40 +59,45 @@ def principal_components(points: Points, count: int) -> NDArray[np.float64]:
     return scores
 
 
-def capped(perplexities: Sequence[float], n: int) -> tuple[float, ...]:
-    """The perplexities that ``n`` points allow, a third of them at most, in order and each
-    once."""
-    return tuple(
-        sorted({min(float(perplexity), float((n - 1) // 3)) for perplexity in perplexities})
-    )
+def allowed_perplexities(perplexities: Sequence[float], n: int) -> tuple[float, ...]:
+    """Perplexities limited to (n − 1) / 3, which is the most for ``n`` points: sorted, each once.
+
+    >>> allowed_perplexities((10, 30, 100), 180)
+    (10.0, 30.0, 59.0)
+    """
+    limit = float((n - 1) // 3)
+    return tuple(sorted({min(float(perplexity), limit) for perplexity in perplexities}))
 
 
 def tsne(
     points: Points, perplexity: float, seed: int = 0, *, random_start: bool = False
 ) -> NDArray[np.float64]:
-    """(N, D) → (N, 2): van der Maaten and Hinton's t-SNE (2008), by openTSNE, Barnes-Hut
-    approximation.
+    """The t-SNE map of points (van der Maaten and Hinton, 2008), by openTSNE with the Barnes-Hut
+    approximation, on one thread. The same arguments give the same map.
 
-    Started from the first two principal components, scaled to a standard deviation of 1e-4 (Kobak
-    and Berens, "The art of using t-SNE for single-cell transcriptomics", 2019); 250 steps with an
-    exaggeration of 12 at a learning rate of N / 12, then 500 plain ones at N (Belkina et al.,
-    "Automated optimized parameters for t-SNE", 2019: N over the exaggeration). One thread; the
-    same result every time.
+    The start is the first two principal components, scaled to a standard deviation of 1e-4 (Kobak
+    and Berens, "The art of using t-SNE for single-cell transcriptomics", 2019). 250 steps with an
+    exaggeration of 12 and a learning rate of N / 12 are followed by 500 steps without exaggeration
+    and a learning rate of N (Belkina et al., "Automated optimized parameters for t-SNE", 2019).
 
     Args:
-        seed: draws what is added to the start, a hundredth of its spread.
-        random_start: start from Gaussian noise of the same spread, drawn with the seed, instead of
-            the components.
+        points: (N, D), N at least `MIN_POINTS`.
+        perplexity: from 1 to (N − 1) / 3.
+        seed: of the noise that is added to the start, a hundredth of its standard deviation.
+        random_start: start from Gaussian noise of the same standard deviation, without the
+            principal components.
+
+    Returns:
+        (N, 2).
 
     Raises:
-        InputError: fewer than `SMALLEST` points, points that are all the same, or a perplexity
-            that N does not allow.
+        InputError: too few points, equal points, or a perplexity that is out of its range.
     """
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PerplexityBasedNN
 
-    if len(points) < SMALLEST:
-        raise InputError("points", len(points), f"t-SNE needs at least {SMALLEST}")
+    if len(points) < MIN_POINTS:
+        raise InputError("points", len(points), f"t-SNE needs at least {MIN_POINTS}")
     if not 1 <= perplexity <= (len(points) - 1) / 3:
         raise InputError(
             "perplexity", perplexity, f"must be from 1 to (N - 1) / 3 for N = {len(points)} points"
@@ -95,8 +114,8 @@ def tsne(
         n_jobs=1,
         random_state=seed,
     )
-    embedding = embedding.optimize(_EXAGGERATED, exaggeration=_EXAGGERATION, momentum=0.8)
-    return np.array(embedding.optimize(_PLAIN, momentum=0.8), np.float64)
+    embedding = embedding.optimize(_EXAGGERATED_STEPS, exaggeration=_EXAGGERATION, momentum=0.8)
+    return np.array(embedding.optimize(_PLAIN_STEPS, momentum=0.8), np.float64)
 
 
 def _start(points: Points, seed: int, random_start: bool) -> NDArray[np.float64]:
@@ -106,20 +125,25 @@ def _start(points: Points, seed: int, random_start: bool) -> NDArray[np.float64]
     if not random_start:
         scores = principal_components(points, 2)
         start[:, : scores.shape[1]] += scores / scores[:, 0].std()
-    return start * _START
+    return start * _START_DEVIATION
 
 
 def tsne_maps(jobs: Sequence[TsneJob], workers: int = 2) -> list[NDArray[np.float64]]:
-    """The maps of all jobs, two at a time: openTSNE lets go of the interpreter, and two maps on a
-    thread each gain more than one map on two threads. Give the largest job first. Raises: as
-    `tsne`."""
+    """The maps of all jobs, each on one thread, several at a time.
+
+    openTSNE releases the GIL, and two maps on a thread each take less time than one after the
+    other on two threads.
+
+    Args:
+        jobs: the largest first, so that no thread has to wait for it at the end.
+        workers: threads.
+
+    Raises:
+        InputError: as `tsne`.
+    """
     from threadpoolctl import threadpool_limits
 
-    # each search for neighbours limits BLAS to one thread for itself, and the first to end would
-    # lift the other's limit
+    # Each search for neighbours sets BLAS to one thread and resets it at its end, which would
+    # lift the limit of a search in the other thread.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(_run, jobs))
-
-
-def _run(job: TsneJob) -> NDArray[np.float64]:
-    return tsne(job.points, job.perplexity, job.seed, random_start=job.random_start)
+        return list(pool.map(lambda job: tsne(**vars(job)), jobs))

@@ -1,13 +1,12 @@
-"""Which parameters mattered: two answers to two questions, both Optuna's.
+"""Which parameters mattered in a sweep: two importances, both Optuna's.
 
-fANOVA (Hutter, Hoos and Leyton-Brown, 2014) tells what explains the loss all over the space. It
-needs losses of one fidelity, so it sees completed trials alone, and parameters that all of them
-have.
+fANOVA (Hutter, Hoos and Leyton-Brown, 2014) says which parameters explain the loss in the whole
+search space. It needs losses of one fidelity, so it uses the completed trials and the parameters
+that all of them have.
 
-PED-ANOVA (Watanabe, Bansal and Hutter, 2023; its conditional form, 2026) tells what sets the best
-trials apart from the others. It needs to know only which trials are the best, so those that were
-given up or failed count too, as worse than any completed one, and a parameter may exist in some
-trials only.
+PED-ANOVA (Watanabe, Bansal and Hutter, 2023; conditional form 2026) says which parameters separate
+the best trials from the others. It needs only the ranking, so pruned and failed trials count too,
+as worse than any completed one, and a parameter may exist in some trials only.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from foldrace.analysis.records.sweep import Parameter, SweepRecord
-from foldrace.search.spec.distributions import Choice, Int, Log, LogInt, Uniform
+from foldrace.search.spec.distributions import Choice, Fixed
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -33,25 +32,28 @@ if TYPE_CHECKING:
 __all__ = ["FEW", "FEWEST", "Importance", "importance"]
 
 FEWEST = 10
-"""Below so many trials importance is noise, and is not shown."""
+"""The fewest trials for which importance is computed; with fewer it is noise."""
 FEW = 30
-"""Below so many trials the figure says that it may change with the next ten."""
+"""With fewer trials the report says that importance may change with the next ten."""
 
-_BEST = 0.1
-_BEST_FEWEST = 5  # Optuna's advice
-_SHUFFLES = 60
-_CHANCE = 0.95
+_BEST_SHARE = 0.1
+# the number of best trials that Optuna recommends as the fewest
+_FEWEST_BEST = 5
+_PERMUTATIONS = 60
+_CHANCE_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Importance:
-    """By parameter, shares that sum to 1.
+    """Importances by parameter, as shares of 1.
 
     Attributes:
-        overall: fANOVA's; empty where too few trials were completed.
+        overall: fANOVA's; empty if too few trials were completed.
         best: PED-ANOVA's.
-        chance: what ``best`` stays below in 95 of 100 sweeps in which the loss has nothing to do
-            with the parameters (from permutations).
+        chance: the 95 % quantile of ``best`` if the loss does not depend on the parameters, from
+            permutations.
+        completed: the number of completed trials.
+        trials: the number of completed, pruned and failed trials.
         best_count: how many trials count as the best.
     """
 
@@ -64,18 +66,25 @@ class Importance:
 
     @property
     def telling(self) -> tuple[str, ...]:
-        """The parameters above chance, the most important first."""
+        """The parameters whose ``best`` is above chance, the most important first."""
         above = [name for name, share in self.best.items() if share > self.chance[name]]
         return tuple(sorted(above, key=lambda name: -self.best[name]))
 
 
 def importance(record: SweepRecord, seed: int = 0) -> Importance | None:
-    """Which parameters mattered in a sweep; None with fewer than `FEWEST` trials, or nothing that
-    varies."""
+    """The importance of a sweep's parameters.
+
+    Args:
+        record: the sweep.
+        seed: of the permutations and of fANOVA's forest.
+
+    Returns:
+        None if there are fewer than `FEWEST` trials, none is completed, or no parameter varies.
+    """
     parameters = [
         parameter for parameter in record.parameters if _distribution(parameter) is not None
     ]
-    completed, worse = record.ranking, _not_to_the_end(record.trials)
+    completed, worse = record.ranking, _not_completed(record.trials)
     numbers = [int(trial) for trial in (*completed["trial"], *worse["trial"])]
     if not parameters or len(numbers) < FEWEST or not len(completed):
         return None
@@ -89,35 +98,33 @@ def importance(record: SweepRecord, seed: int = 0) -> Importance | None:
     return Importance(overall, best, chance, len(completed), len(numbers), count)
 
 
-def _not_to_the_end(trials: pd.DataFrame) -> pd.DataFrame:
-    """Those given up, the ones that got furthest first and the better of equals first; then those
-    that failed."""
+def _not_completed(trials: pd.DataFrame) -> pd.DataFrame:
+    """Pruned trials by the rung that they reached, then by loss; after them the failed ones."""
     early = trials[trials["status"].isin(("pruned", "failed"))]
-    order, ascending = (
+    return early.sort_values(
         ["status", "folds", "epoch", "val_loss", "trial"],
-        [False, False, False, True, True],
+        ascending=[False, False, False, True, True],
     )
-    return early.sort_values(order, ascending=ascending)
 
 
 def _of_the_best(
     parameters: Sequence[Parameter], points: Sequence[Mapping[str, Any]], seed: int
 ) -> tuple[dict[str, float], dict[str, float], int]:
-    """PED-ANOVA of points that stand in the order of their rank."""
+    """PED-ANOVA of points in the order of their rank: shares, chance levels, number of best."""
     from optuna.importance import PedAnovaImportanceEvaluator
 
     ranks = np.arange(len(points), dtype=float)
-    share = max(_BEST, _BEST_FEWEST / len(points))
+    share = max(_BEST_SHARE, _FEWEST_BEST / len(points))
     evaluator = PedAnovaImportanceEvaluator(target_quantile=share)
     raw = _evaluate(evaluator, parameters, points, ranks)
     random = np.random.default_rng(seed)
     by_chance = [
         _evaluate(evaluator, parameters, points, random.permutation(ranks))
-        for _ in range(_SHUFFLES)
+        for _ in range(_PERMUTATIONS)
     ]
     total = math.fsum(raw.values()) or 1.0
     limits = {
-        name: float(np.quantile([null[name] for null in by_chance], _CHANCE)) / total
+        name: float(np.quantile([null[name] for null in by_chance], _CHANCE_LEVEL)) / total
         for name in raw
     }
     return (
@@ -133,8 +140,10 @@ def _overall(
     losses: NDArray[np.float64],
     seed: int,
 ) -> dict[str, float]:
-    """fANOVA of the loss, of its logarithm where it has one: else the worst trials are all that
-    there is to explain."""
+    """fANOVA of the log loss, or of the loss if it is not positive.
+
+    Without the logarithm most of the variance would be that of the worst trials.
+    """
     from optuna.importance import FanovaImportanceEvaluator
 
     everywhere = [
@@ -143,7 +152,7 @@ def _overall(
     if not everywhere or losses.min() == losses.max():
         return {}
     values = np.log(losses) if losses.min() > 0 else losses
-    # shares of the forest's variance: what no parameter explains by itself is left over
+    # the shares sum to less than 1: interactions are not attributed to any parameter
     return _evaluate(FanovaImportanceEvaluator(seed=seed), everywhere, points, values)
 
 
@@ -179,29 +188,25 @@ def _point(parameters: Sequence[Parameter], trial: int) -> dict[str, Any]:
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution | None:
-    """As Optuna has it (a choice by its text); None where the sweep file does not say how it was
-    drawn, or the arms of a comparison differ in that."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    """The parameter's distribution in Optuna's form, a choice by its text.
+
+    None if the sweep file has no distribution for it, or the arms of a comparison have several.
+    """
+    from optuna.distributions import CategoricalDistribution
 
     if len(parameter.entries) != 1:
         return None
     [entry] = parameter.entries
+    if isinstance(entry, Fixed):
+        return None
     if isinstance(entry, Choice):
         return CategoricalDistribution(parameter.categories)
-    if isinstance(entry, Uniform):
-        return FloatDistribution(*entry.bounds, step=entry.step)
-    if isinstance(entry, Log):
-        return FloatDistribution(*entry.bounds, log=True)
-    if isinstance(entry, Int):
-        return IntDistribution(*entry.bounds, step=entry.step or 1)
-    if isinstance(entry, LogInt):
-        return IntDistribution(*entry.bounds, log=True)
-    return None
+    return entry.to_optuna()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within this block Optuna says nothing."""
+    """Within this block Optuna neither logs nor warns."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

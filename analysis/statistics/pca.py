@@ -1,4 +1,4 @@
-"""Principal components: what the best linear code of the same size loses."""
+"""The best linear code of a size: what principal components lose of images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 __all__ = ["LinearCode", "linear_codes"]
 
-_ROWS = 10_000
-
 
 @dataclass(frozen=True)
 class LinearCode:
-    """The best linear code of so many numbers.
+    """The best linear code of a size.
 
     Attributes:
+        size: numbers in a code.
         mse: on the test images, a mean over pixels in [0, 1].
         reconstructions: (n, C, H, W) uint8, of the first test images.
     """
@@ -33,42 +32,41 @@ def linear_codes(
     sizes: Iterable[int],
     shown: int = 16,
 ) -> dict[int, LinearCode]:
-    """Fits the components on ``images`` (N, C, H, W) by an eigendecomposition of their covariance,
-    and measures them on ``test_images``. A linear autoencoder with that many numbers cannot have a
-    lower training error (Baldi and Hornik, 1989); one that is not linear can.
+    """Principal components of images, measured on test images.
+
+    No linear autoencoder with a code of the same size has a lower training error (Baldi and
+    Hornik, 1989); a nonlinear one can have.
 
     Args:
-        sizes: numbers of components; those above the number of pixels are left out.
+        images: (N, C, H, W), to fit the components on.
+        test_images: (M, C, H, W), to measure them on.
+        sizes: numbers of components; those above C · H · W are left out.
+        shown: how many test images to reconstruct.
+
+    Returns:
+        The linear code of each size.
     """
-    mean, vectors = _components(images)
-    pixels = test_images.reshape(len(test_images), -1).astype(np.float32) / 255 - mean
+    from sklearn.decomposition import PCA
+
+    # scikit-learn's default may be a randomised solver
+    pca = PCA(svd_solver="covariance_eigh").fit(_pixels(images))
+    pixels = _pixels(test_images) - pca.mean_
     found = {}
     for size in sizes:
-        if size > len(vectors):
+        if size > len(pca.components_):
             continue
-        basis = vectors[:, -size:]
-        errors, start = 0.0, pixels[:shown] @ basis @ basis.T + mean
-        for part in range(0, len(pixels), _ROWS):
-            rows = pixels[part : part + _ROWS]
-            errors += float(np.square(rows - rows @ basis @ basis.T, dtype=np.float64).sum())
-        made = (
-            np.rint(np.clip(start, 0, 1) * 255)
-            .astype(np.uint8)
-            .reshape(-1, *test_images.shape[1:])
+        basis = pca.components_[:size]
+        reconstructed = pixels @ basis.T @ basis
+        errors = np.square(pixels - reconstructed)
+        shown_pixels = np.clip(reconstructed[:shown] + pca.mean_, 0, 1) * 255
+        found[size] = LinearCode(
+            size,
+            float(errors.mean(dtype=np.float64)),
+            np.rint(shown_pixels).astype(np.uint8).reshape(-1, *test_images.shape[1:]),
         )
-        found[size] = LinearCode(size, errors / pixels.size, made)
     return found
 
 
-def _components(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The mean (P,) and the eigenvectors of the covariance as columns (P, P), the smallest
-    eigenvalue's first."""
-    flat = images.reshape(len(images), -1)
-    total, products = np.zeros(flat.shape[1]), np.zeros((flat.shape[1],) * 2)
-    for part in range(0, len(flat), _ROWS):
-        rows = flat[part : part + _ROWS].astype(np.float32) / 255
-        total += rows.sum(0, dtype=np.float64)
-        products += rows.T @ rows
-    mean = total / len(flat)
-    covariance = products / len(flat) - np.outer(mean, mean)
-    return mean.astype(np.float32), np.linalg.eigh(covariance)[1].astype(np.float32)
+def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, C · H · W) in [0, 1]."""
+    return np.asarray(images.reshape(len(images), -1) / np.float32(255), np.float32)

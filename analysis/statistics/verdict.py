@@ -1,4 +1,4 @@
-"""Which optimizer is better, and when that may be said."""
+"""Which arm of a comparison is better, and whether the difference may be declared."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ from itertools import combinations
 import pandas as pd
 
 from foldrace.analysis.records.comparison import Comparison
-from foldrace.analysis.reports.text import figure, listed, p_text, plural, plus_minus
 from foldrace.analysis.statistics.intervals import (
     Interval,
     PairedTest,
     corrected_interval,
     corrected_paired_test,
     holm,
+    plus_minus,
 )
-
-_STATE = {"running": "still running", "interrupted": "interrupted"}
+from foldrace.analysis.text import digits, listed, p_text, plural
 
 __all__ = ["LEVEL", "Pair", "Verdict", "judge"]
 
 LEVEL = 0.05
-"""What a Holm-corrected p must be below; intervals cover the rest of 1."""
+"""The significance level of Holm-corrected p values; intervals cover 1 − `LEVEL`."""
+
+_STATE = {"running": "still running", "interrupted": "interrupted"}
+_NO_WINNER = "No winner can be declared: "
+_NO_PAIRS = PairedTest(Interval(math.nan, -math.inf, math.inf), 1.0, 0)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two arms on the same repeats and folds.
+    """Two arms, compared on the repeats and folds that both have.
 
     Attributes:
-        better: the arm of the lower mean.
-        test: of the other's losses minus this one's.
-        p: of the test, Holm-corrected for all pairs.
-        overlap: the two arms' intervals overlap.
+        better: the arm with the lower mean loss.
+        worse: the other arm.
+        test: of the losses of ``worse`` minus those of ``better``.
+        p: the test's p value, Holm-corrected for all pairs.
+        overlap: whether the arms' intervals overlap.
+        identical: whether all paired losses are equal.
     """
 
     better: str
@@ -47,13 +52,13 @@ class Pair:
 
     @property
     def different(self) -> bool:
-        """The arms are declared different: the test says so, and their intervals lie apart."""
+        """Whether the arms are declared different: p is low and the intervals do not overlap."""
         return self.p < LEVEL and not self.overlap
 
     def sentence(self) -> str:
-        """What may be said of the two."""
+        """The result for this pair in words."""
         if self.identical:
-            return f"{self.better} and {self.worse} have the same losses to the last digit."
+            return f"The losses of {self.better} and {self.worse} are identical."
         if not self.test.count:
             return "They have no repeat in common yet."
         if self.different:
@@ -68,12 +73,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the comparison has shown.
+    """The result of a comparison.
 
     Attributes:
-        standings: each arm with a completed repeat and the interval of its mean, the best first.
-        winner: None if none may be declared.
-        lead: the finding in a sentence or two.
+        standings: the interval of the mean loss of each arm with a completed repeat, the best arm
+            first.
+        pairs: every two arms of the standings.
+        winner: None if no winner may be declared.
+        lead: the result in one or two sentences.
     """
 
     standings: Mapping[str, Interval]
@@ -83,47 +90,39 @@ class Verdict:
 
 
 def judge(comparison: Comparison) -> Verdict:
-    """A winner is declared once the comparison is complete, if one arm, none of whose repeats
-    failed, beats every other with a Holm-corrected p below `LEVEL` over the paired repeats and
-    folds, and its interval overlaps no other's."""
-    share = comparison.test_share
+    """The result of a comparison.
+
+    A winner is declared if the comparison is complete, no repeat of the best arm failed, and the
+    best arm is `Pair.different` from every other: the Holm-corrected p over the paired repeats and
+    folds is below `LEVEL`, and the intervals do not overlap.
+    """
     intervals = {
-        arm: corrected_interval(losses, share, 1 - LEVEL)
+        arm: corrected_interval(losses, comparison.test_share, 1 - LEVEL)
         for arm, losses in comparison.losses.items()
     }
     standings = dict(sorted(intervals.items(), key=lambda item: item[1].mean))
     pairs = _pairs(comparison, standings)
     best = next(iter(standings), None)
+    rivals = [pair for pair in pairs if pair.better == best]
+    beats_all = len(rivals) == len(standings) - 1 and all(pair.different for pair in rivals)
     winner = None
-    if (
-        best is not None
-        and len(standings) > 1
-        and comparison.complete
-        and not comparison.failed_repeats(best)
-    ):
-        rivals = [pair for pair in pairs if pair.better == best]
-        winner = (
-            best
-            if len(rivals) == len(standings) - 1 and all(pair.different for pair in rivals)
-            else None
-        )
-    lead = _lead(comparison, standings, pairs, winner)
-    return Verdict(standings, pairs, winner, lead)
+    if best is not None and rivals and beats_all and comparison.complete:
+        winner = None if comparison.failed_repeats(best) else best
+    return Verdict(standings, pairs, winner, _lead(comparison, standings, pairs, winner))
 
 
 def _pairs(comparison: Comparison, standings: Mapping[str, Interval]) -> tuple[Pair, ...]:
-    """Every two arms of the standings, the lower mean first."""
+    """Every two arms of the standings, the one with the lower mean first."""
     tests: dict[tuple[str, str], tuple[PairedTest, bool]] = {}
     for better, worse in combinations(standings, 2):
         both = pd.concat(
             [comparison.losses[better], comparison.losses[worse]], axis=1, join="inner"
         ).to_numpy(float)
         differences = both[:, 1] - both[:, 0]
-        nothing = PairedTest(Interval(math.nan, -math.inf, math.inf), 1.0, 0)
         test = (
             corrected_paired_test(differences, comparison.test_share, 1 - LEVEL)
             if len(both)
-            else nothing
+            else _NO_PAIRS
         )
         tests[better, worse] = test, bool(len(both)) and not differences.any()
     adjusted = holm([test.p for test, _ in tests.values()])
@@ -145,72 +144,68 @@ def _lead(
     if best is None:
         found = _before_the_repeats(comparison)
     elif winner is not None:
-        found = _victory(comparison, standings, [pair for pair in pairs if pair.better == winner])
+        found = _won(standings, [pair for pair in pairs if pair.better == winner])
     elif not comparison.complete:
-        found = _unfinished(comparison, best, standings[best])
+        found = _incomplete(comparison, best, standings[best])
     elif len(standings) == 1:
         found = (
-            f"No winner can be declared: {best} alone was trained to the end, with a CV loss of "
+            f"{_NO_WINNER}{best} is the only optimizer with completed repeats, with a CV loss of"
+            f" {plus_minus(standings[best])}, so there is nothing to compare it with."
         )
-        found += f"{plus_minus(standings[best])}, so there is nothing to compare it with."
     else:
-        found = _no_winner(comparison, best, standings[best], pairs)
-    caveat = _at_edge(
-        comparison, [arm for arm in standings if winner is not None and arm != winner]
-    )
-    return " ".join([found, *caveat, *_failures(comparison)])
+        found = _not_separated(comparison, best, standings[best], pairs)
+    beaten = [arm for arm in standings if winner not in (None, arm)]
+    return " ".join([found, *_at_edge(comparison, beaten), *_failures(comparison)])
 
 
 def _before_the_repeats(comparison: Comparison) -> str:
-    done = comparison.trials[
-        (comparison.trials["status"] == "completed") & comparison.trials["val_loss"].notna()
-    ]
-    if not len(done):
-        return "No winner can be declared: no trial was evaluated to the end."
-    best = done.sort_values("val_loss").iloc[0]
+    trials = comparison.trials
+    completed = trials[(trials["status"] == "completed") & trials["val_loss"].notna()]
+    if not len(completed):
+        return f"{_NO_WINNER}no trial was completed."
+    best = completed.sort_values("val_loss").iloc[0]
     return (
-        "No winner can be declared: no tuned optimizer has been trained anew on fresh folds yet."
-        f" The lowest CV loss so far is {best['arm']}'s, {figure(best['val_loss'])}; as the best"
-        " of many trials it is an optimistic figure."
+        f"{_NO_WINNER}no tuned optimizer has been repeated on new folds yet. The lowest CV loss so"
+        f" far is {best['arm']}'s, {digits(best['val_loss'])}; as the best of many trials it is"
+        " optimistic."
     )
 
 
-def _unfinished(comparison: Comparison, best: str, interval: Interval) -> str:
+def _incomplete(comparison: Comparison, best: str, interval: Interval) -> str:
     counts = [f"{arm} {comparison.repeated(arm)}" for arm in comparison.arms]
     return (
-        "No winner can be declared: the comparison is"
-        f" {_STATE.get(comparison.state, 'not complete')}, with {listed(counts)} of"
-        f" {plural(comparison.repeats, 'repeat')} done. {best} leads so far, with a CV loss of"
-        f" {plus_minus(interval)}."
+        f"{_NO_WINNER}the comparison is {_STATE.get(comparison.state, 'not complete')}, with"
+        f" {listed(counts)} of {plural(comparison.repeats, 'repeat')} completed. {best} has the"
+        f" lowest CV loss so far, {plus_minus(interval)}."
     )
 
 
-def _victory(comparison: Comparison, standings: Mapping[str, Interval], rivals: list[Pair]) -> str:
+def _won(standings: Mapping[str, Interval], rivals: list[Pair]) -> str:
     pair, best = rivals[0], rivals[0].better
     p = _p(max(rival.p for rival in rivals))
-    p += " or less" if len(rivals) > 1 and not p.startswith("<") else ""
-    others = f"every other optimizer's (next: {pair.worse}'s, {plus_minus(standings[pair.worse])})"
-    if len(rivals) == 1:
-        others = f"{pair.worse}'s, {plus_minus(standings[pair.worse])}"
+    next_best = f"{pair.worse}'s, {plus_minus(standings[pair.worse])}"
+    if len(rivals) > 1:
+        p += "" if p.startswith("<") else " or less"
+        next_best = f"every other optimizer's (next: {next_best})"
     return (
-        f"{best} wins: tuned, its CV loss of {plus_minus(standings[best])} is below {others}. Over"
-        f" {plural(pair.test.count, 'paired fold')} the corrected t-test gives p {p}, and the"
+        f"{best} wins: tuned, its CV loss of {plus_minus(standings[best])} is below {next_best}."
+        f" Over {plural(pair.test.count, 'paired fold')} the corrected t-test gives p {p}, and the"
         " 95\u00a0% intervals do not overlap."
     )
 
 
 def _at_edge(comparison: Comparison, beaten: list[str]) -> list[str]:
-    """A sentence on those that might have done better in a wider space."""
+    """A sentence on the arms that might do better in a wider search space."""
     arms = [arm for arm in beaten if arm in comparison.at_edge]
     if not arms:
         return []
     return [
-        f"But the best learning rate of {listed(arms)} lies at an end of the range allowed; a"
-        " wider one may help."
+        f"But the best learning rate of {listed(arms)} lies at an end of its range; a wider range"
+        " may help."
     ]
 
 
-def _no_winner(
+def _not_separated(
     comparison: Comparison, best: str, interval: Interval, pairs: tuple[Pair, ...]
 ) -> str:
     rivals = [pair for pair in pairs if pair.better == best]
@@ -225,12 +220,12 @@ def _no_winner(
         for pair in rivals
         if not pair.overlap and not pair.different
     ]:
-        reasons.append(f"the paired test does not tell it from {listed(unclear)}")
+        reasons.append(f"the paired test does not separate it from {listed(unclear)}")
     if failed := comparison.failed_repeats(best):
         reasons.append(f"{failed} of its {plural(comparison.repeats, 'repeat')} failed")
     found = (
-        f"No winner can be declared: {best} has the lowest tuned CV loss, {plus_minus(interval)},"
-        f" but {', and '.join(reasons)}."
+        f"{_NO_WINNER}{best} has the lowest tuned CV loss, {plus_minus(interval)}, but"
+        f" {', and '.join(reasons)}."
     )
     worse = [pair.worse for pair in rivals if pair.different]
     return found + (
@@ -239,19 +234,21 @@ def _no_winner(
 
 
 def _failures(comparison: Comparison) -> list[str]:
-    """A sentence for each way in which arms never came to a tuned result."""
-    tried = comparison.trials.groupby("arm")["status"]
-    lost = [
+    """Sentences on the arms of which every trial, or every repeat, failed."""
+    in_search = [
         arm
         for arm in comparison.arms
-        if arm in tried.groups and (tried.get_group(arm) == "failed").all()
+        if _all_failed(comparison.trials[comparison.trials["arm"] == arm])
     ]
-    repeated = {arm: comparison.phase(arm, "repeat")["status"] for arm in comparison.arms}
-    broken = [
-        arm for arm, status in repeated.items() if len(status) and (status == "failed").all()
-    ]
-    sentences = [f"Every trial of {listed(lost)} failed."] if lost else []
-    return sentences + ([f"Tuned, {listed(broken)} failed in every repeat."] if broken else [])
+    in_repeats = [arm for arm in comparison.arms if _all_failed(comparison.phase(arm, "repeat"))]
+    sentences = [f"Every trial of {listed(in_search)} failed."] if in_search else []
+    return sentences + (
+        [f"Tuned, {listed(in_repeats)} failed in every repeat."] if in_repeats else []
+    )
+
+
+def _all_failed(trials: pd.DataFrame) -> bool:
+    return bool(len(trials)) and bool((trials["status"] == "failed").all())
 
 
 def _p(p: float) -> str:

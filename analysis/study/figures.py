@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from foldrace.analysis.reports.axes import label_ends, whole_ticks
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import BLUE, GREY, INK, MUTED, ORANGE, PALETTE, THEME
-from foldrace.analysis.reports.text import listed
 from foldrace.analysis.reports.tiles import show, tile
 from foldrace.analysis.study.plan import PARTS, Stage
 from foldrace.analysis.study.record import PartRecord, StudyRecord
+from foldrace.analysis.text import listed
 from foldrace.search.text import clock
 
 if TYPE_CHECKING:

@@ -9,15 +9,25 @@ from foldrace.analysis.reports.comparison.curves import standings
 from foldrace.analysis.reports.comparison.pictures import (
     reconstructions as optimizer_reconstructions,
 )
-from foldrace.analysis.reports.page import Block, Code, Figure, Raw, Report, Section, Table, Text
-from foldrace.analysis.reports.text import figure, plural, plus_minus
+from foldrace.analysis.reports.page import (
+    Block,
+    Code,
+    Figure,
+    Paragraph,
+    Raw,
+    Report,
+    Section,
+    Table,
+)
 from foldrace.analysis.reports.vae.pictures import prior_samples
+from foldrace.analysis.statistics.intervals import plus_minus
 from foldrace.analysis.study import figures as study_figures
 from foldrace.analysis.study.figures import REFERENCE_MSE
 from foldrace.analysis.study.plan import PARTS
 from foldrace.analysis.study.record import PartRecord, StudyRecord
+from foldrace.analysis.text import digits, plural
 from foldrace.search.text import clock
-from foldrace.trainables.training.cross_validation import mean_and_standard_error
+from foldrace.trainables.training.reports import mean_and_standard_error
 
 __all__ = ["build_page", "figures_beside"]
 
@@ -53,7 +63,7 @@ def _sections(record: StudyRecord) -> tuple[Section, ...]:
         Section(
             "Our figures beside the study's",
             (
-                Text(_ABOUT),
+                Paragraph(_ABOUT),
                 Table("What was measured", columns, rows, _data_sentence(record)),
             ),
         ),
@@ -141,7 +151,7 @@ def figures_beside(record: StudyRecord) -> list[tuple[str, str, str]]:
             (
                 "its learning rate",
                 "about 0.0128, searched from 0.01 to 0.03",
-                f"{figure(lr, 3)}{_range(part)}",
+                f"{digits(lr, 3)}{_range(part)}",
             ),
         ]
     for size, refitted in reversed(record.autoencoders):
@@ -227,9 +237,9 @@ def _data_sentence(record: StudyRecord) -> str:
 
 def _optimizers(record: StudyRecord) -> tuple[Block, ...]:
     if record.comparison is None or record.verdict is None:
-        return (Text("The optimizers have not been compared yet."),)
+        return (Paragraph("The optimizers have not been compared yet."),)
     return (
-        Text(record.verdict.lead),
+        Paragraph(record.verdict.lead),
         *_links(record, ("optimizers",), ("optimizers", "sweep")),
         *_if(standings(record.comparison, record.verdict)),
         *_if(_renamed(optimizer_reconstructions(record.comparison))),
@@ -252,13 +262,15 @@ def _latent(record: StudyRecord) -> tuple[Block, ...]:
         figure for part in record.parts.values() if (figure := study_figures.latent_map(part))
     ]
     links = _links(record, ("ae", "ae4", "vae"), ("latent",))
-    return (*links, drawn[0]) if drawn else (*links, Text("No latent space has been drawn yet."))
+    return (
+        (*links, drawn[0]) if drawn else (*links, Paragraph("No latent space has been drawn yet."))
+    )
 
 
 def _vae(record: StudyRecord) -> tuple[Block, ...]:
     vae = record.parts.get("vae")
     if vae is None:
-        return (Text("The variational autoencoder has not been trained yet."),)
+        return (Paragraph("The variational autoencoder has not been trained yet."),)
     anchor = (
         "The published loss on this data, squared error + KL with a code of 8 and a larger"
         " network, is 23.95 after 100 epochs of Adam at 1e-3, and 22.77 after tuning (DeepOBS"
@@ -267,7 +279,7 @@ def _vae(record: StudyRecord) -> tuple[Block, ...]:
     )
     return (
         *_links(record, ("vae",), ("vae", "sweep")),
-        *((Text(anchor),) if record.whole else ()),
+        *((Paragraph(anchor),) if record.whole else ()),
         _or(study_figures.vae_folds(record), "No trial was evaluated to the end."),
         *_if(prior_samples({name: drawn[:_SAMPLES] for name, drawn in vae.evidence.items()})),
     )
@@ -292,7 +304,7 @@ def _links(
 
 
 def _or(block: Block | None, sentence: str) -> Block:
-    return block if block is not None else Text(sentence)
+    return block if block is not None else Paragraph(sentence)
 
 
 def _if(block: Block | None) -> tuple[Block, ...]:
@@ -314,7 +326,7 @@ def _flaws(record: StudyRecord) -> Table:
         )
         training, validation = ae.metric("train_mse"), ae.metric("val_mse")
         scales = (
-            f"winner's MSE: {figure(training)} in training, {figure(validation)} in validation"
+            f"winner's MSE: {digits(training)} in training, {digits(validation)} in validation"
         )
     arms = _NONE
     if record.comparison is not None:
@@ -387,7 +399,7 @@ def _again(record: StudyRecord) -> tuple[Block, ...]:
     listed = "\n".join(f"{name} {version}" for name, version in packages.items() if version)
     command = f"foldrace study {sets}".strip()
     return (
-        *((Text("; ".join(told) + "."),) if told else ()),
+        *((Paragraph("; ".join(told) + "."),) if told else ()),
         Code(
             "The command, the machine and the versions", f"{command}\n\n{environment}\n\n{listed}"
         ),

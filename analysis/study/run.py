@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.table import Table
-
 from foldrace.analysis.study.plan import PARTS, REPORTS, Journal, Part, Stage
-from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.store import SweepFolder, check_root, connect
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.text import clock
@@ -59,16 +58,6 @@ class StudyResult:
         spent = [(part.title, sum(self.seconds.get(part.key, {}).values())) for part in PARTS]
         total = sum(seconds for _, seconds in spent) or 1.0
         return [(title, seconds, seconds / total) for title, seconds in spent]
-
-    def tables(self) -> tuple[Table, Table]:
-        """For the terminal: the figures beside the study's own, and where the time went."""
-        figures = Table("figure", "the study", "here", header_style="bold")
-        for row in self.figures:
-            figures.add_row(*row)
-        shares = Table("part", "time", "share", header_style="bold")
-        for title, seconds, share in self.shares():
-            shares.add_row(title, clock(seconds), f"{share:.0%}")
-        return figures, shares
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -195,7 +184,7 @@ class Workshop:
             return
         begun = folder.spec.is_file()
         spec = load_spec(folder.spec) if begun else part.spec(self._overrides)
-        prepared = prepare(spec, self._data_dir, local=self._address is None, notify=self._say)
+        prepared = prepare(spec, self._data_dir, local=self._address is None)
         view = self._make_view(prepared)
         if begun:
             result, ledger = resume_sweep(prepared, folder, make_view=view, address=self._address)

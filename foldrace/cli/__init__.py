@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: thin, and the only place that prints, colours and draws tables."""

@@ -1,11 +1,11 @@
-"""Is everything there that a sweep needs, and if not, what to do."""
+"""``foldrace doctor``: is everything there that a sweep needs, and if not, what is the remedy?"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
 from importlib import metadata
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
-from rich.table import Table
 
 from foldrace.errors import first_line
 from foldrace.search.recording.store import tracking_uri
 
-__all__ = ["Finding", "Grade", "examine", "findings_table"]
+__all__ = ["Finding", "Grade", "examine"]
 
 _LITTLE_DISK_GIB = 2.0
 
@@ -33,7 +32,14 @@ class Grade(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing examined: what it is, how it was found, and the remedy if it is not well."""
+    """One thing that was examined.
+
+    Attributes:
+        what: its name.
+        grade: BAD if a sweep would not run.
+        found: its state.
+        remedy: what to do, or "".
+    """
 
     what: str
     grade: Grade
@@ -42,15 +48,8 @@ class Finding:
 
     @property
     def bad(self) -> bool:
-        """A sweep would not run."""
+        """Whether a sweep would not run."""
         return self.grade is Grade.BAD
-
-    @property
-    def mark(self) -> str:
-        """For a terminal."""
-        return {Grade.GOOD: "[green]✓[/]", Grade.NOTE: "[yellow]·[/]", Grade.BAD: "[red]✗[/]"}[
-            self.grade
-        ]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -58,161 +57,127 @@ class Finding:
 
 
 def examine(directory: Path, data_dir: Path) -> list[Finding]:
-    """Looks at Python, the packages, Ray, GPUs, disk, data sets and the tracking store. Changes
-    nothing."""
-    checks: list[Callable[[], Iterator[Finding]]] = [
+    """Examines Python, the packages, Ray, GPUs, the disk, data sets and the tracking store.
+
+    Changes nothing, but starts Ray once and stops it again.
+
+    Args:
+        directory: the folder of sweeps; may be missing.
+        data_dir: the folder of data sets; may be missing.
+    """
+    checks: list[Callable[[], Finding]] = [
         _python,
         _packages,
         _ray,
         _gpus,
         lambda: _disk(directory),
-        lambda: _data(data_dir),
+        lambda: _datasets(data_dir),
         lambda: _tracking(directory),
     ]
-    return [finding for check in checks for finding in check()]
+    return [check() for check in checks]
 
 
-def _python() -> Iterator[Finding]:
+def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     good = sys.version_info >= (3, 11)
-    yield Finding(
-        "Python",
-        Grade.GOOD if good else Grade.BAD,
-        version,
-        "" if good else "use Python 3.11 or newer",
-    )
+    remedy = "" if good else "use Python 3.11 or newer"
+    return Finding("Python", Grade.GOOD if good else Grade.BAD, version, remedy)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Finding:
     try:
-        lines = metadata.requires("foldrace") or []
+        requirements = metadata.requires("foldrace") or []
     except metadata.PackageNotFoundError:
-        yield Finding(
-            "packages",
-            Grade.BAD,
-            "foldrace is not installed",
-            "run: make install (or: pip install .)",
-        )
-        return
-    wrong = []
-    for line in lines:
-        needed = Requirement(line)
-        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            found = metadata.version(needed.name)
-        except metadata.PackageNotFoundError:
-            wrong.append(f"{needed.name} is missing")
-            continue
-        if not needed.specifier.contains(found, prereleases=True):
-            wrong.append(f"{needed.name} {found} is not {needed.specifier}")
+        remedy = "run: make install (or: pip install .)"
+        return Finding("packages", Grade.BAD, "foldrace is not installed", remedy)
+    wrong = [problem for line in requirements for problem in _problems(Requirement(line))]
     if wrong:
-        yield Finding(
-            "packages",
-            Grade.BAD,
-            "; ".join(wrong),
-            "run: make install (or: pip install -c constraints.txt .)",
-        )
-    else:
-        shown = ", ".join(
-            f"{name} {metadata.version(name)}" for name in ("ray", "torch", "optuna", "mlflow")
-        )
-        yield Finding("packages", Grade.GOOD, shown)
+        remedy = "run: make install (or: pip install -c constraints.txt .)"
+        return Finding("packages", Grade.BAD, "; ".join(wrong), remedy)
+    names = ("ray", "torch", "optuna", "mlflow")
+    shown = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    return Finding("packages", Grade.GOOD, shown)
 
 
-def _ray() -> Iterator[Finding]:
+def _problems(needed: Requirement) -> Iterator[str]:
+    """Why the installed packages do not meet a requirement, if they do not."""
+    if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+        return
+    try:
+        found = metadata.version(needed.name)
+    except metadata.PackageNotFoundError:
+        yield f"{needed.name} is missing"
+        return
+    if not needed.specifier.contains(found, prereleases=True):
+        yield f"{needed.name} {found} is not {needed.specifier}"
+
+
+def _ray() -> Finding:
     from foldrace.search.tune.session import ray_session
 
+    what = "Ray on this machine"
     try:
         with ray_session(None):
             import ray
 
             resources = ray.cluster_resources()
-        found = f"starts; {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
-        yield Finding("Ray on this machine", Grade.GOOD, found)
     except Exception as error:
-        text = first_line(error)
-        yield Finding(
-            "Ray on this machine",
-            Grade.BAD,
-            text,
-            "free memory and /dev/shm; see /tmp/ray/session_latest/logs",
-        )
+        remedy = "free memory and /dev/shm; see /tmp/ray/session_latest/logs"
+        return Finding(what, Grade.BAD, first_line(error), remedy)
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    return Finding(what, Grade.GOOD, f"starts; {cpus:g} CPUs, {gpus:g} GPUs")
 
 
-def _gpus() -> Iterator[Finding]:
+def _gpus() -> Finding:
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if names:
-        yield Finding("GPUs", Grade.GOOD, ", ".join(names))
-    else:
-        yield Finding(
-            "GPUs",
-            Grade.NOTE,
-            "none; trials train on CPUs",
-            "keep resources.gpu: 0, or use --address",
-        )
+        return Finding("GPUs", Grade.GOOD, ", ".join(names))
+    remedy = "keep resources.gpu: 0, or use --address"
+    return Finding("GPUs", Grade.NOTE, "none; trials train on CPUs", remedy)
 
 
-def _disk(directory: Path) -> Iterator[Finding]:
-    there = next(p for p in (directory.resolve(), *directory.resolve().parents) if p.exists())
-    free = shutil.disk_usage(there).free / 2**30
-    writable = os.access(there, os.W_OK)
-    good = writable and free > _LITTLE_DISK_GIB
-    remedy = (
-        ""
-        if good
-        else "choose another folder with --dir"
-        if not writable
-        else "free some space, or use --dir"
-    )
-    found = f"{directory}: {free:.0f} GiB free" if writable else f"{directory}: not writable"
-    yield Finding("folder of sweeps", Grade.GOOD if good else Grade.BAD, found, remedy)
+def _disk(directory: Path) -> Finding:
+    what, full = "folder of sweeps", directory.resolve()
+    existing = next(path for path in (full, *full.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        remedy = "choose another folder with --dir"
+        return Finding(what, Grade.BAD, f"{directory}: not writable", remedy)
+    free = shutil.disk_usage(existing).free / 2**30
+    found = f"{directory}: {free:.0f} GiB free"
+    if free <= _LITTLE_DISK_GIB:
+        return Finding(what, Grade.BAD, found, "free some space, or use --dir")
+    return Finding(what, Grade.GOOD, found)
 
 
-def _data(data_dir: Path) -> Iterator[Finding]:
+def _datasets(data_dir: Path) -> Finding:
     from foldrace.trainables.data.datasets import State, list_datasets
 
     infos = list_datasets(data_dir)
-    ready = [info.name for info in infos if info.state is not State.NOT_FETCHED]
+    ready = ", ".join(info.name for info in infos if info.state is not State.NOT_FETCHED)
     missing = [info.name for info in infos if info.state is State.NOT_FETCHED]
-    remedy = (
-        f"fetched when a sweep needs them, or now: foldrace data {missing[0]}" if missing else ""
-    )
-    found = (
-        "ready: " + ", ".join(ready) + (f"; not fetched: {', '.join(missing)}" if missing else "")
-    )
-    yield Finding("data sets", Grade.NOTE if missing else Grade.GOOD, found, remedy)
+    if not missing:
+        return Finding("data sets", Grade.GOOD, f"ready: {ready}")
+    remedy = f"fetched when a sweep needs them, or now: foldrace data {missing[0]}"
+    found = f"ready: {ready}; not fetched: {', '.join(missing)}"
+    return Finding("data sets", Grade.NOTE, found, remedy)
 
 
-def _tracking(directory: Path) -> Iterator[Finding]:
+def _tracking(directory: Path) -> Finding:
     from foldrace.search.recording.store import connect
 
-    uri = tracking_uri(directory)
-    if uri.startswith("sqlite:") and not (directory / "mlflow.db").exists():
-        yield Finding("tracking store", Grade.NOTE, f"{uri}: made by the first sweep")
-        return
+    what, uri = "tracking store", tracking_uri(directory)
+    local = uri.startswith("sqlite:")
+    if local and not (directory / "mlflow.db").exists():
+        return Finding(what, Grade.NOTE, f"{uri}: the first sweep will create it")
     try:
         count = len(connect(uri).search_experiments())
     except Exception as error:
-        text = first_line(error)
-        local = uri.startswith("sqlite:")
         remedy = (
             "move mlflow.db away, or use another --dir"
             if local
             else "start the server, or unset MLFLOW_TRACKING_URI"
         )
-        yield Finding("tracking store", Grade.BAD, f"{uri}: {text}", remedy)
-        return
-    yield Finding("tracking store", Grade.GOOD, f"{uri}: {count} experiments")
-
-
-def findings_table(findings: Sequence[Finding]) -> Table:
-    """What was examined, what was found, and what to do about it."""
-    table = Table("", "what", header_style="bold")
-    table.add_column("found", overflow="fold")
-    table.add_column("what to do")
-    for finding in findings:
-        table.add_row(finding.mark, finding.what, finding.found, finding.remedy)
-    return table
+        return Finding(what, Grade.BAD, f"{uri}: {first_line(error)}", remedy)
+    return Finding(what, Grade.GOOD, f"{uri}: {count} experiments")

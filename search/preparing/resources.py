@@ -1,5 +1,4 @@
-"""What a Ray cluster can hold: now, and once its autoscaler has added all the machines that it
-may."""
+"""The resources of this node and of a Ray cluster, and how many trials fit."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ from foldrace.errors import InputError
 __all__ = [
     "check_resources",
     "check_shared",
+    "count_gpus",
     "fitting",
     "largest_node",
     "requested",
@@ -25,20 +25,35 @@ _KEYS = ("CPU", "GPU")
 _SECONDS = 60.0
 
 
+def count_gpus() -> int:
+    """Number of GPUs of this node that torch can use.
+
+    Imports torch only where the device file of a driver exists.
+    """
+    if not any(any(Path("/dev").glob(pattern)) for pattern in ("nvidia[0-9]*", "kfd", "dxg")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> None:
-    """Refuses a trial that no machine at hand could run. Raises: InputError."""
+    """Refuses a trial that no available node could run.
+
+    Args:
+        cpu, gpu: what one trial reserves.
+        available: by ``CPU`` and ``GPU``, what the largest node has.
+
+    Raises:
+        InputError: names ``resources.cpu`` or ``resources.gpu``.
+    """
     for name, asked, key in (("gpu", gpu, "GPU"), ("cpu", cpu, "CPU")):
         there = available.get(key, 0.0)
         if asked > there:
-            hint = (
-                f"set resources.{name}: 0" if name == "gpu" and not there else f"at most {there:g}"
-            )
-            raise InputError(
-                f"resources.{name}",
-                asked,
-                f"a trial asks for more {key}s than there are ({there:g})",
-                hint,
-            )
+            none = name == "gpu" and not there
+            hint = f"set resources.{name}: 0" if none else f"at most {there:g}"
+            rule = f"a trial asks for more {key}s than there are ({there:g})"
+            raise InputError(f"resources.{name}", asked, rule, hint)
 
 
 def _alive() -> list[dict[str, Any]]:
@@ -48,7 +63,7 @@ def _alive() -> list[dict[str, Any]]:
 
 
 def _addable() -> list[Mapping[str, float]]:
-    """What each kind of machine has that the autoscaler may add; nothing where there is none."""
+    """The resources of each type of node that the autoscaler may add; empty without one."""
     from ray._private.state import state
 
     config = state.get_cluster_config()
@@ -57,60 +72,68 @@ def _addable() -> list[Mapping[str, float]]:
 
 
 def largest_node() -> dict[str, float]:
-    """The most CPUs and the most GPUs that one machine of the cluster has, or would have if it
-    were added: a trial does not span machines."""
-    machines = [node["Resources"] for node in _alive()] + _addable()
-    return {key: max(machine.get(key, 0.0) for machine in machines) for key in _KEYS}
+    """The most CPUs and the most GPUs of one node, present or one that the autoscaler may add.
+
+    A trial does not span nodes.
+    """
+    nodes = [node["Resources"] for node in _alive()] + _addable()
+    return {key: max(node.get(key, 0.0) for node in nodes) for key in _KEYS}
 
 
-def fitting(cpu: float, gpu: float, machine: Mapping[str, float]) -> int:
-    """How many trials that ask for so much one machine can hold. A trial with a part of a GPU is
-    on one GPU.
+def fitting(cpu: float, gpu: float, node: Mapping[str, float]) -> int:
+    """How many trials that reserve ``cpu`` and ``gpu`` fit on one node.
+
+    A trial that reserves part of a GPU uses one GPU.
 
     >>> fitting(1, 0.4, {"CPU": 8, "GPU": 2})
     4
     """
     room = []
     if cpu:
-        room.append(int(machine.get("CPU", 0.0) / cpu + 1e-9))
+        room.append(int(node.get("CPU", 0.0) / cpu + 1e-9))
     if gpu:
-        gpus = machine.get("GPU", 0.0)
+        gpus = node.get("GPU", 0.0)
         room.append(int(gpus) * int(1 / gpu + 1e-9) if gpu < 1 else int(gpus / gpu + 1e-9))
     return min(room)
 
 
 def trial_slots(cpu: float, gpu: float) -> int:
-    """How many trials that ask for so much can run side by side on the machines that Ray has now;
-    at least 1, so that an autoscaler sees that something is wanted."""
+    """How many trials that reserve ``cpu`` and ``gpu`` can run at once on the nodes present.
+
+    At least 1, so that an autoscaler sees a demand.
+    """
     return max(1, sum(fitting(cpu, gpu, node["Resources"]) for node in _alive()))
 
 
 @contextmanager
 def requested(cpu: float, gpu: float, trials: int | None) -> Iterator[None]:
-    """Within this block an autoscaler, where there is one, makes room for so many trials;
-    afterwards for none.
+    """Within this block an autoscaler, if there is one, provides nodes for ``trials`` trials.
 
-    A sweep draws a configuration when a worker is free for it, so that no trial ever waits that
-    would make the cluster grow: it has to be asked to.
+    A sweep draws a configuration only when a worker is free for it. So no trial is ever pending
+    that would make the cluster grow, and the nodes have to be requested.
     """
-    wanted = trials is not None and bool(_addable())
-    if not wanted:
+    if trials is None or not _addable():
         yield
         return
     from ray.autoscaler.sdk import request_resources
 
     bundle = {key: amount for key, amount in zip(_KEYS, (cpu, gpu), strict=True) if amount}
-    request_resources(bundles=[bundle] * (trials or 0))
+    request_resources(bundles=[bundle] * trials)
     try:
         yield
     finally:
-        with contextlib.suppress(Exception):  # the cluster may be gone
+        with contextlib.suppress(Exception):  # the cluster may have been shut down
             request_resources(bundles=[])
 
 
 def check_shared(folder: Path) -> None:
-    """Refuses a folder of sweeps that a machine of the cluster does not see: checkpoints would be
-    lost with the machine that wrote them. Raises: InputError, which names the machines."""
+    """Refuses a folder of sweeps that is not shared by all nodes of the cluster.
+
+    Checkpoints would be lost with the node that wrote them.
+
+    Raises:
+        InputError: names the nodes that do not see the folder.
+    """
     nodes = _alive()
     if len(nodes) < 2:
         return
@@ -123,13 +146,12 @@ def check_shared(folder: Path) -> None:
         mark.unlink(missing_ok=True)
     if blind:
         rule = f"is not seen on {', '.join(sorted(blind))}"
-        raise InputError(
-            "--dir", str(folder), rule, "give a folder that all machines of the cluster share"
-        )
+        hint = "give a folder that all nodes of the cluster share"
+        raise InputError("--dir", str(folder), rule, hint)
 
 
 def _blind(mark: Path, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of those nodes on which a file is not there."""
+    """The names of the nodes on which a file is missing."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -143,7 +165,7 @@ def _blind(mark: Path, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     for ref in done:
         try:
             seen = ray.get(ref)
-        except ray.exceptions.RayError:  # a machine that has just gone is no reason
+        except ray.exceptions.RayError:  # a node that has just been lost does not count
             continue
         if not seen:
             blind.append(asked[ref])

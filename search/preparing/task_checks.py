@@ -1,4 +1,4 @@
-"""A task tried on two images before Ray starts, and the term that its trials are compared by."""
+"""Checks of a task before Ray starts: its objective, and one training step on two samples."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, nearest
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import LoadedTask
 
 if TYPE_CHECKING:
-    from foldrace.trainables.data.datasets import Dataset
+    from foldrace.trainables.data.arrays import Dataset
 
 __all__ = ["check_objective", "try_task"]
 
@@ -23,7 +23,11 @@ _TAKEN = ("criterion", "loss_se")
 
 
 def check_objective(task: LoadedTask, objective: str | None, tunable: Sequence[str]) -> None:
-    """Refuses a term that the task does not measure, and a yardstick that the space would bend.
+    """Refuses an objective that the task does not measure or that depends on what is tuned.
+
+    Args:
+        objective: the spec's; None for the task's own.
+        tunable: the parameters that differ between trials.
 
     Raises:
         InputError: for instance an objective of ``negative_elbo`` while ``likelihood`` is tuned.
@@ -48,8 +52,11 @@ def check_objective(task: LoadedTask, objective: str | None, tunable: Sequence[s
 def try_task(
     task: LoadedTask, params: Mapping[str, Value], dataset: Dataset, objective: str | None
 ) -> None:
-    """Trains and evaluates a task of the user's on two samples. Raises: InputError for what would
-    fail everywhere."""
+    """Trains and evaluates a user's task on two samples, to find what would fail in every trial.
+
+    Raises:
+        InputError: names the method that fails, or the term that breaks a rule.
+    """
     import torch
 
     implementation = copy.deepcopy(task.implementation)

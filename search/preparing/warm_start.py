@@ -1,28 +1,20 @@
-"""What an earlier sweep has found, read from MLflow, for the sampler of a new one to learn
-from."""
+"""The warm start of a sweep: trials of an earlier sweep, read from MLflow."""
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
-
 from foldrace.errors import InputError, StateError, first_line, nearest
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.prepared import Prepared, WarmStart
+from foldrace.search.preparing.warm_trials import make_trials, place
 from foldrace.search.recording.store import connect
-from foldrace.search.sampling.samplers import distributions_of
-from foldrace.search.spec.distributions import same
-from foldrace.search.spec.space_checks import among
-from foldrace.search.spec.sweep_spec import SchedulerSpec, SweepSpec, parse_spec
+from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
-from foldrace.trainables.tasks.parameters import Parameter, Value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,56 +24,45 @@ __all__ = ["WarmStart", "read_warm_start", "with_warm_start"]
 
 _FIELD = "search.warm_start"
 _MOST = 50_000
-_AT_ONCE = 8
-_METRICS = {"val_loss": "val_loss", "parameters": "parameters", "seconds": "train_seconds"}
 _WAY_OUT = "to try its best points all the same, put them into search.start_with"
 
 
-@dataclass(frozen=True)
-class WarmStart:
-    """Trials of an earlier sweep, as Optuna's: the completed ones with their values, those given
-    up with their intermediate values; and how many trials it had in all."""
-
-    sweep: str
-    trials: tuple[FrozenTrial, ...]
-    total: int
-
-    def __str__(self) -> str:
-        """``warm start from NAME: 12 of 16 trials``."""
-        return f"warm start from {self.sweep}: {len(self.trials)} of {self.total} trials"
-
-
 def with_warm_start(prepared: Prepared, root: Path, uri: str) -> Prepared:
-    """``prepared`` with the trials that ``search.warm_start`` asks for. Raises: as
-    `read_warm_start`."""
+    """``prepared`` with the trials that ``search.warm_start`` names, if it does.
+
+    Args:
+        root, uri: as in `read_warm_start`.
+
+    Raises:
+        InputError, StateError: as `read_warm_start`.
+    """
     name = prepared.spec.search.warm_start
-    return (
-        prepared
-        if name is None
-        else replace(prepared, warm_start=read_warm_start(name, root, uri, prepared))
-    )
+    if name is None:
+        return prepared
+    return replace(prepared, warm_start=read_warm_start(name, root, uri, prepared))
 
 
 def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> WarmStart:
-    """The trials of the sweep of that name (the latest, if a server has several) that fit the
-    space of ``prepared``.
+    """The trials of an earlier sweep that fit the space of ``prepared``.
 
-    The sampler takes the losses of both sweeps for values of one function. So the earlier sweep
+    The sampler treats the losses of both sweeps as values of one function. So the earlier sweep
     must have had the same task, objective, data (the same images: a smaller ``dataset.limit``
-    gives other losses), folds but for their seed, epochs and early stopping. The space may be
-    another, larger or smaller: a trial is left out if the new space cannot give its parameters.
-    Seeds and sampler may differ. So may the scheduler; but those that it gave up are then left
-    out, since their losses are of other rungs, unless the new sweep gives none up.
+    gives other losses), folds except for their seed, epochs and early stopping. The space may be
+    larger or smaller: a trial is left out if the new space cannot give its parameters. Seeds and
+    sampler may differ. The scheduler may differ too, but then pruned trials are left out, since
+    their losses belong to other rungs, unless the new sweep prunes no trials.
 
     Args:
-        root: where relative files in the earlier sweep's file are looked for.
+        name: of the earlier sweep; if a server has several of that name, the latest.
+        root: folder in which relative files of the earlier sweep's file are looked for.
+        uri: of the tracking store.
 
     Raises:
-        InputError: no such sweep, one that cannot be compared, or one of which no trial fits.
+        InputError: there is no such sweep, it cannot be compared, or none of its trials fits.
         StateError: the tracking store cannot be read.
     """
     file = uri.removeprefix("sqlite:///")
-    if file != uri and not Path(file).is_file():  # asking would make it
+    if file != uri and not Path(file).is_file():  # connecting would create it
         raise _unknown(name, ())
     try:
         client = connect(uri)
@@ -91,16 +72,16 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
         runs = _search(
             client, f"tags.`foldrace.sweep_key` = '{run.data.tags['foldrace.sweep_key']}'", "trial"
         )
-        points, obstacles = _place(runs, prepared, earlier.scheduler)
-        trials = tuple(_trials(client, points, name, prepared))
+        points, obstacles = place(runs, prepared, earlier.scheduler)
+        trials = tuple(make_trials(client, points, name, prepared))
     except (InputError, StateError):
         raise
-    except Exception as error:  # MLflow's own and those of whatever store lies below
+    except Exception as error:  # MLflow's errors, and those of the store below it
         raise StateError(
             f"{uri}: the tracking store cannot be read: {first_line(error)}"
         ) from error
     if not trials:
-        rule = "has no trial that was evaluated"
+        rule = "has no completed or pruned trial with every objective"
         if obstacles:
             parameter, count = Counter(parameter for parameter, _ in obstacles).most_common(1)[0]
             example = next(text for at, text in obstacles if at == parameter)
@@ -122,7 +103,7 @@ def _search(client: MlflowClient, wanted: str, level: str) -> list[Run]:
 
 
 def _find(client: MlflowClient, name: str) -> Run:
-    """The run of the latest sweep of that name. Raises: InputError."""
+    """The run of the latest sweep of this name. Raises: InputError."""
     runs = _search(client, "", "sweep")
     named = [run for run in runs if run.data.tags["foldrace.sweep"] == name]
     if not named:
@@ -142,22 +123,19 @@ def _spec_of(client: MlflowClient, run: Run, name: str, root: Path) -> SweepSpec
             path = client.download_artifacts(run.info.run_id, "sweep.yaml", folder)
             return parse_spec(read_yaml(Path(path).read_text(encoding="utf-8"), name), root)
     except InputError as error:
-        raise InputError(
-            _FIELD, name, f"its sweep file is not one of this version: {error}"
-        ) from error
+        rule = f"its sweep file is not valid in this version: {error}"
+        raise InputError(_FIELD, name, rule) from error
     except OSError as error:
-        raise InputError(
-            _FIELD, name, f"its sweep file is not in the tracking store: {error}"
-        ) from error
+        rule = f"its sweep file is not in the tracking store: {error}"
+        raise InputError(_FIELD, name, rule) from error
 
 
 def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> None:
-    """Refuses a sweep whose losses are not of the same function. Raises: InputError."""
+    """Refuses a sweep whose losses are values of another function. Raises: InputError."""
     spec, own = prepared.spec, prepared.task.objective
     if earlier.kind != "sweep":
-        raise InputError(
-            _FIELD, name, f"is a {earlier.kind}, and only a sweep's trials can be learned from"
-        )
+        rule = f"is a {earlier.kind}, and the sampler can learn only from a sweep's trials"
+        raise InputError(_FIELD, name, rule)
     pairs: dict[str, tuple[object, object]] = {
         "task": (earlier.task, spec.task),
         "objective": (earlier.objective or own, spec.objective or own),
@@ -179,12 +157,8 @@ def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> 
             ", ".join(f"dataset.{key} was {then.get(key)!r}" for key in differing)
             or "the data have changed since"
         )
-        raise InputError(
-            _FIELD,
-            name,
-            f"its losses are not comparable: it ran on other images ({what})",
-            _WAY_OUT,
-        )
+        rule = f"its losses are not comparable: it ran on other images ({what})"
+        raise InputError(_FIELD, name, rule, _WAY_OUT)
 
 
 def _seedless(spec: SweepSpec) -> Mapping[str, Any]:
@@ -196,142 +170,3 @@ def _shown(value: object) -> object:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {each}" for key, each in value.items()) or "off"
     return "the task's own" if value is None else value
-
-
-Placed = tuple["Run", dict[str, Value]]
-Obstacle = tuple[str, str]
-
-
-def _place(
-    runs: Sequence[Run], prepared: Prepared, scheduler: SchedulerSpec
-) -> tuple[list[Placed], list[Obstacle]]:
-    """The trials that the space can give, each with its tunable parameters; what is in the way of
-    the others: a parameter and why. Those given up by a ``scheduler`` with other rungs are passed
-    over."""
-    placed, obstacles = [], []
-    now = prepared.spec.scheduler
-    same_rungs = now.kind == "fifo" or now == scheduler
-    for run in runs:
-        ended_well = run.info.status == "FINISHED" and _has_all_epochs(run, prepared)
-        given_up = (
-            same_rungs and run.info.status == "KILLED" and "foldrace.pruned_at" in run.data.tags
-        )
-        if "val_loss" not in run.data.metrics or not (ended_well or given_up):
-            continue
-        try:
-            placed.append((run, _point(run.data.params, prepared)))
-        except InputError as error:
-            obstacles.append((error.field.removeprefix("space."), f"{error.value}: {error.rule}"))
-    return placed, obstacles
-
-
-def _has_all_epochs(run: Run, prepared: Prepared) -> bool:
-    """Not so for one that was left behind when others of its sweep were trained on; early stopping
-    is no such case."""
-    spec = prepared.spec
-    return (
-        spec.early_stopping.patience is not None
-        or run.data.metrics.get("epoch", spec.epochs) >= spec.epochs
-    )
-
-
-def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:
-    """The tunable parameters with which the space gives a trial of the parameters that MLflow has
-    as text.
-
-    Raises:
-        InputError: a parameter, its value, and why the space cannot give it.
-    """
-    space, declared = prepared.space, prepared.task.declared
-    params = {name: _typed(name, text, declared) for name, text in texts.items()}
-    whole = {
-        name: parameter.default for name, parameter in declared.items()
-    } | prepared.task.complete(params, "space")
-    settled: dict[str, Value] = {}
-    for name, entry in space.entries.items():
-        if all(o in settled and among(settled[o], values) for o, values in entry.when.items()):
-            if not space.holds(name, whole[name]):
-                raise InputError(f"space.{name}", whole[name], f"not in the space, {entry}")
-            settled[name] = whole[name]
-    here = {
-        name: parameter.default for name, parameter in declared.items()
-    } | prepared.task.complete(settled, "space")
-    for name, value in whole.items():
-        if not same(here[name], value):
-            raise InputError(
-                f"space.{name}", value, f"here it is always {here[name]!r} with the other values"
-            )
-    return {name: settled[name] for name in space.tunable if name in settled}
-
-
-def _typed(name: str, text: str, declared: Mapping[str, Parameter]) -> Value:
-    """A parameter's text back in its type. Raises: InputError: no such parameter, or no such value
-    of it."""
-    if name not in declared:
-        raise InputError(f"space.{name}", text, "the task has no such parameter")
-    readings: list[Value] = [{"True": True, "False": False}.get(text, text)]
-    for kind in (float, int):
-        try:
-            readings.insert(0, kind(text))
-        except ValueError:
-            continue
-    for reading in readings[:-1]:
-        try:
-            return declared[name].check(f"space.{name}", reading)
-        except InputError:
-            continue
-    return declared[name].check(f"space.{name}", readings[-1])
-
-
-def _trials(
-    client: MlflowClient, points: Sequence[Placed], name: str, prepared: Prepared
-) -> Iterator[FrozenTrial]:
-    """Optuna's trials, in the order of their numbers."""
-    objectives = prepared.spec.search.objectives
-    distributions = distributions_of(prepared.space)
-    ordered = sorted(points, key=lambda placed: int(placed[0].data.tags["foldrace.trial"]))
-    given_up = (
-        [run.info.run_id for run, _ in ordered if run.info.status == "KILLED"]
-        if len(objectives) == 1
-        else []
-    )
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # MLflow answers for one run at a time
-        asked = pool.map(lambda run_id: client.get_metric_history(run_id, "val_loss"), given_up)
-        curves = {
-            run_id: {p.step: p.value for p in curve}
-            for run_id, curve in zip(given_up, asked, strict=True)
-        }
-    for run, point in ordered:
-        trial = _trial(run, point, distributions, objectives, curves.get(run.info.run_id, {}))
-        if trial is not None:
-            trial.set_user_attr("warm_start", f"{name}/{run.data.tags['foldrace.trial']}")
-            yield trial
-
-
-def _trial(
-    run: Run,
-    point: Mapping[str, Value],
-    distributions: Mapping[str, BaseDistribution],
-    objectives: Sequence[str],
-    curve: Mapping[int, float],
-) -> FrozenTrial | None:
-    """One of Optuna's trials; None if a figure that it needs was not recorded."""
-    own = {name: distributions[name] for name in point}
-    if run.info.status == "FINISHED":
-        values = [run.data.metrics.get(_METRICS[name]) for name in objectives]
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            return None
-        return create_trial(
-            state=TrialState.COMPLETE, values=known, params=dict(point), distributions=own
-        )
-    if not curve:
-        return None
-    last = curve[max(curve)]
-    return create_trial(
-        state=TrialState.PRUNED,
-        value=last,
-        params=dict(point),
-        distributions=own,
-        intermediate_values=dict(curve),
-    )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.trainables.ray.limits import Limits
-from foldrace.trainables.ray.trainable import Work
-from foldrace.trainables.training.fold import EarlyStopping
-from foldrace.trainables.training.process import Precision
+from foldrace.trainables.ray.work import Work
+from foldrace.trainables.training.options import EarlyStopping, Precision, TrainingOptions
 from foldrace.trainables.training.seeds import derive_seed
 from foldrace.trainables.training.splits import Split
 
@@ -23,14 +22,18 @@ def make_work(prepared: Prepared) -> Work:
         task=prepared.task,
         images=prepared.dataset.images,
         splits=tuple(prepared.folds.split()),
-        epochs=spec.epochs,
-        seed=spec.search.seed,
-        objective=spec.objective,
-        early_stopping=EarlyStopping(spec.early_stopping.patience, spec.early_stopping.min_delta),
+        options=TrainingOptions(
+            epochs=spec.epochs,
+            seed=spec.search.seed,
+            objective=spec.objective,
+            early_stopping=EarlyStopping(
+                spec.early_stopping.patience, spec.early_stopping.min_delta
+            ),
+            precision=Precision(spec.training.precision),
+        ),
         threads=max(1, int(spec.resources.cpu)),
         gpu=spec.resources.gpu > 0,
         fused=spec.training.fused,
-        precision=Precision(spec.training.precision),
         positions=prepared.dataset.positions,
         picture_epochs=frozenset(rung.epochs for rung in spec.ladder[:-1]),
         ladder=spec.ladder,

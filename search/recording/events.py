@@ -16,8 +16,7 @@ import numpy as np
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
-    from foldrace.trainables.training.cross_validation import EpochReport
-    from foldrace.trainables.training.fold import FoldReport
+    from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 __all__ = [
     "Closed",
@@ -151,7 +150,7 @@ def _plain(value: Any) -> Any:
 
 def from_json(line: str | bytes) -> Event:
     """The event of a line. Raises: ValueError, KeyError or TypeError if it is none."""
-    from foldrace.trainables.training.cross_validation import EpochReport
+    from foldrace.trainables.training.reports import EpochReport
 
     told = json.loads(line)
     kind = _KINDS[told.pop("event")]
@@ -172,7 +171,7 @@ def from_json(line: str | bytes) -> Event:
 
 
 def _folds(told: Iterable[Mapping[str, Any]]) -> tuple[FoldReport, ...]:
-    from foldrace.trainables.training.fold import FoldReport
+    from foldrace.trainables.training.reports import FoldReport
 
     return tuple(FoldReport(**fold) for fold in told)
 

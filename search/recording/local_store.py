@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from foldrace.files import sync_file
+from foldrace.files import fsync_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +56,7 @@ def write_ahead(client: MlflowClient) -> Iterator[Callable[[], None]]:
         return
     event.listen(Pool, "checkout", _do_not_wait_for_the_disk)
     try:
-        yield lambda: sync_file(path.with_name(f"{path.name}-wal"))
+        yield lambda: fsync_path(path.with_name(f"{path.name}-wal"))
     finally:
         event.remove(Pool, "checkout", _do_not_wait_for_the_disk)
         engine = getattr(client._tracking_client.store, "engine", None)

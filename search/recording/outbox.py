@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from foldrace.files import sync_file
+from foldrace.files import fsync_path
 from foldrace.search.recording.events import Event, Reported, from_json, to_json
 
 __all__ = ["SPOOL", "Batch", "Outbox", "Waiting", "waiting_in", "waiting_records"]
@@ -177,9 +177,9 @@ class Outbox:
         with self._lock:
             unsynced, self._unsynced = self._unsynced, set()
         for number in unsynced:
-            sync_file(_segment(self.folder, number))
+            fsync_path(_segment(self.folder, number))
         if unsynced:
-            sync_file(self.folder)
+            fsync_path(self.folder)
 
     def take(self, most: int) -> Batch:
         """The next events, at most so many, which are safe on disk; they stay until they are

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from foldrace.errors import InputError, StateError, nearest
-from foldrace.files import write_text
+from foldrace.files import write_text_atomically
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -209,7 +209,7 @@ class SweepFolder:
 
     def write_state(self, state: SweepState) -> None:
         """Replaces the sweep's state, whole or not at all."""
-        write_text(self.path / "state.json", json.dumps(asdict(state)))
+        write_text_atomically(self.path / "state.json", json.dumps(asdict(state)))
 
     def read_state(self) -> SweepState:
         """The sweep's state. Raises: StateError if it was never written or cannot be read."""

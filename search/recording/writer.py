@@ -31,7 +31,7 @@ from foldrace.trainables.tasks.parameters import Value
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from foldrace.trainables.data.datasets import Dataset
+    from foldrace.trainables.data.arrays import Dataset
 
 __all__ = ["EVIDENCE", "REFIT_DONE", "MlflowWriter", "Outcome", "now_ms"]
 

@@ -1,2 +1,1 @@
-"""What is tried next: Optuna's samplers behind Ray Tune's searcher, and the plan of a
-comparison."""
+"""What is tried next: Ray Tune's searcher over Optuna's samplers, and a comparison's plan."""

@@ -1,5 +1,4 @@
-"""The Optuna study of a sweep as a file, which outlives the process and which Optuna's dashboard
-opens."""
+"""The Optuna study of a sweep in a file, which Optuna's dashboard can open."""
 
 from __future__ import annotations
 
@@ -18,22 +17,24 @@ STUDY_NAME = "foldrace"
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal file; a line that a killed process has left half-written is taken off
-    before the first read, since Optuna would append to it and then could read nothing behind it.
+    """Optuna's journal file, repaired after a crash and written without fsync.
 
-    Optuna has the disk confirm every record, 3 ms each and sixteen a trial; here the operating
-    system has them in its own time. A killed process loses nothing, a power cut the last seconds,
-    as of all else that a sweep writes.
+    A line that a killed process wrote only in part is removed before the first read. Optuna would
+    append to it, and then could read nothing after it.
+
+    Optuna calls fsync for every record, which takes 3 ms, sixteen times per trial. Without it a
+    killed process loses nothing; a power cut loses the last seconds, as it does of everything else
+    that a sweep writes.
     """
 
     def __init__(self, path: str) -> None:
-        _mend(Path(path))
+        _remove_partial_line(Path(path))
         super().__init__(path)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._log_number_offset = {0: 0}  # where its lines begin; the file may be another now
-        _mend(Path(self._file_path))
+        self._log_number_offset = {0: 0}  # offsets of its lines; the file may have been replaced
+        _remove_partial_line(Path(self._file_path))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
@@ -45,7 +46,7 @@ class _Journal(JournalFileBackend):
             self._lock.release()
 
 
-def _mend(path: Path) -> None:
+def _remove_partial_line(path: Path) -> None:
     if not path.is_file():
         return
     with path.open("rb+") as file:
@@ -55,8 +56,10 @@ def _mend(path: Path) -> None:
 
 
 class _OneWriter(JournalStorage):
-    """Optuna's journal, in which nobody else lets trials wait: Optuna looks for one at every
-    suggestion, and would look through all trials."""
+    """Optuna's journal for a single writer: enqueued trials are searched for only when needed.
+
+    At every suggestion Optuna looks through all trials for one in the state WAITING.
+    """
 
     def __init__(self, backend: _Journal) -> None:
         self._may_wait = True
@@ -80,6 +83,8 @@ class _OneWriter(JournalStorage):
 
 
 def open_journal(path: Path) -> BaseStorage:
-    """The storage in the file at ``path``, made if it is not there. One process at a time may
-    write to it."""
+    """The storage in the file at ``path``, which is created if it is missing.
+
+    Only one process at a time may write to it.
+    """
     return _OneWriter(_Journal(str(path)))

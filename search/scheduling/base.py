@@ -15,7 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 from foldrace.search.live_objects import attached, live_object
 from foldrace.search.scheduling.asha import Race
 from foldrace.search.scheduling.budget import Budget, Spending
-from foldrace.trainables.training.cross_validation import EpochReport
+from foldrace.trainables.training.reports import EpochReport
 
 __all__ = ["REPORT", "FifoLadder", "LadderScheduler", "RunState"]
 

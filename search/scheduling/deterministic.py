@@ -15,7 +15,7 @@ from foldrace.search.scheduling.budget import Budget
 from foldrace.search.scheduling.promotion import PromotionScheduler
 from foldrace.search.scheduling.stopping import StoppingRule
 from foldrace.trainables.ray.trainable import RAISED
-from foldrace.trainables.training.cross_validation import EpochReport
+from foldrace.trainables.training.reports import EpochReport
 
 __all__ = [
     "DeterministicFifo",

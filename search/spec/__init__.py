@@ -1,1 +1,1 @@
-"""The sweep file: read, checked, and turned into a search space."""
+"""The sweep file: how it is read and checked, and the search space that it describes."""

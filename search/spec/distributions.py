@@ -1,40 +1,45 @@
-"""What may stand behind a parameter's name in a sweep file's ``space``.
+"""The entries of a sweep file's ``space``: how each parameter's values are drawn.
 
 | form | the parameter |
 |---|---|
-| ``{choice: [a, b, …]}`` | is one of these |
-| ``{uniform: [low, high], step: s}`` | is a number between these; ``step`` may be left out |
-| ``{log: [low, high]}`` | is a number between these, its logarithm spread evenly |
-| ``{int: [low, high], step: s}`` | is a whole number between these |
-| ``{log_int: [low, high]}`` | is a whole number between these, its logarithm spread evenly |
+| ``{choice: [a, b, …]}`` | is one of these values |
+| ``{uniform: [low, high], step: s}`` | is a number in this range; ``step`` is optional |
+| ``{log: [low, high]}`` | is a number in this range, uniform in its logarithm |
+| ``{int: [low, high], step: s}`` | is a whole number in this range; ``step`` is optional |
+| ``{log_int: [low, high]}`` | is a whole number in this range, uniform in its logarithm |
 | ``{value: x}`` or just ``x`` | is always x |
 
-Bounds belong to the range. Any form takes ``when: {parent: [values]}``: the parameter then exists
-only in trials in which every parent has one of its values.
+Both bounds belong to the range. Every form takes ``when: {parent: [values]}``: the parameter then
+exists only in trials in which every parent has one of its listed values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
-    PlainValidator,
     SerializerFunctionWrapHandler,
     Tag,
-    WithJsonSchema,
     model_serializer,
     model_validator,
 )
 
-from foldrace.errors import nearest
-from foldrace.search.spec.fields import BARE_VALUE, NAME, Bare, Number, Section, broken, check_bare
-from foldrace.search.spec.yaml_files import inline_yaml
-from foldrace.trainables.tasks.parameters import Value
+from foldrace.errors import InputError, nearest
+from foldrace.search.spec.distribution_base import Distribution
+from foldrace.search.spec.fields import Bare, BareList, Count, Worded, among, broken, same
+from foldrace.trainables.tasks.parameters import Parameter, Value
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import BaseTrial
 
 __all__ = [
     "FORMS",
@@ -45,113 +50,82 @@ __all__ = [
     "Int",
     "Log",
     "LogInt",
-    "Range",
     "SpaceEntry",
     "Uniform",
-    "same",
 ]
 
 TAG = "form:"
-"""Marks the part of an error's location that the user's file does not have."""
+"""Marks the part of an error's location that does not stand in the user's file."""
 
 _MOST_STEPS = 1_000_000
-_BARE_LIST: dict[str, Any] = {"type": "array", "items": BARE_VALUE, "minItems": 1}
+_STEP_TOLERANCE = 1e-8  # Optuna's own
 
 
-def same(one: Value, other: Value) -> bool:
-    """Equal, and not just because Python takes true for 1."""
-    return isinstance(one, bool) == isinstance(other, bool) and one == other
+class _Listed(Distribution):
+    """One of a few values that are listed."""
+
+    @property
+    @abstractmethod
+    def values(self) -> Sequence[Value]: ...
+
+    @property
+    def upper(self) -> Value:
+        return self.values[0]
+
+    @property
+    def middle(self) -> Value:
+        return self.values[0]
+
+    def to_optuna(self) -> BaseDistribution:
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.values)
 
 
-def _bare_list(value: object) -> tuple[Value, ...]:
-    if not isinstance(value, list | tuple):
-        raise broken("must be a list of values", "[a, b, ...]", value=value)
-    if not value:
-        raise broken("must hold at least one value")
-    values = tuple(check_bare(item) for item in value)
-    for i, item in enumerate(values):
-        if any(same(item, earlier) for earlier in values[:i]):
-            raise broken(f"{item!r} stands twice")
-    return values
-
-
-def _conditions(value: object) -> Mapping[str, tuple[Value, ...]]:
-    if not isinstance(value, Mapping) or not value:
-        raise broken("must name a parent and its values", "when: {optimizer: [sgd, rmsprop]}")
-    for parent in value:
-        NAME.check(parent)
-    return {p: _bare_list(v if isinstance(v, list | tuple) else [v]) for p, v in value.items()}
-
-
-def _bounds(number: Number) -> tuple[Callable[[object], tuple[Any, Any]], WithJsonSchema]:
-    """The check of ``[low, high]``, and its schema."""
-
-    def check(value: object) -> tuple[Any, Any]:
-        if not isinstance(value, list | tuple) or len(value) != 2:
-            many = isinstance(value, list | tuple) and len(value) > 2
-            hint = f"did you mean {{choice: {list(value)}}}?" if many else ""  # type: ignore[call-overload]
-            raise broken("must be two numbers, [low, high]", hint, value=value)
-        low, high = (number.check(bound) for bound in value)
-        if low == high:
-            raise broken("its bounds are equal", f"did you mean the fixed value {value[0]!r}?")
-        if low > high:
-            raise broken("its bounds are reversed", f"did you mean [{value[1]!r}, {value[0]!r}]?")
-        return low, high
-
-    return check, WithJsonSchema(
-        {
-            "type": "array",
-            "items": number.json_schema,
-            "minItems": 2,
-            "maxItems": 2,
-            "description": "low, high",
-        }
-    )
-
-
-_FLOATS, _FLOATS_SCHEMA = _bounds(Number())
-_POSITIVE, _POSITIVE_SCHEMA = _bounds(Number(above=0))
-_WHOLES, _WHOLES_SCHEMA = _bounds(Number(whole=True))
-_COUNTS, _COUNTS_SCHEMA = _bounds(Number(low=1, whole=True))
-
-
-class _Form(Section):
-    when: Annotated[
-        Mapping[str, tuple[Value, ...]],
-        PlainValidator(_conditions),
-        WithJsonSchema(
-            {
-                "type": "object",
-                "minProperties": 1,
-                "additionalProperties": {"anyOf": [BARE_VALUE, _BARE_LIST]},
-                "description": "parents and the values of theirs with which this parameter exists",
-            }
-        ),
-    ] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _without_blanks(self, handler: SerializerFunctionWrapHandler) -> Any:
-        dumped: Mapping[str, Any] = handler(self)
-        shown = {k: v for k, v in dumped.items() if k != "when" and (k != "step" or v is not None)}
-        return {**shown, "when": dumped["when"]} if self.when else shown
-
-    def __str__(self) -> str:
-        """As it stands in a sweep file."""
-        return inline_yaml(self.model_dump(by_alias=True))
-
-
-class Choice(_Form):
+class Choice(_Listed):
     """One of the listed values."""
 
-    choices: Annotated[
-        tuple[Value, ...], PlainValidator(_bare_list), WithJsonSchema(_BARE_LIST)
-    ] = Field(alias="choice")
+    choices: BareList = Field(alias="choice", description="The values, one or more, each once.")
+
+    @property
+    def values(self) -> Sequence[Value]:
+        return self.choices
+
+    def suggest(self, trial: BaseTrial, name: str) -> Value:
+        choice: Value = trial.suggest_categorical(name, self.choices)
+        return choice
+
+    def check(self, field: str, value: Value) -> None:
+        if not among(value, self.choices):
+            hint = nearest(value, map(str, self.choices))
+            raise InputError(field, value, "is not among the space's choices", hint)
+
+    def fitted(self, field: str, parameter: Parameter) -> Self:
+        choices = tuple(parameter.check(field, choice) for choice in self.choices)
+        for i, choice in enumerate(choices):
+            if among(choice, choices[:i]):
+                raise InputError(field, choice, "stands twice among the choices")
+        return self.model_copy(update={"choices": choices})
 
 
-class Fixed(_Form):
-    """Always the same value; short: the value alone."""
+class Fixed(_Listed):
+    """Always the same value; the short form is the value alone."""
 
-    value: Bare
+    value: Bare = Field(description="The value.")
+
+    @property
+    def values(self) -> Sequence[Value]:
+        return (self.value,)
+
+    def suggest(self, trial: BaseTrial, name: str) -> Value:
+        return self.value
+
+    def check(self, field: str, value: Value) -> None:
+        if not same(value, self.value):
+            raise InputError(field, value, f"is fixed to {self.value!r} in the space")
+
+    def fitted(self, field: str, parameter: Parameter) -> Self:
+        return self.model_copy(update={"value": parameter.check(field, self.value)})
 
     @model_serializer(mode="wrap")
     def _without_blanks(self, handler: SerializerFunctionWrapHandler) -> Any:
@@ -159,21 +133,121 @@ class Fixed(_Form):
         return {"value": dumped["value"], "when": dumped["when"]} if self.when else dumped["value"]
 
 
-class _Stepped(_Form):
+def _two_numbers(value: object) -> object:
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return value
+    many = isinstance(value, list | tuple) and len(value) > 2
+    hint = f"did you mean {{choice: {list(value)}}}?" if many else ""  # type: ignore[call-overload]
+    raise broken("must be two numbers, [low, high]", hint)
+
+
+def _ascending(bounds: tuple[Any, ...]) -> tuple[Any, ...]:
+    low, high = (int(bound) if bound == int(bound) else bound for bound in bounds)
+    if low == high:
+        raise broken("its bounds are equal", f"did you mean the fixed value {low}?")
+    if low > high:
+        raise broken("its bounds are reversed", f"did you mean [{high}, {low}]?")
+    return bounds
+
+
+_BOUNDS = "Lower and upper bound; both belong to the range."
+_TWO = Field(min_length=2, max_length=2, strict=False)
+_SHAPE, _ORDER = BeforeValidator(_two_numbers), AfterValidator(_ascending)
+_Number = Annotated[float, Worded()]
+_Positive = Annotated[float, Field(gt=0), Worded()]
+_Whole = Annotated[int, Worded()]
+
+
+class _Range(Distribution):
+    """A range of numbers; both bounds belong to it."""
+
+    bounds: tuple[Any, ...]
+    whole: ClassVar[bool] = False
+
+    @property
+    def _spacing(self) -> dict[str, Any]:
+        """Optuna's keyword arguments beside the bounds."""
+        return {"log": True} if self.logarithmic else {}
+
+    @property
+    def upper(self) -> Value:
+        upper: float = self.bounds[1]
+        return upper
+
+    @property
+    def middle(self) -> Value:
+        low, high = self.bounds
+        middle = math.sqrt(low * high) if self.logarithmic else (low + high) / 2
+        return round(middle) if self.whole else middle
+
+    def check(self, field: str, value: Value) -> None:
+        if isinstance(value, str) or value is None or not self._holds(value):
+            raise InputError(field, value, f"is not in the space's range, {self}")
+
+    def _holds(self, value: float) -> bool:
+        low, high = self.bounds
+        return bool(low <= value <= high)
+
+    def fitted(self, field: str, parameter: Parameter) -> Self:
+        if parameter.choices is not None or isinstance(parameter.default, bool | str):
+            rule = f"{parameter.rule}, and has no range"
+            raise InputError(field, str(self), rule, "list its values: {choice: [...]}")
+        if isinstance(parameter.default, int) and not self.whole:
+            form = "log_int" if self.logarithmic else "int"
+            raise InputError(field, str(self), parameter.rule, f"use {{{form}: [low, high]}}")
+        for bound in self.bounds:
+            parameter.check(field, bound)
+        return self
+
+
+class _FloatRange(_Range):
+    def suggest(self, trial: BaseTrial, name: str) -> Value:
+        return trial.suggest_float(name, *self.bounds, **self._spacing)
+
+    def to_optuna(self) -> BaseDistribution:
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(*self.bounds, **self._spacing)
+
+
+class _IntRange(_Range):
+    whole: ClassVar[bool] = True
+
+    @property
+    def values(self) -> range:
+        low, high = self.bounds
+        return range(low, high + 1, self._spacing.get("step", 1))
+
+    def suggest(self, trial: BaseTrial, name: str) -> Value:
+        return trial.suggest_int(name, *self.bounds, **self._spacing)
+
+    def to_optuna(self) -> BaseDistribution:
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(*self.bounds, **self._spacing)
+
+    def _holds(self, value: float) -> bool:
+        return among(value, self.values)
+
+
+class _Stepped(_Range):
+    step: float | None = None
+
+    @property
+    def _spacing(self) -> dict[str, Any]:
+        return {} if self.step is None else {"step": self.step}
+
     @model_validator(mode="after")
-    def _step_fits(self) -> _Stepped:
-        low, high = self.bounds  # type: ignore[attr-defined]
-        step = self.step  # type: ignore[attr-defined]
+    def _step_fits(self) -> Self:
+        (low, high), step = self.bounds, self.step
         if step is None:
             return self
-        width = Decimal(str(high)) - Decimal(str(low))
         if step > high - low:
             raise broken("is wider than the range", at=("step",), value=step)
         if (high - low) / step > _MOST_STEPS:
-            raise broken(
-                f"gives more than {_MOST_STEPS:,} values", "leave it out", at=("step",), value=step
-            )
-        rest = width % Decimal(str(step))
+            rule = f"gives more than {_MOST_STEPS:,} values"
+            raise broken(rule, "leave it out", at=("step",), value=step)
+        rest = (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step))
         if rest:
             last = type(high)(Decimal(str(high)) - rest)
             rule = f"does not divide the range from {low!r} to {high!r}"
@@ -181,48 +255,71 @@ class _Stepped(_Form):
         return self
 
 
-class Uniform(_Stepped):
-    """A number, spread evenly between two bounds."""
+_STEP = "Distance between the values. By default any value in the range can be drawn."
+_INT_STEP = "Distance between the values. Default: 1."
 
-    bounds: Annotated[tuple[float, float], PlainValidator(_FLOATS), _FLOATS_SCHEMA] = Field(
-        alias="uniform"
+
+class Uniform(_Stepped, _FloatRange):
+    """A number, uniform between two bounds."""
+
+    bounds: Annotated[tuple[_Number, ...], _TWO, _SHAPE, _ORDER] = Field(
+        alias="uniform", description=_BOUNDS
     )
-    step: Annotated[float, Number(above=0)] | None = Field(
-        default=None, description="distance between the values"
+    step: _Positive | None = Field(default=None, description=_STEP)
+
+    @property
+    def grid(self) -> Sequence[Value] | None:
+        if not self.step:
+            return None
+        low, high = self.bounds
+        return [low + place * self.step for place in range(round((high - low) / self.step) + 1)]
+
+    @property
+    def middle(self) -> Value:
+        low, high = self.bounds
+        if not self.step:
+            return (low + high) / 2
+        return low + self.step * round((high - low) / self.step / 2)
+
+    def _holds(self, value: float) -> bool:
+        if not super()._holds(value):
+            return False
+        steps = (value - self.bounds[0]) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < _STEP_TOLERANCE
+
+
+class Log(_FloatRange):
+    """A number above 0, uniform in its logarithm between two bounds."""
+
+    bounds: Annotated[tuple[_Positive, ...], _TWO, _SHAPE, _ORDER] = Field(
+        alias="log", description=_BOUNDS
     )
+    logarithmic: ClassVar[bool] = True
 
 
-class Log(_Form):
-    """A number above 0, its logarithm spread evenly between two bounds."""
+class Int(_Stepped, _IntRange):
+    """A whole number, uniform between two bounds."""
 
-    bounds: Annotated[tuple[float, float], PlainValidator(_POSITIVE), _POSITIVE_SCHEMA] = Field(
-        alias="log"
+    bounds: Annotated[tuple[_Whole, ...], _TWO, _SHAPE, _ORDER] = Field(
+        alias="int", description=_BOUNDS
     )
+    step: Count | None = Field(default=None, description=_INT_STEP)
+
+    @property
+    def middle(self) -> Value:
+        return self.values[(len(self.values) - 1) // 2]
 
 
-class Int(_Stepped):
-    """A whole number, spread evenly between two bounds."""
+class LogInt(_IntRange):
+    """A whole number from 1, uniform in its logarithm between two bounds."""
 
-    bounds: Annotated[tuple[int, int], PlainValidator(_WHOLES), _WHOLES_SCHEMA] = Field(
-        alias="int"
+    bounds: Annotated[tuple[Count, ...], _TWO, _SHAPE, _ORDER] = Field(
+        alias="log_int", description=_BOUNDS
     )
-    step: Annotated[int, Number(low=1, whole=True)] | None = Field(
-        default=None, description="distance between the values"
-    )
+    logarithmic: ClassVar[bool] = True
 
 
-class LogInt(_Form):
-    """A whole number from 1, its logarithm spread evenly between two bounds."""
-
-    bounds: Annotated[tuple[int, int], PlainValidator(_COUNTS), _COUNTS_SCHEMA] = Field(
-        alias="log_int"
-    )
-
-
-Range = Uniform | Log | Int | LogInt
-Distribution = Choice | Uniform | Log | Int | LogInt | Fixed
-
-FORMS: Mapping[str, type[_Form]] = {
+FORMS: Mapping[str, type[Distribution]] = {
     "choice": Choice,
     "uniform": Uniform,
     "log": Log,
@@ -230,17 +327,16 @@ FORMS: Mapping[str, type[_Form]] = {
     "log_int": LogInt,
     "value": Fixed,
 }
-"""The key that says which form it is."""
+"""The forms by the key that each is recognised by."""
 
 
 def _one_form(value: object) -> object:
-    """A bare value as ``{value: x}``; refuses what is no form or several."""
-    if isinstance(value, _Form):
+    """``value``, as ``{value: x}`` if it is bare. Raises: PydanticCustomError."""
+    if isinstance(value, Distribution):
         return value
     if isinstance(value, list | tuple):
-        raise broken(
-            "must be a value or a distribution", f"did you mean {{choice: {list(value)!r}}}?"
-        )
+        hint = f"did you mean {{choice: {list(value)!r}}}?"
+        raise broken("must be a value or a distribution", hint)
     if not isinstance(value, Mapping):
         return {"value": value}
     forms = [key for key in value if key in FORMS]
@@ -253,7 +349,7 @@ def _one_form(value: object) -> object:
 
 
 def _tag(value: object) -> str:
-    if isinstance(value, _Form):
+    if isinstance(value, Distribution):
         return TAG + next(key for key, form in FORMS.items() if isinstance(value, form))
     assert isinstance(value, Mapping)
     return TAG + next(key for key in FORMS if key in value)
@@ -272,4 +368,4 @@ SpaceEntry = Annotated[
         json_schema_input_type=Choice | Uniform | Log | Int | LogInt | Fixed | Bare,
     ),
 ]
-"""A distribution as the file has it: a mapping, or a bare value."""
+"""A distribution as it stands in the file: a mapping, or a bare value."""

@@ -1,34 +1,25 @@
-"""The space that a sweep searches: checked against what task and training declare, and drawn from
-by Optuna."""
+"""The space that a sweep searches, checked against the parameters of the task and the training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foldrace.errors import InputError, nearest
-from foldrace.search.spec.distributions import (
-    Choice,
-    Distribution,
-    Fixed,
-    Int,
-    Log,
-    LogInt,
-    Uniform,
-    same,
-)
+from foldrace.search.spec.distribution_base import Distribution
+from foldrace.search.spec.distributions import Fixed
+from foldrace.search.spec.fields import among
 from foldrace.search.spec.space_checks import (
-    among,
     check_nesterov,
     check_optimizer,
     fit_conditions,
     parents_first,
-    possible_values,
 )
 from foldrace.trainables.tasks.parameters import Parameter, Value
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
 
 __all__ = ["SearchSpace"]
@@ -36,8 +27,12 @@ __all__ = ["SearchSpace"]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Distributions, conditions and fixed values, parents before what depends on them. Made by
-    `build`."""
+    """Distributions, conditions and fixed values of a trial's parameters. Made by `build`.
+
+    Attributes:
+        entries: by parameter; parents come before the parameters that depend on them.
+        declared: the declaration of every parameter of the task and the training.
+    """
 
     entries: Mapping[str, Distribution]
     declared: Mapping[str, Parameter]
@@ -46,16 +41,16 @@ class SearchSpace:
     def build(
         cls, space: Mapping[str, Distribution], declared: Mapping[str, Parameter]
     ) -> SearchSpace:
-        """The space, checked.
+        """The checked space.
 
         Args:
-            space: a spec's ``space``.
-            declared: every name that may stand in it (`LoadedTask.declared`).
+            space: the ``space`` of a spec.
+            declared: every name that it may hold (`LoadedTask.declared`).
 
         Raises:
-            InputError: an unknown name, a value or bound out of the parameter's range, conditions
-                that cannot be, or an optimizer's own parameter that can stand beside an optimizer
-                that lacks it.
+            InputError: an unknown name, a value or bound that the parameter cannot have, a
+                condition that can never hold, or a parameter of one optimizer that would be used
+                with another optimizer.
         """
         fitted = {name: _fit(name, entry, declared) for name, entry in space.items()}
         conditioned = {name: fit_conditions(name, fitted, declared) for name in fitted}
@@ -71,16 +66,14 @@ class SearchSpace:
 
     @property
     def tunable(self) -> tuple[str, ...]:
-        """The names that vary, parents first."""
+        """The names of the parameters that are not fixed, parents first."""
         return tuple(name for name, entry in self.entries.items() if not isinstance(entry, Fixed))
 
     @property
     def always(self) -> tuple[str, ...]:
-        """The names that vary in every trial: no other parameter's value decides whether they are
-        there."""
-        settled: dict[
-            str, Value | None
-        ] = {}  # of those that are always there: the value if it is fixed
+        """The tunable names that exist in every trial, whatever values the others have."""
+        # The parameters that always exist, with the value of each that is fixed.
+        settled: dict[str, Value | None] = {}
         for name, entry in self.entries.items():
             fixed = (settled.get(parent) for parent in entry.when)
             if all(
@@ -90,30 +83,31 @@ class SearchSpace:
                 settled[name] = entry.value if isinstance(entry, Fixed) else None
         return tuple(name for name in self.tunable if name in settled)
 
-    def suggest(self, trial: BaseTrial) -> dict[str, Value]:
-        """A trial's parameters: the active ones, fixed ones included, in the types that are
-        declared.
+    def point(self, pick: Callable[[str, Distribution], Value]) -> dict[str, Value]:
+        """A trial's active parameters, fixed ones included, in their declared types.
 
-        Each tunable one is drawn from ``trial`` under its own name, so this is an Optuna
-        define-by-run function.
+        Args:
+            pick: gives the value of a parameter, from its name and its entry.
         """
         params: dict[str, Value] = {}
         for name, entry in self.entries.items():
-            if all(
-                parent in params and among(params[parent], values)
-                for parent, values in entry.when.items()
-            ):
-                params[name] = self.declared[name].check(name, _draw(trial, name, entry))
+            if entry.active(params):
+                params[name] = self.declared[name].check(name, pick(name, entry))
         return params
 
-    def draw_all(self, trial: BaseTrial) -> None:
-        """Draws every tunable parameter from ``trial``, active or not, so that it knows all
-        distributions."""
-        for name in self.tunable:
-            _draw(trial, name, self.entries[name])
+    def suggest(self, trial: BaseTrial) -> dict[str, Value]:
+        """A trial's active parameters, drawn by an Optuna trial (a define-by-run function).
+
+        Each tunable parameter is drawn under its own name; fixed ones are added.
+        """
+        return self.point(lambda name, entry: entry.suggest(trial, name))
+
+    def to_optuna(self) -> dict[str, BaseDistribution]:
+        """Optuna's distribution of every tunable parameter, active or not."""
+        return {name: self.entries[name].to_optuna() for name in self.tunable}
 
     def holds(self, name: str, value: Value) -> bool:
-        """Whether a parameter of the space can have this value there."""
+        """Whether the parameter ``name`` can have this value in the space."""
         try:
             self._within(name, value, name)
         except InputError:
@@ -121,29 +115,24 @@ class SearchSpace:
         return True
 
     def check_point(self, point: Mapping[str, Value], field: str) -> dict[str, Value]:
-        """The tunable part of a point to start with, as ``study.enqueue_trial`` takes it; what
-        ``point`` leaves out is left to the sampler.
+        """The tunable part of a starting point, as ``study.enqueue_trial`` takes it.
+
+        Parameters that ``point`` leaves out are drawn by the sampler.
 
         Args:
-            field: what the point is called in errors: ``search.start_with[0]``.
+            field: the point's name in errors, such as ``search.start_with[0]``.
 
         Raises:
-            InputError: a name that is not in the space, a value outside it, a parameter that does
-                not exist with the point's other values, or whose parents the point leaves open.
+            InputError: a name that is not in the space, a value outside its range, or a parameter
+                that does not exist with the other values of the point.
         """
         for name in point:
             if name not in self.entries:
-                raise InputError(
-                    f"{field}.{name}",
-                    point[name],
-                    "is not in the space",
-                    nearest(name, self.entries),
-                )
+                hint = nearest(name, self.entries)
+                raise InputError(f"{field}.{name}", point[name], "is not in the space", hint)
         settled: dict[str, Value] = {}
         for name, entry in self.entries.items():
-            active = all(
-                p in settled and among(settled[p], values) for p, values in entry.when.items()
-            )
+            active = entry.active(settled)
             if name in point:
                 if not active:
                     raise _inactive(f"{field}.{name}", point[name], entry, settled)
@@ -154,21 +143,8 @@ class SearchSpace:
 
     def _within(self, name: str, value: Value, field: str) -> Value:
         """``value`` in the parameter's type, if the space has it. Raises: InputError."""
-        entry = self.entries[name]
         value = self.declared[name].check(field, value)
-        if isinstance(entry, Fixed):
-            if not same(value, entry.value):
-                raise InputError(field, value, f"is fixed to {entry.value!r} in the space")
-        elif isinstance(entry, Choice):
-            if not among(value, entry.choices):
-                raise InputError(
-                    field,
-                    value,
-                    "is not among the space's choices",
-                    nearest(value, map(str, entry.choices)),
-                )
-        elif not _in_range(value, entry):
-            raise InputError(field, value, f"is not in the space's range, {entry}")
+        self.entries[name].check(field, value)
         return value
 
 
@@ -177,53 +153,7 @@ def _fit(name: str, entry: Distribution, declared: Mapping[str, Parameter]) -> D
     field = f"space.{name}"
     if name not in declared:
         raise InputError(field, str(entry), "unknown parameter", nearest(name, declared))
-    parameter = declared[name]
-    if isinstance(entry, Fixed):
-        return entry.model_copy(update={"value": parameter.check(field, entry.value)})
-    if isinstance(entry, Choice):
-        choices = tuple(parameter.check(field, choice) for choice in entry.choices)
-        for i, choice in enumerate(choices):
-            if among(choice, choices[:i]):
-                raise InputError(field, choice, "stands twice among the choices")
-        return entry.model_copy(update={"choices": choices})
-    if parameter.choices is not None or isinstance(parameter.default, bool | str):
-        raise InputError(
-            field,
-            str(entry),
-            parameter.rule + ", and has no range",
-            "list its values: {choice: [...]}",
-        )
-    if isinstance(parameter.default, int) and isinstance(entry, Uniform | Log):
-        form = "int" if isinstance(entry, Uniform) else "log_int"
-        raise InputError(field, str(entry), parameter.rule, f"use {{{form}: [low, high]}}")
-    for bound in entry.bounds:
-        parameter.check(field, bound)
-    return entry
-
-
-def _draw(trial: BaseTrial, name: str, entry: Distribution) -> Value:
-    if isinstance(entry, Fixed):
-        return entry.value
-    if isinstance(entry, Choice):
-        choice: Value = trial.suggest_categorical(name, entry.choices)
-        return choice
-    if isinstance(entry, Uniform):
-        return trial.suggest_float(name, *entry.bounds, step=entry.step)
-    if isinstance(entry, Log):
-        return trial.suggest_float(name, *entry.bounds, log=True)
-    if isinstance(entry, Int):
-        return trial.suggest_int(name, *entry.bounds, step=entry.step or 1)
-    return trial.suggest_int(name, *entry.bounds, log=True)
-
-
-def _in_range(value: Value, entry: Uniform | Log | Int | LogInt) -> bool:
-    if isinstance(entry, Int | LogInt):
-        return among(value, possible_values(entry) or ())
-    low, high = entry.bounds
-    if isinstance(value, str) or value is None or not low <= value <= high:
-        return False
-    steps = (value - low) / entry.step if isinstance(entry, Uniform) and entry.step else 0.0
-    return abs(steps - round(steps)) < 1e-8  # Optuna's own tolerance
+    return entry.fitted(field, declared[name])
 
 
 def _inactive(
@@ -236,7 +166,6 @@ def _inactive(
             return InputError(field, value, rule, f"add {parent}, or leave this one out")
         if not among(settled[parent], values):
             allowed = " or ".join(map(str, values))
-            return InputError(
-                field, value, f"exists only if {parent} is {allowed}; here it is {settled[parent]}"
-            )
-    raise AssertionError("an active parameter")
+            rule = f"exists only if {parent} is {allowed}; here it is {settled[parent]}"
+            return InputError(field, value, rule)
+    raise AssertionError("the parameter is active")

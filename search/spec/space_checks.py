@@ -1,13 +1,13 @@
-"""What a space may not hold, beside values out of range: conditions that cannot be, and
-optimizers' parameters without their optimizer."""
+"""Checks of a space as a whole: its conditions, and parameters that belong to one optimizer."""
 
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 from foldrace.errors import InputError, nearest
-from foldrace.search.spec.distributions import Choice, Distribution, Fixed, Int, LogInt, same
+from foldrace.search.spec.distribution_base import Distribution
+from foldrace.search.spec.fields import among
 from foldrace.trainables.tasks.parameters import (
     OPTIMIZER_PARAMETERS,
     TRAINING_PARAMETERS,
@@ -15,51 +15,17 @@ from foldrace.trainables.tasks.parameters import (
     Value,
 )
 
-__all__ = [
-    "among",
-    "check_nesterov",
-    "check_optimizer",
-    "fit_conditions",
-    "parents_first",
-    "possible_values",
-]
+__all__ = ["check_nesterov", "check_optimizer", "fit_conditions", "parents_first"]
 
 Space = Mapping[str, Distribution]
 
 
-def among(value: Value, values: Iterable[Value]) -> bool:
-    """Whether ``value`` is one of ``values``; true is not 1."""
-    if isinstance(values, range):
-        return (
-            not isinstance(value, bool | str)
-            and value is not None
-            and value == int(value)
-            and int(value) in values
-        )
-    return any(same(value, other) for other in values)
-
-
-def possible_values(entry: Distribution) -> Sequence[Value] | None:
-    """All values that ``entry`` can take; None for a continuous range."""
-    if isinstance(entry, Choice):
-        return entry.choices
-    if isinstance(entry, Fixed):
-        return (entry.value,)
-    if isinstance(entry, Int | LogInt):
-        return range(
-            entry.bounds[0],
-            entry.bounds[1] + 1,
-            (entry.step or 1) if isinstance(entry, Int) else 1,
-        )
-    return None
-
-
 def fit_conditions(name: str, space: Space, declared: Mapping[str, Parameter]) -> Distribution:
-    """The entry of that name, its conditions' values in the types of the parents.
+    """The entry of that name, with the values of its conditions in the types of the parents.
 
     Raises:
-        InputError: a parent that is unknown, continuous or the parameter itself, or that never has
-            the value.
+        InputError: a parent that is unknown, continuous, the parameter itself, or never has the
+            value.
     """
     when: dict[str, tuple[Value, ...]] = {}
     for parent, wanted in space[name].when.items():
@@ -75,7 +41,7 @@ def fit_conditions(name: str, space: Space, declared: Mapping[str, Parameter]) -
             )
             hint = f"add {parent} to the space" if known else nearest(parent, set(space) - {name})
             raise InputError(field, None, rule, hint)
-        possible = possible_values(space[parent])
+        possible = space[parent].values
         if possible is None:
             rule = "is continuous; a parent must be a choice, a whole number or a fixed value"
             raise InputError(field, str(space[parent]), rule)
@@ -92,7 +58,7 @@ def fit_conditions(name: str, space: Space, declared: Mapping[str, Parameter]) -
 
 
 def parents_first(space: Space) -> dict[str, Distribution]:
-    """``space`` in an order in which every parent stands before what depends on it.
+    """``space`` in an order in which every parent comes before the parameters that depend on it.
 
     Raises:
         InputError: parameters that depend on each other in a circle.
@@ -109,8 +75,7 @@ def parents_first(space: Space) -> dict[str, Distribution]:
 
 
 def _requirements(name: str, space: Space) -> dict[str, tuple[Value, ...]]:
-    """What ancestors must be for ``name`` to exist: its own conditions, and those of its parents,
-    and so on."""
+    """The values that each ancestor must have for ``name`` to exist."""
     required: dict[str, tuple[Value, ...]] = {}
     for parent, values in space[name].when.items():
         for who, allowed in ((parent, values), *_requirements(parent, space).items()):
@@ -119,7 +84,7 @@ def _requirements(name: str, space: Space) -> dict[str, tuple[Value, ...]]:
 
 
 def _optimizers(name: str, space: Space) -> list[str]:
-    """Every optimizer that ``name`` can stand beside."""
+    """Every optimizer with which ``name`` can exist."""
     default = TRAINING_PARAMETERS["optimizer"].default
     entry = space.get("optimizer")
     if entry is None:
@@ -127,15 +92,15 @@ def _optimizers(name: str, space: Space) -> list[str]:
     required = _requirements(name, space).get("optimizer")
     if required is not None:
         return [str(value) for value in required]
-    possible = [str(value) for value in possible_values(entry) or ()]
+    possible = [str(value) for value in entry.values or ()]
     return [*possible, str(default)] if entry.when and default not in possible else possible
 
 
 def check_optimizer(space: Space) -> None:
-    """Refuses an optimizer's own parameter that can stand beside an optimizer that lacks it.
+    """Refuses a parameter of one optimizer that can exist with an optimizer that lacks it.
 
     Raises:
-        InputError: which optimizer lacks it, and the ``when`` to write.
+        InputError: names the optimizers that lack it and the ``when`` to write.
     """
     for name, entry in space.items():
         owners = [optimizer for optimizer, own in OPTIMIZER_PARAMETERS.items() if name in own]
@@ -165,13 +130,13 @@ def check_optimizer(space: Space) -> None:
 
 
 def check_nesterov(space: Space) -> None:
-    """Refuses Nesterov momentum that can stand without a momentum above 0.
+    """Refuses Nesterov momentum that can exist without a momentum above 0.
 
     Raises:
         InputError: ``momentum`` is not in the space, can be 0, or can be absent where ``nesterov``
-            is there.
+            exists.
     """
-    if "nesterov" not in space or not among(True, possible_values(space["nesterov"]) or ()):
+    if "nesterov" not in space or not among(True, space["nesterov"].values or ()):
         return
     field, shown = "space.nesterov", str(space["nesterov"])
     if "momentum" not in space:
@@ -180,20 +145,21 @@ def check_nesterov(space: Space) -> None:
         )
     required = _requirements("nesterov", space)
     momentum = space["momentum"]
-    values = required.get("momentum", possible_values(momentum))
-    lowest = momentum.bounds[0] if values is None else 0 if among(0, values) else 1  # type: ignore[union-attr]
-    if lowest <= 0:
+    values = required.get("momentum", momentum.values)
+    # Every momentum is at least 0, so the lower bound of a range of floats decides.
+    can_be_zero = momentum.contains(0.0) if values is None else among(0, values)
+    if can_be_zero:
         hint = "let momentum start above 0"
         raise InputError(
             field, shown, f"needs a momentum above 0, and momentum can be 0 ({momentum})", hint
         )
     for parent, allowed in _requirements("momentum", space).items():
-        here = required.get(parent, possible_values(space[parent]) or ())
+        here = required.get(parent, space[parent].values or ())
         if not all(among(value, allowed) for value in here):
             hint = f"give it momentum's own conditions: {dict(momentum.when)}"
             raise InputError(
                 field,
                 shown,
-                f"needs a momentum, which is there for some values of {parent} alone",
+                f"needs a momentum, which exists only for some values of {parent}",
                 hint,
             )

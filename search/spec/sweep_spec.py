@@ -1,6 +1,7 @@
-"""A sweep file, validated: what is trained on what, what varies, and how the search goes about it.
+"""A sweep file, validated: what is trained on which data, what is tuned, and how.
 
-Reading one imports neither torch nor Optuna nor Ray, so that a mistake is reported in a blink.
+Reading a sweep file imports neither torch nor Optuna nor Ray, so that mistakes are reported at
+once.
 """
 
 from __future__ import annotations
@@ -8,41 +9,40 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from foldrace.errors import InputError
-from foldrace.search.spec.comparison import (
-    ComparisonSpec,
-    check_kind,
-    planned_trials,
-    trials_text,
-    with_defaults,
+from foldrace.search.spec.comparison import ComparisonSpec, with_defaults
+from foldrace.search.spec.consistency import (
+    comparison_errors,
+    deterministic_errors,
+    ladder_errors,
+    objective_errors,
+    shared_space_errors,
 )
 from foldrace.search.spec.distributions import Fixed, SpaceEntry
-from foldrace.search.spec.fields import Name, Section, Text, broken
-from foldrace.search.spec.messages import translate
-from foldrace.search.spec.sections import (
-    Count,
-    DatasetSpec,
-    EarlyStoppingSpec,
-    FoldsSpec,
+from foldrace.search.spec.errors import translate
+from foldrace.search.spec.fields import Count, Line, Name, SpecSection, Worded, broken
+from foldrace.search.spec.search_sections import (
     LimitsSpec,
-    Line,
-    NamedDataset,
     ResourcesSpec,
     SchedulerSpec,
     SearchSpec,
     TrackingSpec,
+)
+from foldrace.search.spec.training_sections import (
+    DatasetSpec,
+    EarlyStoppingSpec,
+    FoldsSpec,
+    NamedDataset,
     TrainingSpec,
     named_dataset,
 )
 from foldrace.search.spec.yaml_files import dump_yaml, plain, read_file, set_value
 from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder
-
-if TYPE_CHECKING:
-    from pydantic_core import PydanticCustomError
 
 __all__ = [
     "ComparisonSpec",
@@ -65,61 +65,92 @@ _DEFAULT_TASK = "autoencoder"
 
 
 def _default_name(task: object) -> str:
-    name = (
-        re.sub(r"[^A-Za-z0-9_.-]+", "-", task.rpartition(":")[2]) if isinstance(task, str) else ""
-    )
+    """The sweep's name if the file has none: the task's, without what a name cannot hold."""
+    text = task.rpartition(":")[2] if isinstance(task, str) else ""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
     return re.sub(r"\.{2,}", ".", name).lstrip("_.-")[:64] or "sweep"
 
 
-class SweepSpec(Section):
-    """A whole sweep. Made by `load_spec` and `parse_spec`, whose errors are `InputError`."""
+_SweepName = Annotated[
+    str,
+    Field(pattern=r"^(?:(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$", max_length=64),
+    Worded(
+        "must be 1 to 64 letters, digits, '-', '_' or '.', a letter or digit first and no '..'"
+    ),
+]
+_Objective = Annotated[
+    str, Field(pattern=r"^(?:.+)$", max_length=100), Worded("must be text, of one line")
+]
+
+
+class SweepSpec(SpecSection):
+    """A sweep file. Made by `load_spec` and `parse_spec`, which raise `InputError`."""
 
     kind: Literal["sweep", "comparison"] = Field(
         default="sweep",
-        description="sweep searches one space; comparison tunes several optimizers at equal cost",
-    )
-    name: Annotated[
-        str,
-        Text(
-            "must be 1 to 64 letters, digits, '-', '_' or '.', a letter or digit first and no"
-            " '..'",
-            r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
-            64,
+        description=(
+            "sweep searches one space; comparison tunes several optimizers at equal cost. Default:"
+            " sweep."
         ),
-    ] = Field(default=_DEFAULT_TASK, description="the sweep's name; by default the task's")
+    )
+    name: _SweepName = Field(
+        default=_DEFAULT_TASK, description="Name of the sweep. By default the task's name."
+    )
     task: Line = Field(
         default=_DEFAULT_TASK,
-        description="a built-in task, ./file.py:ClassName, or package.module:ClassName",
+        description=(
+            "What is trained: a built-in task, ./file.py:ClassName, or package.module:ClassName."
+            " Default: autoencoder."
+        ),
     )
-    dataset: NamedDataset = Field(description="the images, by name or with options")
-    folds: FoldsSpec = Field(default=FoldsSpec(), description="cross-validation")
-    epochs: Count = Field(default=9, description="epochs of each fold at most")
+    dataset: NamedDataset = Field(
+        description="The data set, by its name or as a mapping with options. Required."
+    )
+    folds: FoldsSpec = Field(
+        default=FoldsSpec(),
+        description="Cross-validation. By default 3 shuffled folds with seed 0.",
+    )
+    epochs: Count = Field(default=9, description="Most epochs per fold. Default: 9.")
     early_stopping: EarlyStoppingSpec = Field(
-        default=EarlyStoppingSpec(), description="ends a fold that has ceased to improve"
+        default=EarlyStoppingSpec(),
+        description="When a fold stops before its last epoch. By default never.",
     )
-    objective: Annotated[str, Text(longest=100)] | None = Field(
+    objective: _Objective | None = Field(
         default=None,
         description=(
-            "per-sample term that trials are compared by, such as mse; null: the task's own"
+            "The task's per-sample term by which trials are compared, such as mse. By default the"
+            " one that the task declares."
         ),
     )
     space: dict[Name, SpaceEntry] = Field(
-        default_factory=dict, description="parameters: a fixed value or a distribution each"
+        default_factory=dict,
+        description=(
+            "Parameters of the task and the training: a fixed value or a distribution each. By"
+            " default all have their declared defaults."
+        ),
     )
     comparison: ComparisonSpec | None = Field(
-        default=None, description="kind: comparison alone: the arms"
+        default=None, description="The arms of a comparison; for kind: comparison only."
     )
-    search: SearchSpec = Field(default=SearchSpec(), description="how trials are drawn")
-    scheduler: SchedulerSpec = Field(default=SchedulerSpec(), description="which trials go on")
+    search: SearchSpec = Field(
+        default=SearchSpec(),
+        description="How configurations are drawn, how many, and when the sweep ends.",
+    )
+    scheduler: SchedulerSpec = Field(
+        default=SchedulerSpec(), description="Which trials are trained further."
+    )
     resources: ResourcesSpec = Field(
-        default=ResourcesSpec(), description="what one trial occupies"
+        default=ResourcesSpec(), description="What each trial reserves. By default one CPU core."
     )
-    limits: LimitsSpec = Field(default=LimitsSpec(), description="what a sweep puts up with")
+    limits: LimitsSpec = Field(
+        default=LimitsSpec(),
+        description="When a trial counts as failed, and what the sweep does then.",
+    )
     training: TrainingSpec = Field(
-        default=TrainingSpec(), description="how a trial's folds are computed"
+        default=TrainingSpec(), description="How a trial's folds are computed."
     )
     tracking: TrackingSpec = Field(
-        default=TrackingSpec(), description="where results are recorded"
+        default=TrackingSpec(), description="Where results are recorded."
     )
 
     @model_validator(mode="before")
@@ -128,94 +159,42 @@ class SweepSpec(Section):
         if not isinstance(data, Mapping):
             return data
         name = data.get("name")
-        return with_defaults(
-            {
-                **data,
-                "name": _default_name(data.get("task", _DEFAULT_TASK)) if name is None else name,
-            }
-        )
+        if name is None:
+            name = _default_name(data.get("task", _DEFAULT_TASK))
+        return with_defaults({**data, "name": name})
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> SweepSpec:
-        grace = self.scheduler.grace_epochs
-        if grace > self.epochs:
-            rule = f"must be at most the number of epochs, {self.epochs}"
-            raise broken(rule, at=("scheduler", "grace_epochs"), value=grace)
-        check_kind(self)
-        for error in self._order_errors():
-            raise error
-        for error in self._ladder_errors():
+    def _sections_fit(self) -> SweepSpec:
+        for error in self._errors():
             raise error
         return self
 
-    def _order_errors(self) -> Iterator[PydanticCustomError]:
-        """What a sweep that does not depend on time cannot have."""
-        search, place = self.search, ("search", "deterministic")
-        if not search.deterministic:
-            return
-        if self.comparison is not None:
-            yield broken("is not for a comparison", "leave it out", at=place, value=True)
-        if search.max_concurrent_trials is None:
-            rule = (
-                "needs search.max_concurrent_trials: the results depend on how many trials train"
-                " side by side"
-            )
-            yield broken(rule, "max_concurrent_trials: 4", at=place, value=True)
-        if search.time_budget is not None:
-            rule = "cannot be with search.time_budget, which ends a sweep by the clock"
-            yield broken(rule, "search.fold_epochs", at=place, value=True)
-        if "seconds" in search.objectives:
-            yield broken(
-                "cannot be with the objective seconds, which a clock measures",
-                at=place,
-                value=True,
-            )
-
-    def _ladder_errors(self) -> Iterator[PydanticCustomError]:
-        """What is wrong with the ladder, the brackets or the budget, for these folds and
-        epochs."""
-        scheduler, top = self.scheduler, [self.folds.count, self.epochs]
-        if scheduler.ladder is not None:
-            place = ("scheduler", "ladder")
-            if scheduler.kind == "fifo":
-                yield broken(
-                    "is not for kind: fifo, which trains every trial to the end",
-                    at=place,
-                    value=None,
-                )
-            if list(scheduler.ladder[-1]) != top:
-                rule = f"must end with all {top[0]} folds and {top[1]} epochs"
-                yield broken(
-                    rule,
-                    f"end it with {top}",
-                    at=place,
-                    value=[list(rung) for rung in scheduler.ladder],
-                )
-        if scheduler.brackets > 1:
-            place = ("scheduler", "brackets")
-            if scheduler.kind != "promotion":
-                yield broken(
-                    "is for kind: promotion alone",
-                    "leave it out",
-                    at=place,
-                    value=scheduler.brackets,
-                )
-            if scheduler.brackets > len(self.ladder):
-                rule = f"must be at most the number of rungs, {len(self.ladder)}"
-                yield broken(rule, at=place, value=scheduler.brackets)
-        budget = self.search.fold_epochs
-        if budget is not None and budget < self.ladder[-1].cost:
-            rule = (
-                f"must be at least what one trial costs to the end, {top[0]} folds × {top[1]}"
-                " epochs"
-            )
-            yield broken(
-                rule, str(self.ladder[-1].cost), at=("search", "fold_epochs"), value=budget
-            )
+    def _errors(self) -> Iterator[PydanticCustomError]:
+        """What is wrong between the sections; only the first is reported, so order matters."""
+        search, scheduler, comparison = self.search, self.scheduler, self.comparison
+        if scheduler.grace_epochs > self.epochs:
+            rule = f"must be at most the number of epochs, {self.epochs}"
+            place = ("scheduler", "grace_epochs")
+            yield broken(rule, at=place, value=scheduler.grace_epochs)
+        if self.kind == "sweep":
+            if comparison is not None:
+                rule = "is for kind: comparison alone, and this is kind: sweep"
+                yield broken(rule, "add kind: comparison", at=("comparison",), value=None)
+            yield from objective_errors(search, scheduler)
+        elif comparison is None:
+            rule = "is missing: kind: comparison compares its arms"
+            hint = "comparison: {arms: {adam: {}, sgd: {}}}"
+            yield broken(rule, hint, at=("comparison",), value=None)
+        else:
+            yield from comparison_errors(search, scheduler, self.folds, self.early_stopping)
+            yield from shared_space_errors(self.space, comparison)
+        yield from deterministic_errors(search, comparison)
+        top = Rung(self.folds.count, self.epochs)
+        yield from ladder_errors(search, scheduler, top, self.ladder)
 
     @property
     def ladder(self) -> tuple[Rung, ...]:
-        """The rungs that every trial climbs."""
+        """The rungs that every trial climbs; the last has all folds and epochs."""
         scheduler, folds = self.scheduler, self.folds.count
         if scheduler.ladder is not None:
             return tuple(Rung(*rung) for rung in scheduler.ladder)
@@ -231,18 +210,24 @@ class SweepSpec(Section):
 
     @property
     def planned_trials(self) -> int:
-        """How many trials there will be, if no arm of a comparison fails altogether."""
-        return planned_trials(self)
+        """Number of trials, if no arm of a comparison fails altogether."""
+        trials = self.search.trials
+        return self.comparison.trials(trials) if self.comparison else trials
 
     @property
     def trials_text(self) -> str:
-        """The trials in words: ``20 trials``, or what each arm of a comparison gets."""
-        return trials_text(self)
+        """The trials in words: ``20 trials``, or how many each arm of a comparison has."""
+        trials, sampler = self.search.trials, self.search.sampler
+        if self.comparison is None:
+            return f"{trials} trials"
+        return self.comparison.trials_text(trials, sampler)
 
     @property
     def varying(self) -> tuple[str, ...]:
-        """The parameters that differ between trials, in the file's order; the arms of a comparison
-        count as one."""
+        """The parameters that differ between trials, in the order of the file.
+
+        In a comparison the first is ``optimizer``.
+        """
         arms = self.comparison.arms.values() if self.comparison else ()
         spaces = [self.space, *(arm.space for arm in arms)]
         tuned = [
@@ -254,14 +239,15 @@ class SweepSpec(Section):
         return tuple(dict.fromkeys(["optimizer", *tuned] if arms else tuned))
 
     def to_yaml(self) -> str:
-        """The spec as a sweep file with every default written out; reading it gives an equal
-        spec."""
+        """The spec as a sweep file with all defaults; reading it gives an equal spec."""
         return dump_yaml(self.model_dump(by_alias=True))
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """The sweep file at ``path``, with ``overrides`` (``search.trials=40``, values in YAML) put
-    into it.
+    """The spec in the sweep file at ``path``.
+
+    Args:
+        overrides: ``key=value``, such as ``search.trials=40``; values are YAML.
 
     Raises:
         InputError: the file cannot be read, or as `parse_spec`.
@@ -270,15 +256,19 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 
 def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """The spec that ``mapping`` (left as it is) describes, with ``overrides`` put into it.
+    """The spec that ``mapping`` describes; the mapping is not changed.
 
     Args:
-        base: folder that relative files in ``task`` and ``dataset`` are in; what is not there is
+        base: folder of relative files in ``task`` and ``dataset``. Files that are not there are
             looked for in the current directory. The spec has absolute paths.
+        overrides: as in `load_spec`.
 
     Raises:
-        InputError: the field, its value, the rule and the nearest thing that would be right;
-            several mistakes are one `foldrace.search.spec.messages.SpecError`.
+        InputError: names the field, its value, the rule and the nearest valid value. Several
+            mistakes are one `foldrace.search.spec.errors.SpecError`.
+
+    >>> parse_spec({"dataset": "digits", "epochs": 4}, Path()).ladder[-1]
+    Rung(folds=3, epochs=4)
     """
     if not isinstance(mapping, Mapping):
         raise InputError("spec", mapping, "must be a mapping of keys to values")
@@ -304,7 +294,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _located(reference: str, field: str, base: Path) -> str:
-    """``reference`` with its file part absolute; plain names, modules and URLs as they are."""
+    """``reference`` with its file part absolute; names, modules and URLs are unchanged."""
     where, colon, attribute = reference.rpartition(":")
     if not where.endswith(".py"):
         where, colon, attribute = reference, "", ""
@@ -318,5 +308,5 @@ def _located(reference: str, field: str, base: Path) -> str:
         beside = base / path
         found = (beside if beside.exists() else Path.cwd() / path).resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(field, reference, f"is no path that can be followed: {error}") from error
+        raise InputError(field, reference, f"is not a usable path: {error}") from error
     return f"{found}{colon}{attribute}"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foldrace.errors import InputError, StateError, first_line
-from foldrace.files import write_text
+from foldrace.files import write_text_atomically
 from foldrace.search.preparing.environment import describe_environment
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_shared
 from foldrace.search.recording.store import (
     ARTIFACTS,
@@ -55,7 +55,7 @@ class NewSweep:
             check_shared(self.root)
         experiment = _experiment(spec.tracking.experiment or spec.name, self.root, self.uri)
         folder = create_sweep_folder(self.root, spec.name)
-        write_text(folder.spec, spec.to_yaml())
+        write_text_atomically(folder.spec, spec.to_yaml())
         state = SweepState(
             uuid.uuid4().hex,
             self.uri,

@@ -15,7 +15,7 @@ import torch
 
 from foldrace.errors import StateError
 from foldrace.search.sweeps.models import WEIGHTS, deployable, export_program
-from foldrace.trainables.ray.trainable import shared_tensor
+from foldrace.trainables.ray.work import shared_tensor
 from foldrace.trainables.training.fold import Fold
 
 if TYPE_CHECKING:

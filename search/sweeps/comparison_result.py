@@ -1,4 +1,4 @@
-"""What a comparison has found for each arm: in numbers, as a table, and as images."""
+"""What a comparison has found for each arm: in numbers and as images."""
 
 from __future__ import annotations
 
@@ -9,26 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
 from foldrace.search.recording.events import EventSink
 from foldrace.search.recording.store import SweepFolder
 from foldrace.search.sampling.comparison_plan import Phase
-from foldrace.search.text import params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
-from foldrace.trainables.ray.trainable import (
-    CHECKPOINT_FILE,
-    Work,
-    load_checkpoint_file,
-    shared_tensor,
-)
+from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
+from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.training.cross_validation import mean_and_standard_error
+from foldrace.trainables.training.reports import mean_and_standard_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ArmResult", "arms_table", "log_reconstructions", "make_arm_results"]
+__all__ = ["ArmResult", "log_reconstructions", "make_arm_results"]
 
 _FILE = "comparison.npz"
 _SHOWN = 12
@@ -122,25 +116,6 @@ def _repeats(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     ]
 
 
-def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
-    """Each arm's loss by default, tuned and repeated, and the parameters that were repeated."""
-    varying = [name for name in varying if name != "optimizer"]  # the arm says it
-    table = Table(title="Arms, mean CV loss", title_justify="left", header_style="bold")
-    table.add_column("arm", no_wrap=True)
-    for column in ("default", "tuned", "repeated ± std. error"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("failed", justify="right")
-    table.add_column("tuned parameters", overflow="fold")
-    for label, arm in arms.items():
-        shown = ["–" if value is None else f"{value:.5f}" for value in (arm.default, arm.val_loss)]
-        repeated = (
-            score_text(*mean_and_standard_error(arm.fold_losses)) if arm.fold_losses else "–"
-        )
-        failed = str(arm.trials[TrialStatus.FAILED.value])
-        table.add_row(label, *shown, repeated, failed, params_text(arm.params, varying))
-    return table
-
-
 def log_reconstructions(
     events: EventSink,
     trials: TrialTable,
@@ -189,5 +164,5 @@ def _reconstruct(
 ) -> NDArray[np.uint8]:
     cv = work.cross_validation(trial.params, shared_tensor(work.images), repeat=1)
     cv.load_state_dict(load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["cross_validation"])
-    made: NDArray[np.uint8] = cv.runs[0].reconstruct(shared_tensor(images)).cpu().numpy()
+    made: NDArray[np.uint8] = cv.folds[0].reconstruct(shared_tensor(images)).cpu().numpy()
     return made

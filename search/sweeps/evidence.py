@@ -19,17 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from foldrace.search.recording.writer import EVIDENCE
-from foldrace.trainables.ray.trainable import shared_tensor
+from foldrace.trainables.ray.work import shared_tensor
 from foldrace.trainables.tasks.elbo import active_units
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import LoadedTask
-from foldrace.trainables.training.fold import seeded
-from foldrace.trainables.training.seeds import derive_seed
+from foldrace.trainables.training.seeds import derive_seed, seeded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from foldrace.trainables.data.datasets import Dataset
+    from foldrace.trainables.data.arrays import Dataset
 
 __all__ = ["Codec", "collect_evidence", "log_evidence", "save_evidence"]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from foldrace.errors import InputError, StateError
-from foldrace.files import write_text
-from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.files import write_text_atomically
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.events import Files, now_ms
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.store import SweepFolder, check_tracking, connect, find_sweep
@@ -26,7 +27,7 @@ from foldrace.search.tune.callback import RunningSweep
 from foldrace.search.tune.experiments import Experiment, given_experiment
 from foldrace.search.tune.interrupts import Interrupt
 from foldrace.search.tune.state import TrialStatus, TrialTable
-from foldrace.trainables.ray.trainable import CHECKPOINT_FILE, load_checkpoint_file
+from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.ladder import Rung
 
@@ -104,7 +105,7 @@ def prepare_extension(
             f"{folder.name}: its best trial has been tested; another choice now would be a choice"
             " by the test set"
         )
-    prepared = prepare(_longer(old, epochs), data_dir, local=local, notify=log.info)
+    prepared = prepare(_longer(old, epochs), data_dir, local=local)
     state.check_spec(old.to_yaml(), folder.name)
     state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
@@ -232,7 +233,7 @@ class ExtendedRun(SweepRun):
     def run(self, sweep: RunningSweep, interrupt: Interrupt) -> dict[int, Path]:
         survivors, earlier = self._extension.survivors, self._extension.earlier
         text = json.dumps([survivor.to_json() for survivor in survivors])
-        write_text(_list_of(self.folder, self.spec.epochs), text)
+        write_text_atomically(_list_of(self.folder, self.spec.epochs), text)
         self.trials.total = len(survivors)
         self.trials.spent_before = int(earlier["fold_epochs"]) - sum(
             survivor.fold_epochs for survivor in survivors
@@ -264,7 +265,7 @@ def _keep_file(folder: SweepFolder, text: str, uri: str, run_id: str) -> None:
     its time, which is the sweep's age."""
     times = folder.spec.stat()
     folder.write_state(replace(folder.read_state(), spec=text))
-    write_text(folder.spec, text)
+    write_text_atomically(folder.spec, text)
     os.utime(folder.spec, ns=(times.st_atime_ns, times.st_mtime_ns))
     if waiting_records(folder.path):  # the tracking store is away
         keep_for_later(folder, Files((), folder.spec.name, "", now_ms()))

@@ -14,14 +14,10 @@ import torch
 from foldrace.search.recording.events import EventSink
 from foldrace.search.recording.store import SweepFolder
 from foldrace.search.tune.state import TrialRecord
-from foldrace.trainables.ray.trainable import (
-    CHECKPOINT_FILE,
-    Work,
-    load_checkpoint_file,
-    shared_tensor,
-)
+from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
+from foldrace.trainables.ray.work import Work, shared_tensor
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import LoadedTask
 from foldrace.trainables.training.splits import Split
 
 __all__ = ["WEIGHTS", "deployable", "export_program", "log_fold_models"]
@@ -91,18 +87,18 @@ def log_fold_models(
         # a kill came between the trial's last report and its checkpoint; the numbers are the same
         # again
         cv.advance()
-    for run, split in zip(cv.runs, work.splits, strict=False):
+    for run, split in zip(cv.folds, work.splits, strict=False):
         run.model.load_state_dict(run.weights())
         about = {
-            "fold": run.fold,
+            "fold": run.number,
             "epoch": run.report().best_epoch,
             "metrics": dict(run.report().metrics),
         }
-        into = folder.winner / f"fold-{run.fold}"
+        into = folder.winner / f"fold-{run.number}"
         into.mkdir(parents=True, exist_ok=True)
         _write(into, run.model, work, split, about, trial.params)
         path = str(into.relative_to(folder.path))
-        events.files((trial.number, run.fold), path, "checkpoint")
+        events.files((trial.number, run.number), path, "checkpoint")
 
 
 def _write(

@@ -7,15 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
-from foldrace.search.text import clock, params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus
 from foldrace.trainables.tasks.parameters import Value
 
-__all__ = ["ParetoPoint", "pareto_front", "pareto_table"]
-
-_HEADS = {"parameters": "weights", "seconds": "training time"}
+__all__ = ["ParetoPoint", "pareto_front"]
 
 
 @dataclass(frozen=True)
@@ -79,30 +74,3 @@ def _dominates(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
     return all(one[name] <= other[name] for name in one) and any(
         one[name] < other[name] for name in one
     )
-
-
-def pareto_table(front: Sequence[ParetoPoint], varying: Sequence[str] = ()) -> Table:
-    """The front, a trial a row: what a lower loss costs in the other objectives.
-
-    Args:
-        varying: the parameters to show; all if empty.
-    """
-    table = Table(
-        title="Pareto front: no other trial is better in all of these", title_justify="left"
-    )
-    table.header_style = "bold"
-    table.add_column("trial", justify="right")
-    table.add_column("CV loss ± std. error", justify="right", no_wrap=True)
-    others = [name for name in front[0].values if name != "val_loss"] if front else []
-    for name in others:
-        table.add_column(_HEADS[name], justify="right", no_wrap=True)
-    table.add_column("parameters", overflow="fold")
-    for point in front:
-        cells = [
-            clock(v) if name == "seconds" else f"{v:,.0f}"
-            for name in others
-            for v in [point.values[name]]
-        ]
-        score = score_text(point.values["val_loss"], point.standard_error)
-        table.add_row(str(point.trial), score, *cells, params_text(point.params, varying))
-    return table

@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from foldrace.errors import InputError, StateError, first_line
-from foldrace.search.preparing.prepare import count_gpus, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.resources import count_gpus
 from foldrace.search.preparing.work import make_work
+from foldrace.search.recording.events import now_ms
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.store import connect, find_sweep
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, now_ms
+from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.champion import register_champion
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.search.sweeps.models import WEIGHTS
-from foldrace.trainables.data.datasets import Dataset
-from foldrace.trainables.ray.trainable import Work, shared_tensor
+from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.ray.process import prepare_process
+from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.training.fold import Fold, seeded
-from foldrace.trainables.training.process import prepare_process
-from foldrace.trainables.training.seeds import derive_seed
+from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.seeds import derive_seed, seeded
 from foldrace.trainables.training.splits import Split
 
 if TYPE_CHECKING:
@@ -68,13 +69,6 @@ class RefitResult:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
-
-    def table(self) -> Table:
-        """For the terminal."""
-        table = Table(show_header=False, title=f"Refit of {self.sweep}", title_justify="left")
-        for label, value in self.rows():
-            table.add_row(label, value)
-        return table
 
     def rows(self) -> list[tuple[str, str]]:
         """Labels and values for people."""
@@ -140,7 +134,7 @@ def refit(
     recorder = MlflowWriter(client, state.experiment_id, folder.name, state.key)
     if recorder.finished_refit is not None:
         return _recorded(state.tracking_uri, recorder.finished_refit)
-    prepared = prepare(load_spec(folder.spec), data_dir, notify=notify)
+    prepared = prepare(load_spec(folder.spec), data_dir)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     if bound_samples is not None and not prepared.task.can("bound"):
         raise InputError(
@@ -200,7 +194,7 @@ def _train(
     work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str
 ) -> Fold:
     """Trains on everything; the schedule spans the epochs that it spanned in the search."""
-    prepare_process(work.threads, work.precision)
+    prepare_process(work.threads, work.options.precision)
     device = torch.device("cuda" if work.gpu and count_gpus() else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     run = Fold(
@@ -208,11 +202,8 @@ def _train(
         params,
         shared_tensor(work.images).to(device),
         Split(everything, everything[:0]),
-        epochs=max(work.epochs, epochs),
-        seed=work.seed,
-        fold=len(work.splits),
-        objective=work.objective,
-        precision=work.precision,
+        replace(work.options, epochs=max(work.options.epochs, epochs)),
+        number=len(work.splits),
     )
     for epoch in range(1, epochs + 1):
         figures = run.train_only_epoch()
@@ -229,7 +220,7 @@ def mean_bound(run: Fold, images: torch.Tensor, samples: int) -> float:
     uint8."""
     run.model.eval()
     total = 0.0
-    with torch.inference_mode(), seeded(derive_seed(run.seed, "bound"), run.device):
+    with torch.inference_mode(), seeded(derive_seed(run.options.seed, "bound"), run.device):
         for part in torch.split(images, _BOUND_BATCH):
             pixels = part.to(torch.float32).div_(255.0)
             total += float(
@@ -251,7 +242,7 @@ def _log_evidence(
 ) -> None:
     """Logs what the reports show of the model; a task of the user's that cannot give it costs the
     refit nothing."""
-    codec = Codec(run.task, run.model, run.params, run.device, run.seed)
+    codec = Codec(run.task, run.model, run.params, run.device, run.options.seed)
     folds = []
     try:
         for path in sorted(

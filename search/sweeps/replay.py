@@ -18,15 +18,15 @@ from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.runs import Runs
 from foldrace.search.recording.store import check_tracking, connect, find_sweep
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.trainables.ray.trainable import shared_tensor
-from foldrace.trainables.training.process import prepare_process
+from foldrace.trainables.ray.process import prepare_process
+from foldrace.trainables.ray.work import shared_tensor
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from foldrace.trainables.tasks.loading import LoadedTask
     from foldrace.trainables.tasks.parameters import Value
-    from foldrace.trainables.tasks.protocol import LoadedTask
     from foldrace.trainables.training.cross_validation import CrossValidation
 
 __all__ = ["Difference", "Replay", "replay_trial"]
@@ -93,7 +93,7 @@ def replay_trial(
     folder = find_sweep(root, name)
     state, spec = folder.read_state(), load_spec(folder.spec)
     check_tracking(state.tracking_uri)
-    prepared = prepare(spec, data_dir, notify=notify)
+    prepared = prepare(spec, data_dir)
     state.check_spec(spec.to_yaml(), folder.name)
     state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
@@ -108,7 +108,7 @@ def replay_trial(
             f"{folder.name}: trial {trial} has no recorded epoch; there is nothing to compare"
         )
     work = make_work(prepared)
-    prepare_process(work.threads, work.precision)
+    prepare_process(work.threads, work.options.precision)
     params = _typed(prepared.task, own.data.params)
     repeat = int(own.data.tags.get("foldrace.repeat", 0))
     cv = work.cross_validation(params, shared_tensor(work.images), repeat)

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from foldrace.errors import first_line
-from foldrace.files import sync_all, write_text
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.files import fsync_tree, write_text_atomically
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_resources, largest_node, requested
 from foldrace.search.preparing.warm_start import with_warm_start
 from foldrace.search.preparing.work import make_work
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import (
     SweepFolder,
     SweepState,
@@ -25,7 +26,7 @@ from foldrace.search.recording.store import (
     tracking_uri,
 )
 from foldrace.search.recording.sweep_record import recording
-from foldrace.search.recording.writer import MlflowWriter, Outcome
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.begin import FoundSweep, NewSweep, begin_record, without_effect
 from foldrace.search.sweeps.comparison_result import log_reconstructions
 from foldrace.search.sweeps.models import log_fold_models
@@ -148,8 +149,8 @@ class SweepRun:
             sweep = RunningSweep(self.trials, events, view, self.prepared.task)
             result = self._train(sweep, interrupt)
             if not interrupt.asked and self.is_whole(result):
-                sync_all(self.folder.winner)  # a sweep with a result has its models on disk
-                write_text(self.folder.result, json.dumps(result.to_json(), indent=2))
+                fsync_tree(self.folder.winner)  # a sweep with a result has its models on disk
+                write_text_atomically(self.folder.result, json.dumps(result.to_json(), indent=2))
         return result, self.trials
 
     def _train(self, sweep: RunningSweep, interrupt: Interrupt) -> SweepResult:

@@ -15,7 +15,8 @@ from foldrace.search.recording.store import SweepFolder, connect, find_sweep
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.evidence import Codec, log_evidence
-from foldrace.trainables.ray.trainable import CHECKPOINT_FILE, load_checkpoint_file, shared_tensor
+from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
+from foldrace.trainables.ray.work import shared_tensor
 
 __all__ = ["log_trial_evidence"]
 
@@ -42,7 +43,7 @@ def log_trial_evidence(
     spec = load_spec(folder.spec)
     saved = load_checkpoint_file(_checkpoint(folder, trial, spec.epochs))
     state = folder.read_state()
-    prepared = prepare(spec, data_dir, notify=notify)
+    prepared = prepare(spec, data_dir)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     work = make_work(prepared)
     cv = work.cross_validation(
@@ -50,11 +51,11 @@ def log_trial_evidence(
     )
     cv.load_state_dict(saved["cross_validation"])
     folds = []
-    for run in cv.runs:
+    for run in cv.folds:
         run.model.load_state_dict(run.weights())
-        folds.append(Codec(run.task, run.model, run.params, torch.device("cpu"), run.seed))
+        folds.append(Codec(run.task, run.model, run.params, torch.device("cpu"), run.options.seed))
     figures = {
-        name.removeprefix("val_"): value for name, value in cv.runs[0].report().metrics.items()
+        name.removeprefix("val_"): value for name, value in cv.folds[0].report().metrics.items()
     }
     client = connect(state.tracking_uri)
     run_id: str = MlflowWriter(client, state.experiment_id, folder.name, state.key).trial_run(

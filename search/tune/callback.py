@@ -15,13 +15,13 @@ from ray.tune.experiment import Trial
 
 from foldrace.search.live_objects import attached, live_object
 from foldrace.search.recording.events import EventSink, Outcome, now_ms
-from foldrace.search.sampling.comparison_plan import Part
+from foldrace.search.sampling.comparison_plan import TrialRole
 from foldrace.search.tune.snapshots import Snapshots
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.search.tune.view import View
 from foldrace.trainables.ray.trainable import DROPPED, GPUS, RAISED
-from foldrace.trainables.tasks.protocol import LoadedTask
-from foldrace.trainables.training.cross_validation import EpochReport
+from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.training.reports import EpochReport
 
 __all__ = ["RunningSweep", "SweepCallback"]
 
@@ -217,7 +217,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
 
 
 def _new_record(config: Mapping[str, Any]) -> TrialRecord:
-    return TrialRecord(config["trial"], config["params"], part=Part.of(config))
+    return TrialRecord(config["trial"], config["params"], part=TrialRole.of(config))
 
 
 def _restored(trial: Trial) -> TrialRecord:

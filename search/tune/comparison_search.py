@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.sampling.comparison_plan import Plan, draw_plan
 from foldrace.search.sampling.optuna_search import METRIC
 

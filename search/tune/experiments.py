@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import trial_slots
 from foldrace.search.recording.store import SweepFolder
 from foldrace.search.sampling.journal import open_journal

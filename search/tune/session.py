@@ -86,7 +86,7 @@ def _usable_cpus(spec: SweepSpec) -> float | None:
     if cpu > 1:
         return None
     if gpu:
-        from foldrace.search.preparing.prepare import count_gpus
+        from foldrace.search.preparing.resources import count_gpus
 
         trials = min(trials, int(count_gpus() / gpu + 1e-9))
     return cpu * min(trials, spec.search.max_concurrent_trials or trials)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from foldrace.files import sync_all, write_whole
+from foldrace.files import atomic_write, fsync_tree
 from foldrace.search.tune.patches import SEARCH_STATE, SEARCHER_STATE, TRIALS_STATE, TUNER_FILE
 
 __all__ = ["Snapshots", "go_back_to_snapshot", "has_snapshot"]
@@ -92,10 +92,10 @@ class Snapshots:
             return
         self._settle()
         for folder in self._checkpoints:
-            sync_all(folder)
+            fsync_tree(folder)
         self._checkpoints.clear()
         with (
-            write_whole(self._experiment / _FILE) as part,
+            atomic_write(self._experiment / _FILE) as part,
             zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
         ):
             file.writestr(TUNER_FILE, self._tuner)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from foldrace.search.sampling.comparison_plan import Part, Phase
+from foldrace.search.sampling.comparison_plan import Phase, TrialRole
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.training.cross_validation import EpochReport
+from foldrace.trainables.training.reports import EpochReport
 
 __all__ = ["TrialRecord", "TrialStatus", "TrialTable"]
 
@@ -42,7 +42,7 @@ class TrialRecord:
     status: TrialStatus = TrialStatus.RUNNING
     report: EpochReport | None = None
     reason: str = ""
-    part: Part | None = None
+    part: TrialRole | None = None
     parameters: int | None = None
     tags: dict[str, str] = field(default_factory=dict)
 

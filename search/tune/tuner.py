@@ -17,8 +17,8 @@ import ray.cloudpickle
 from ray import tune
 
 from foldrace.errors import StateError, first_line
-from foldrace.files import sync_file
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.files import fsync_path
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.store import SweepFolder
 from foldrace.search.sampling.optuna_search import METRIC
 from foldrace.search.scheduling.base import LadderScheduler
@@ -28,7 +28,8 @@ from foldrace.search.tune.interrupts import Interrupt
 from foldrace.search.tune.patches import patch_tune
 from foldrace.search.tune.snapshots import Snapshots, go_back_to_snapshot, has_snapshot
 from foldrace.search.tune.state import TrialRecord
-from foldrace.trainables.ray.trainable import FoldTrainable, Work
+from foldrace.trainables.ray.trainable import FoldTrainable
+from foldrace.trainables.ray.work import Work
 
 __all__ = ["run_experiment"]
 
@@ -67,7 +68,7 @@ def run_experiment(
 
     def settle() -> None:
         sweep.events.sync()
-        sync_file(folder.optuna)
+        fsync_path(folder.optuna)
 
     sweep = replace(
         sweep,

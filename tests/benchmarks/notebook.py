@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SubsetRandomSampler
 
-from foldrace.trainables.data.datasets import Dataset
+from foldrace.trainables.data.arrays import Dataset
 
 __all__ = [
     "Counts",

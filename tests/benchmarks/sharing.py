@@ -20,9 +20,9 @@ from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.tune.session import ray_session
-from foldrace.trainables.ray.trainable import Work, shared_tensor
+from foldrace.trainables.ray.process import prepare_process
+from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.training.process import prepare_process
 from foldrace.trainables.training.splits import FoldPlan
 from tests.benchmarks.arguments import (
     benchmark_parser,

@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster.lan import ROOT, Host, Lan, lan, missing
 
+WHEEL = "foldrace-0.1.0-py3-none-any.whl"
 WORKERS = ("one", "two")
 _STORE = "postgresql+psycopg2://foldrace@127.0.0.1:5432/mlflow"
 _POSTGRES = """
@@ -82,7 +83,7 @@ def _cluster_file(up: Up) -> str:
     addresses = ", ".join(host.address for host in up.workers.values())
     install = (
         "python -m pip install --quiet --constraint ~/foldrace/constraints.txt"
-        ' "$HOME/foldrace[cluster]"'
+        ' "$HOME/foldrace/foldrace-0.1.0-py3-none-any.whl[cluster]"'
     )
     changes = {
         "HEAD_ADDRESS": up.head.address,
@@ -94,8 +95,8 @@ def _cluster_file(up: Up) -> str:
             "ray start --address=$RAY_HEAD_IP:6379 --num-cpus=2 --num-gpus=2"
         ),
         install: "echo installed",
-        "  ~/foldrace: .\n": f"  ~/foldrace/cluster: {ROOT}/cluster\n",
-        "rsync_filter: [.gitignore]\n": "",
+        "~/foldrace/constraints.txt: constraints.txt": f"~/foldrace: {ROOT}/cluster/templates",
+        f"  ~/foldrace/{WHEEL}: {WHEEL}\n": "",
     }
     for before, after in changes.items():
         assert before in text, before

@@ -19,7 +19,7 @@ from foldrace.cluster.connection import connect
 from foldrace.cluster.jobs import Job, find_job
 from foldrace.cluster.package import files_of, pack
 from foldrace.cluster.submit import check_versions, keep_code
-from foldrace.cluster.tunnel import open_tunnel, ssh_command
+from foldrace.cluster.tunnel import Forward, open_tunnel, ssh_command
 from foldrace.errors import InputError, StateError
 from foldrace.search.preparing.environment import versions
 
@@ -114,7 +114,7 @@ def test_too_much_is_refused_and_the_largest_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         pack(here, tmp_path / "there", limit=6_000_000)
     assert (
-        "holds 8 MB, and at most 6 MB travel; the largest: larger.npz (5.0 MB), weights/large.pt"
+        "holds 8 MB, and at most 6 MB are sent; the largest: larger.npz (5.0 MB), weights/large.pt"
         " (3.0 MB)" in str(caught.value)
     )
     assert not (tmp_path / "there").exists()
@@ -298,37 +298,39 @@ def told(**other: str) -> str:
     return "a warning\nversions " + json.dumps(versions() | other)
 
 
-def test_the_same_versions_are_not_worth_a_word() -> None:
-    said: list[str] = []
+def test_the_same_versions_are_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
     cluster: Any = Cluster(told())
-    check_versions(cluster, strict=True, say=said.append)
-    assert said == [] and len(cluster.deleted) == 1
+    check_versions(cluster, strict=True)
+    assert caplog.messages == [] and len(cluster.deleted) == 1
 
 
-def test_another_ray_or_python_stops_a_submission_and_other_packages_are_noted() -> None:
-    said: list[str] = []
+def test_another_ray_or_python_stops_a_submission_and_other_packages_are_noted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cluster: Any = Cluster(told(ray="2.59.0", torch="2.13.0"))
     with pytest.raises(
         StateError,
         match=r"ray is \S+ here and 2\.59\.0 on the cluster; make them the same, or pass",
     ):
-        check_versions(cluster, strict=True, say=said.append)
-    check_versions(cluster, strict=False, say=said.append)
-    assert any(line.startswith("Note: torch is ") for line in said) and any(
-        "Note: ray is" in line for line in said
-    )
+        check_versions(cluster, strict=True)
+    check_versions(cluster, strict=False)
+    assert any(line.startswith("Note: torch is ") for line in caplog.messages)
+    assert any("Note: ray is" in line for line in caplog.messages)
     major, minor, _ = versions()["python"].split(".")
-    said.clear()
-    check_versions(Cluster(told(python=f"{major}.{minor}.99")), strict=True, say=said.append)  # type: ignore[arg-type]
-    assert said and "python" in said[0]
+    caplog.clear()
+    another: Any = Cluster(told(python=f"{major}.{minor}.99"))
+    check_versions(another, strict=True)
+    assert "python" in caplog.messages[0]
+    older: Any = Cluster(told(python="3.9.1"))
     with pytest.raises(StateError, match="python is"):
-        check_versions(Cluster(told(python="3.9.1")), strict=True, say=said.append)  # type: ignore[arg-type]
+        check_versions(older, strict=True)
 
 
 def test_a_cluster_without_foldrace_is_said() -> None:
-    for cluster in (Cluster("No module named 'search'", "FAILED"), Cluster("nothing")):
+    clusters: list[Any] = [Cluster("No module named 'foldrace'", "FAILED"), Cluster("nothing")]
+    for cluster in clusters:
         with pytest.raises(StateError, match="Foldrace is not installed on the cluster"):
-            check_versions(cluster, strict=True, say=print)  # type: ignore[arg-type]
+            check_versions(cluster, strict=True)
 
 
 def test_a_job_is_found_by_its_sweep_or_its_id_the_newest_first() -> None:
@@ -351,8 +353,7 @@ def test_a_job_is_found_by_its_sweep_or_its_id_the_newest_first() -> None:
         find_job(cluster, "c")
 
 
-def nothing() -> None:
-    raise AssertionError("no tunnel can be open")
+DASHBOARD = Forward("Ray", 8265, 8265)
 
 
 def test_a_tunnel_needs_a_clusters_file_and_free_ports(tmp_path: Path) -> None:
@@ -360,22 +361,22 @@ def test_a_tunnel_needs_a_clusters_file_and_free_ports(tmp_path: Path) -> None:
     spec = tmp_path / "sweep.yaml"
     spec.write_text("name: x\n")
     with pytest.raises(InputError, match="must be a file for `ray up`"):
-        open_tunnel(spec, {8265: 8265}, nothing)
+        open_tunnel(spec, [DASHBOARD])
     with pytest.raises(
         InputError, match="kubectl port-forward service/foldrace-head-svc 8265:8265"
     ):
-        open_tunnel(shipped / "kuberay.yaml", {8265: 8265}, nothing)
+        open_tunnel(shipped / "kuberay.yaml", [DASHBOARD])
     with pytest.raises(InputError, match="cannot be read"):
-        open_tunnel(tmp_path / "nowhere.yaml", {8265: 8265}, nothing)
+        open_tunnel(tmp_path / "nowhere.yaml", [DASHBOARD])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(StateError, match=f"127.0.0.1:{port}: something listens there"):
-            open_tunnel(shipped / "onprem.yaml", {port: 8265}, nothing)
+        with pytest.raises(StateError, match=f"127.0.0.1:{port}: the port is in use"):
+            open_tunnel(shipped / "onprem.yaml", [Forward("Ray", port, 8265)])
 
 
 def test_a_tunnel_is_ssh_alone_to_loopback_alone() -> None:
     command = ssh_command(
-        "10.0.0.1", {"ssh_user": "me", "ssh_private_key": "/keys/id"}, {8266: 8265}
+        "10.0.0.1", {"ssh_user": "me", "ssh_private_key": "/keys/id"}, [Forward("Ray", 8266, 8265)]
     )
     assert command[:2] == ["ssh", "-N"] and command[-1] == "me@10.0.0.1"
     assert command[-3:-1] == ["-L", "127.0.0.1:8266:127.0.0.1:8265"]

@@ -20,7 +20,7 @@ from foldrace.cli.app import main
 from foldrace.errors import StateError
 from foldrace.search.recording.store import SweepState
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.trainables.ray.trainable import CHECKPOINT_FILE, load_checkpoint_file
+from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from tests.fuzz.damage import Harm, damaged
 
 __all__ = ["run_case"]

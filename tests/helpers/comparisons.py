@@ -16,10 +16,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from foldrace.analysis.records.comparison import Comparison, Reconstructions
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import MlflowWriter, Outcome
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.search.recording.writer import MlflowWriter
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 REASON = "diverged: fold 0, epoch 1: val_loss is inf"
 

@@ -19,14 +19,13 @@ from foldrace.search.scheduling.base import LadderScheduler, RunState
 from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.budget import Budget
 from foldrace.search.scheduling.promotion import PromotionScheduler
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
 from foldrace.trainables.training.ladder import (
     Rung,
     aligned_points,
     default_ladder,
     lockstep_ladder,
 )
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 PLAIN = Rule(first_wave=None, margin=None)
 

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import nn
 
-from foldrace.trainables.tasks.protocol import LoadedTask, load_task
+from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import FoldPlan
 
 TASK = load_task("autoencoder")
@@ -19,11 +20,12 @@ SMALL = {"width": 4, "hidden": 32, "latent_dim": 8, "batch_size": 16}
 def make(images, params=None, *, fold=0, epochs=4, task=TASK, n=N, **options):
     complete = task.complete({**SMALL, **(params or {})} if task is TASK else params or {})
     split = FoldPlan(n, splits=3).split()[fold]
-    return Fold(task, complete, images[:n], split, epochs=epochs, fold=fold, **options)
+    settings = TrainingOptions(epochs, **options)
+    return Fold(task, complete, images[:n], split, settings, number=fold)
 
 
-def train(run, epochs=4):
-    return [run.train_epoch() for _ in range(epochs)]
+def train(fold, epochs=4):
+    return [fold.train_epoch() for _ in range(epochs)]
 
 
 class Scripted:

@@ -10,10 +10,10 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
-from foldrace.trainables.data.datasets import Dataset
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.search.recording.events import Outcome
+from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter
+from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 CONSTANT = 0.5 * 64 * np.log(np.pi)
 """½ n log 2πσ² at σ² = ½ for images of 8×8."""

@@ -14,15 +14,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from foldrace.cli.app import FAILED_TRIALS, main
+from foldrace.cli.app import main
+from foldrace.cli.messages import FAILED_TRIALS
 from foldrace.cli.views import PlainView
-from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.run import run_sweep
 from foldrace.search.tune.comparison_search import make_comparison_search
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
-from foldrace.trainables.ray.trainable import shared_tensor
+from foldrace.trainables.ray.work import shared_tensor
 from tests.helpers.sweeps import Swept, run_here
 
 pytestmark = pytest.mark.slow

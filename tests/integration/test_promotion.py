@@ -13,8 +13,8 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from foldrace.analysis.simulate.curves import Curves
-from foldrace.analysis.simulate.virtual_tune import Replay, VirtualTune
+from foldrace.analysis.records.recorded_curves import Curves
+from foldrace.analysis.simulate.virtual_tune import RecordedSteps, VirtualTune
 from foldrace.search.scheduling.asha import Race
 from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.promotion import PromotionScheduler
@@ -66,14 +66,14 @@ def costs(swept: Swept) -> dict[int, int]:
 def test_a_race_on_ray_goes_as_the_simulator_predicts(race: Swept, curves: Curves) -> None:
     assert race.status == 0, race.err
     scheduler = PromotionScheduler("predicted", Race(LADDER, Rule(), trials=TRIALS))
-    predicted = VirtualTune(scheduler, Replay(curves, LADDER), range(TRIALS), 1)
-    arrivals = predicted.run()
+    predicted = VirtualTune(scheduler, RecordedSteps(curves, LADDER), range(TRIALS), 1)
+    completions = predicted.run()
     reached = {number: len(runner.losses) for number, runner in scheduler.race.runners.items()}
     spent = {number: LADDER[rungs - 1].cost for number, rungs in reached.items()}
     assert costs(race) == spent
     assert race.result["fold_epochs"] == predicted.fold_epochs == sum(spent.values())
-    assert race.result["trials"]["completed"] == len(arrivals)
-    best = min(arrivals, key=lambda arrival: float(curves.final[arrival.configuration]))
+    assert race.result["trials"]["completed"] == len(completions)
+    best = min(completions, key=lambda completion: float(curves.final[completion.configuration]))
     assert race.result["best"]["trial"] == best.configuration
 
 

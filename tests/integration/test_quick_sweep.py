@@ -20,8 +20,9 @@ import pytest
 import torch
 
 from foldrace.cli.app import main
-from foldrace.trainables.data.datasets import Dataset, load_dataset
-from foldrace.trainables.training.cross_validation import mean_and_standard_error
+from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.data.datasets import load_dataset
+from foldrace.trainables.training.reports import mean_and_standard_error
 from tests.helpers.sweeps import SMALL_DIGITS, Swept
 
 PLAIN_PYTORCH = """

@@ -15,7 +15,7 @@ import torch
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.trainables.ray.trainable import shared_tensor
+from foldrace.trainables.ray.work import shared_tensor
 from tests.helpers.sweeps import Swept, environment
 
 pytestmark = pytest.mark.slow

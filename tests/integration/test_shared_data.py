@@ -10,8 +10,9 @@ import psutil
 import pytest
 import ray
 
-from foldrace.trainables.ray.trainable import Work
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.ray.work import Work
+from foldrace.trainables.tasks.loading import load_task
+from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import Split
 
 IMAGES, BATCH = 130_000, 64
@@ -38,16 +39,16 @@ class Worker:
         loss)."""
         import torch
 
-        from foldrace.trainables.ray.trainable import shared_tensor
+        from foldrace.trainables.ray.work import shared_tensor
         from foldrace.trainables.training.fold import Fold
 
         some = torch.zeros(BATCH, *work.images.shape[1:], dtype=torch.uint8)
-        Fold(work.task, work.task.complete({}), some, work.splits[0], epochs=1).evaluate(
+        Fold(work.task, work.task.complete({}), some, work.splits[0], work.options).evaluate(
             torch.arange(BATCH)
         )
         before = self.private_bytes()
         images = shared_tensor(work.images)
-        run = Fold(work.task, work.task.complete({}), images, work.splits[0], epochs=1)
+        run = Fold(work.task, work.task.complete({}), images, work.splits[0], work.options)
         loss = run.evaluate(torch.arange(BATCH))["loss"]
         assert work.images.max() == 255  # every page is read
         grown = self.private_bytes() - before
@@ -71,7 +72,7 @@ def test_two_workers_share_one_copy(connected: None) -> None:
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 1, 28, 28), dtype=np.uint8)
     assert images.nbytes > 95 * MEGABYTE
     split = Split(np.arange(BATCH), np.arange(BATCH))
-    work = ray.put(Work(load_task("autoencoder"), images, (split,), epochs=1))
+    work = ray.put(Work(load_task("autoencoder"), images, (split,), TrainingOptions(1)))
     workers = [Worker.remote() for _ in range(2)]  # type: ignore[attr-defined]
     ray.get([worker.private_bytes.remote() for worker in workers])
     (path, place, grown, loss), second = ray.get(

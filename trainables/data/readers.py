@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from foldrace.errors import DataError, FoldraceError, InputError, nearest
+from foldrace.errors import DataError, FoldraceError
 from foldrace.trainables.data.arrays import (
     Dataset,
     Images,
@@ -24,7 +23,7 @@ from foldrace.trainables.data.arrays import (
     to_images,
     to_labels,
 )
-from foldrace.trainables.tasks.protocol import import_file
+from foldrace.trainables.user_code import load_object
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -258,7 +257,7 @@ def read_function(name: str) -> Parts:
         DataError: no such file, module or function; it raises an error; or what it returns cannot
             be used.
     """
-    function = _import_function(name)
+    function = load_object(name, "dataset", "function", DataError)
     try:
         value = function()
     except FoldraceError:
@@ -284,35 +283,6 @@ def read_function(name: str) -> Parts:
             "dataset", name, "must return a mapping with names as its keys: images, labels, …"
         )
     return parts_from(name, value if isinstance(value, Mapping) else {"images": value}, name)
-
-
-def _import_function(name: str) -> Callable[[], object]:
-    where, _, attribute = name.rpartition(":")
-    try:
-        module = (
-            import_file(Path(where), "dataset")
-            if where.endswith(".py")
-            else importlib.import_module(where)
-        )
-    except InputError as error:
-        raise DataError(error.field, error.value, error.rule, error.hint) from error
-    except (Exception, SystemExit) as error:
-        rule = f"module {where} does not import: {type(error).__name__}: {error}"
-        raise DataError("dataset", name, rule) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        names = [
-            n
-            for n, v in vars(module).items()
-            if callable(v) and getattr(v, "__module__", "") == module.__name__
-        ]
-        raise DataError(
-            "dataset",
-            name,
-            f"{where} has no function {attribute}",
-            nearest(attribute, names) if names else "",
-        )
-    return cast(Callable[[], object], function)
 
 
 def _parts_of(name: str, data: Dataset) -> Parts:

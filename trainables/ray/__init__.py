@@ -1,1 +1,1 @@
-"""The Ray Tune trainable, and the limits that keep its process within bounds."""
+"""The Ray Tune trainable, its checkpoints, and the limits of the process that it trains in."""

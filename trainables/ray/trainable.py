@@ -1,160 +1,88 @@
-"""The thin Ray Tune adapter around `CrossValidation`: nothing is decided here."""
+"""The Ray Tune trainable: a thin adapter around `CrossValidation` that decides nothing."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import io
+import logging
 import os
-import sys
 import time
 import traceback
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
 from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from foldrace.errors import StateError, first_line
+from foldrace.errors import StateError
+from foldrace.trainables.ray.checkpoint import (
+    CHECKPOINT_FILE,
+    load_checkpoint_file,
+    newest_checkpoints,
+    save_checkpoint_file,
+)
 from foldrace.trainables.ray.limits import (
-    Limits,
-    Printed,
+    Output,
     TrialTimeout,
-    guarded,
+    enforce_limits,
     is_out_of_memory,
     limit_memory,
     private_memory,
 )
-from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import LoadedTask
-from foldrace.trainables.training.cross_validation import CrossValidation, EpochReport, Fused
-from foldrace.trainables.training.fold import EarlyStopping
+from foldrace.trainables.ray.picture import strip_png
+from foldrace.trainables.ray.process import prepare_process
+from foldrace.trainables.ray.work import Work, shared_tensor
+from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.ladder import Rung
-from foldrace.trainables.training.process import Precision, prepare_process
-from foldrace.trainables.training.seeds import derive_seed
-from foldrace.trainables.training.splits import Split
+from foldrace.trainables.training.reports import EpochReport
 
-__all__ = [
-    "CHECKPOINT_FILE",
-    "DROPPED",
-    "GPUS",
-    "RAISED",
-    "FoldTrainable",
-    "Work",
-    "load_checkpoint_file",
-]
+__all__ = ["DROPPED", "GPUS", "RAISED", "FoldTrainable"]
+
+log = logging.getLogger(__name__)
 
 RAISED = "raised"
 DROPPED = "dropped"
 GPUS = "gpus"
 
-CHECKPOINT_FILE = "trial.pt"
 _CHECKPOINT_SECONDS = 15.0
-_ON_CPU = "FOLDRACE_TRAIN_ON_CPU"
-"""Set on a worker, trials train on its CPU whatever GPUs they are given: to try a cluster out, or
-where Ray is told of GPUs that are not there."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What all trials of a sweep share. Put once into the object store; its arrays are then shared
-    by every worker.
-
-    Attributes:
-        images: (N, C, H, W) uint8.
-        threads: CPU threads a trial.
-        gpu: train on the GPU that Ray assigned.
-        positions: (N,), where each image stands in the data set's source; None: at its own place.
-        picture_epochs: epochs after which fold 0's reconstructions are reported.
-        pictures: how many images a strip shows.
-        repeat_splits: for each repeat, from 1, its own splits.
-        ladder: the rungs that a trial climbs; all folds side by side if there are none.
-        fused: whether folds at the same epoch are trained as one batched program, see
-            `CrossValidation`.
-        limits: what a trial may use.
-        report_seconds: a trial reports at every rung, and between two of them at the first aligned
-            epoch after so long.
-    """
-
-    task: LoadedTask
-    images: NDArray[np.uint8]
-    splits: tuple[Split, ...]
-    epochs: int
-    seed: int = 0
-    objective: str | None = None
-    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
-    threads: int = 1
-    gpu: bool = False
-    positions: NDArray[np.int64] | None = None
-    picture_epochs: frozenset[int] = field(default_factory=frozenset)
-    pictures: int = 16
-    repeat_splits: tuple[tuple[Split, ...], ...] = ()
-    ladder: tuple[Rung, ...] = ()
-    fused: Fused = "auto"
-    precision: Precision = Precision.FLOAT32
-    limits: Limits = field(default_factory=Limits)
-    report_seconds: float = 1.0
-
-    def cross_validation(
-        self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0
-    ) -> CrossValidation:
-        """A trial's training, from its beginning.
-
-        Args:
-            repeat: 0, or the repeat whose folds and seed are taken; they are the same for all
-                trials, so that the losses of two of them are paired.
-        """
-        return CrossValidation(
-            self.task,
-            self.task.complete(params),
-            images,
-            self.repeat_splits[repeat - 1] if repeat else self.splits,
-            epochs=self.epochs,
-            seed=derive_seed(self.seed, "repeat", repeat) if repeat else self.seed,
-            objective=self.objective,
-            early_stopping=self.early_stopping,
-            ladder=self.ladder,
-            fused=self.fused,
-            precision=self.precision,
-        )
-
-
-def shared_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    """A tensor on the array's own memory, which may be read-only (Ray's object store)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(images)
+_TRAIN_ON_CPU = "FOLDRACE_TRAIN_ON_CPU"
+"""If this environment variable is set on a worker, trials train on its CPU even if Ray assigns
+them GPUs: to try out a cluster, or where Ray has been given GPUs that do not exist."""
 
 
 class FoldTrainable(tune.Trainable):  # type: ignore[misc]
-    """One Tune trial: the cross-validation of ``config["params"]``; on the folds of
-    ``config["repeat"]``, if there is one.
+    """One Tune trial: the cross-validation of one configuration.
 
-    A step goes to the next rung, or to the first aligned epoch after ``report_seconds``: an epoch
-    that is shorter is not worth the way to the driver and back. Its result holds ``val_loss``
-    (mean over folds; left out if the trial diverged, so that nothing compares it), ``epoch``,
-    ``fold_epochs``, ``finished``, ``parameters`` (trainable weights), ``seconds`` (of training),
-    the last `EpochReport` under ``report``, and under ``earlier`` those before it in this step,
-    each with the time at which it was made. If the task raises something, the trial ends with a
-    result that holds under ``raised`` what it was, in a line, and where, beside the last report
-    before. So does one whose time or memory is over. ``dropped`` counts the characters that it has
-    printed beyond its limit, ``gpus`` names those that Ray has given it.
+    Its config holds the number of the ``trial`` and its ``params``. It may hold ``repeat``, the
+    number of a repeat, and ``checkpoint``, a folder from which training continues.
+
+    A step trains to the next rung, or to the first aligned point after ``report_seconds``, since
+    shorter epochs are not worth a message to the driver each. Its result holds:
+
+    - ``val_loss``: the mean over folds. It is missing if the trial diverged, so that nothing can
+      compare it.
+    - ``epoch``, ``fold_epochs``, ``seconds``, ``finished``: see `EpochReport`, the last of which
+      is ``report``.
+    - ``earlier``: the earlier reports of this step, each with its time; ``reported_ms``: the time
+      of the last one; both in milliseconds since 1970.
+    - ``parameters``: number of trainable weights.
+    - ``picture``: reconstructions as a PNG in base64, after some epochs.
+    - ``raised``: what the task has raised, or the limit of time or memory that the trial has
+      exceeded: one line, and the traceback. The trial ends with this result, which also holds the
+      last report before it.
+    - ``dropped``: characters printed beyond the limit.
+    - ``gpus``: the GPUs that Ray has assigned.
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
+        """Prepares the worker's process; Tune calls this once per process."""
         assert work is not None
         self._work = work
-        prepare_process(work.threads, work.precision)
+        prepare_process(work.threads, work.options.precision)
         self._gpus = ",".join(map(str, ray.get_gpu_ids())) if work.gpu else ""
-        device = torch.device("cuda" if work.gpu and _ON_CPU not in os.environ else "cpu")
-        self._images = shared_tensor(work.images).to(device)
+        on_gpu = work.gpu and _TRAIN_ON_CPU not in os.environ
+        self._images = shared_tensor(work.images).to("cuda" if on_gpu else "cpu")
         self._held = 0 if work.limits.memory is None else limit_memory(work.limits.memory)
         self._begin(config)
 
@@ -162,8 +90,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         self._trial_config = config
         self._cv = self._new_cross_validation()
         self._reached: EpochReport | None = None
-        self._printed = Printed(self._work.limits.printed)
-        if "checkpoint" in config:  # a trial of a sweep that has ended, which is trained on
+        self._output = Output(self._work.limits.output)
+        if "checkpoint" in config:  # a trial of an earlier sweep, which is trained further
             self.load_checkpoint(config["checkpoint"])
         self._saved_at = time.monotonic()
 
@@ -172,46 +100,48 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         return self._work.cross_validation(config["params"], self._images, config.get("repeat", 0))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Starts another trial in this process."""
         memory = self._work.limits.memory
         if memory is not None and self._held and private_memory() - self._held > memory / 2:
-            # an earlier trial has not given its memory back, so the next one gets another process
+            # An earlier trial has not released its memory: the next one gets another process.
             os._exit(1)
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        """Trains to the next report. See the class for the result."""
         self._earlier: list[tuple[EpochReport, int]] = []
         spent = 0.0 if self._reached is None else self._reached.seconds
         try:
-            with guarded(self._work.limits, spent, self._printed):
+            with enforce_limits(self._work.limits, spent, self._output):
                 result = self._train()
-        except torch.AcceleratorError:  # after which this process can do nothing more on its GPU
+        except torch.AcceleratorError:  # the process can no longer use its GPU
             raise
-        except (
-            Exception,
-            SystemExit,
-            TrialTimeout,
-        ) as error:  # the task's own, as it would be again
-            known = {} if self._reached is None else {"report": self._reached}
-            told = {
+        except (Exception, SystemExit, TrialTimeout) as error:
+            # The task's own error, which would be raised again in another process.
+            result = {
                 "trial": self._trial_config["trial"],
                 "reported_ms": _now_ms(),
                 "earlier": tuple(self._earlier),
+                RAISED: _summary_and_traceback(error),
+                "finished": False,
+                DONE: True,
             }
-            result = {**told, **known, RAISED: _told(error), "finished": False, DONE: True}
+            if self._reached is not None:
+                result["report"] = self._reached
         if self._gpus:
             result[GPUS] = self._gpus
-        if self._printed.dropped:
-            result[DROPPED] = self._printed.dropped
+        if self._output.dropped:
+            result[DROPPED] = self._output.dropped
         return result
 
     def _train(self) -> dict[str, Any]:
-        started, earlier = time.monotonic(), self._earlier
-        # a checkpoint may be newer than what Tune remembers of the trial: then it is finished, and
-        # only reports again
+        started = time.monotonic()
+        # A checkpoint may be newer than Tune's own state of the trial. A finished trial then only
+        # reports again.
         report = self._reached = self._cv.report() if self._cv.finished else self._cv.advance()
         while not self._returns(report, time.monotonic() - started):
-            earlier.append((report, _now_ms()))
+            self._earlier.append((report, _now_ms()))
             report = self._reached = self._cv.advance()
         result: dict[str, Any] = {
             "trial": self._trial_config["trial"],
@@ -222,7 +152,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             "seconds": report.seconds,
             "report": report,
             "reported_ms": _now_ms(),
-            "earlier": tuple(earlier),
+            "earlier": tuple(self._earlier),
             DONE: report.finished,
         }
         if report.diverged is None:
@@ -235,47 +165,40 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         return result
 
     def _returns(self, report: EpochReport, seconds: float) -> bool:
-        """Whether a step that has taken so long ends with this report."""
-        here = Rung(len(report.folds), report.epoch)
-        pictured = report.epoch in self._work.picture_epochs
+        """Whether a step that has taken ``seconds`` ends with this report."""
         return (
             report.finished
-            or here in self._work.ladder
-            or pictured
+            or Rung(len(report.folds), report.epoch) in self._work.ladder
+            or report.epoch in self._work.picture_epochs
             or seconds >= self._work.report_seconds
         )
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        for name in ("picture", "earlier"):  # else Tune keeps them in its own state
+        """Writes the trial's state to a folder."""
+        for name in ("picture", "earlier"):  # which Tune would keep in its own state
             (getattr(self, "_last_result", None) or {}).pop(name, None)
-        known = self._trial_config
+        config = self._trial_config
         state: dict[str, Any] = {
-            name: known[name] for name in ("trial", "params", "repeat") if name in known
+            name: config[name] for name in ("trial", "params", "repeat") if name in config
         }
         state["cross_validation"] = self._cv.state_dict()
-        path = Path(checkpoint_dir) / CHECKPOINT_FILE
-        torch.save(state, path)
-        _digest_of(path).write_text(_sha256(path))  # last, so that half a checkpoint is known
+        save_checkpoint_file(Path(checkpoint_dir) / CHECKPOINT_FILE, state)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Takes up the trial there, or at the one before if that is damaged; without one it begins
-        anew. Its numbers are the same, wherever it takes up."""
-        given = Path(checkpoint)
-        before = (path for path in given.parent.glob("checkpoint_*") if path.name < given.name)
-        for folder in [given, *sorted(before, reverse=True)]:
+        """Continues the trial from a checkpoint's folder.
+
+        If that checkpoint is damaged, it continues from the one before, and without any from the
+        beginning. Its numbers are the same in each case.
+        """
+        for folder in newest_checkpoints(Path(checkpoint)):
+            path = folder / CHECKPOINT_FILE
             try:
-                state = load_checkpoint_file(folder / CHECKPOINT_FILE)
-                self._cv.load_state_dict(state["cross_validation"])
+                self._cv.load_state_dict(load_checkpoint_file(path)["cross_validation"])
             except StateError as error:
-                print(error, file=sys.stderr)
-            except (
-                Exception
-            ) as error:  # whole, but no state of this trial: it may have been taken up in part
-                print(
-                    f"{folder / CHECKPOINT_FILE}: does not fit this trial: {error!r}",
-                    file=sys.stderr,
-                )
-                self._cv = self._new_cross_validation()
+                log.warning("%s", error)
+            except Exception as error:
+                log.warning("%s: does not fit this trial: %r", path, error)
+                self._cv = self._new_cross_validation()  # it may have been loaded in part
             else:
                 self._reached = self._cv.report()
                 return
@@ -284,14 +207,12 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         try:
             pair = self._cv.reconstruct(0, self._work.pictures)
             return None if pair is None else base64.b64encode(strip_png(*pair)).decode()
-        except (
-            Exception
-        ):  # a task of the user's may do anything; a trial does not fail over a picture
+        except Exception:  # a user's task may raise anything; a picture must not fail the trial
             return None
 
 
-def _told(error: BaseException) -> tuple[str, str]:
-    """What was raised, in a line, and where."""
+def _summary_and_traceback(error: BaseException) -> tuple[str, str]:
+    """What was raised in one line, and its traceback."""
     lines = traceback.format_exception(error)
     line = lines[-1].strip().splitlines()[0]
     if isinstance(error, TrialTimeout):
@@ -303,57 +224,3 @@ def _told(error: BaseException) -> tuple[str, str]:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _digest_of(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def load_checkpoint_file(path: Path) -> dict[str, Any]:
-    """A trial's checkpoint, on the CPU. Tensors and plain containers only: a pickle of anything
-    else is refused.
-
-    Raises:
-        StateError: it is damaged, or not there.
-    """
-    try:
-        if _digest_of(path).read_text() != _sha256(path):
-            raise ValueError("its digest differs")
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        if not isinstance(state, dict):
-            raise ValueError("it holds no trial")
-    except (
-        Exception
-    ) as error:  # torch, zipfile and pickle raise a dozen kinds of errors over a damaged file
-        raise StateError(
-            f"{path}: this checkpoint is damaged and cannot be used: {first_line(error)}"
-        ) from error
-    return state
-
-
-def strip_png(
-    originals: torch.Tensor, reconstructions: torch.Tensor, *, scale: int = 2, gap: int = 2
-) -> bytes:
-    """Originals above their reconstructions, both (B, C, H, W) uint8 with 1 or 3 channels, as a
-    PNG."""
-    from PIL import Image
-
-    batch, channels, height, width = originals.shape
-    canvas = torch.full((3, 2 * height + gap, batch * (width + gap) - gap), 255, dtype=torch.uint8)
-    for row, images in enumerate((originals, reconstructions)):
-        top = row * (height + gap)
-        for column, image in enumerate(images[:, :3] if channels >= 3 else images[:, :1]):
-            left = column * (width + gap)
-            canvas[:, top : top + height, left : left + width] = image
-    picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
-    picture = picture.resize(
-        (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
-    )
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

@@ -1,1 +1,1 @@
-"""Tasks: the protocol, the parameters, and the built-in autoencoders."""
+"""Tasks: the protocol, their parameters, how they are loaded, and the built-in autoencoders."""

@@ -1,15 +1,15 @@
 """The convolutional autoencoder of the reference study, for any image of at least 8×8 pixels.
 
-At (1, 28, 28), width 8 and hidden 128 it is the study's network to the letter; other shapes keep
-its layers and derive the spatial sizes. Every spatial size goes through three strided 3×3
-convolutions, and each transposed convolution on the way back is given the padding that restores
-the size before.
+With images of (1, 28, 28), width 8 and hidden 128 it is exactly the study's network. Other shapes
+keep its layers: three 3×3 convolutions of stride 2 in the encoder, and in the decoder three
+transposed convolutions whose padding restores each spatial size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,10 +29,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def spatial_sizes(size: int) -> tuple[int, int, int, int]:
-    """One side's length before and after each of the three convolutions: 28 → (28, 14, 7, 3), 8 →
-    (8, 4, 2, 1).
+    """The length of a side before and after each of the three convolutions.
 
-    The first two are padded by 1; the last is not, unless it would have nothing left to look at.
+    The first two are padded by 1. The last is padded only where its input is smaller than its
+    kernel.
+
+    >>> spatial_sizes(28), spatial_sizes(8)
+    ((28, 14, 7, 3), (8, 4, 2, 1))
     """
     first = (size - 1) // 2 + 1
     second = (first - 1) // 2 + 1
@@ -40,16 +43,29 @@ def spatial_sizes(size: int) -> tuple[int, int, int, int]:
     return size, first, second, third
 
 
-def _way_back(small: int, large: int) -> tuple[int, int]:
-    """(padding, output_padding) with which a 3×3 transposed convolution of stride 2 turns
-    ``small`` into ``large``."""
-    # large = 2·small + 1 − 2·padding + output_padding, both of them 0 or 1
-    padding = 0 if large > 2 * small else 1
-    return padding, large - 2 * small - 1 + 2 * padding
+def _restoring(small: tuple[int, int], large: tuple[int, int]) -> dict[str, Any]:
+    """The arguments of a 3×3 transposed convolution that turns images of ``small`` into ``large``.
+
+    Both sizes are (rows, columns).
+    """
+    # after = 2·before + 1 − 2·padding + output_padding, where both paddings are 0 or 1
+    sides = tuple(zip(small, large, strict=True))
+    padding = tuple(0 if after > 2 * before else 1 for before, after in sides)
+    extra = tuple(
+        after - 2 * before - 1 + 2 * pad
+        for (before, after), pad in zip(sides, padding, strict=True)
+    )
+    return {"stride": 2, "padding": padding, "output_padding": extra}
 
 
 class Encoder(layers.Sequential):
-    """(B, C, H, W) in [0, 1] → (B, outputs)."""
+    """(B, C, H, W) in [0, 1] → (B, outputs).
+
+    Args:
+        width: channels of the first convolution.
+        hidden: units of the hidden linear layer.
+        dropout: the two dropout rates.
+    """
 
     def __init__(
         self,
@@ -82,7 +98,7 @@ class Encoder(layers.Sequential):
 
 
 class Decoder(layers.Sequential):
-    """(B, latent_dim) → (B, C, H, W) in [0, 1]."""
+    """(B, latent_dim) → (B, C, H, W) in [0, 1]. The arguments are those of `Encoder`."""
 
     def __init__(
         self,
@@ -96,33 +112,23 @@ class Decoder(layers.Sequential):
     ) -> None:
         channels, height, length = sample_shape
         rows, columns = spatial_sizes(height)[::-1], spatial_sizes(length)[::-1]
-        ways = [
-            (_way_back(*row), _way_back(*column))
-            for row, column in zip(pairwise(rows), pairwise(columns), strict=True)
-        ]
-        paddings = [(row[0], column[0]) for row, column in ways]
-        extras = [(row[1], column[1]) for row, column in ways]
+        sizes = pairwise(zip(rows, columns, strict=True))
+        first, second, third = (_restoring(small, large) for small, large in sizes)
         super().__init__(
             nn.Linear(latent_dim, hidden),
             activation(),
             nn.Linear(hidden, 4 * width * rows[0] * columns[0]),
             activation(),
             nn.Unflatten(1, (4 * width, rows[0], columns[0])),
-            layers.ConvTranspose2d(
-                4 * width, 2 * width, 3, stride=2, padding=paddings[0], output_padding=extras[0]
-            ),
+            layers.ConvTranspose2d(4 * width, 2 * width, 3, **first),
             layers.BatchNorm2d(2 * width),
             layers.Dropout(dropout[0]),
             activation(),
-            layers.ConvTranspose2d(
-                2 * width, width, 3, stride=2, padding=paddings[1], output_padding=extras[1]
-            ),
+            layers.ConvTranspose2d(2 * width, width, 3, **second),
             layers.BatchNorm2d(width),
             layers.Dropout(dropout[1]),
             activation(),
-            layers.ConvTranspose2d(
-                width, channels, 3, stride=2, padding=paddings[2], output_padding=extras[2]
-            ),
+            layers.ConvTranspose2d(width, channels, 3, **third),
             nn.Sigmoid(),
         )
 

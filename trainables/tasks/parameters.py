@@ -1,9 +1,8 @@
-"""What can be tuned: every parameter's default, range and choices, declared once and checked
-wherever it comes from.
+"""The tunable parameters: each one's default, range and choices.
 
-A trial's parameters are a flat mapping of names to values: those of the training (here) and those
-of the task (`Task.parameters`). Names that are not given take their defaults; names that neither
-declares are refused. No torch is imported here, so that a sweep file is checked in a blink.
+A trial's parameters are a flat mapping of names to values: those of the training, which are
+declared here, and those of the task (`Task.parameters`). A missing name takes its default; an
+unknown name is an error. PyTorch is not imported here, so that a sweep file is checked quickly.
 """
 
 from __future__ import annotations
@@ -33,11 +32,15 @@ class Parameter:
     """One tunable name.
 
     Args:
-        default: the value when nothing is given; its type is the parameter's type (None: optional
-            number).
-        low, high: closed bounds of a number; ``above`` and ``below`` are the open ones.
-        choices: the closed set of values, for names.
-        doc: one line for people, with the unit.
+        default: the value if none is set. Its type is the parameter's type; None: an optional
+            number.
+        doc: one line of help, with the unit.
+        low, high: inclusive bounds of a number.
+        above, below: exclusive bounds of a number.
+        choices: the allowed values of a text parameter.
+
+    >>> Parameter(1e-3, "learning rate", above=0.0).check("lr", 1)
+    1.0
     """
 
     default: Value
@@ -50,7 +53,7 @@ class Parameter:
 
     @property
     def rule(self) -> str:
-        """The constraint in words: ``a number above 0``."""
+        """The constraint in words: ``must be a number above 0``."""
         if self.choices is not None:
             return "must be one of " + ", ".join(self.choices)
         if isinstance(self.default, bool):
@@ -71,7 +74,7 @@ class Parameter:
         return f"must be {kind}" + (" " + " and ".join(bounds) if bounds else "")
 
     def bounds_hold(self, value: float) -> bool:
-        """Whether a number lies within the bounds that there are."""
+        """Whether a number is within the bounds."""
         return (
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
@@ -80,10 +83,13 @@ class Parameter:
         )
 
     def check(self, field: str, value: Value) -> Value:
-        """Returns ``value`` in the parameter's type.
+        """Check ``value`` and convert it to the parameter's type.
+
+        Args:
+            field: the name that an error shows.
 
         Raises:
-            InputError: wrong type, out of range, or not among the choices.
+            InputError: wrong type, out of range, or not one of the choices.
         """
         if self.choices is not None:
             if value not in self.choices:
@@ -111,7 +117,7 @@ class Parameter:
 _BETA1 = Parameter(0.9, "decay rate of the gradient's running mean", low=0.0, below=1.0)
 _BETA2 = Parameter(0.999, "decay rate of the squared gradient's running mean", low=0.0, below=1.0)
 _EPS = Parameter(
-    None, "term added to the denominator (the optimizer's own default if not given)", above=0.0
+    None, "term added to the denominator (if not set: the optimizer's default)", above=0.0
 )
 _MOMENTUM = Parameter(0.0, "momentum factor", low=0.0, below=1.0)
 _AMSGRAD = Parameter(False, "the AMSGrad variant")
@@ -137,7 +143,7 @@ OPTIMIZER_PARAMETERS: Mapping[str, Mapping[str, Parameter]] = MappingProxyType(
         },
     }
 )
-"""Each optimizer's own parameters, beside ``lr`` and ``weight_decay`` which all of them have."""
+"""The parameters of each optimizer besides ``lr`` and ``weight_decay``, which all have."""
 
 DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
     {
@@ -151,14 +157,14 @@ DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
         "adadelta": 1.0,
     }
 )
-"""The learning rate that PyTorch gives each optimizer that is made without one."""
+"""The default learning rate of each optimizer in PyTorch."""
 
 TRAINING_PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
     {
         "optimizer": Parameter("adam", "the optimizer", choices=tuple(OPTIMIZER_PARAMETERS)),
-        "lr": Parameter(1e-3, "learning rate (the peak, under a schedule)", above=0.0),
+        "lr": Parameter(1e-3, "learning rate (with a schedule: its peak)", above=0.0),
         "weight_decay": Parameter(0.0, "weight decay, as the optimizer defines it", low=0.0),
-        "batch_size": Parameter(128, "images a step", low=1),
+        "batch_size": Parameter(128, "images per step", low=1),
         "schedule": Parameter(
             "constant",
             "learning-rate schedule over all epochs",
@@ -167,17 +173,19 @@ TRAINING_PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
         **{name: p for own in OPTIMIZER_PARAMETERS.values() for name, p in own.items()},
     }
 )
-"""What any task's training takes. An optimizer's own parameters are active for that optimizer
-only."""
+"""The parameters of the training of any task.
+
+A parameter of one optimizer is active only with that optimizer.
+"""
 
 _OWN = frozenset(name for own in OPTIMIZER_PARAMETERS.values() for name in own)
 
 
 def check_optimizer_parameters(params: Mapping[str, Value], field: str = "parameters") -> None:
-    """Refuses a parameter that the chosen optimizer does not have.
+    """Refuse a parameter that the chosen optimizer does not have.
 
     Raises:
-        InputError: for instance ``momentum`` beside ``optimizer: adam``.
+        InputError: ``momentum`` with ``optimizer: adam``, for instance.
     """
     optimizer = str(params.get("optimizer", TRAINING_PARAMETERS["optimizer"].default))
     own = OPTIMIZER_PARAMETERS[optimizer]
@@ -200,8 +208,14 @@ def complete(
     task_parameters: Mapping[str, Parameter],
     field: str = "parameters",
 ) -> dict[str, Value]:
-    """All of a trial's parameters: checked, with the defaults filled in (an optimizer's own are
-    left out).
+    """All parameters of a trial: checked, with defaults filled in.
+
+    The parameters of an optimizer get no default here: a missing one is left to PyTorch.
+
+    Args:
+        params: the values that are set.
+        task_parameters: what the task declares.
+        field: the prefix of a name in an error: ``parameters.lr``.
 
     Raises:
         InputError: an unknown name, a value out of range, or a parameter that the optimizer does

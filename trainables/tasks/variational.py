@@ -1,16 +1,13 @@
-"""The variational autoencoder as a task: trials are compared by the ELBO at β = 1, whatever β they
-trained with."""
+"""The variational autoencoder: its parameters, its loss, and its metrics.
+
+Trials are compared by the ELBO at β = 1, whatever β they trained with.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from foldrace.trainables.tasks.autoencoder import (
-    NETWORK_PARAMETERS,
-    check_sample_shape,
-    dropout_rates,
-    network_arguments,
-)
+from foldrace.trainables.tasks.encoder_decoder import NETWORK_PARAMETERS, EncoderDecoderTask
 from foldrace.trainables.tasks.parameters import Parameter
 from foldrace.trainables.tasks.protocol import Means, Params, SampleShape, numbered
 
@@ -22,67 +19,65 @@ __all__ = ["VariationalTask"]
 
 
 def _beta(params: Params, epoch: float | None) -> float:
-    """β in training at ``epoch``; its whole value in evaluation."""
+    """β at ``epoch`` of the training, while it warms up; its final value in evaluation."""
     beta, warm_up = float(params["beta"] or 0.0), float(params["warm_up"] or 0.0)
     return beta if epoch is None or epoch >= warm_up else beta * epoch / warm_up
 
 
-class VariationalTask:
-    """Minimises reconstruction + β·KL, in nats an image, means over the batch.
+class VariationalTask(EncoderDecoderTask):
+    """Minimises the negative log-likelihood plus β times the KL divergence, in nats per image.
 
-    Figures, means over images: ``reconstruction`` (the negative log-likelihood of a sampled code's
-    reconstruction), ``kl``, ``elbo`` and its negative, ``squared_error`` (the sum of squares,
-    sampled code), ``mse`` (a mean over pixels; of the posterior's mean in evaluation, of the
-    sampled code in training), and in evaluation ``kl_0``, ``kl_1``, … a dimension and
-    ``active_units``.
+    Metrics, all means over images:
+
+    * ``reconstruction``: negative log-likelihood of the image given a sampled code.
+    * ``kl``; ``elbo`` and ``negative_elbo``, both at β = 1.
+    * ``squared_error``: sum of squares, from a sampled code.
+    * ``mse``: per pixel; from the posterior's mean in evaluation, from a sampled code in training.
+    * In evaluation also ``kl_0``, ``kl_1``, … per dimension of the code, and ``active_units``.
     """
 
     objective = "negative_elbo"
-    objectives = {  # noqa: RUF012 (read once, never written)
+    objectives = {  # noqa: RUF012 (never changed)
         "negative_elbo": ("likelihood",),
         "mse": (),
         "loss": ("likelihood", "beta", "warm_up", "free_bits"),
     }
     prior = "normal"
-    parameters = {  # noqa: RUF012
+    parameters = {  # noqa: RUF012 (never changed)
         **NETWORK_PARAMETERS,
-        "latent_dim": Parameter(8, "numbers in the code", low=1),
-        "dropout": Parameter(0.0, "factor on the study's four dropout rates", low=0.0, below=2.0),
+        "latent_dim": Parameter(8, "length of the code", low=1),
+        "dropout": Parameter(
+            0.0, "factor on the reference study's four dropout rates", low=0.0, below=2.0
+        ),
         "likelihood": Parameter(
-            "gaussian", "of a pixel, given the code", choices=("gaussian", "bernoulli")
+            "gaussian", "likelihood of a pixel, given the code", choices=("gaussian", "bernoulli")
         ),
         "variance": Parameter(
             0.5,
             "σ² of the Gaussian likelihood; at 0.5 its negative logarithm is the sum of squares"
-            " and a constant",
+            " plus a constant",
             above=0.0,
         ),
-        "learned_variance": Parameter(False, "train σ² with the weights, from `variance` on"),
+        "learned_variance": Parameter(False, "train σ² with the weights, starting at `variance`"),
         "beta": Parameter(1.0, "weight of the KL term in training", low=0.0),
         "warm_up": Parameter(
-            0.0, "epochs over which β rises from 0 to its value, step by step", low=0.0
+            0.0, "epochs over which β rises linearly from 0 to its value", low=0.0
         ),
         "free_bits": Parameter(
-            0.0, "nats a dimension that the KL term lets pass for nothing", low=0.0
+            0.0, "nats per dimension below which the KL term is not reduced", low=0.0
         ),
     }
 
-    def check(self, params: Params, sample_shape: SampleShape) -> None:
-        """Raises: InputError for an image shape or dropout rates that it cannot take."""
-        check_sample_shape(sample_shape)
-        dropout_rates(params)
-
     def build(self, params: Params, sample_shape: SampleShape) -> torch.nn.Module:
-        """The network for ``sample_shape`` (channels, height, width). Raises: InputError."""
-        from foldrace.trainables.tasks.autoencoder_network import Decoder, Encoder
+        """The network for images of (channels, height, width).
+
+        Raises:
+            InputError: see `EncoderDecoderTask.check`.
+        """
         from foldrace.trainables.tasks.variational_network import VariationalAutoencoder
 
-        self.check(params, sample_shape)
-        rates, common = dropout_rates(params), network_arguments(params)
-        latent_dim = int(params["latent_dim"] or 1)
         return VariationalAutoencoder(
-            Encoder(sample_shape, 2 * latent_dim, dropout=rates[:2], **common),
-            Decoder(sample_shape, latent_dim, dropout=rates[2:], **common),
+            *self.networks(params, sample_shape, outputs_per_code=2),
             variance=float(params["variance"] or 0.5),
             learned=bool(params["learned_variance"]),
         )
@@ -90,8 +85,12 @@ class VariationalTask:
     def losses(
         self, model: torch.nn.Module, images: Tensor, params: Params, epoch: float | None = None
     ) -> dict[str, Tensor]:
-        """The terms of a batch; ``epoch`` (trained so far, with its fraction) moves β while it
-        warms up."""
+        """The terms of a batch, (B,), and in evaluation some per dimension of the code, (B, D).
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            epoch: epochs trained so far, with their fraction, for the warm-up of β.
+        """
         from torch.nn import functional as F
 
         from foldrace.trainables.tasks import elbo
@@ -124,8 +123,7 @@ class VariationalTask:
         }
 
     def summarise(self, means: Means, params: Params) -> dict[str, float]:
-        """With the ELBO itself, the KL a dimension, and the active units, from the code's first
-        two moments."""
+        """Adds ``elbo``, the KL per dimension and ``active_units`` to the means of the terms."""
         import torch
 
         from foldrace.trainables.tasks.elbo import active_units
@@ -141,22 +139,19 @@ class VariationalTask:
         return scalars
 
     def encode(self, model: torch.nn.Module, images: Tensor, params: Params) -> Tensor:
-        """The posterior's means: (B, C, H, W) → (B, D)."""
+        """(B, C, H, W) → the posterior's means, (B, latent_dim)."""
         vae: Any = model
         mean: Tensor = vae.posterior(images)[0]
         return mean
 
-    def decode(self, model: torch.nn.Module, codes: Tensor, params: Params) -> Tensor:
-        """(B, D) → (B, C, H, W)."""
-        vae: Any = model
-        images: Tensor = vae.decoder(codes)
-        return images
-
     def bound(
         self, model: torch.nn.Module, images: Tensor, params: Params, samples: int
     ) -> Tensor:
-        """The importance-weighted bound on log p(x) with that many codes an image (Burda et al.,
-        2016): (B,)."""
+        """The importance-weighted bound on log p(x), (B,), in nats (Burda et al., 2016).
+
+        Args:
+            samples: codes drawn per image; the bound is tighter the more there are.
+        """
         import torch
 
         from foldrace.trainables.tasks import elbo
@@ -176,8 +171,3 @@ class VariationalTask:
         if params["likelihood"] == "bernoulli":
             return elbo.bernoulli_nll(images, reconstruction)
         return elbo.gaussian_nll(images, reconstruction, vae.log_variance)
-
-    def reconstruct(self, model: torch.nn.Module, images: Tensor, params: Params) -> Tensor:
-        """(B, C, H, W) in [0, 1] → the same shape, through the posterior's mean."""
-        reconstruction: Tensor = model(images)
-        return reconstruction

@@ -1,5 +1,4 @@
-"""The variational autoencoder's network: the autoencoder's trunk with two heads, and a
-likelihood."""
+"""The network of the variational autoencoder: the autoencoder's layers and a variance."""
 
 from __future__ import annotations
 
@@ -10,16 +9,17 @@ from torch import Tensor, nn
 
 __all__ = ["VariationalAutoencoder"]
 
+# Beyond these bounds exp() exceeds what float32 can sum over an image.
 _LOG_VARIANCE = (-20.0, 10.0)
 
 
 class VariationalAutoencoder(nn.Module):
-    """An encoder of twice the code's size (means, then log-variances), and a decoder.
+    """An encoder that gives the posterior q(z | x) = N(μ, σ²), and a decoder.
 
     Args:
-        encoder: (B, C, H, W) → (B, 2·D).
+        encoder: (B, C, H, W) → (B, 2·D): D means, then D log-variances.
         decoder: (B, D) → (B, C, H, W), the likelihood's mean.
-        variance: of the Gaussian likelihood, σ² > 0; what it starts from if it is learned.
+        variance: σ² > 0 of the Gaussian likelihood; the initial value if it is learned.
         learned: train σ², one number for all pixels, with the weights (Rybkin et al., 2021).
     """
 
@@ -41,13 +41,11 @@ class VariationalAutoencoder(nn.Module):
             self.register_buffer("log_variance", start)
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z | x), each (B, D)."""
+        """(B, C, H, W) → mean and log-variance of q(z | x), each (B, D)."""
         mean, log_variance = self.encoder(images).chunk(2, 1)
-        return mean, log_variance.clamp(
-            *_LOG_VARIANCE
-        )  # beyond, exp() leaves what float32 can add up
+        return mean, log_variance.clamp(*_LOG_VARIANCE)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The reconstruction from the posterior's mean: (B, C, H, W) → (B, C, H, W)."""
+        """Reconstruct from the posterior's mean: (B, C, H, W) → (B, C, H, W)."""
         reconstruction: Tensor = self.decoder(self.posterior(images)[0])
         return reconstruction

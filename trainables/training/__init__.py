@@ -1,1 +1,1 @@
-"""Training: a fold's loop, cross-validation along a ladder, splits, optimizers, seeds."""
+"""Training: one fold, cross-validation along a ladder, splits, optimizers, seeds."""

@@ -1,4 +1,4 @@
-"""The ladder that a trial climbs: folds × epochs, and what it costs. Imports nothing heavy."""
+"""A trial's ladder of (folds, epochs), and what it costs. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 __all__ = ["REDUCTION_FACTOR", "Rung", "aligned_points", "default_ladder", "lockstep_ladder"]
 
 REDUCTION_FACTOR = 3.0
-"""One in so many trials passes a rung, if nothing else is said."""
+"""Default reduction factor η: one in η trials is promoted to the next rung."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A place on the ladder: the first ``folds`` folds, each trained for ``epochs`` epochs."""
+    """A rung of the ladder: the first ``folds`` folds, each trained for ``epochs`` epochs."""
 
     folds: int
     epochs: int
 
     @property
     def cost(self) -> int:
-        """Fold-epochs that a trial has behind it here, if no fold of it has stopped early."""
+        """Fold-epochs that a trial has cost at this rung, if no fold has stopped early."""
         return self.folds * self.epochs
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class Rung:
 
 
 def _epoch_rungs(epochs: int, reduction_factor: float, grace_epochs: int) -> list[int]:
-    """``grace_epochs``, that times the reduction factor, and so on, and ``epochs`` at the end."""
+    """``grace_epochs`` times the powers of the reduction factor, and ``epochs`` as the last."""
     rungs: list[int] = []
     at = float(grace_epochs)
     while math.ceil(at - 1e-9) < epochs:
@@ -41,10 +41,19 @@ def _epoch_rungs(epochs: int, reduction_factor: float, grace_epochs: int) -> lis
 def default_ladder(
     epochs: int, folds: int, *, reduction_factor: float = REDUCTION_FACTOR, grace_epochs: int = 1
 ) -> tuple[Rung, ...]:
-    """Epochs first, on one fold; the other folds last.
+    """The ladder that trains all epochs of the first fold before the other folds start.
 
-    A fold tells much of what the others will say, and an epoch little of what the last one will:
-    so a trial is trained to the end on its first fold before it costs anything on the others.
+    One fold predicts the others well, and an early epoch predicts the last one poorly. So a trial
+    trains its first fold to the end before it spends anything on the others.
+
+    Args:
+        epochs: total epochs per fold.
+        folds: number of folds.
+        reduction_factor: ratio of the epochs of consecutive rungs, above 1.
+        grace_epochs: epochs of the lowest rung.
+
+    >>> print(*default_ladder(9, folds=3))
+    (1, 1) (1, 3) (1, 9) (3, 9)
     """
     first = [Rung(1, at) for at in _epoch_rungs(epochs, reduction_factor, grace_epochs)]
     return tuple(first) if folds == 1 else (*first, Rung(folds, epochs))
@@ -53,15 +62,23 @@ def default_ladder(
 def lockstep_ladder(
     epochs: int, folds: int, *, reduction_factor: float = REDUCTION_FACTOR, grace_epochs: int = 1
 ) -> tuple[Rung, ...]:
-    """All folds side by side."""
+    """The ladder that trains all folds in lock-step. See `default_ladder` for the arguments.
+
+    >>> print(*lockstep_ladder(9, folds=3))
+    (3, 1) (3, 3) (3, 9)
+    """
     return tuple(Rung(folds, at) for at in _epoch_rungs(epochs, reduction_factor, grace_epochs))
 
 
 def aligned_points(ladder: Sequence[Rung]) -> list[Rung]:
-    """Where a trial stops to report: every epoch of every rung, and every fold that joins.
+    """The points at which a trial can report: all started folds are at the same epoch.
 
-    Folds that join between two rungs do so one by one, each catching up with the others before
-    anything else; at an aligned point all folds that have started stand at the same epoch.
+    There is one at every epoch of every rung, and one for each fold that joins. Folds that join
+    between two rungs do so one at a time; each catches up with the others before training goes
+    on.
+
+    >>> print(*aligned_points([Rung(1, 2), Rung(3, 2)]))
+    (1, 1) (1, 2) (2, 2) (3, 2)
     """
     points: list[Rung] = []
     folds = reached = 0

@@ -1,5 +1,4 @@
-"""Optimizers and learning-rate schedules by name, with their parameters under the field's
-names."""
+"""Optimizers and learning-rate schedules by name."""
 
 from __future__ import annotations
 
@@ -22,8 +21,8 @@ _CLASSES: dict[str, type[optim.Optimizer]] = {
     "adagrad": optim.Adagrad,
     "adadelta": optim.Adadelta,
 }
-_FUSED = ("adam", "adamw", "sgd", "adagrad")  # one kernel a step, on CPU as well
-_OWN = (
+_FUSED = ("adam", "adamw", "sgd", "adagrad")  # one kernel per step, on a CPU too
+_OPTIONAL = (
     "momentum",
     "nesterov",
     "amsgrad",
@@ -37,15 +36,20 @@ _OWN = (
 
 
 def build_optimizer(params: Mapping[str, Value], weights: Iterable[Tensor]) -> optim.Optimizer:
-    """The optimizer that a trial's complete parameters name, over ``weights``.
+    """Builds the optimizer of a trial.
+
+    Args:
+        params: the trial's complete parameters: ``optimizer``, ``lr``, ``weight_decay`` and those
+            of the optimizer.
+        weights: what it optimises.
 
     Raises:
-        InputError: a parameter that the optimizer does not have.
+        InputError: the optimizer does not have one of the parameters.
     """
     check_optimizer_parameters(params)
     name = str(params["optimizer"])
     arguments: dict[str, Any] = {"lr": params["lr"], "weight_decay": params["weight_decay"]}
-    arguments |= {key: params[key] for key in _OWN if params.get(key) is not None}
+    arguments |= {key: params[key] for key in _OPTIONAL if params.get(key) is not None}
     if "beta1" in params or "beta2" in params:
         arguments["betas"] = (params.get("beta1", 0.9), params.get("beta2", 0.999))
     if name in _FUSED:
@@ -56,12 +60,22 @@ def build_optimizer(params: Mapping[str, Value], weights: Iterable[Tensor]) -> o
 def build_schedule(
     name: str, optimizer: optim.Optimizer, lr: float, steps: int
 ) -> optim.lr_scheduler.LRScheduler | None:
-    """The learning rate over ``steps`` optimizer steps; ``lr`` is its peak. None: constant."""
+    """Builds the learning-rate schedule of a trial.
+
+    Args:
+        name: ``constant``, ``cosine`` or ``one-cycle``.
+        optimizer: whose learning rate it changes.
+        lr: the peak of the learning rate.
+        steps: optimizer steps in total.
+
+    Returns:
+        The schedule, to be stepped after each optimizer step; None if it is constant.
+    """
     if name == "constant":
         return None
     if name == "cosine":
         return optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    # momentum stays as tuned; the schedule moves the learning rate alone
+    # The momentum stays as tuned: only the learning rate changes.
     return optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=lr, total_steps=steps, cycle_momentum=False
     )

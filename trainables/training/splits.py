@@ -1,5 +1,7 @@
-"""Which images train and which validate, fold by fold; the same for every trial, so that scores
-are paired."""
+"""Which samples train and which validate in each fold.
+
+The splits are the same for every trial, so that the fold scores of two trials are paired.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ Indices = NDArray[np.int64]
 
 
 class FoldKind(StrEnum):
-    """scikit-learn's KFold, StratifiedKFold, GroupKFold, RepeatedKFold, and a single holdout."""
+    """scikit-learn's splitters of these names, and a single holdout."""
 
     KFOLD = "kfold"
     STRATIFIED = "stratified"
@@ -29,7 +31,7 @@ class FoldKind(StrEnum):
 
 @dataclass(frozen=True)
 class Split:
-    """One fold: sorted positions in the training part, disjoint."""
+    """One fold: sorted, disjoint positions of samples in the training part."""
 
     train: Indices
     validation: Indices
@@ -37,19 +39,27 @@ class Split:
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """How ``n`` samples are split.
+    """How the ``n`` samples of the training part are split into folds.
 
-    Args:
-        n: number of samples in the training part.
-        splits: parts of a K-fold split, at least 2 and at most ``n`` (ignored by a holdout).
-        repeats: how often a repeated K-fold is drawn anew; it has splits × repeats folds.
+    Attributes:
+        n: number of samples.
+        kind: the splitter.
+        splits: K of a K-fold split, in [2, n]; a holdout ignores it.
+        shuffle: whether the samples are shuffled before they are split.
+        seed: seed of the shuffling.
+        repeats: how often a repeated K-fold is redrawn; it has splits × repeats folds.
         fraction: share of the samples that a holdout validates on, in (0, 1).
-        labels: (n,) classes, needed by ``stratified``.
-        groups: (n,) group numbers, needed by ``group``; no group is on both sides of a split.
-        seeds: each split stands in the plan so often, to be trained with another seed each time.
+        labels: (n,) classes; required by ``stratified``.
+        groups: (n,) group numbers; required by ``group``. A group is never on both sides of a
+            split.
+        seeds: how often the list of splits is repeated; each fold trains with a seed of its own.
 
     Raises:
-        InputError: from the constructor, for a plan that these samples do not allow.
+        InputError: the samples do not allow this plan.
+
+    >>> plan = FoldPlan(6, splits=3, shuffle=False)
+    >>> plan.folds, plan.split()[1].validation.tolist()
+    (3, [2, 3])
     """
 
     n: int
@@ -100,13 +110,13 @@ class FoldPlan:
 
     @property
     def folds(self) -> int:
-        """The number of splits that `split` returns."""
+        """The number of folds that `split` returns."""
         if self.kind is FoldKind.HOLDOUT:
             return self.seeds
         return self.splits * (self.repeats if self.kind is FoldKind.REPEATED else 1) * self.seeds
 
     def split(self) -> Sequence[Split]:
-        """All splits, in order, and again for each further seed; a pure function of the plan."""
+        """All folds in order, repeated ``seeds`` times; a pure function of the plan."""
         return list(self._split()) * self.seeds
 
     def _split(self) -> Sequence[Split]:

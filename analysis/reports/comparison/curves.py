@@ -14,10 +14,9 @@ from foldrace.analysis.records.comparison import Comparison
 from foldrace.analysis.reports.axes import fit_losses, label_ends, log_if_decade, whole_ticks
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import MUTED, PALETTE
-from foldrace.analysis.reports.text import figure as digits
-from foldrace.analysis.reports.text import listed, plural, plus_minus
-from foldrace.analysis.statistics.intervals import Interval, expected_best
+from foldrace.analysis.statistics.intervals import Interval, expected_best, plus_minus
 from foldrace.analysis.statistics.verdict import Verdict
+from foldrace.analysis.text import digits, listed, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,7 @@ from foldrace.analysis.reports.axes import fit_losses, log_ticks
 from foldrace.analysis.reports.comparison.curves import LOSS, arm_colours
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import INK, MUTED
-from foldrace.analysis.reports.text import figure as digits
-from foldrace.analysis.reports.text import listed, plural
+from foldrace.analysis.text import digits, listed, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

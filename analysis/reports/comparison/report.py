@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from foldrace.analysis.records.comparison import PHASES, Comparison, read_comparison
 from foldrace.analysis.reports.comparison.curves import best_of_n, learning_curves, standings
 from foldrace.analysis.reports.comparison.pictures import learning_rates, reconstructions
-from foldrace.analysis.reports.page import Block, Code, Report, Section, Table, Text
-from foldrace.analysis.reports.text import figure, p_text, plural, plus_minus
+from foldrace.analysis.reports.page import Block, Code, Paragraph, Report, Section, Table
+from foldrace.analysis.statistics.intervals import plus_minus
 from foldrace.analysis.statistics.verdict import LEVEL, Verdict, judge
+from foldrace.analysis.text import digits, p_text, plural
 from foldrace.search.text import clock, params_text
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _tuned(comparison: Comparison, verdict: Verdict) -> tuple[Block, ...]:
         caption,
     )
     drawn = standings(comparison, verdict)
-    missing = Text(
+    missing = Paragraph(
         "No tuned optimizer has been trained to the end on fresh folds, so there are no intervals"
         " to show."
     )
@@ -122,10 +123,10 @@ def _row(comparison: Comparison, verdict: Verdict, arm: str) -> tuple[str, ...]:
     return (
         arm,
         plus_minus(interval) if interval else _NONE,
-        figure(default),
+        digits(default),
         gain,
         f"{failed} of {len(rows)}",
-        figure(_seconds(comparison, arm), 2),
+        digits(_seconds(comparison, arm), 2),
         tuned or _NONE,
     )
 
@@ -145,7 +146,7 @@ def _seconds(comparison: Comparison, arm: str) -> float | None:
 
 def _pairwise(comparison: Comparison, verdict: Verdict) -> tuple[Block, ...]:
     if not verdict.pairs:
-        return (Text("There are no two optimizers with repeats to compare."),)
+        return (Paragraph("There are no two optimizers with repeats to compare."),)
     rows = tuple(
         (
             f"{pair.worse} − {pair.better}",
@@ -160,7 +161,7 @@ def _pairwise(comparison: Comparison, verdict: Verdict) -> tuple[Block, ...]:
     caption = (
         "Differences of the losses on the same repeat, fold and seed; their mean with the"
         " 95\u00a0% interval, and p of the corrected resampled t-test (Nadeau and Bengio, 2003;"
-        f" n_test/n_train = {figure(comparison.test_share, 2)}), then Holm-corrected for"
+        f" n_test/n_train = {digits(comparison.test_share, 2)}), then Holm-corrected for"
         f" {plural(len(rows), 'pair')}. Two optimizers are declared different where the corrected"
         f" p is below {LEVEL} and the intervals of their means do not overlap. The test covers"
         " folds and seeds, not the luck of the search: for that see what a search finds."
@@ -178,19 +179,21 @@ def _pairwise(comparison: Comparison, verdict: Verdict) -> tuple[Block, ...]:
 
 
 def _found(comparison: Comparison) -> tuple[Block, ...]:
-    return (best_of_n(comparison) or Text("No search trial has been evaluated to the end yet."),)
+    return (
+        best_of_n(comparison) or Paragraph("No search trial has been evaluated to the end yet."),
+    )
 
 
 def _rates(comparison: Comparison) -> tuple[Block, ...]:
     drawn = learning_rates(comparison)
-    return (drawn or Text("No trial with a learning rate has been evaluated to the end."),)
+    return (drawn or Paragraph("No trial with a learning rate has been evaluated to the end."),)
 
 
 def _pictures(comparison: Comparison) -> tuple[Block, ...]:
     drawn = reconstructions(comparison)
     return (
         drawn
-        or Text(
+        or Paragraph(
             "No reconstructions are recorded: the task makes none, or no tuned model is there yet."
         ),
     )
@@ -200,12 +203,14 @@ def _curves(comparison: Comparison, verdict: Verdict, target: float | None) -> t
     drawn = learning_curves(comparison, target)
     if drawn is None or target is None:
         return (
-            Text("No tuned optimizer has been trained to the end yet, so there are no curves."),
+            Paragraph(
+                "No tuned optimizer has been trained to the end yet, so there are no curves."
+            ),
         )
     reached = {arm: _time_to(comparison, arm, target) for arm in verdict.standings}
     rows = tuple(
         (
-            (arm, str(time.epoch), f"{time.fold_epochs:.0f}", figure(time.seconds, 3))
+            (arm, str(time.epoch), f"{time.fold_epochs:.0f}", digits(time.seconds, 3))
             if time
             else (arm, "not reached", "not reached", "not reached")
         )
@@ -213,8 +218,8 @@ def _curves(comparison: Comparison, verdict: Verdict, target: float | None) -> t
     )
     best = next(iter(verdict.standings))
     caption = (
-        f"The target, {figure(target)}, is {_TARGET * 100:.0f}\u00a0% above the best final mean,"
-        f" {best}'s {figure(verdict.standings[best].mean)}. An optimizer reaches it at the"
+        f"The target, {digits(target)}, is {_TARGET * 100:.0f}\u00a0% above the best final mean,"
+        f" {best}'s {digits(verdict.standings[best].mean)}. An optimizer reaches it at the"
         " first epoch at which the mean over its repeats is no higher. Costs are those of one"
         " cross-validation: the epochs of all folds together, and the seconds in training and"
         " validation, one fold after another."
@@ -302,7 +307,7 @@ def _budget(comparison: Comparison) -> tuple[Block, ...]:
             Table("Failed trials", ("trial", "optimizer", "phase", "reason"), lines, more)
         )
     else:
-        blocks.append(Text("No trial failed."))
+        blocks.append(Paragraph("No trial failed."))
     return (*blocks, Code("The comparison's file", comparison.spec))
 
 

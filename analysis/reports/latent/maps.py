@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrace.analysis.statistics.embedding import (
-    SMALLEST,
+    MIN_POINTS,
     TsneJob,
-    capped,
+    allowed_perplexities,
     principal_components,
     tsne_maps,
 )
@@ -93,13 +93,13 @@ def make_maps(codes: NDArray[np.float32], seed: int = 0) -> Maps:
                 ),
             )
         )
-    if n < SMALLEST:
+    if n < MIN_POINTS:
         return Maps(tuple(plain))
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:_PANEL_POINTS])
-    main = capped([MAIN_PERPLEXITY], n)[0]
+    main = allowed_perplexities([MAIN_PERPLEXITY], n)[0]
     jobs = [
         TsneJob(codes[chosen], perplexity, seed + number, random_start)
-        for perplexity in capped(PERPLEXITIES, len(chosen))
+        for perplexity in allowed_perplexities(PERPLEXITIES, len(chosen))
         for number, random_start in STARTS
     ]
     large = [TsneJob(codes, main, seed)] if len(chosen) < n else []

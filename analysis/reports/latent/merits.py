@@ -16,14 +16,12 @@ from foldrace.analysis.statistics.embedding import principal_components
 from foldrace.analysis.statistics.neighbours import (
     Points,
     continuity,
-    knn_accuracy,
-    linear_cka,
     neighbour_recall,
     neighbours,
-    probe_accuracy,
-    procrustes_distance,
     trustworthiness,
 )
+from foldrace.analysis.statistics.probes import knn_accuracy, probe_accuracy
+from foldrace.analysis.statistics.similarity import linear_cka, procrustes_distance
 
 __all__ = ["Kept", "Merits", "Stability", "chance", "measure"]
 

@@ -26,8 +26,8 @@ from foldrace.analysis.reports.latent.tables import (
     share,
     stability_table,
 )
-from foldrace.analysis.reports.page import Block, Report, Section, Text
-from foldrace.analysis.reports.text import plural
+from foldrace.analysis.reports.page import Block, Paragraph, Report, Section
+from foldrace.analysis.text import plural
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -181,7 +181,7 @@ def _sections(latent: Latent, maps: Maps, merits: Merits) -> tuple[Section, ...]
             "Whether the folds agree",
             (
                 stability_table(latent, merits)
-                or Text(
+                or Paragraph(
                     "It takes the codes of two fold models or more to tell whether they agree;"
                     f" there is {'one' if len(latent.fold_codes) else 'none'}."
                 ),
@@ -196,17 +196,21 @@ def _map_blocks(latent: Latent, maps: Maps) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if latent.left_out:
         blocks.append(
-            Text(f"{latent.left_out:,} test images are left out: their codes are not finite.")
+            Paragraph(f"{latent.left_out:,} test images are left out: their codes are not finite.")
         )
     if latent.labels is None:
         blocks.append(
-            Text("The data have no labels of two classes or more, so the maps are in one colour.")
+            Paragraph(
+                "The data have no labels of two classes or more, so the maps are in one colour."
+            )
         )
     elif len(latent.names) > 10:
-        blocks.append(Text(f"Of the {len(latent.names)} classes every tenth has the same colour."))
+        blocks.append(
+            Paragraph(f"Of the {len(latent.names)} classes every tenth has the same colour.")
+        )
     main = maps.of("tsne")
     if main is None and latent.dimension > 1:
-        blocks.append(Text(f"{len(latent.codes)} images are too few for t-SNE."))
+        blocks.append(Paragraph(f"{len(latent.codes)} images are too few for t-SNE."))
     blocks += [scatter(latent, maps.full)] if maps.full else []
     blocks += [image_map(latent, main)] if main else []
     return tuple(blocks)
@@ -226,5 +230,5 @@ def _stills(latent: Latent, maps: Maps) -> tuple[Block, ...]:
 
 def _merit_blocks(latent: Latent, merits: Merits) -> tuple[Block, ...]:
     classes = class_table(latent, merits)
-    sentence = Text("Without labels there are no accuracies, only neighbourhoods.")
+    sentence = Paragraph("Without labels there are no accuracies, only neighbourhoods.")
     return (classes or sentence, *kept_tables(latent, merits))

@@ -1,5 +1,4 @@
-"""A sweep in one picture: who was given up when, who won with which error bar, and what the winner
-sees."""
+"""A sweep in one figure: learning curves, the best trials, and reconstructions by the best."""
 
 from __future__ import annotations
 
@@ -21,9 +20,9 @@ from foldrace.analysis.records.tables import (
     trial_curves,
     trials_table,
 )
-from foldrace.analysis.reports.axes import fit_losses, whole_ticks
-from foldrace.analysis.reports.style import BLUE, GREY, ORANGE, figure_style
-from foldrace.analysis.reports.sweep.figures import LOG_FROM
+from foldrace.analysis.reports.marks import label
+from foldrace.analysis.reports.style import MUTED, figure_style
+from foldrace.analysis.reports.sweep.panels import plot_best_trials, plot_learning_curves
 from foldrace.search.text import params_text
 
 if TYPE_CHECKING:
@@ -33,20 +32,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Overview", "draw_overview", "log_overview", "read_overview"]
 
-_SHOWN_BEST = 8
+_SHOWN_TRIALS = 8
 _SHOWN_CURVES = 200
 
 
 @dataclass(frozen=True)
 class Overview:
-    """What the picture shows.
+    """What the figure shows.
 
     Attributes:
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
         curves: by trial: ``epoch``, ``val_loss``, ``val_loss_se``.
         folds: by completed trial: each fold's objective.
-        strip: (H, W, 3) uint8, originals above reconstructions of the winner's fold 0; None if
-            there is none.
+        strip: (H, W, 3) uint8, originals above the best trial's reconstructions in fold 0; None
+            if there is none.
     """
 
     name: str
@@ -62,15 +61,14 @@ class Overview:
 
 
 def read_overview(client: MlflowClient, run: Run) -> Overview:
-    """What the picture needs, of the sweep with this run."""
+    """Reads from MLflow what the figure of the sweep with this run shows."""
     trials = trials_table(client, run)
     seen = trials[trials["val_loss"].notna()].sort_values("val_loss").head(_SHOWN_CURVES)
     curves = trial_curves(client, run, seen["trial"])
-    overview = Overview(run.data.tags["foldrace.sweep"], trials, curves, {}, None)
-    best = overview.ranking.head(_SHOWN_BEST)
-    folds = {int(row.trial): fold_losses(client, run, int(row.trial)) for row in best.itertuples()}
+    best = ranking(trials).head(_SHOWN_TRIALS)
+    folds = {int(trial): fold_losses(client, run, int(trial)) for trial in best["trial"]}
     strip = _pixels(last_strip(client, best.iloc[0]["run_id"])) if len(best) else None
-    return Overview(overview.name, trials, curves, folds, strip)
+    return Overview(run.data.tags["foldrace.sweep"], trials, curves, folds, strip)
 
 
 def _pixels(png: bytes | None) -> NDArray[np.uint8] | None:
@@ -83,39 +81,38 @@ def _pixels(png: bytes | None) -> NDArray[np.uint8] | None:
 
 
 def draw_overview(overview: Overview, path: Path) -> None:
-    """Writes the picture; its format follows from the name."""
+    """Writes the figure; the file's suffix says in which format."""
+    statuses = dict(zip(overview.trials["trial"], overview.trials["status"], strict=True))
+    best = overview.ranking.head(_SHOWN_TRIALS)
+    winner = int(best.iloc[0]["trial"]) if len(best) else None
+    has_strip = overview.strip is not None
     with figure_style():
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure as Canvas
 
-        has_strip = overview.strip is not None
-        figure = plt.figure(figsize=(11, 5.6 if has_strip else 4.2), layout="constrained")
-        grid = figure.add_gridspec(
-            2 if has_strip else 1, 2, height_ratios=(3.6, 1) if has_strip else None
-        )
-        figure.suptitle(_headline(overview), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
-        _draw_curves(figure.add_subplot(grid[0, 0]), overview)
-        _draw_ranking(figure.add_subplot(grid[0, 1]), overview)
+        canvas = Canvas(figsize=(11, 5.6 if has_strip else 4.2), layout="constrained")
+        heights = (3.6, 1) if has_strip else (1,)
+        grid = canvas.add_gridspec(len(heights), 2, height_ratios=heights)
+        canvas.suptitle(_headline(overview), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+        left, right = (canvas.add_subplot(grid[0, column]) for column in (0, 1))
+        plot_learning_curves(left, overview.curves, statuses, winner)
+        plot_best_trials(right, best, overview.folds)
+        _note_parameters(right, overview, best)
         if overview.strip is not None:
-            axes = figure.add_subplot(grid[1, :])
+            axes = canvas.add_subplot(grid[1, :])
             axes.imshow(overview.strip, interpolation="nearest")
             axes.set_axis_off()
             axes.set_anchor("W")
-            axes.set_title("Validation images of fold 0, and how the winner reconstructs them")
-        figure.savefig(path)
-        plt.close(figure)
+            axes.set_title("Validation images of fold 0, and the best trial's reconstructions")
+        canvas.savefig(path)
 
 
 def _headline(overview: Overview) -> str:
     counts = overview.trials["status"].value_counts()
-    given_up, failed, total = (
-        int(counts.get("pruned", 0)),
-        int(counts.get("failed", 0)),
-        len(overview.trials),
-    )
-    tail = f"of {total} trials {given_up} given up early" if given_up else f"{total} trials"
-    tail += f", {failed} failed" if failed else ""
+    numbers = [f"{counts[status]} {status}" for status in ("pruned", "failed") if status in counts]
+    total = f"{len(overview.trials)} trials"
+    tail = f"of {total} {', '.join(numbers)}" if numbers else total
     if not len(overview.ranking):
-        return f"{overview.name}: no trial was evaluated to the end ({tail})"
+        return f"{overview.name}: no trial has completed ({tail})"
     best = overview.ranking.iloc[0]
     error = f" ± {best['val_loss_se']:.5f}" if math.isfinite(best["val_loss_se"]) else ""
     return (
@@ -124,117 +121,38 @@ def _headline(overview: Overview) -> str:
     )
 
 
-def _draw_curves(axes: Axes, overview: Overview) -> None:
-    statuses = dict(zip(overview.trials["trial"], overview.trials["status"], strict=True))
-    winner = int(overview.ranking.iloc[0]["trial"]) if len(overview.ranking) else None
-    for trial, curve in overview.curves.items():
-        finite = curve[np.isfinite(curve["val_loss"])]
-        completed = statuses[trial] == "completed"
-        colour, width = (
-            (ORANGE, 2.2) if trial == winner else (BLUE, 1.1) if completed else (GREY, 0.9)
-        )
-        order = 4 if trial == winner else 3 if completed else 2
-        alpha = 1.0 if trial == winner or len(overview.curves) < 25 else 0.6
-        axes.plot(
-            finite["epoch"],
-            finite["val_loss"],
-            color=colour,
-            linewidth=width,
-            alpha=alpha,
-            zorder=order,
-        )
-        if not completed and len(finite):
-            last = finite.iloc[-1]
-            axes.plot(last["epoch"], last["val_loss"], "o", color=GREY, markersize=3, zorder=order)
-        if trial == winner:
-            low, high = (
-                finite["val_loss"] + sign * finite["val_loss_se"].fillna(0) for sign in (-1, 1)
-            )
-            axes.fill_between(
-                finite["epoch"], low, high, color=ORANGE, alpha=0.2, linewidth=0, zorder=1
-            )
-    shown = [loss for curve in overview.curves.values() for loss in curve["val_loss"]]
-    if winner is not None:
-        best = overview.curves[winner]
-        shown += list(best["val_loss"] - best["val_loss_se"].fillna(0))
-    fit_losses(axes, shown, LOG_FROM)
-    axes.set(xlabel="epoch", ylabel="validation loss, mean over its folds")
-    axes.set_title("Learning curves, ended where a trial was given up")
-    whole_ticks(axes)
-    keys = [
-        ("winner ± standard error", ORANGE),
-        ("evaluated to the end", BLUE),
-        ("given up or failed", GREY),
-    ]
-    drawn = {line.get_color() for line in axes.get_lines()}
-    for place, (text, colour) in enumerate(key for key in keys if key[1] in drawn):
-        axes.text(
-            0.98,
-            0.97 - 0.07 * place,
-            text,
-            color=colour,
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            zorder=5,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-        )
-
-
-def _draw_ranking(axes: Axes, overview: Overview) -> None:
-    best = overview.ranking.head(_SHOWN_BEST)
-    axes.set_title("To the end: folds (dots), mean ± standard error")
-    for place, row in enumerate(best.itertuples()):
-        colour = ORANGE if place == 0 else BLUE
-        folds = overview.folds.get(int(row.trial), [])
-        axes.plot(folds, [place] * len(folds), "o", color=colour, alpha=0.35, markersize=4)
-        note = axes.annotate(
-            _described(overview, row.trial),
-            (0.01, place),
-            xycoords=("axes fraction", "data"),
-            fontsize=6.5,
-            xytext=(0, -11),
-            textcoords="offset points",
-            color="#555555",
-            va="top",
-        )
-        note.set_in_layout(False)
-        error = row.val_loss_se if math.isfinite(row.val_loss_se) else 0.0
-        axes.errorbar(
-            row.val_loss,
-            place,
-            xerr=error,
-            fmt="|",
-            color=colour,
-            capsize=4,
-            markersize=11,
-            linewidth=2,
-        )
-    axes.set_yticks(range(len(best)), [f"trial {trial}" for trial in best["trial"]])
+def _note_parameters(axes: Axes, overview: Overview, best: pd.DataFrame) -> None:
+    """Writes each trial's parameters below its row."""
+    axes.set_title("Completed trials: mean ± standard error, folds as small dots")
     axes.set_ylim(max(len(best), 3) - 0.35, -0.5)
-    axes.set(xlabel="validation loss")
-    axes.grid(axis="y", visible=False)
     axes.locator_params(axis="x", nbins=5)
+    for place, trial in enumerate(best["trial"]):
+        look = {"xycoords": ("axes fraction", "data"), "fontsize": 6.5, "color": MUTED}
+        text = _varying_parameters(overview, trial)
+        note = label(axes, text, (0.01, place), (0, -11), va="top", **look)
+        note.set_in_layout(False)
 
 
-def _described(overview: Overview, trial: int) -> str:
-    """The parameters that vary among all trials, of one of them."""
-    table = overview.trials  # a parameter that some trials do not have varies too
-    names = [
-        c for c in table.columns if c.startswith("params.") and table[c].nunique(dropna=False) > 1
-    ]
-    row = overview.trials.set_index("trial").loc[trial]
+def _varying_parameters(overview: Overview, trial: int) -> str:
+    """A trial's values of the parameters that vary; one that some trials lack varies too."""
+    table = overview.trials
+    row = table.set_index("trial").loc[trial]
     given = {
         name.removeprefix("params."): number(row[name])
-        for name in names
-        if isinstance(row[name], str)
+        for name in table.columns
+        if name.startswith("params.")
+        and table[name].nunique(dropna=False) > 1
+        and isinstance(row[name], str)
     }
     return params_text(given)
 
 
 def log_overview(client: MlflowClient, run_id: str, folder: Path) -> Path:
-    """Draws the picture of the sweep with this run into a folder and logs it to the run; returns
-    its path."""
+    """Draws the figure of the sweep with this run into a folder and logs it to the run.
+
+    Returns:
+        The figure's path.
+    """
     path = folder / "overview.png"
     draw_overview(read_overview(client, client.get_run(run_id)), path)
     client.log_artifact(run_id, str(path))

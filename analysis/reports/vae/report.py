@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foldrace.analysis.records.vae import VaeRecord, is_variational, read_record
-from foldrace.analysis.reports.page import Block, Figure, Report, Section, Table, Text
+from foldrace.analysis.reports.page import Block, Figure, Paragraph, Report, Section, Table
 from foldrace.analysis.reports.vae import figures as vae_figures
 from foldrace.analysis.reports.vae import pictures as vae_pictures
 
@@ -88,7 +88,7 @@ def _sections(record: VaeRecord) -> tuple[Section, ...]:
 
 
 def _or(block: Figure | Table | None, sentence: str) -> Block:
-    return block if block is not None else Text(sentence)
+    return block if block is not None else Paragraph(sentence)
 
 
 def _score(record: VaeRecord) -> tuple[str, dict[str, float]]:

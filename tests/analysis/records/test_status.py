@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from foldrace.analysis.records.status import read_status
+from foldrace.cli.tables import status_table
 from foldrace.errors import StateError
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import (
     SweepState,
     connect,
@@ -19,7 +21,7 @@ from foldrace.search.recording.store import (
     find_sweep,
     tracking_uri,
 )
-from foldrace.search.recording.writer import MlflowWriter, Outcome
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from tests.search.recording.test_writer import dataset, report
 
@@ -103,7 +105,7 @@ def test_the_table_fits_80_columns_with_whole_scores_and_the_parameters_that_var
     root: Path,
 ) -> None:
     file = StringIO()
-    Console(file=file, width=80).print(read_status(root, "first").table())
+    Console(file=file, width=80).print(status_table(read_status(root, "first")))
     text = file.getvalue()
     assert "0.05000 ± 0.05000" in text and "…" not in text
     assert "lr=0.02" in text and "optimizer=adam" in text and "latent_dim" not in text
@@ -115,7 +117,7 @@ def test_the_latest_sweep_is_shown_if_none_is_named_and_may_have_no_trial_yet(ro
     assert status.to_json()["best"] is None
     assert sum(status.counts.values()) == 0
     assert math.isfinite(status.seconds) and status.seconds >= 0
-    assert status.table().row_count == 0
+    assert status_table(status).row_count == 0
 
 
 def test_an_interrupted_sweep_says_so(root: Path) -> None:

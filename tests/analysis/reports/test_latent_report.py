@@ -18,9 +18,17 @@ from foldrace.analysis.records.latent import latent_of
 from foldrace.analysis.reports.latent.figures import spread_boxes, thumbnails
 from foldrace.analysis.reports.latent.report import build, latent_report
 from foldrace.analysis.reports.latent.scatter import sprite_sheet
-from foldrace.analysis.reports.page import Figure, Picture, Raw, Report, Table, Text, write_report
+from foldrace.analysis.reports.page import (
+    Figure,
+    Paragraph,
+    Picture,
+    Raw,
+    Report,
+    Table,
+    write_report,
+)
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import Outcome
 from tests.helpers.vae_sweeps import record_refit, record_sweep
 
 NAMES = np.array(["shirt", "coat", "bag"])
@@ -68,7 +76,7 @@ def rows(report: Report, title: str) -> dict[str, tuple[str, ...]]:
 
 
 def sentences(report: Report) -> str:
-    return " ".join(text.text for text in blocks(report, Text))
+    return " ".join(text.text for text in blocks(report, Paragraph))
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,18 @@ from pathlib import Path
 import pytest
 
 from foldrace.analysis.reports.comparison.report import build, compose
-from foldrace.analysis.reports.page import Block, Code, Figure, Report, Table, Text, write_report
-from foldrace.analysis.reports.text import figure, listed, p_text, plural, plus_minus
-from foldrace.analysis.statistics.intervals import Interval
+from foldrace.analysis.reports.page import (
+    Block,
+    Code,
+    Figure,
+    Paragraph,
+    Report,
+    Table,
+    write_report,
+)
+from foldrace.analysis.statistics.intervals import Interval, plus_minus
 from foldrace.analysis.statistics.verdict import judge
+from foldrace.analysis.text import digits, listed, p_text, plural
 from tests.helpers.comparisons import SPEED, Arm, Plan, compare, record_comparison
 
 ARMS = {
@@ -88,7 +96,7 @@ def test_an_arm_is_a_row_with_its_gain_its_failures_and_its_price(report: Report
     assert failed["broken"] == 4 and failed["sgd"] > 1  # search trials, and a repeat
     counts = cells(report, title, "failed trials")
     assert {arm: int(text.split()[0]) for arm, text in counts.items()} == failed
-    assert set(cells(report, title, "seconds a fold-epoch").values()) == {figure(SPEED, 2)}
+    assert set(cells(report, title, "seconds a fold-epoch").values()) == {digits(SPEED, 2)}
     assert cells(report, title, "tuned parameters")["adam"] == "lr=0.001"
     assert cells(report, title, "tuned CV loss ± 95\u00a0%")["broken"] == "–"
 
@@ -105,10 +113,10 @@ def test_the_time_to_the_target_is_the_first_epoch_at_which_the_repeats_mean_is_
     epoch = int(means.index[means <= target][0])
     assert 1 < epoch < 6
     [row, _, last] = table(report, "Time to target").rows
-    assert row == ("adam", str(epoch), str(3 * epoch), figure(3 * epoch * SPEED, 3))
+    assert row == ("adam", str(epoch), str(3 * epoch), digits(3 * epoch * SPEED, 3))
     assert last == ("sgd", "not reached", "not reached", "not reached")
     assert (
-        f"The target, {figure(target)}, is 10\u00a0% above"
+        f"The target, {digits(target)}, is 10\u00a0% above"
         in table(report, "Time to target").caption
     )
 
@@ -169,7 +177,7 @@ def test_an_empty_comparison_has_a_sentence_for_each_figure() -> None:
     )
     report = compose(empty)
     assert captions(report) == {}
-    assert sum(isinstance(block, Text) for block in blocks(report)) >= 6
+    assert sum(isinstance(block, Paragraph) for block in blocks(report)) >= 6
     assert dict(report.facts)["Failed trials"] == "0 of 0"
 
 
@@ -182,15 +190,15 @@ def test_quasi_random_trials_are_said_to_be_no_independent_draws() -> None:
 
 
 def test_numbers_have_the_digits_that_mean_something() -> None:
-    assert [figure(value) for value in (0.017264, 23.951, 0.0, 1234.5, -1.5)] == [
+    assert [digits(value) for value in (0.017264, 23.951, 0.0, 1234.5, -1.5)] == [
         "0.01726",
         "23.95",
         "0.000",
         "1234",
         "−1.500",
     ]
-    assert [figure(value) for value in (None, math.inf, 1.5e-9)] == ["–", "–", "1.500e−09"]
-    assert figure(119.4, 2) == "119"
+    assert [digits(value) for value in (None, math.inf, 1.5e-9)] == ["–", "–", "1.500e−09"]
+    assert digits(119.4, 2) == "119"
 
 
 def test_a_mean_is_given_to_the_place_of_its_uncertainty() -> None:

@@ -11,7 +11,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from foldrace.analysis.reports.sweep.overview import Overview, _described, _headline, draw_overview
+from foldrace.analysis.reports.sweep.overview import (
+    Overview,
+    _headline,
+    _varying_parameters,
+    draw_overview,
+)
 
 
 def overview(*statuses: str, folds: int = 3, strip: bool = True) -> Overview:
@@ -64,13 +69,13 @@ def test_any_sweep_is_drawn_without_a_warning(shown: Overview, tmp_path: Path) -
 def test_the_headline_names_the_best_its_error_and_what_became_of_the_others() -> None:
     assert (
         _headline(overview("completed", "pruned", "failed"))
-        == "ae: trial 0 is best, with a CV loss of 0.02000 ± 0.00100; of 3 trials 1 given up"
-        " early, 1 failed"
+        == "ae: trial 0 is best, with a CV loss of 0.02000 ± 0.00100; of 3 trials 1 pruned,"
+        " 1 failed"
     )
-    assert "no trial was evaluated to the end" in _headline(overview("failed"))
+    assert "no trial has completed" in _headline(overview("failed"))
 
 
 def test_a_trial_is_described_by_every_parameter_that_varies() -> None:
     shown = overview("completed", "completed")
-    assert _described(shown, 0) == "optimizer=adam"
-    assert _described(shown, 1) == "optimizer=sgd momentum=0.9"
+    assert _varying_parameters(shown, 0) == "optimizer=adam"
+    assert _varying_parameters(shown, 1) == "optimizer=sgd momentum=0.9"

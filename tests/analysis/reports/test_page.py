@@ -17,12 +17,12 @@ from PIL import Image
 from foldrace.analysis.reports.page import (
     Code,
     Figure,
+    Paragraph,
     Picture,
     Raw,
     Report,
     Section,
     Table,
-    Text,
     draw,
     report_files,
     write_report,
@@ -49,7 +49,7 @@ def strip() -> Picture:
 
 def report(*blocks: object, sections: int = 1) -> Report:
     every = tuple(
-        Section(f"Part {i}", blocks if i == 0 else (Text("more"),)) for i in range(sections)
+        Section(f"Part {i}", blocks if i == 0 else (Paragraph("more"),)) for i in range(sections)
     )  # type: ignore[arg-type]
     return Report(
         "sweep",
@@ -131,7 +131,7 @@ def test_tags_are_closed_as_they_were_opened(tmp_path: Path) -> None:
 def test_text_is_escaped_and_trusted_html_is_not(tmp_path: Path) -> None:
     page = write(
         tmp_path,
-        Text("<script>bad()</script>"),
+        Paragraph("<script>bad()</script>"),
         Table("<i>", ("<u>",), (("<s>",),)),
         Code("x", "</pre><b>"),
         Raw("<output>mine</output>"),
@@ -149,12 +149,12 @@ def test_every_image_has_alternative_text(tmp_path: Path) -> None:
 
 
 def test_a_long_report_has_contents_whose_links_lead_somewhere(tmp_path: Path) -> None:
-    tags = Reader(write(tmp_path, Text("x"), sections=4)).tags
+    tags = Reader(write(tmp_path, Paragraph("x"), sections=4)).tags
     anchors = {attributes["id"] for tag, attributes in tags if tag == "section"}
     links = [attributes["href"] for tag, attributes in tags if tag == "a"]
     assert [link.removeprefix("#") for link in links] == ["part-0", "part-1", "part-2", "part-3"]
     assert anchors == {link.removeprefix("#") for link in links}
-    assert "<nav" not in write(tmp_path, Text("x"), sections=3)
+    assert "<nav" not in write(tmp_path, Paragraph("x"), sections=3)
 
 
 def test_a_figure_follows_the_theme_on_the_page_and_is_light_as_a_file(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_the_files_are_those_that_are_announced(tmp_path: Path) -> None:
 
 
 def test_the_footer_says_of_what_it_was_made(tmp_path: Path) -> None:
-    assert "Sweep ae of 2026-01-02, key k." in write(tmp_path, Text("x"))
+    assert "Sweep ae of 2026-01-02, key k." in write(tmp_path, Paragraph("x"))
 
 
 def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:

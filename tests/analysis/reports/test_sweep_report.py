@@ -13,13 +13,13 @@ from mlflow.entities import Run
 
 from foldrace.analysis.records.sweep import read_record
 from foldrace.analysis.reports.make import make_reports, report_sweep
-from foldrace.analysis.reports.page import Code, Figure, Report, Table, Text, write_report
-from foldrace.analysis.reports.sweep.figures import rung_correlations
+from foldrace.analysis.reports.page import Code, Figure, Paragraph, Report, Table, write_report
+from foldrace.analysis.reports.sweep.rank_correlation import rung_correlations
 from foldrace.analysis.reports.sweep.report import build
 from foldrace.analysis.statistics.importance import importance
 from foldrace.cli.app import main
 from foldrace.errors import InputError, StateError
-from foldrace.search.recording.writer import Outcome
+from foldrace.search.recording.events import Outcome
 from tests.analysis.reports.test_page import Reader, asked_for
 from tests.helpers.recorded_sweeps import Store, Trial, failed, many, plain
 
@@ -70,34 +70,30 @@ def named(report: Report) -> set[str]:
 # --- what it says --------------------------------------------------------------------------------
 
 
-def test_the_lead_names_the_leader_its_error_its_rivals_and_the_price(store: Store) -> None:
+def test_the_lead_names_the_best_trial_its_error_its_rivals_and_the_price(store: Store) -> None:
     report = of(store, "one")
     assert (
         report.lead
-        == "Trial 0 leads with a validation loss of 0.2050 ± 0.0050 (mean ± standard error over 2"
-        " folds). It is the only trial that was evaluated to the end, so nothing is known of"
-        " how good others would be. It took 4 fold-epochs in 0:12; training every trial to the"
-        " end would have taken 6, 1.5 times as many."
+        == "Trial 0 is best, with a validation loss of 0.2050 ± 0.0050 (mean ± standard error over"
+        " 2 folds). It is the only completed trial, so there is nothing to compare it with. The"
+        " sweep took 4 fold-epochs in 0:12; training every trial to the end would have taken 6,"
+        " 1.5 times as many."
     )
-    lead = of(store, "many").lead
-    assert (
-        "lie within one standard error: a leader, not a proof" in lead or "lies within one" in lead
-    )
+    assert "other completed trials is within one standard error" in of(store, "many").lead
 
 
 def test_a_trial_within_one_standard_error_is_counted_and_one_outside_is_not(store: Store) -> None:
     # means −2.995, −0.995 and −2.985, standard errors 0.005: the third is two errors behind
-    assert (
-        "None of the 2 others evaluated to the end lies within one standard error"
-        in of(store, "negative").lead
-    )
+    lead = of(store, "negative").lead
+    assert "None of the 2 other completed trials is within one standard error" in lead
     record = store.record("close", [plain(0.2), plain(0.204), plain(0.3)])
-    assert "1 of the 2 others evaluated to the end lies within" in build(store.client, record).lead
+    lead = build(store.client, record).lead
+    assert "1 of the 2 other completed trials is within one standard error" in lead
 
 
 def test_a_full_sweep_has_every_picture(store: Store) -> None:
     assert named(of(store, "many")) == {
-        "leaders",
+        "best-trials",
         "incumbent",
         "learning-curves",
         "rank-correlation",
@@ -109,16 +105,14 @@ def test_a_full_sweep_has_every_picture(store: Store) -> None:
 
 
 def test_costs_add_up(store: Store) -> None:
-    [table] = [
-        table for table in blocks(of(store, "many"), Table) if table.title == "By how trials ended"
-    ]
+    [table] = [table for table in blocks(of(store, "many"), Table) if table.title == "By status"]
     record = read_record(store.client, run_of(store, "many"))
     completed, pruned = record.count("completed"), record.count("pruned")
     assert completed and pruned
     spent = {row[0]: row[2] for row in table.rows}
     assert spent == {
-        "evaluated to the end": str(6 * completed),
-        "given up": str(2 * pruned),
+        "completed": str(6 * completed),
+        "pruned": str(2 * pruned),
         "failed": "0",
     }
     assert record.fold_epochs == 6 * completed + 2 * pruned
@@ -168,7 +162,7 @@ def test_the_parameter_that_alone_matters_is_found_and_the_others_are_not(store:
 def test_too_few_trials_have_no_importance(store: Store) -> None:
     report = of(store, "negative")
     assert "importance" not in named(report)
-    assert any("Importance is not shown" in text.text for text in blocks(report, Text))
+    assert any("Importance is not shown" in text.text for text in blocks(report, Paragraph))
 
 
 def test_rank_correlation_is_one_where_no_curves_cross_and_minus_one_where_all_do(
@@ -195,11 +189,11 @@ def test_rank_correlation_is_one_where_no_curves_cross_and_minus_one_where_all_d
     [
         ("empty", "interrupted before a trial began"),
         ("running", "no trial has begun yet"),
-        ("one", "the only trial"),
-        ("fails", "no winner: 2 failed"),
-        ("negative", "leads with a validation loss of −2.995"),
-        ("one-fold", "a single fold, so it has no error bar"),
-        ("given-up", "no winner: 1 given up"),
+        ("one", "the only completed trial"),
+        ("fails", "no best trial: 2 failed"),
+        ("negative", "is best, with a validation loss of −2.995"),
+        ("one-fold", "a single fold, so there is no standard error"),
+        ("given-up", "no best trial: 1 pruned"),
         ("many", "Trial "),
     ],
 )
@@ -221,7 +215,7 @@ def test_what_another_version_recorded_is_still_reported(store: Store) -> None:
     run = store.record("old", [plain(0.2), plain(0.3)])
     store.client.log_text(run.info.run_id, "name: old\nfuture: yes\n", "sweep.yaml")
     report = build(store.client, run)
-    assert "Trial 0 leads" in report.lead and "future: yes" in blocks(report, Code)[0].text
+    assert "Trial 0 is best" in report.lead and "future: yes" in blocks(report, Code)[0].text
 
 
 # --- the command ---------------------------------------------------------------------------------

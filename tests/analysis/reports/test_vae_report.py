@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from foldrace.analysis.records.vae import read_record
-from foldrace.analysis.reports.page import Figure, Report, Table, Text, write_report
+from foldrace.analysis.reports.page import Figure, Paragraph, Report, Table, write_report
 from foldrace.analysis.reports.vae.report import build
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import Outcome
 from tests.helpers.vae_sweeps import CONSTANT, evidence, record_refit, record_sweep
 
 COMPLETED = {"outcome": Outcome.COMPLETED, "rate": 6.0, "distortion": 8.0}
@@ -55,7 +55,7 @@ def blocks(report: Report, kind: type) -> dict[str, Any]:
 
 
 def sentences(report: Report) -> str:
-    return " ".join([report.lead, *(text.text for text in blocks(report, Text).values())])
+    return " ".join([report.lead, *(text.text for text in blocks(report, Paragraph).values())])
 
 
 # --- what it says --------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def test_every_picture_is_there_once(report: Report, tmp_path: Path) -> None:
         "interpolations",
         "best-and-worst",
     ]
-    assert not blocks(report, Text)
+    assert not blocks(report, Paragraph)
     page = write_report(report, tmp_path)
     assert page.stat().st_size < 8_000_000
 

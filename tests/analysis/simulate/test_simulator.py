@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import subprocess
@@ -14,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foldrace.analysis.simulate.curves import Curves
+from foldrace.analysis.records.recorded_curves import Curves
+from foldrace.analysis.simulate.policies import POLICIES, STANDARD
 from foldrace.analysis.simulate.scaling import scale, scaling_json
-from foldrace.analysis.simulate.simulator import POLICIES, STANDARD, rank_correlations, simulate
-from foldrace.cli import app
+from foldrace.analysis.simulate.simulator import rank_correlations, simulate
+from foldrace.cli import messages
 from foldrace.cli.app import main
 from foldrace.errors import InputError
 from foldrace.trainables.training.ladder import Rung
@@ -73,8 +75,10 @@ def test_before_anything_is_evaluated_in_full_the_regret_is_that_of_any_configur
     result = simulate(curves, ["fifo"], orders=20).policies["fifo"]
     np.testing.assert_allclose(result.regret[0.05], 2.0)  # 1.5 fold-epochs; the median is 0.3
     assert result.without_winner == {0.05: 1.0, 0.1: 1.0, 0.2: 0.0, 0.4: 0.0}
-    assert result.path.mean[0] == pytest.approx(2.0) and result.path.mean[-1] == 0.0
-    assert result.path.fold_epochs[-1] == pytest.approx(30.0)
+    assert (
+        result.regret_curve.mean[0] == pytest.approx(2.0) and result.regret_curve.mean[-1] == 0.0
+    )
+    assert result.regret_curve.fold_epochs[-1] == pytest.approx(30.0)
 
 
 def test_what_is_never_found_is_infinite_and_null_in_json() -> None:
@@ -108,7 +112,7 @@ def test_every_policy_finds_a_winner_within_the_cost_of_all(name: str) -> None:
     result = simulate(curves, [name], orders=5, workers=3).policies[name]
     assert np.isfinite(result.seconds_to_top).any()
     assert (result.total_fold_epochs <= curves.loss.size).all()
-    assert result.best_kept > 0 and result.path.mean[-1] < result.path.mean[0]
+    assert result.best_kept > 0 and result.regret_curve.mean[-1] < result.regret_curve.mean[0]
     assert (result.final_regret >= 0).all()
 
 
@@ -180,7 +184,10 @@ def test_the_same_seed_gives_the_same_json_in_any_process(file: Path) -> None:
     assert one.count("\n") == 1
 
 
-def test_json_has_these_keys(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_these_keys(
+    file: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "foldrace")
     assert main(["simulate", str(file), "--orders", "4", "--json"]) == 0
     captured = capsys.readouterr()
     told: Mapping[str, Any] = json.loads(captured.out.splitlines()[-1])
@@ -198,13 +205,13 @@ def test_json_has_these_keys(file: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert required | {"seconds_to_top3", "without_winner", "total_seconds"} == set(result)
         assert set(result["fold_epochs_to_top3"]) == QUARTILES
         assert list(result["regret"]) == ["0.05", "0.1", "0.2", "0.4"]
-    assert "default: promotion" in captured.err and "Rank correlation" in captured.err
+    assert "default: promotion" in caplog.text and "Rank correlation" in captured.err
 
 
 def test_the_tables_fit_100_columns(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(app.out, "_width", 100)
+    monkeypatch.setattr(messages.out, "_width", 100)
     assert main(["simulate", str(file), "--orders", "4", "--policies", "all", "--scaling"]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 100 and "…" not in printed
@@ -248,7 +255,7 @@ def test_figures_of_the_smallest_table(tmp_path: Path) -> None:
     [
         (
             ["--policies", "fifo,defalt"],
-            "--policies: defalt: is no policy; did you mean 'default'?",
+            "--policies: defalt: is not a policy; did you mean 'default'?",
         ),
         (["--workers", "0"], "--workers: 0: must be a whole number at least 1"),
         (["--orders", "0"], "--orders: 0: must be a whole number at least 1"),

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foldrace.analysis.simulate.curves import Curves
-from foldrace.analysis.simulate.virtual_tune import Replay, VirtualTune
+from foldrace.analysis.records.recorded_curves import Curves
+from foldrace.analysis.simulate.virtual_tune import RecordedSteps, VirtualTune
 from foldrace.search.scheduling.asha import Race
 from foldrace.search.scheduling.base import FifoLadder, LadderScheduler
 from foldrace.search.scheduling.bracket import Rule
@@ -57,7 +57,7 @@ def ran(
 ) -> tuple[VirtualTune, list[tuple[Any, ...]]]:
     count = len(curves.loss)
     scheduler = logged(kind)("test", Race(ladder, rule, trials=count))
-    sweep = VirtualTune(scheduler, Replay(curves, ladder), range(count), workers)
+    sweep = VirtualTune(scheduler, RecordedSteps(curves, ladder), range(count), workers)
     sweep.run()
     return sweep, scheduler.events
 
@@ -80,7 +80,9 @@ def test_a_trial_is_paused_promoted_and_stopped_as_by_tunes_controller() -> None
         ),  # a result that is the last is for no scheduler to decide on
         ("remove", 3.0, 0, "PAUSED", None),
     ]
-    assert [(a.configuration, a.fold_epochs, a.seconds) for a in sweep.arrivals] == [(1, 3, 3.0)]
+    assert [(one.configuration, one.fold_epochs, one.seconds) for one in sweep.completions] == [
+        (1, 3, 3.0)
+    ]
 
 
 def test_a_paused_trial_goes_on_from_where_it_stood() -> None:
@@ -102,7 +104,7 @@ def test_asha_stops_a_trial_for_good() -> None:
     sweep, events = ran(StoppingLadder, constant([0.1, 0.2]), (Rung(1, 1), Rung(1, 2)))
     assert ("result", 3.0, 1, "RUNNING", "STOP") in events
     assert events[-1] == ("complete", 3.0, 1, "RUNNING", None)
-    assert [arrival.configuration for arrival in sweep.arrivals] == [0]
+    assert [completion.configuration for completion in sweep.completions] == [0]
 
 
 @pytest.mark.parametrize("kind", [FifoLadder, PromotionScheduler, StoppingLadder])
@@ -111,8 +113,8 @@ def test_a_diverged_configuration_ends_and_never_wins(kind: type[LadderScheduler
     curves.loss[0, 0, 2:] = math.nan  # the best until then
     ladder = default_ladder(4, 2, reduction_factor=2.0)
     sweep, events = ran(kind, curves, ladder)
-    assert 0 not in {arrival.configuration for arrival in sweep.arrivals}
-    assert [a.configuration for a in sweep.arrivals[:1]] == (
+    assert 0 not in {completion.configuration for completion in sweep.completions}
+    assert [one.configuration for one in sweep.completions[:1]] == (
         [] if kind is StoppingLadder else [1]
     )  # all gave way to it
     ends = [event for event in events if event[0] in ("complete", "remove") and event[2] == 0]
@@ -171,12 +173,12 @@ def test_memory_does_not_grow_with_the_trials() -> None:
         held.append(tracemalloc.get_traced_memory()[1])
 
     scheduler = PromotionScheduler("memory", Race(ladder, Rule(), trials=2000))
-    sweep = VirtualTune(scheduler, Replay(curves, ladder, remembered=1000), order(), 64)
+    sweep = VirtualTune(scheduler, RecordedSteps(curves, ladder, cache_size=1000), order(), 64)
     tracemalloc.start()
     try:
-        arrivals = sweep.run()
+        completions = sweep.run()
     finally:
         tracemalloc.stop()
-    assert arrivals
+    assert completions
     grown = (held[1] - held[0]) / 1000
     assert grown < 6000, f"{grown:.0f} bytes a trial"

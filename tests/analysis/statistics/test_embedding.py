@@ -11,12 +11,13 @@ from sklearn.datasets import load_digits
 from foldrace.analysis.reports.latent.maps import make_maps
 from foldrace.analysis.statistics.embedding import (
     TsneJob,
-    capped,
+    allowed_perplexities,
     principal_components,
     tsne,
     tsne_maps,
 )
-from foldrace.analysis.statistics.neighbours import knn_accuracy, neighbour_recall, neighbours
+from foldrace.analysis.statistics.neighbours import neighbour_recall, neighbours
+from foldrace.analysis.statistics.probes import knn_accuracy
 from foldrace.errors import InputError
 
 
@@ -72,10 +73,10 @@ def test_codes_of_one_number_are_laid_out_too() -> None:
     assert np.isfinite(tsne(np.linspace(0, 1, 40)[:, None], 5)).all()
 
 
-def test_perplexities_are_capped_by_the_number_of_points() -> None:
-    assert capped((100, 10, 30), 10_000) == (10, 30, 100)
-    assert capped((10, 30, 100), 180) == (10, 30, 59)
-    assert capped((10, 30, 100), 40) == (10, 13)
+def test_perplexities_are_allowed_perplexities_by_the_number_of_points() -> None:
+    assert allowed_perplexities((100, 10, 30), 10_000) == (10, 30, 100)
+    assert allowed_perplexities((10, 30, 100), 180) == (10, 30, 59)
+    assert allowed_perplexities((10, 30, 100), 40) == (10, 13)
 
 
 @pytest.mark.parametrize(

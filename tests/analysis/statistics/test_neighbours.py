@@ -21,18 +21,17 @@ from foldrace.analysis.reports.latent.maps import Maps
 from foldrace.analysis.reports.latent.merits import chance, measure
 from foldrace.analysis.statistics.neighbours import (
     continuity,
-    knn_accuracy,
-    linear_cka,
     neighbour_recall,
     neighbours,
-    probe_accuracy,
-    procrustes_distance,
     trustworthiness,
 )
+from foldrace.analysis.statistics.probes import knn_accuracy, probe_accuracy
+from foldrace.analysis.statistics.similarity import linear_cka, procrustes_distance
 from foldrace.errors import InputError
 from foldrace.search.sweeps.evidence import Codec
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import Split
 
 
@@ -228,9 +227,8 @@ def test_every_figure_of_merit_is_clearly_worse_on_random_weights_than_on_traine
         {"latent_dim": 8, "hidden": 64, "batch_size": 32, "lr": 5e-3, "dropout": 0.1}
     )
     everything = np.arange(300, 1000)
-    run = Fold(
-        task, params, torch.from_numpy(images), Split(everything, everything[:0]), epochs=15
-    )
+    split = Split(everything, everything[:0])
+    run = Fold(task, params, torch.from_numpy(images), split, TrainingOptions(15))
 
     def merits() -> Any:
         codes = Codec(run.task, run.model, params, run.device, 0).encode(images[:300])

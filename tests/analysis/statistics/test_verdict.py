@@ -80,7 +80,7 @@ def test_no_winner_while_the_paired_test_is_unsure_however_far_the_intervals_are
     )  # Holm's correction, for three pairs
     assert verdict.winner is None and first.sentence() == "No difference is shown."
     assert (
-        "the paired test does not tell it from sgd (p = 0.14) and rmsprop (p = 0.14)"
+        "the paired test does not separate it from sgd (p = 0.14) and rmsprop (p = 0.14)"
         in verdict.lead
     )
 
@@ -95,7 +95,7 @@ def test_an_arm_of_which_every_trial_failed_is_named_and_does_not_stand_in_the_w
 def test_an_arm_alone_has_won_nothing() -> None:
     verdict = judge(compare({"adam": GOOD, "broken": BROKEN}))
     assert verdict.winner is None
-    assert "adam alone was trained to the end" in verdict.lead
+    assert "adam is the only optimizer with completed repeats" in verdict.lead
     assert verdict.lead.endswith("Every trial of broken failed.")
 
 
@@ -117,13 +117,13 @@ def test_nobody_wins_before_the_end() -> None:
     partial = judge(compare(arms, Plan(done_repeats=2, state="interrupted")))
     assert partial.pairs[0].different and partial.winner is None
     assert (
-        "is interrupted, with adam 2 and sgd 2 of 3 repeats done. adam leads so far"
+        "is interrupted, with adam 2 and sgd 2 of 3 repeats completed. adam has the lowest"
         in partial.lead
     )
     assert "still running" in judge(compare(arms, Plan(state="running"))).lead
     none = judge(compare(arms, Plan(done_repeats=0, state="interrupted")))
-    assert none.winner is None and not none.pairs and "on fresh folds yet" in none.lead
-    assert "no trial was evaluated to the end" in judge(compare({"a": BROKEN, "b": BROKEN})).lead
+    assert none.winner is None and not none.pairs and "on new folds yet" in none.lead
+    assert "no trial was completed" in judge(compare({"a": BROKEN, "b": BROKEN})).lead
 
 
 def test_two_folds_once_are_enough_for_a_sentence() -> None:
@@ -153,5 +153,5 @@ def test_a_beaten_arm_whose_best_rate_lies_at_an_end_of_its_range_is_given_the_d
     verdict = judge(comparison)
     assert verdict.winner == "adam"
     assert verdict.lead.endswith(
-        "learning rate of sgd lies at an end of the range allowed; a wider one may help."
+        "learning rate of sgd lies at an end of its range; a wider range may help."
     )

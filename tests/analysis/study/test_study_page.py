@@ -14,13 +14,13 @@ import pytest
 from foldrace.analysis.records.comparison import read_comparison
 from foldrace.analysis.records.tables import trials_table
 from foldrace.analysis.records.vae import read_record
-from foldrace.analysis.reports.page import Figure, Raw, Report, Table, Text, write_report
+from foldrace.analysis.reports.page import Figure, Paragraph, Raw, Report, Table, write_report
 from foldrace.analysis.statistics.pca import LinearCode
 from foldrace.analysis.statistics.verdict import judge
 from foldrace.analysis.study.page import build_page, figures_beside
 from foldrace.analysis.study.plan import PARTS, Journal
 from foldrace.analysis.study.record import PartRecord, StudyRecord
-from foldrace.search.recording.writer import Outcome
+from foldrace.search.recording.events import Outcome
 from tests.helpers.comparisons import Arm, Plan, record_comparison
 from tests.helpers.vae_sweeps import evidence, record_refit, record_sweep
 
@@ -187,7 +187,7 @@ def test_before_anything_has_run_it_says_so(record: StudyRecord, tmp_path: Path)
     )
     assert "not come far enough" in report.lead
     assert not blocks(report, Figure) and not blocks(report, Raw)
-    assert len(blocks(report, Text)) >= 4
+    assert len(blocks(report, Paragraph)) >= 4
     write_report(report, tmp_path)
 
 
@@ -197,5 +197,5 @@ def test_without_a_winner_a_part_is_left_out(record: StudyRecord, tmp_path: Path
     parts = {**record.parts, "ae": replace(ae, trials=failed, folds=(), test={}, evidence={})}
     report = build_page(replace(record, parts=parts))
     assert "With a code of 4 numbers" in report.lead
-    assert any("1 failed trial" in text.text for text in blocks(report, Text))
+    assert any("1 failed trial" in text.text for text in blocks(report, Paragraph))
     write_report(report, tmp_path)

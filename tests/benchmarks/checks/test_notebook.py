@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from foldrace.trainables.data.datasets import Dataset
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import Split
 from tests.benchmarks.notebook import (
     Counts,
@@ -51,7 +52,7 @@ def fold_run(raw: Path, dropout: float) -> Fold:
     )
     everything = np.arange(N)
     images = images_of(raw).mul(255).round().to(torch.uint8)
-    return Fold(task, params, images, Split(everything, everything), epochs=1)
+    return Fold(task, params, images, Split(everything, everything), TrainingOptions(1))
 
 
 def as_in(run: Fold, dropout: float) -> NotebookAutoencoder:

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import load_spec
 
@@ -57,7 +58,7 @@ def _optimize(
     import torch
 
     from foldrace.search.preparing.work import make_work
-    from foldrace.trainables.ray.trainable import shared_tensor
+    from foldrace.trainables.ray.work import shared_tensor
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
@@ -145,7 +146,7 @@ def _train(config: Mapping[str, Any], work: Any) -> None:
     import torch
     from ray import tune
 
-    from foldrace.trainables.ray.trainable import shared_tensor
+    from foldrace.trainables.ray.work import shared_tensor
 
     torch.set_num_threads(1)
     validation = work.cross_validation(config["params"], shared_tensor(work.images))

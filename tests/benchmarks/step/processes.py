@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.training.cross_validation import CrossValidation
-from foldrace.trainables.training.process import prepare_process
 from tests.benchmarks.step.sides import (
     FOLDS,
     Setting,

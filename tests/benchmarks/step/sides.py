@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from foldrace.trainables.data.datasets import load_dataset
+from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import LoadedTask, load_task
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import Split
 from tests.benchmarks.notebook import (
     NotebookAutoencoder,
@@ -132,7 +133,7 @@ def _parameters(task: LoadedTask, batch_size: int) -> dict[str, Value]:
 
 def _ours(images: Tensor, split: Split, batch_size: int) -> Trainer:
     task = load_task("autoencoder")
-    run = Fold(task, _parameters(task, batch_size), images, split, epochs=1)
+    run = Fold(task, _parameters(task, batch_size), images, split, TrainingOptions(1))
     return Trainer(run.train_only_epoch, lambda: run.evaluate(run.validation_indices))
 
 
@@ -141,9 +142,8 @@ def make_folds(setting: Setting, batch_size: int, *, fused: bool) -> CrossValida
     trains an epoch."""
     task, images = load_task("autoencoder"), _images(setting)
     splits = [setting.split(len(images), fold) for fold in range(FOLDS)]
-    return CrossValidation(
-        task, _parameters(task, batch_size), images, splits, epochs=_MANY, fused=fused
-    )
+    params, options = _parameters(task, batch_size), TrainingOptions(_MANY)
+    return CrossValidation(task, params, images, splits, options, fused=fused)
 
 
 def _in_memory(images: Tensor, split: Split, batch_size: int) -> Trainer:

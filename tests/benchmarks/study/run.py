@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from foldrace.trainables.training.cross_validation import mean_and_standard_error
+from foldrace.trainables.training.reports import mean_and_standard_error
 from tests.benchmarks.arguments import (
     benchmark_parser,
     dataset_of,

@@ -60,7 +60,7 @@ def _then_wrap(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], 
             before = run.epoch
             report = train(run)
             if run.epoch > before:
-                _note("trained", f"{os.getpid()} {run.fold} {run.epoch} {time.time():.3f}")
+                _note("trained", f"{os.getpid()} {run.number} {run.epoch} {time.time():.3f}")
             return report
 
         module.Fold.train_epoch = noted

@@ -93,7 +93,7 @@ def test_a_folder_that_a_machine_does_not_see_is_refused_and_nothing_is_left(
     seen: list[Path] = []
     monkeypatch.setattr(capacity, "_blind", lambda mark, nodes: seen.append(mark) or ["m1"])
     with pytest.raises(
-        InputError, match="is not seen on m1; give a folder that all machines of the cluster share"
+        InputError, match="is not seen on m1; give a folder that all nodes of the cluster share"
     ):
         capacity.check_shared(tmp_path)
     assert seen[0].parent == tmp_path and not list(tmp_path.iterdir())

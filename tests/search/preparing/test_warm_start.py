@@ -11,14 +11,14 @@ from mlflow.entities import RunTag
 from optuna.trial import TrialState
 
 from foldrace.errors import InputError, StateError
-from foldrace.search.preparing.prepare import Prepared
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.warm_start import read_warm_start, with_warm_start
-from foldrace.search.recording.writer import Outcome
+from foldrace.search.recording.events import Outcome
 from foldrace.search.sampling.journal import open_journal
 from foldrace.search.sampling.optuna_search import FoldSearch
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import parse_spec
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.splits import FoldPlan
 from tests.helpers.recorded_sweeps import SPEC, Store, Trial, failed, many
 from tests.search.recording.test_writer import dataset
@@ -137,7 +137,11 @@ def test_points_that_the_new_space_cannot_give_are_left_out(
             {"space": {**SPEC["space"], "latent_dim": 8}},
             "in the way of 24 is latent_dim (16: not in the space",
         ),
-        ("ae-all-failed", {}, "search.warm_start: ae-all-failed: has no trial that was evaluated"),
+        (
+            "ae-all-failed",
+            {},
+            "ae-all-failed: has no completed or pruned trial with every objective",
+        ),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(
@@ -208,7 +212,7 @@ def test_several_objectives_need_their_figures(store: Store) -> None:
         store.root, search={"objectives": ["val_loss", "parameters"]}, scheduler={"kind": "fifo"}
     )
     with pytest.raises(
-        InputError, match="has no trial that was evaluated"
+        InputError, match="has no completed or pruned trial with every objective"
     ):  # recorded without the count of weights
         read_warm_start("ae", store.root, store.uri, asked)
 

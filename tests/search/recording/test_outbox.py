@@ -24,8 +24,7 @@ from foldrace.search.recording.events import (
     to_json,
 )
 from foldrace.search.recording.outbox import Outbox, waiting_in
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 
 def reported(trial: int, epoch: int = 1, picture: str | None = None) -> Reported:

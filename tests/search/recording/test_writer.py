@@ -16,12 +16,12 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
-from foldrace.trainables.data.datasets import Dataset
-from foldrace.trainables.ray.trainable import strip_png
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter
+from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.ray.picture import strip_png
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 PARAMS = {"lr": 0.003, "optimizer": "adam"}
 

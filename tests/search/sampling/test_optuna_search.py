@@ -329,9 +329,9 @@ def test_conditions_are_counted() -> None:
 def test_a_space_that_cannot_be_counted_ends_when_draws_find_nothing_new(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("foldrace.search.spec.points._MOST_POINTS", 2)
+    monkeypatch.setattr("foldrace.search.sampling.points._MOST_POINTS", 2)
     monkeypatch.setattr("foldrace.search.sampling.optuna_search.all_points", lambda space: None)
-    monkeypatch.setattr("foldrace.search.spec.points.all_points", lambda space: None)
+    monkeypatch.setattr("foldrace.search.sampling.points.all_points", lambda space: None)
     assert len(drain(small_search(sampler="random"))) == 6
 
 

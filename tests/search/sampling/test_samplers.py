@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from foldrace.search.sampling.journal import open_journal
 from foldrace.search.sampling.optuna_search import FoldSearch
-from foldrace.search.sampling.samplers import Merits, Samplers
+from foldrace.search.sampling.samplers import Samplers
+from foldrace.search.sampling.trial_ranking import TrialRanking
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.tasks.parameters import TRAINING_PARAMETERS
@@ -181,24 +182,24 @@ def test_tpe_learns_from_a_trial_that_waits_as_from_one_that_was_given_up() -> N
     assert np.mean(losses[25:]) < np.mean(losses[:10])
 
 
-def test_merits_noted_one_by_one_show_the_best_the_newest_and_those_that_run(
+def test_a_ranking_updated_trial_by_trial_shows_the_best_the_newest_and_the_running(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("foldrace.search.sampling.samplers._MOST", 12)
-    monkeypatch.setattr("foldrace.search.sampling.samplers._BEST", 5)
+    monkeypatch.setattr("foldrace.search.sampling.trial_ranking._MOST", 12)
+    monkeypatch.setattr("foldrace.search.sampling.trial_ranking._BEST", 5)
     drawn = random.Random(3)
     study = optuna.create_study()
-    merits = Merits()
+    ranking = TrialRanking()
     for _ in range(60):
         trial = study.ask()
         for step in range(drawn.randint(0, 3)):
             trial.report(drawn.random(), step)
-            merits.note(study.trials[trial.number])
+            ranking.update(study.trials[trial.number])
         if drawn.random() < 0.3:
             study.tell(trial, drawn.random())
         elif drawn.random() < 0.5 and study.trials[trial.number].intermediate_values:
             study.tell(trial, state=TrialState.PRUNED)
-        merits.note(study.trials[trial.number])
+        ranking.update(study.trials[trial.number])
     heard = [
         one for one in study.trials if one.intermediate_values or one.state is TrialState.COMPLETE
     ]
@@ -213,8 +214,8 @@ def test_merits_noted_one_by_one_show_the_best_the_newest_and_those_that_run(
     running = {
         one.number for one in study.trials if one not in heard and one.state is TrialState.RUNNING
     }
-    assert len(heard) > 12 and len(Merits(heard[:12]).telling()) == 12 and running
-    for shown in (merits.telling(), Merits(study.trials).telling()):
+    assert len(heard) > 12 and len(TrialRanking(heard[:12]).shown()) == 12 and running
+    for shown in (ranking.shown(), TrialRanking(study.trials).shown()):
         assert [one.number for one in shown] == sorted(best_and_newest | running)
         assert {one.number for one in shown if one.state is TrialState.RUNNING} == running
 

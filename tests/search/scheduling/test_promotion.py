@@ -18,8 +18,8 @@ from ray.tune.experiment import Trial
 
 from foldrace.search.scheduling.bracket import Rule
 from foldrace.search.scheduling.budget import Budget
-from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.ladder import Rung, default_ladder
+from foldrace.trainables.training.reports import EpochReport
 from tests.helpers.racing import (
     PLAIN,
     FakeTune,

@@ -11,10 +11,10 @@ import yaml
 
 from foldrace.errors import InputError
 from foldrace.search.preparing.prepare import prepare
-from foldrace.search.spec.arms import Arm, build_arms, differing
+from foldrace.search.sampling.arms import Arm, build_arms, differing
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import load_task
 
 ROOT = Path(__file__).parents[3]
 TASK = load_task("autoencoder")

@@ -100,7 +100,7 @@ def test_a_ladder_of_ones_own_survives_the_way_through_a_file() -> None:
         ({"scheduler": {"reduction_factor": 1e100}}, "scheduler.reduction_factor"),
         (
             {"search": {"fold_epochs": 26}},
-            "search.fold_epochs: 26: must be at least what one trial costs to the end",
+            "search.fold_epochs: 26: must be at least the cost of one completed trial",
         ),
         ({"search": {"fold_epochs": 0}}, "search.fold_epochs: 0"),
         ({"search": {"target": "low"}}, "search.target: low: must be a number"),

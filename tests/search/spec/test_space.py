@@ -283,7 +283,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
             "momentum": {"value": 0.9, "when": {"norm": "batch"}},
         },
         "space.nesterov",
-        "some values of norm alone",
+        "only for some values of norm",
     ),
 ]
 

@@ -12,7 +12,7 @@ import yaml
 
 from foldrace.errors import InputError
 from foldrace.search.spec.distributions import Choice, Fixed, Log
-from foldrace.search.spec.messages import SpecError
+from foldrace.search.spec.errors import SpecError
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
 from foldrace.search.sweeps.begin import without_effect
 
@@ -326,20 +326,20 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "space.lr.uniform",
         "did you mean the fixed value 1?",
     ),
-    ({"space": {"lr": {"log": [0, 1]}}}, "space.lr.log", "above 0"),
+    ({"space": {"lr": {"log": [0, 1]}}}, "space.lr.log[0]", "above 0"),
     ({"space": {"lr": {"log": [0.1]}}}, "space.lr.log", "two numbers"),
     (
         {"space": {"lr": {"uniform": [1, 2, 3]}}},
         "space.lr.uniform",
         "did you mean {choice: [1, 2, 3]}?",
     ),
-    ({"space": {"lr": {"uniform": [0, float("inf")]}}}, "space.lr.uniform", "finite"),
-    ({"space": {"lr": {"choice": [1, float("nan")]}}}, "space.lr.choice", "finite"),
+    ({"space": {"lr": {"uniform": [0, float("inf")]}}}, "space.lr.uniform[1]", "finite"),
+    ({"space": {"lr": {"choice": [1, float("nan")]}}}, "space.lr.choice[1]", "finite"),
     ({"space": {"lr": {"choice": []}}}, "space.lr.choice", "at least one"),
     ({"space": {"lr": {"choice": [1, 2, 1.0]}}}, "space.lr.choice", "twice"),
     ({"space": {"lr": {"choice": "adam"}}}, "space.lr.choice", "list"),
-    ({"space": {"n": {"int": [1, 2.5]}}}, "space.n.int", "whole number"),
-    ({"space": {"n": {"log_int": [0, 8]}}}, "space.n.log_int", "at least 1"),
+    ({"space": {"n": {"int": [1, 2.5]}}}, "space.n.int[1]", "whole number"),
+    ({"space": {"n": {"log_int": [0, 8]}}}, "space.n.log_int[0]", "at least 1"),
     ({"space": {"n": {"int": [1, 8], "step": 3}}}, "space.n.step", "did you mean [1, 7]?"),
     ({"space": {"n": {"int": [1, 8], "step": 9}}}, "space.n.step", "wider"),
     (
@@ -349,7 +349,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"space": {"n": {"uniform": [0, 1], "step": 1e-9}}}, "space.n.step", "1,000,000"),
     ({"space": {"n": {"value": 1, "when": {}}}}, "space.n.when", "parent"),
-    ({"space": {"n": {"value": 1, "when": {"o": []}}}}, "space.n.when", "at least one"),
+    ({"space": {"n": {"value": 1, "when": {"o": []}}}}, "space.n.when.o", "at least one"),
 ]
 
 

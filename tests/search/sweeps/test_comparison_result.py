@@ -10,9 +10,10 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from foldrace.cli.tables import arms_table
 from foldrace.cli.views import top_table
-from foldrace.search.sampling.comparison_plan import Part, Phase
-from foldrace.search.sweeps.comparison_result import arms_table, make_arm_results
+from foldrace.search.sampling.comparison_plan import Phase, TrialRole
+from foldrace.search.sweeps.comparison_result import make_arm_results
 from foldrace.search.tune.state import TrialStatus, TrialTable
 from tests.search.tune.test_state import COMPLETED, FAILED, RUNNING, record, trial_table
 
@@ -20,7 +21,7 @@ LABELS = ("adam", "sgd", "rmsprop")
 DEFAULT, SEARCH, REPEAT = Phase.DEFAULT, Phase.SEARCH, Phase.REPEAT
 
 
-def race(*trials: tuple[Part, TrialStatus, tuple[float, ...]]) -> TrialTable:
+def race(*trials: tuple[TrialRole, TrialStatus, tuple[float, ...]]) -> TrialTable:
     records = [
         record(number, status, *losses) for number, (_, status, losses) in enumerate(trials)
     ]
@@ -35,16 +36,16 @@ def ended() -> TrialTable:
     """adam is better by default; one repeat of sgd has failed; nothing of rmsprop has come to its
     end."""
     return race(
-        (Part("adam", DEFAULT), COMPLETED, (0.1, 0.3)),
-        (Part("sgd", DEFAULT), COMPLETED, (0.8, 0.8)),
-        (Part("rmsprop", DEFAULT), FAILED, ()),
-        (Part("adam", SEARCH), COMPLETED, (0.3, 0.3)),
-        (Part("sgd", SEARCH), COMPLETED, (0.5, 0.7)),
-        (Part("rmsprop", SEARCH), FAILED, ()),
-        (Part("adam", REPEAT, 1), COMPLETED, (0.2, 0.4)),
-        (Part("adam", REPEAT, 2), COMPLETED, (0.3, 0.5)),
-        (Part("sgd", REPEAT, 1), FAILED, (0.01, math.inf)),
-        (Part("sgd", REPEAT, 2), COMPLETED, (0.6, 0.8)),
+        (TrialRole("adam", DEFAULT), COMPLETED, (0.1, 0.3)),
+        (TrialRole("sgd", DEFAULT), COMPLETED, (0.8, 0.8)),
+        (TrialRole("rmsprop", DEFAULT), FAILED, ()),
+        (TrialRole("adam", SEARCH), COMPLETED, (0.3, 0.3)),
+        (TrialRole("sgd", SEARCH), COMPLETED, (0.5, 0.7)),
+        (TrialRole("rmsprop", SEARCH), FAILED, ()),
+        (TrialRole("adam", REPEAT, 1), COMPLETED, (0.2, 0.4)),
+        (TrialRole("adam", REPEAT, 2), COMPLETED, (0.3, 0.5)),
+        (TrialRole("sgd", REPEAT, 1), FAILED, (0.01, math.inf)),
+        (TrialRole("sgd", REPEAT, 2), COMPLETED, (0.6, 0.8)),
     )
 
 
@@ -71,7 +72,9 @@ def test_an_arm_answers_with_its_best_its_default_and_its_repeats(ended: TrialTa
 
 
 def test_an_arm_that_has_not_begun_has_nothing() -> None:
-    arm = make_arm_results(race((Part("adam", DEFAULT), RUNNING, (0.1, 0.3))), ["adam", "sgd"])
+    arm = make_arm_results(
+        race((TrialRole("adam", DEFAULT), RUNNING, (0.1, 0.3))), ["adam", "sgd"]
+    )
     assert [result.best_trial for result in arm.values()] == [None, None]
     assert arm["sgd"].trials == {"completed": 0, "pruned": 0, "failed": 0}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foldrace.search.sweeps.evidence import Codec, as_bytes, collect_evidence, save_evidence
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 
 SHAPE = (1, 8, 8)
 LABELS = np.arange(120) % 10

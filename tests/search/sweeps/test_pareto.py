@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from foldrace.cli.tables import pareto_table
 from foldrace.errors import InputError
 from foldrace.search.spec.sweep_spec import parse_spec
-from foldrace.search.sweeps.pareto import pareto_front, pareto_table
+from foldrace.search.sweeps.pareto import pareto_front
 from foldrace.search.sweeps.result import SweepResult
 from foldrace.search.tune.state import TrialRecord, TrialStatus
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 BOTH = ("val_loss", "parameters")
 

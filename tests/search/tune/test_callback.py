@@ -9,8 +9,7 @@ from ray.tune.experiment import Trial
 
 from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.state import TrialTable
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 
 def ended(number: int, loss: float, *, finished: bool) -> Any:

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from foldrace.search.sampling.comparison_plan import Part, Phase, Plan, draw_plan
-from foldrace.search.spec.arms import Arm, build_arms
+from foldrace.search.sampling.arms import Arm, build_arms
+from foldrace.search.sampling.comparison_plan import Phase, Plan, TrialRole, draw_plan
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.tune.comparison_search import ComparisonSearch
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.tasks.protocol import load_task
 
 ARMS: dict[str, Any] = {
     "adam": {"space": {"lr": {"log": [1e-4, 1e-2]}}},
@@ -97,15 +97,19 @@ def test_trials_are_numbered_by_turns_and_repeats_by_arm() -> None:
     assert numbers == list(range(CANDIDATES, TOTAL))
     again = plan.repeat("again", 2, 4)
     assert again["params"] == configs[4]["params"]
-    assert Part.of(again) == Part("again", Phase.REPEAT, 2)
-    assert Part.of({"trial": 3, "params": {}}) is None
+    assert TrialRole.of(again) == TrialRole("again", Phase.REPEAT, 2)
+    assert TrialRole.of({"trial": 3, "params": {}}) is None
 
 
 def test_parts_are_tagged_and_named() -> None:
-    assert Part("sgd", Phase.DEFAULT).tags == {"arm": "sgd", "phase": "default"}
-    assert Part("sgd", Phase.REPEAT, 2).tags == {"arm": "sgd", "phase": "repeat", "repeat": 2}
-    parts = [Part("sgd", Phase.DEFAULT), Part("sgd", Phase.SEARCH), Part("sgd", Phase.REPEAT, 2)]
-    assert [str(part) for part in parts] == ["sgd default", "sgd", "sgd repeat 2"]
+    assert TrialRole("sgd", Phase.DEFAULT).tags == {"arm": "sgd", "phase": "default"}
+    assert TrialRole("sgd", Phase.REPEAT, 2).tags == {"arm": "sgd", "phase": "repeat", "repeat": 2}
+    roles = [
+        TrialRole("sgd", Phase.DEFAULT),
+        TrialRole("sgd", Phase.SEARCH),
+        TrialRole("sgd", Phase.REPEAT, 2),
+    ]
+    assert [str(role) for role in roles] == ["sgd default", "sgd", "sgd repeat 2"]
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc"])

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from foldrace import files as durable
-from foldrace.files import write_text, write_whole
+from foldrace.files import atomic_write, write_text_atomically
 from foldrace.search.tune.snapshots import Snapshots, go_back_to_snapshot
 
 STATES = ("experiment_state-{}.json", "search_gen_state-{}.json", "searcher-state-{}.pkl")
@@ -118,7 +118,7 @@ def test_what_a_snapshot_speaks_of_is_safe_before_it_is(
 ) -> None:
     told, place = experiment.told, durable.Path.replace
     monkeypatch.setattr(
-        "foldrace.search.tune.snapshots.sync_all", lambda folder: told.append(folder.name)
+        "foldrace.search.tune.snapshots.fsync_tree", lambda folder: told.append(folder.name)
     )
     monkeypatch.setattr(
         durable.Path,
@@ -151,14 +151,14 @@ def test_an_experiment_without_snapshots_but_with_checkpoints_is_left_as_it_is(
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    write_text(path, "first")
-    with pytest.raises(RuntimeError), write_whole(path) as part:
+    write_text_atomically(path, "first")
+    with pytest.raises(RuntimeError), atomic_write(path) as part:
         part.write_text("half")
         raise RuntimeError
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [
         ("result.json", "first")
     ]
-    write_text(path, "second")
+    write_text_atomically(path, "second")
     assert path.read_text() == "second"
 
 

@@ -7,10 +7,9 @@ import time
 
 import pytest
 
-from foldrace.search.sampling.comparison_plan import Part, Phase
+from foldrace.search.sampling.comparison_plan import Phase, TrialRole
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
-from foldrace.trainables.training.cross_validation import EpochReport
-from foldrace.trainables.training.fold import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 
 def report(*losses: float, epoch: int = 3) -> EpochReport:
@@ -104,9 +103,13 @@ def test_a_comparisons_repeat_does_not_compete() -> None:
     race = trial_table(
         record(0, COMPLETED, 0.2), record(1, COMPLETED, 0.3), record(2, COMPLETED, 0.1)
     )
-    parts = [Part("sgd", Phase.DEFAULT), Part("sgd", Phase.SEARCH), Part("sgd", Phase.REPEAT, 1)]
-    for trial, part in zip(race.records.values(), parts, strict=True):
-        trial.part = part
+    roles = [
+        TrialRole("sgd", Phase.DEFAULT),
+        TrialRole("sgd", Phase.SEARCH),
+        TrialRole("sgd", Phase.REPEAT, 1),
+    ]
+    for trial, role in zip(race.records.values(), roles, strict=True):
+        trial.part = role
     assert [trial.number for trial in race.ranking()] == [0, 1]
     assert [trial.name for trial in race.records.values()] == [
         "trial 0 [sgd default]",

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from foldrace.trainables.cpu import layers
 from foldrace.trainables.cpu.dropout import dropout_mask
 from foldrace.trainables.tasks.autoencoder import AutoencoderTask
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import FoldPlan
 
 sides = st.integers(2, 9)
@@ -333,8 +334,7 @@ def _losses(digits: Tensor, plain: bool) -> list[float]:
             task.complete(params),
             digits,
             FoldPlan(300, splits=3).split()[0],
-            epochs=8,
-            seed=seed,
+            TrainingOptions(8, seed),
         )
         for module in run.model.modules():
             if plain and isinstance(module, layers.Dropout):

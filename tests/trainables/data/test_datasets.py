@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from foldrace.errors import DataError, InputError
+from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.data.datasets import (
-    Dataset,
     State,
     check_reference,
     fetch,
@@ -419,7 +419,7 @@ def test_references_to_something_are_accepted(module, tmp_path, write):
         check_reference(name)
     for name in (
         f"{module}:as_array",
-        "foldrace.trainables.tasks.protocol:load_task",
+        "foldrace.trainables.tasks.loading:load_task",
         "pytest:fail",
     ):
         check_reference(name)

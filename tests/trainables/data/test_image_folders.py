@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from foldrace.errors import DataError
-from foldrace.trainables.data.datasets import Dataset, load_dataset
+from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.data.datasets import load_dataset
 
 
 def put(path: Path, value: int, mode: str = "L", size: tuple[int, int] = (5, 6)) -> None:

@@ -10,7 +10,13 @@ from contextlib import suppress
 import pytest
 import torch
 
-from foldrace.trainables.ray.limits import Limits, Printed, TrialTimeout, guarded, is_out_of_memory
+from foldrace.trainables.ray.limits import (
+    Limits,
+    Output,
+    TrialTimeout,
+    enforce_limits,
+    is_out_of_memory,
+)
 
 
 def alone(code: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +29,7 @@ def alone(code: str) -> subprocess.CompletedProcess[str]:
 def test_a_loop_is_ended_though_it_catches_exceptions() -> None:
     began = time.monotonic()
     named = pytest.raises(TrialTimeout, match=r"limits.trial_timeout \(0.2 s of training\)")
-    with named, guarded(Limits(seconds=0.2), 0.0, Printed(10)):
+    with named, enforce_limits(Limits(seconds=0.2), 0.0, Output(10)):
         while time.monotonic() - began < 60:
             with suppress(Exception):
                 time.sleep(60)
@@ -31,12 +37,12 @@ def test_a_loop_is_ended_though_it_catches_exceptions() -> None:
 
 
 def test_the_time_that_was_spent_before_counts() -> None:
-    with pytest.raises(TrialTimeout), guarded(Limits(seconds=100.0), 100.0, Printed(10)):
+    with pytest.raises(TrialTimeout), enforce_limits(Limits(seconds=100.0), 100.0, Output(10)):
         time.sleep(60)
 
 
 def test_nothing_comes_after_a_trial_that_was_in_time() -> None:
-    with guarded(Limits(seconds=0.2), 0.0, Printed(10)):
+    with enforce_limits(Limits(seconds=0.2), 0.0, Output(10)):
         pass
     time.sleep(0.4)
 
@@ -44,26 +50,26 @@ def test_nothing_comes_after_a_trial_that_was_in_time() -> None:
 def test_what_no_exception_reaches_ends_with_its_process_and_says_where() -> None:
     told = alone(
         "import signal\n"
-        "from foldrace.trainables.ray import limits as guard\n"
-        "guard._GRACE = 0.3\n"
+        "from foldrace.trainables.ray import limits\n"
+        "limits._EXIT_SECONDS = 0.3\n"
         "def stuck():\n"
         "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"
         "    while True: pass\n"
-        "with guard.guarded(guard.Limits(seconds=0.1), 0.0, guard.Printed(10)):\n"
+        "with limits.enforce_limits(limits.Limits(seconds=0.1), 0.0, limits.Output(10)):\n"
         "    stuck()\n"
     )
     assert told.returncode == 1 and "Timeout" in told.stderr and "in stuck" in told.stderr
 
 
 def test_only_so_much_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    printed = Printed(10)
+    output = Output(10)
     for text in ("12345", "67890abc", "def"):
-        with guarded(Limits(), 0.0, printed):
+        with enforce_limits(Limits(), 0.0, output):
             print(text, end="")
             print(text, end="", file=sys.stderr)
     out, err = capfd.readouterr()
     assert (out, err) == ("12345", "12345")
-    assert printed.dropped == 2 * 16 - 10
+    assert output.dropped == 2 * 16 - 10
 
 
 def test_memory_beyond_the_limit_is_refused_and_that_is_known() -> None:

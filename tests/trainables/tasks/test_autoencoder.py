@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from foldrace.errors import InputError
-from foldrace.trainables.tasks.autoencoder import ACTIVATION_NAMES, AutoencoderTask
+from foldrace.trainables.tasks.autoencoder import AutoencoderTask
 from foldrace.trainables.tasks.autoencoder_network import ACTIVATIONS, spatial_sizes
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.encoder_decoder import ACTIVATION_NAMES
+from foldrace.trainables.tasks.loading import load_task
 
 TASK = load_task("autoencoder")
 STUDY = (1, 28, 28)
@@ -173,9 +174,11 @@ def test_one_factor_scales_all_four_dropout_rates_and_each_has_an_override():
 
 def test_a_dropout_rate_of_one_is_refused():
     params = TASK.complete({}) | {"dropout": 2.0}
-    with pytest.raises(InputError, match=r"dropout: 2\.0: brings a rate to 1; rates stay below 1"):
+    with pytest.raises(
+        InputError, match=r"dropout: 2\.0: makes a dropout rate 1; a rate must be below 1"
+    ):
         TASK.check(params, STUDY)
-    with pytest.raises(InputError, match="brings a rate to 1"):
+    with pytest.raises(InputError, match="makes a dropout rate 1"):
         TASK.implementation.build(params, STUDY)
     for wrong in ({"dropout": 2.0}, {"dropout": -0.1}, {"dropout_decoder_1": 1.0}):
         with pytest.raises(InputError, match=next(iter(wrong))):

@@ -10,8 +10,9 @@ import pytest
 
 from foldrace.errors import InputError
 from foldrace.trainables.tasks.autoencoder import AutoencoderTask
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.parameters import TRAINING_PARAMETERS, Parameter
-from foldrace.trainables.tasks.protocol import Task, load_task
+from foldrace.trainables.tasks.protocol import Task
 
 SOURCE = """
 from torch import nn

@@ -14,10 +14,11 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from foldrace.errors import InputError
 from foldrace.trainables.tasks import elbo
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.variational import VariationalTask
 from foldrace.trainables.tasks.variational_network import VariationalAutoencoder
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import FoldPlan
 
 TASK = load_task("variational")
@@ -41,7 +42,8 @@ def make(images, params=None, *, fold=0, n=600, **options):
         {"latent_dim": 4, "variance": 0.02, "batch_size": 16, "lr": 5e-3, **(params or {})}
     )
     split = FoldPlan(n, splits=3).split()[fold]
-    return Fold(TASK, params, images[:n], split, epochs=20, fold=fold, **options)
+    settings = TrainingOptions(20, **options)
+    return Fold(TASK, params, images[:n], split, settings, number=fold)
 
 
 def trained(images, params=None, epochs=3, **options):
@@ -135,7 +137,7 @@ def test_an_untrained_and_a_trained_model_differ_and_so_do_the_folds(digits):
     after = run.train_epoch() and run.train_epoch()
     assert after.val_loss < untrained["loss"] - 1.0
     other, reports = trained(digits, epochs=2, fold=1)
-    assert other.fold == 1 and reports[-1].val_loss != after.val_loss
+    assert other.number == 1 and reports[-1].val_loss != after.val_loss
     assert reports[0].val_loss != reports[1].val_loss
 
 
@@ -161,7 +163,7 @@ def test_evaluation_repeats_itself_and_the_error_of_the_mean_does_not_depend_on_
     run, _ = trained(digits, epochs=1)
     assert run.evaluate(run.validation_indices) == run.evaluate(run.validation_indices)
     first = run.evaluate(run.validation_indices)
-    run.seed = 5
+    run.options = dataclasses.replace(run.options, seed=5)
     second = run.evaluate(run.validation_indices)
     assert second["mse"] == first["mse"] and second["elbo"] != first["elbo"]
 

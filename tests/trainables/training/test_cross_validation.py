@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from foldrace.trainables.tasks.protocol import LoadedTask
-from foldrace.trainables.training.cross_validation import CrossValidation, mean_and_standard_error
-from foldrace.trainables.training.fold import EarlyStopping
+from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.ladder import Rung
+from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
 from foldrace.trainables.training.splits import FoldKind, FoldPlan
 from tests.helpers.small_tasks import NUMBERED, SMALL, TASK, Scripted, same
 
@@ -23,9 +23,8 @@ LADDER = [Rung(1, 1), Rung(1, 3), Rung(3, 3), Rung(3, 5)]
 def make(images, ladder=(), params=None, splits=3, epochs=5, n=60, **options):
     folds = FoldPlan(n, splits=splits).split()
     complete = TASK.complete({**SMALL, **(params or {})})
-    return CrossValidation(
-        TASK, complete, images[:n], folds, epochs=epochs, ladder=ladder, **options
-    )
+    settings = TrainingOptions(epochs, **options)
+    return CrossValidation(TASK, complete, images[:n], folds, settings, ladder=ladder)
 
 
 def climb(validation):
@@ -53,9 +52,8 @@ def scripted(*scripts, splits=None, epochs=5, ladder=(), **options):
         tuple(split.validation.tolist()): i for i, split in enumerate(folds)
     }
     params = task.complete({"optimizer": "sgd", "lr": 1.0})
-    return CrossValidation(
-        task, params, NUMBERED[:12], folds, epochs=epochs, ladder=ladder, **options
-    )
+    settings = TrainingOptions(epochs, **options)
+    return CrossValidation(task, params, NUMBERED[:12], folds, settings, ladder=ladder)
 
 
 def test_without_a_ladder_all_folds_move_in_lock_step(digits):
@@ -69,22 +67,6 @@ def test_without_a_ladder_all_folds_move_in_lock_step(digits):
     assert [report.fold_epochs for report in reports] == [3, 6, 9]
     assert [report.finished for report in reports] == [False, False, True]
     assert [fold.fold for fold in reports[0].folds] == [0, 1, 2]
-
-
-@pytest.mark.parametrize("count", [2, 3, 7])
-def test_the_mean_and_its_standard_error_are_numpys(count):
-    values = np.random.default_rng(count).random(count)
-    mean, error = mean_and_standard_error(values.tolist())
-    assert mean == pytest.approx(values.mean(), rel=1e-12)
-    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(count), rel=1e-12)
-
-
-def test_one_fold_has_no_standard_error_and_an_infinite_one_spoils_the_mean():
-    mean, error = mean_and_standard_error([0.25])
-    assert mean == 0.25 and math.isnan(error)
-    for bad in (math.inf, math.nan):
-        mean, error = mean_and_standard_error([0.25, bad])
-        assert mean == math.inf and math.isnan(error)
 
 
 def test_a_trials_metrics_are_the_means_over_its_folds(digits):
@@ -103,7 +85,10 @@ def test_a_trials_metrics_are_the_means_over_its_folds(digits):
 
 def test_a_single_split_has_no_standard_error(digits):
     folds = FoldPlan(60, FoldKind.HOLDOUT).split()
-    (report,) = climb(CrossValidation(TASK, TASK.complete(SMALL), digits[:60], folds, epochs=1))
+    validation = CrossValidation(
+        TASK, TASK.complete(SMALL), digits[:60], folds, TrainingOptions(1)
+    )
+    (report,) = climb(validation)
     assert math.isnan(report.metrics["val_loss_se"]) and math.isfinite(report.metrics["val_loss"])
 
 
@@ -166,8 +151,8 @@ def test_a_state_from_anywhere_on_the_ladder_goes_on_bit_for_bit(digits, patienc
         resumed.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
         assert numbers(resumed.report()) == expected[position - 1]
         assert [numbers(report) for report in climb(resumed)] == expected[position:]
-        assert len(resumed.runs) == len(whole.runs)
-        for one, two in zip(resumed.runs, whole.runs, strict=True):
+        assert len(resumed.folds) == len(whole.folds)
+        for one, two in zip(resumed.folds, whole.folds, strict=True):
             assert same(one.model.state_dict(), two.model.state_dict())
             assert same(one.optimizer.state_dict(), two.optimizer.state_dict())
             assert same(one.weights(), two.weights())
@@ -227,7 +212,7 @@ def test_reconstructions_are_of_the_folds_own_validation_images(digits):
     for fold, split in enumerate(FoldPlan(60, splits=3).split()):
         originals, seen = validation.reconstruct(fold, 4)
         assert torch.equal(originals, digits[split.validation[:4]])
-        assert torch.equal(seen, validation.runs[fold].reconstruct(originals))
+        assert torch.equal(seen, validation.folds[fold].reconstruct(originals))
         assert seen.shape == (4, 1, 8, 8) and seen.dtype == torch.uint8
     blind = scripted([1.0], [1.0], epochs=1)
     blind.advance()

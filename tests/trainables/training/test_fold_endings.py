@@ -8,8 +8,8 @@ import re
 import pytest
 import torch
 
-from foldrace.trainables.tasks.protocol import LoadedTask
-from foldrace.trainables.training.fold import EarlyStopping
+from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.training.options import EarlyStopping
 from tests.helpers.small_tasks import LINEAR, TASK, Linear, make, scripted, train
 
 # --- early stopping
@@ -30,16 +30,16 @@ from tests.helpers.small_tasks import LINEAR, TASK, Linear, make, scripted, trai
 def test_early_stopping_keeps_the_best_epochs_weights_and_numbers(
     patience, min_delta, script, epochs, best
 ):
-    run = scripted(*script, epochs=20, early_stopping=EarlyStopping(patience, min_delta))
-    reports = train(run, epochs)
+    fold = scripted(*script, epochs=20, early_stopping=EarlyStopping(patience, min_delta))
+    reports = train(fold, epochs)
     assert [report.stopped for report in reports] == [False] * (epochs - 1) + [True]
     last = reports[-1]
     assert (last.epoch, last.best_epoch, last.diverged) == (epochs, best, None)
     assert (last.val_loss, last.metrics["epoch_val_loss"]) == (script[best - 1], script[-1])
     assert last.metrics["train_loss"] == 101 - epochs  # of the last epoch, not of the kept one
-    assert run.weights()["weight"].item() == 100 - best
+    assert fold.weights()["weight"].item() == 100 - best
     assert (
-        run.train_epoch() == run.report() == last
+        fold.train_epoch() == fold.report() == last
     )  # the script is used up: another epoch would fail
 
 
@@ -50,25 +50,25 @@ def test_an_improvement_counts_only_beyond_min_delta():
 
 
 def test_without_early_stopping_the_last_epoch_counts():
-    run = scripted(1.0, 2.0, 3.0)
-    last = train(run, 3)[-1]
+    fold = scripted(1.0, 2.0, 3.0)
+    last = train(fold, 3)[-1]
     assert (last.epoch, last.best_epoch, last.stopped, last.val_loss) == (3, 3, False, 3.0)
-    assert run.weights()["weight"].item() == 97
+    assert fold.weights()["weight"].item() == 97
 
 
 def test_pictures_are_of_the_kept_weights(digits):
-    run = make(
+    fold = make(
         digits, {"lr": 0.05, "dropout": 0.0, "batch_size": 4}, early_stopping=EarlyStopping(4)
     )
-    while train(run, 1)[0].best_epoch == run.epoch:
-        assert run.epoch < 8
-    model = TASK.implementation.build(run.params, (1, 8, 8))
+    while train(fold, 1)[0].best_epoch == fold.epoch:
+        assert fold.epoch < 8
+    model = TASK.implementation.build(fold.params, (1, 8, 8))
     pictures = []
-    for weights in (run.weights(), run.model.state_dict()):
+    for weights in (fold.weights(), fold.model.state_dict()):
         model.load_state_dict(weights)
         with torch.no_grad():
             pictures.append(model.eval()(digits[:4] / 255).mul(255).round().to(torch.uint8))
-    assert torch.equal(run.reconstruct(digits[:4]), pictures[0]) and not torch.equal(*pictures)
+    assert torch.equal(fold.reconstruct(digits[:4]), pictures[0]) and not torch.equal(*pictures)
 
 
 # --- divergence
@@ -80,13 +80,13 @@ def test_pictures_are_of_the_kept_weights(digits):
     [(TASK, "gradient has vanished"), (LINEAR, "has made it worse|is (nan|inf)")],
 )
 def test_a_learning_rate_of_a_thousand_diverges(digits, optimizer, task, reason):
-    run = make(digits, {"optimizer": optimizer, "lr": 1e3, "batch_size": 8}, task=task)
-    last = train(run, 4)[-1]
+    fold = make(digits, {"optimizer": optimizer, "lr": 1e3, "batch_size": 8}, task=task)
+    last = train(fold, 4)[-1]
     assert last.diverged is not None and last.stopped and last.epoch <= 4
     assert last.diverged.startswith(f"fold 0, epoch {last.epoch}: ")
     assert re.search(reason, last.diverged)
     assert (last.val_loss, last.best_epoch) == (math.inf, 0)
-    assert run.train_epoch() == last
+    assert fold.train_epoch() == last
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
@@ -119,7 +119,7 @@ def test_a_loss_that_is_no_number_is_named(bad):
 
 
 def test_under_early_stopping_the_weights_from_before_a_divergence_are_kept():
-    run = scripted(3.0, 2.0, math.nan, early_stopping=EarlyStopping(5))
-    last = train(run, 3)[-1]
+    fold = scripted(3.0, 2.0, math.nan, early_stopping=EarlyStopping(5))
+    last = train(fold, 3)[-1]
     assert last.diverged and last.stopped
-    assert (last.val_loss, last.best_epoch, run.weights()["weight"].item()) == (2.0, 2, 98)
+    assert (last.val_loss, last.best_epoch, fold.weights()["weight"].item()) == (2.0, 2, 98)

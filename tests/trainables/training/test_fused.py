@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foldrace.trainables.tasks.protocol import LoadedTask, load_task
-from foldrace.trainables.training.cross_validation import CrossValidation, EpochReport
-from foldrace.trainables.training.fold import EarlyStopping
+from foldrace.trainables.tasks.loading import LoadedTask, load_task
+from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.fused import CannotFuseError, can_fuse
 from foldrace.trainables.training.ladder import Rung
-from foldrace.trainables.training.process import Precision
+from foldrace.trainables.training.options import EarlyStopping, Precision, TrainingOptions
+from foldrace.trainables.training.reports import EpochReport
 from foldrace.trainables.training.splits import FoldPlan
 from tests.helpers.small_tasks import SMALL, TASK, same
 
@@ -31,13 +31,15 @@ def trial(
     params: Mapping[str, Any] | None = None,
     n: int = 90,
     epochs: int = 3,
+    ladder: Sequence[Rung] = (),
     **options: Any,
 ) -> CrossValidation:
     small = SMALL if task.objective else {"batch_size": 16}
     complete = task.complete({**small, **(params or {})})
     splits = FoldPlan(n, splits=3).split()
+    settings = TrainingOptions(epochs, **options)
     return CrossValidation(
-        task, complete, images[:n], splits, epochs=epochs, fused=fused, **options
+        task, complete, images[:n], splits, settings, ladder=ladder, fused=fused
     )
 
 
@@ -100,13 +102,13 @@ def test_a_variational_autoencoders_folds_draw_their_own_noise(
 def test_folds_that_differ_by_a_sample_are_the_same_too(digits: Tensor, n: int) -> None:
     cvs = [trial(digits, fused, n=n) for fused in (True, False)]
     assert_close(climb(cvs[0]), climb(cvs[1]))
-    assert len({len(run.train_indices) for run in cvs[0].runs}) == 2
+    assert len({len(fold.train_indices) for fold in cvs[0].folds}) == 2
 
 
 def test_folds_of_unequal_numbers_of_steps_are_trained_one_by_one(digits: Tensor) -> None:
     cvs = [trial(digits, fused, n=146, params={"batch_size": 96}) for fused in (True, False)]
     reports = [climb(cv) for cv in cvs]
-    assert not can_fuse(cvs[0].runs)
+    assert not can_fuse(cvs[0].folds)
     ours, theirs = ([dict(fold.metrics) for fold in each[-1].folds] for each in reports)
     assert ours == theirs
 
@@ -191,10 +193,10 @@ def test_a_users_own_model_and_torchs_own_dropout(digits: Tensor) -> None:
     task = LoadedTask("peculiar", Peculiar(), {}, None)
     cvs = [trial(digits, fused, task=task) for fused in (True, False)]
     assert_close(climb(cvs[0]), climb(cvs[1]))
-    for run, other in zip(cvs[0].runs, cvs[1].runs, strict=True):
-        for name, value in run.model.state_dict().items():
+    for fold, other in zip(cvs[0].folds, cvs[1].folds, strict=True):
+        for name, value in fold.model.state_dict().items():
             torch.testing.assert_close(value, other.model.state_dict()[name], rtol=1e-3, atol=1e-5)
-        assert torch.equal(run.model[1].bias, other.model[1].bias)
+        assert torch.equal(fold.model[1].bias, other.model[1].bias)
 
 
 @pytest.mark.parametrize("options", [{"reads": True}, {"draws": True}])
@@ -205,7 +207,7 @@ def test_what_cannot_be_batched_is_refused_before_anything_changes(
     must = trial(digits, True, task=task)
     with pytest.raises(CannotFuseError):
         must.advance()
-    assert all(run.epoch == 0 for run in must.runs)
+    assert all(fold.epoch == 0 for fold in must.folds)
     may = trial(digits, True, task=task)
     may._must_fuse = False  # as under "auto" on a GPU
     reports, alone = climb(may), climb(trial(digits, False, task=task))
@@ -223,6 +225,6 @@ def test_bfloat16_gives_nearly_the_same_losses_from_float32_weights(digits: Tens
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
     cv = trial(digits, False, precision=Precision.BFLOAT16)
     cv.advance()
-    assert {weight.dtype for run in cv.runs for weight in run.model.parameters()} == {
+    assert {weight.dtype for fold in cv.folds for weight in fold.model.parameters()} == {
         torch.float32
     }

@@ -1,0 +1,164 @@
+"""Tables of the sweep report."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from foldrace.analysis.records.tables import number
+from foldrace.analysis.reports.page import Table
+from foldrace.analysis.reports.style import BLUE, GREY, INK
+from foldrace.analysis.text import digits, percent, plural
+from foldrace.search.text import clock, params_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from foldrace.analysis.records.sweep import SweepRecord
+
+__all__ = [
+    "STATUSES",
+    "best_table",
+    "cost_table",
+    "failures_table",
+    "ladder_table",
+    "loss_text",
+    "spent_by_status",
+]
+
+STATUSES = ("completed", "pruned", "failed", "interrupted", "running")
+"""In the order of the cost's bar and table."""
+
+_COLOURS = {"completed": BLUE, "failed": INK}
+_NONE = "–"
+_SHOWN_TRIALS = 10
+_SHOWN_FAILURES = 50
+
+
+def loss_text(mean: float, error: float) -> str:
+    """A mean and its standard error, both to the place of the error's second digit.
+
+    >>> loss_text(0.023471, 0.00461), loss_text(0.0235, math.nan)
+    ('0.0235 ± 0.0046', '0.02350')
+    """
+    if not math.isfinite(error) or error <= 0:
+        return digits(mean)
+    places = 1 - math.floor(math.log10(error))
+    if not 0 <= places <= 7:
+        return f"{digits(mean)} ± {digits(error, 2)}"
+    return f"{mean:.{places}f} ± {error:.{places}f}".replace("-", "−")
+
+
+def best_table(record: SweepRecord) -> Table:
+    """The best completed trials with their parameters, each compared with the best one."""
+    best = record.ranking.head(_SHOWN_TRIALS)
+    losses = record.folds.pivot_table(index="fold", columns="trial", values="val_loss")
+    names = [parameter.name for parameter in record.parameters]
+    rows = []
+    for place, (_, row) in enumerate(best.iterrows(), 1):
+        values = (row.get(f"params.{name}") for name in names)
+        score = loss_text(row["val_loss"], row["val_loss_se"])
+        behind = _paired_difference(losses, row["trial"], record.winner)
+        rows.append((str(place), str(row["trial"]), score, behind, *map(_value_text, values)))
+    return Table(
+        f"The best {len(best)}" if len(best) > 1 else "The best trial",
+        ("#", "trial", "loss ± std. error", "behind, fold by fold", *names),
+        tuple(rows),
+        "Behind, fold by fold: the mean difference to the best trial on the same folds ± its"
+        " standard error, which does not contain that some folds are harder than others. The best"
+        " trial was selected for its loss, so the differences are somewhat too large.",
+    )
+
+
+def _value_text(value: object) -> str:
+    """A parameter's value; a number to three digits, unless it is a whole one."""
+    if not isinstance(value, str):
+        return _NONE
+    found = number(value)
+    whole = value.lstrip("-").isdigit()
+    return f"{found:#.3g}".rstrip(".") if isinstance(found, float) and not whole else value
+
+
+def _paired_difference(losses: pd.DataFrame, trial: int, winner: int | None) -> str:
+    """The mean difference to the winner over their common folds, with its standard error."""
+    if trial == winner or trial not in losses or winner not in losses:
+        return _NONE
+    differences = (losses[trial] - losses[winner]).dropna()
+    return loss_text(float(differences.mean()), float(differences.sem()))
+
+
+def ladder_table(record: SweepRecord) -> Table | None:
+    """How many trials reached each rung; None for a ladder of one rung, or an unknown one."""
+    ladder = record.spec.ladder if record.spec is not None else ()
+    if len(ladder) < 2:
+        return None
+    trials, completed = record.trials, record.trials["status"] == "completed"
+    reached = [
+        int(
+            (
+                completed | ((trials["folds"] >= rung.folds) & (trials["epoch"] >= rung.epochs))
+            ).sum()
+        )
+        for rung in ladder
+    ]
+    beyond = [*map(str, reached[1:]), _NONE]
+    rows = tuple(
+        (str(rung.folds), str(rung.epochs), str(rung.cost), str(count), further)
+        for rung, count, further in zip(ladder, reached, beyond, strict=True)
+    )
+    columns = ("folds", "epochs", "fold-epochs per trial", "trials that reached it", "promoted")
+    caption = "Trials are compared at the same rung only: on the same folds, after equal epochs."
+    return Table("The ladder", columns, rows, caption)
+
+
+def spent_by_status(record: SweepRecord) -> list[tuple[str, str, int]]:
+    """Each status that occurs: its name, its colour and the fold-epochs of its trials."""
+    spent = []
+    for status in STATUSES:
+        trials = record.trials["trial"][record.trials["status"] == status]
+        if len(trials):
+            epochs = sum(record.spent.get(int(trial), 0) for trial in trials)
+            spent.append((status, _COLOURS.get(status, GREY), epochs))
+    return spent
+
+
+def cost_table(record: SweepRecord) -> Table:
+    """Trials, fold-epochs and training time by status."""
+    rows = []
+    for status, _, epochs in spent_by_status(record):
+        chosen = record.trials[record.trials["status"] == status]
+        seconds = float(chosen["train_seconds"].sum()) if "train_seconds" in chosen else 0.0
+        share = percent(epochs / record.fold_epochs)
+        rows.append((status, str(len(chosen)), f"{epochs:,}", share, f"{seconds:,.1f}"))
+    return Table(
+        "By status",
+        ("trials", "number", "fold-epochs", "share", "seconds of training"),
+        tuple(rows),
+        "The seconds are added up over trials that ran at the same time; the whole sweep took"
+        f" {clock(record.seconds)}.",
+    )
+
+
+def failures_table(record: SweepRecord) -> Table | None:
+    """The failed trials with their reasons and parameters; None without any."""
+    failed = record.trials[record.trials["status"] == "failed"]
+    if not len(failed):
+        return None
+    columns = {f"params.{parameter.name}": parameter.name for parameter in record.parameters}
+    rows = []
+    for _, row in failed.head(_SHOWN_FAILURES).iterrows():
+        given = {
+            name: number(row[column])
+            for column, name in columns.items()
+            if isinstance(row.get(column), str)
+        }
+        reason = str(row["reason"]) or "no reason was recorded"
+        rows.append((str(row["trial"]), reason, params_text(given)))
+    hidden = len(failed) - len(rows)
+    caption = "The traceback is in each trial's error.txt in MLflow."
+    return Table(
+        plural(len(failed), "failed trial"),
+        ("trial", "reason", "parameters"),
+        tuple(rows),
+        caption + (f" {hidden} more are not shown." if hidden else ""),
+    )

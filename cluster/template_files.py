@@ -1,0 +1,72 @@
+"""``foldrace cluster init``: the files that make a cluster, copied out of the package."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from foldrace.errors import InputError
+
+__all__ = ["NAMES", "next_steps", "pinned", "wheel_name", "write_templates"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+NAMES = (
+    "onprem.yaml",
+    "cluster.yaml",
+    "gcp.yaml",
+    "kuberay.yaml",
+    "Dockerfile",
+    "constraints.txt",
+)
+"""The files that are copied."""
+
+
+def write_templates(folder: Path, *, overwrite: bool = False) -> None:
+    """Copies the files into a folder, which is created if it is missing.
+
+    Raises:
+        InputError: one of the files exists there, and not ``overwrite``; or the folder cannot be
+            written.
+    """
+    present = [name for name in NAMES if (folder / name).exists()]
+    if present and not overwrite:
+        rule = f"has {', '.join(present)} already"
+        raise InputError("DIR", str(folder), rule, "choose another folder, or overwrite: --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in NAMES:
+            shutil.copyfile(_TEMPLATES / name, folder / name)
+    except OSError as error:
+        raise InputError("DIR", str(folder), f"cannot be written: {error.strerror}") from error
+
+
+def wheel_name() -> str:
+    """The name of Foldrace's own wheel, which the files install."""
+    return f"foldrace-{metadata.version('foldrace')}-py3-none-any.whl"
+
+
+def next_steps(folder: Path) -> list[str]:
+    """What to do with the files, a line each."""
+    return [
+        f"{folder}: wrote {', '.join(NAMES)}",
+        f"Then:  put {wheel_name()} beside them (from a checkout: pip wheel . --no-deps"
+        f" --wheel-dir {folder})",
+        "       edit the lines marked CHANGE in one file: onprem.yaml for machines with SSH,"
+        " cluster.yaml for AWS, gcp.yaml for Google Cloud, kuberay.yaml for Kubernetes",
+        f"       see what is left:  foldrace cluster check --ready {folder / 'onprem.yaml'}",
+        f"       bring it up:       cd {folder} && ray up onprem.yaml",
+    ]
+
+
+@functools.cache
+def pinned(package: str) -> str:
+    """The version of a package in constraints.txt. Raises: InputError if it has none there."""
+    text = (_TEMPLATES / "constraints.txt").read_text()
+    found = re.search(rf"^{re.escape(package)}==(\S+)$", text, re.MULTILINE)
+    if found is None:
+        raise InputError("constraints.txt", package, "is not pinned there")
+    return found[1]

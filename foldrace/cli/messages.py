@@ -1,0 +1,90 @@
+"""What the command line prints, and the status it exits with.
+
+Results go to standard output (`out`), notes and errors to standard error (`err`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from foldrace.search.sweeps.result import SweepResult
+
+__all__ = [
+    "FAILED",
+    "FAILED_TRIALS",
+    "INTERRUPTED",
+    "WRONG_INPUT",
+    "closing_lines",
+    "err",
+    "out",
+    "print_json",
+    "say",
+    "show",
+    "show_error",
+]
+
+FAILED, WRONG_INPUT, FAILED_TRIALS, INTERRUPTED = 1, 2, 3, 130
+"""Exit statuses; 0 is success."""
+
+out = Console()
+err = Console(stderr=True)
+
+
+def say(line: str, *, style: str = "") -> None:
+    """Prints a note on standard error as it is: no markup, no emoji codes, no line breaks."""
+    err.print(Text(line, style=style), soft_wrap=True)
+
+
+def show(line: str) -> None:
+    """Prints a line of the result on standard output, as it is."""
+    out.print(Text(line), soft_wrap=True)
+
+
+def show_error(text: str) -> None:
+    """Prints ``Error: text`` on standard error."""
+    err.print(Text.assemble(("Error:", "bold red"), " ", text), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Prints an object on one line of standard output, for ``--json``."""
+    print(json.dumps(value), flush=True)
+
+
+def closing_lines(
+    result: SweepResult, place: str, *, refitted: bool, again: str = "resume"
+) -> list[str]:
+    """How a sweep ended, and the commands that can follow.
+
+    Args:
+        result: the sweep's result.
+        place: the ``--dir`` option that those commands need, or "".
+        refitted: whether the best trial has been refitted already.
+        again: the command that continues an interrupted sweep.
+    """
+    from foldrace.search.recording.commands import program
+    from foldrace.search.recording.outbox import waiting_records
+
+    command, at = program(), f"{result.sweep}{place}"
+    counts = ", ".join(f"{count} {name}" for name, count in result.trials.items())
+    spent = f"{result.fold_epochs} fold-epochs in {result.wall_seconds:.0f} s"
+    lines = [f"{result.sweep}: {counts}; {spent}"]
+    if result.trials["failed"]:
+        lines.append(f"Why trials failed:                     {command} status {at}")
+    if result.interrupted:
+        lines.append(f"Interrupted; everything is kept. Continue with:  {command} {again} {at}")
+    elif result.best is None:
+        lines.append("No trial completed, so there is no best trial.")
+    elif not refitted and not waiting_records(result.folder):
+        lines.append(f"Refit the best trial and test it once: {command} refit {at}")
+    picture = result.folder / "overview.png"
+    if picture.is_file():
+        lines.append(f"The sweep in one picture:              {picture}")
+    if result.fold_epochs:
+        lines.append(f"Write its reports:                     {command} report {at}")
+    lines.append(f"Open the record in MLflow:             {command} ui{place}")
+    return lines

@@ -1,0 +1,307 @@
+"""Commands that run sweeps: ``sweep``, ``resume``, ``extend``, ``study``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foldrace.cli.messages import (
+    FAILED_TRIALS,
+    INTERRUPTED,
+    closing_lines,
+    err,
+    out,
+    print_json,
+    say,
+    show,
+)
+from foldrace.cli.options import (
+    DATA,
+    RUNS,
+    AsJson,
+    DataDirectory,
+    Directory,
+    Overrides,
+    RayAddress,
+    Refit,
+    SweepName,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from foldrace.cli.views import LiveView, PlainView
+    from foldrace.search.preparing.prepared import Prepared
+    from foldrace.search.sweeps.result import SweepResult
+    from foldrace.search.tune.state import TrialTable
+
+__all__ = ["PANEL", "app", "deliver", "refit_sweep"]
+
+PANEL = "Sweeps"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def sweep(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep file (YAML).")],
+    override: Overrides = None,
+    directory: Directory = RUNS,
+    data_dir: DataDirectory = DATA,
+    address: RayAddress = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="Record on this MLflow server instead of in --dir.")
+    ] = None,
+    then_refit: Refit = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a sweep: cross-validate configurations, prune poor ones early, record everything."""
+    from foldrace.search.preparing.prepare import prepare
+    from foldrace.search.recording import store
+    from foldrace.search.spec.sweep_spec import load_spec
+    from foldrace.search.tune.session import ray_session
+
+    store.check_root(directory)
+    overrides = [*(override or [])]
+    if tracking_uri:
+        overrides.append(f"tracking.uri={json.dumps(tracking_uri)}")
+    loaded = load_spec(spec, overrides)
+    prepared = prepare(loaded, data_dir, local=address is None)
+    say(
+        f"{loaded.trials_text} of {prepared.task.reference} on {prepared.dataset.name}"
+        f" ({len(prepared.dataset):,} images), {prepared.folds.folds} folds × {loaded.epochs}"
+        " epochs"
+    )
+    # Ray's start is mostly waiting: MLflow's store is imported meanwhile, and the rest while the
+    # workers start.
+    store.import_store_meanwhile(store.tracking_uri(directory, loaded.tracking.uri))
+    with ray_session(address, loaded):
+        from foldrace.search.sweeps.run import run_sweep
+
+        outcome = run_sweep(prepared, directory, make_view=_view_of(prepared), address=address)
+    _conclude(*outcome, prepared, _Ending(directory, data_dir, as_json, then_refit))
+
+
+@app.command(rich_help_panel=PANEL)
+def resume(
+    sweep_name: SweepName = None,
+    directory: Directory = RUNS,
+    data_dir: DataDirectory = DATA,
+    address: RayAddress = None,
+    then_refit: Refit = False,
+    as_json: AsJson = False,
+) -> None:
+    """Continue an interrupted sweep."""
+    from foldrace.search.preparing.prepare import prepare
+    from foldrace.search.recording.outbox import waiting_records
+    from foldrace.search.recording.store import find_sweep
+    from foldrace.search.spec.sweep_spec import load_spec
+    from foldrace.search.tune.session import ray_session
+
+    folder = find_sweep(directory, sweep_name)
+    if folder.result.is_file():
+        say(f"{folder.name} has ended; there is nothing to resume.")
+        # It may have been cut off after its end, before all of its record was delivered.
+        if waiting_records(folder.path):
+            deliver(folder.name, directory)
+        console = err if as_json else out
+        refitted = refit_sweep(folder.name, directory, data_dir, console) if then_refit else None
+        if as_json:
+            print_json(folder.read_result() | ({"refit": refitted} if refitted else {}))
+        return
+    folder.read_state()
+    prepared = prepare(load_spec(folder.spec), data_dir, local=address is None)
+
+    say(f"{folder.name}: resuming")
+    with ray_session(address, prepared.spec):
+        from foldrace.search.sweeps.run import resume_sweep
+
+        outcome = resume_sweep(prepared, folder, make_view=_view_of(prepared), address=address)
+    _conclude(*outcome, prepared, _Ending(directory, data_dir, as_json, then_refit))
+
+
+@app.command(rich_help_panel=PANEL)
+def extend(
+    epochs: Annotated[int, typer.Option(min=2, help="Total epochs per fold.")],
+    sweep_name: SweepName = None,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Extend only this many of the best; by default all survivors."),
+    ] = None,
+    directory: Directory = RUNS,
+    data_dir: DataDirectory = DATA,
+    address: RayAddress = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the surviving trials of an ended sweep for more epochs than it planned."""
+    from foldrace.search.sweeps.extend import extend_sweep, prepare_extension
+
+    found = prepare_extension(sweep_name, epochs, top, directory, data_dir, local=address is None)
+    say(f"{found.folder.name}: extending {len(found.survivors)} trials to epoch {epochs}")
+    outcome = extend_sweep(found, make_view=_view_of(found.prepared), address=address)
+    ending = _Ending(directory, data_dir, as_json, again=f"extend --epochs {epochs}")
+    _conclude(*outcome, found.prepared, ending)
+
+
+@app.command(rich_help_panel=PANEL)
+def study(
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[PART:]KEY=VALUE",
+            help="Override a value, in all parts or one. Repeatable.",
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir", help="The study's folder; by default `study` in the folder of sweeps."
+        ),
+    ] = None,
+    data_dir: DataDirectory = DATA,
+    address: RayAddress = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Use 3,000 images: takes minutes, not for quoting."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run or continue the reference study, from its first sweep to the page of its results."""
+    from foldrace.analysis.study.plan import QUICK
+    from foldrace.analysis.study.run import whole_study
+    from foldrace.cli.tables import study_tables
+    from foldrace.search.recording.commands import program
+
+    name = "study-quick" if quick else "study"
+    root = directory or Path(os.environ.get("FOLDRACE_DIR", RUNS)) / name
+    try:
+        overrides = [*(QUICK if quick else ()), *(override or [])]
+        result = whole_study(root, data_dir, overrides, _view_of, say, address)
+    except KeyboardInterrupt:
+        again = f"{program()} study --dir {shlex.quote(str(root))}"
+        say(f"Interrupted; everything is kept. Continue with:  {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    (err if as_json else out).print(*study_tables(result))
+    (say if as_json else show)(f"The study's page: {result.page}")
+    if as_json:
+        print_json(result.to_json())
+    if result.failed:
+        raise typer.Exit(FAILED_TRIALS)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """What a command does once its sweep has ended.
+
+    Attributes:
+        directory: the folder of sweeps.
+        data_dir: the folder of data sets.
+        as_json: print the result as JSON, and everything else on standard error.
+        then_refit: refit the best trial.
+        again: the command that continues an interrupted sweep.
+    """
+
+    directory: Path
+    data_dir: Path
+    as_json: bool
+    then_refit: bool = False
+    again: str = "resume"
+
+
+def _view_of(prepared: Prepared) -> Callable[[], LiveView | PlainView]:
+    """The view of a sweep that fits standard error: a live table on a terminal, else lines."""
+    from foldrace.cli.views import LiveView, PlainView
+
+    view = LiveView if err.is_terminal else PlainView
+    return lambda: view(err, prepared.spec.varying, prepared.spec.search.time_budget)
+
+
+def _conclude(
+    result: SweepResult, trials: TrialTable, prepared: Prepared, ending: _Ending
+) -> None:
+    """Shows a sweep's result, refits if asked, says what can follow, and exits.
+
+    Raises:
+        typer.Exit: the sweep was interrupted, or has failed trials.
+    """
+    from foldrace.analysis.reports.sweep.overview import log_overview
+    from foldrace.search.recording.commands import at
+    from foldrace.search.recording.outbox import waiting_records
+    from foldrace.search.recording.store import connect
+
+    console = err if ending.as_json else out
+    _show_tables(result, trials, prepared, console)
+    refitted = None
+    # While the tracking server is away, `foldrace sync` will draw the overview later.
+    away = waiting_records(result.folder) > 0
+    try:
+        if trials.fold_epochs and not away:
+            log_overview(connect(result.tracking_uri), result.run_id, result.folder)
+        if ending.then_refit and away:
+            say(f"{result.sweep}: not refitted, since its record has to be delivered first")
+        elif ending.then_refit and result.best is not None and not result.interrupted:
+            refitted = refit_sweep(result.sweep, ending.directory, ending.data_dir, console)
+    finally:
+        console.print()
+        place = at(ending.directory, RUNS)
+        for line in closing_lines(
+            result, place, refitted=refitted is not None, again=ending.again
+        ):
+            (say if ending.as_json else show)(line)
+        if ending.as_json:
+            print_json(result.to_json() | ({"refit": refitted} if refitted else {}))
+    failed = result.trials["failed"]
+    if result.interrupted and not (failed and prepared.spec.limits.fail_fast):
+        raise typer.Exit(INTERRUPTED)
+    if failed:
+        raise typer.Exit(FAILED_TRIALS)
+
+
+def _show_tables(
+    result: SweepResult, trials: TrialTable, prepared: Prepared, console: Console
+) -> None:
+    """The best configurations, the Pareto front, and a comparison's arms."""
+    from foldrace.cli.tables import arms_table, pareto_table
+    from foldrace.cli.views import top_table
+
+    spec = prepared.spec
+    if trials.fold_epochs:
+        console.print()
+        console.print(top_table(trials, spec.varying, prepared.folds.folds, spec.epochs))
+    if result.pareto:
+        console.print(pareto_table(result.pareto, spec.varying))
+    if result.arms:
+        console.print(arms_table(result.arms, spec.varying))
+
+
+def refit_sweep(
+    name: str | None, directory: Path, data_dir: Path, console: Console, **options: Any
+) -> dict[str, Any]:
+    """Refits a sweep's best trial, shows the scores on ``console``, returns them as JSON."""
+    from foldrace.cli.tables import refit_table
+    from foldrace.search.sweeps.refit import refit
+
+    result = refit(name, directory, data_dir, **options)
+    console.print()
+    console.print(refit_table(result))
+    return result.to_json()
+
+
+def deliver(sweep_name: str | None, directory: Path) -> tuple[str, int]:
+    """Delivers a sweep's waiting records to MLflow; returns its name and their number."""
+    from foldrace.analysis.reports.sweep.overview import log_overview
+    from foldrace.search.recording.store import connect
+    from foldrace.search.recording.sweep_record import sync_sweep
+
+    folder, delivered = sync_sweep(sweep_name, directory, say)
+    if delivered and folder.result.is_file():
+        result = folder.read_result()
+        log_overview(connect(result["tracking_uri"]), result["run_id"], folder.path)
+    return folder.name, delivered

@@ -1,0 +1,212 @@
+"""The sections of a sweep file that say what each trial trains: data set, folds, training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+
+from foldrace.search.spec.fields import Count, Line, Seed, SpecSection, Worded, broken
+
+__all__ = [
+    "DatasetSpec",
+    "EarlyStoppingSpec",
+    "FoldKindName",
+    "FoldsSpec",
+    "NamedDataset",
+    "TrainingSpec",
+    "named_dataset",
+]
+
+FoldKindName = Literal["kfold", "stratified", "group", "repeated", "holdout"]
+# Keys that only one kind of folds has.
+_ONE_KIND = {"repeats": "repeated", "fraction": "holdout"}
+_LARGEST_SIDE = 4096
+
+
+def _two_sides(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise broken("must be two whole numbers, [height, width]")
+    return value
+
+
+def _sides(sides: tuple[int, int]) -> tuple[int, int]:
+    for place, side in enumerate(sides):
+        if side > _LARGEST_SIDE:
+            rule = f"must be a whole number at least 1 and at most {_LARGEST_SIDE}"
+            raise broken(rule, at=(place,), value=side)
+    return sides
+
+
+_SIZE_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 1},
+    "minItems": 2,
+    "maxItems": 2,
+}
+
+
+class DatasetSpec(SpecSection):
+    """The ``dataset`` section; the short form is the data set's name alone."""
+
+    name: Line = Field(
+        description=(
+            "A built-in data set, a .npz file, a folder of images, or a function as"
+            " ./file.py:function. Required."
+        )
+    )
+    limit: Count | None = Field(
+        default=None,
+        description="Number of images to use, drawn with the seed. By default all of them.",
+    )
+    seed: Seed = Field(default=0, description="Seed of the draw when a limit is set. Default: 0.")
+    size: (
+        Annotated[
+            tuple[Count, Count],
+            Field(strict=False),
+            BeforeValidator(_two_sides),
+            AfterValidator(_sides),
+            WithJsonSchema(_SIZE_SCHEMA),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description=(
+            "Height and width in pixels to which the images are resized, at most 4096 each. By"
+            " default they keep their size."
+        ),
+    )
+
+
+def named_dataset(value: object) -> object:
+    """A data set given by its name alone as a mapping; any other value unchanged."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _dataset(value: object) -> object:
+    value = named_dataset(value)
+    if not isinstance(value, Mapping | DatasetSpec):
+        rule = "must be a data set's name, or a mapping with its name"
+        raise broken(rule, "dataset: fashion-mnist")
+    return value
+
+
+NamedDataset = Annotated[
+    DatasetSpec, BeforeValidator(_dataset, json_schema_input_type=DatasetSpec | Line)
+]
+"""A data set by its name, or as a mapping."""
+
+
+class FoldsSpec(SpecSection):
+    """The ``folds`` section: how the training images are split for cross-validation."""
+
+    kind: FoldKindName = Field(
+        default="kfold",
+        description=(
+            "How the folds are drawn: K folds, stratified by class, by group, repeated K folds, or"
+            " a single holdout. Default: kfold."
+        ),
+    )
+    splits: Annotated[int, Field(ge=2), Worded()] = Field(
+        default=3,
+        description="Number of folds, in each repeat; a holdout ignores it. Default: 3.",
+    )
+    repeats: Count = Field(
+        default=2, description="kind: repeated only: how often the folds are drawn. Default: 2."
+    )
+    seeds: Count = Field(
+        default=1,
+        description=(
+            "Number of seeds with which each fold is trained; each counts as a fold. Default: 1."
+        ),
+    )
+    shuffle: bool = Field(
+        default=True, description="Shuffle the images before they are split. Default: true."
+    )
+    seed: Seed = Field(
+        default=0, description="Seed of the folds, the same for every trial. Default: 0."
+    )
+    fraction: Annotated[float, Field(gt=0, lt=1), Worded()] = Field(
+        default=0.2,
+        description=(
+            "kind: holdout only: share of the images in the validation part, between 0 and 1."
+            " Default: 0.2."
+        ),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _used(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            kind = data.get("kind", "kfold")
+            for key, only in _ONE_KIND.items():
+                if key in data and kind != only and kind in get_args(FoldKindName):
+                    rule = f"is for kind: {only} alone, and this is kind: {kind}"
+                    raise broken(rule, "leave it out", at=(key,), value=data[key])
+            splits = data.get("splits")
+            if isinstance(splits, int) and splits == 1 and splits is not True:
+                rule, hint = (
+                    "must be a whole number at least 2",
+                    "use kind: holdout for a single split",
+                )
+                raise broken(rule, hint, at=("splits",), value=splits)
+        return data
+
+    @property
+    def count(self) -> int:
+        """Folds per trial."""
+        split = {"repeated": self.splits * self.repeats, "holdout": 1}.get(self.kind, self.splits)
+        return split * self.seeds
+
+    @model_serializer(mode="wrap")
+    def _without_blanks(self, handler: SerializerFunctionWrapHandler) -> Any:
+        dumped: Mapping[str, Any] = handler(self)
+        unused = {key for key, kind in _ONE_KIND.items() if kind != self.kind}
+        return {key: value for key, value in dumped.items() if key not in unused}
+
+
+class EarlyStoppingSpec(SpecSection):
+    """The ``early_stopping`` section: ends a fold whose validation loss no longer improves."""
+
+    patience: Annotated[int, Field(ge=0), Worded()] | None = Field(
+        default=None,
+        description=(
+            "Epochs without improvement after which a fold stops. By default folds never stop"
+            " early."
+        ),
+    )
+    min_delta: Annotated[float, Field(ge=0), Worded()] = Field(
+        default=0.0,
+        description=(
+            "Smallest decrease of the loss that counts as an improvement, in units of the loss."
+            " Default: 0."
+        ),
+    )
+
+
+class TrainingSpec(SpecSection):
+    """The ``training`` section: how folds are computed; results change only by rounding."""
+
+    fused: Literal["auto", True, False] = Field(
+        default="auto",
+        description=(
+            "Train folds that are at the same epoch as one batched program; auto does so on a GPU"
+            " where the model allows it. Default: auto."
+        ),
+    )
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        default="float32",
+        description=(
+            "Precision of the arithmetic: float32; tf32, faster float32 products on a GPU (no"
+            " effect on a CPU); or bfloat16, automatic mixed precision. Default: float32."
+        ),
+    )

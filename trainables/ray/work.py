@@ -1,0 +1,94 @@
+"""What all trials of a sweep share: task, data, folds, and how to train."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foldrace.trainables.ray.limits import Limits
+from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.tasks.parameters import Value
+from foldrace.trainables.training.cross_validation import CrossValidation, Fused
+from foldrace.trainables.training.ladder import Rung
+from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.seeds import derive_seed
+from foldrace.trainables.training.splits import Split
+
+__all__ = ["Work", "shared_tensor"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all trials of a sweep share.
+
+    It is put into Ray's object store once; all workers of a node then share its arrays.
+
+    Attributes:
+        task: the task to train.
+        images: (N, C, H, W) uint8.
+        splits: one per fold.
+        options: how to train each fold.
+        threads: CPU threads per trial.
+        gpu: train on the GPU that Ray has assigned.
+        positions: (N,) index of each image in the data set's source; None: the same order.
+        picture_epochs: epochs after which the reconstructions of fold 0 are reported.
+        pictures: images in a strip of reconstructions.
+        repeat_splits: for each repeat, from 1, its own splits.
+        ladder: the rungs that a trial climbs; empty: all folds in lock-step.
+        fused: whether folds at the same epoch are trained as one program: see `CrossValidation`.
+        limits: what a trial may use.
+        report_seconds: a trial reports at every rung, and in between at the first aligned point
+            after this many seconds.
+    """
+
+    task: LoadedTask
+    images: NDArray[np.uint8]
+    splits: tuple[Split, ...]
+    options: TrainingOptions
+    threads: int = 1
+    gpu: bool = False
+    positions: NDArray[np.int64] | None = None
+    picture_epochs: frozenset[int] = frozenset()
+    pictures: int = 16
+    repeat_splits: tuple[tuple[Split, ...], ...] = ()
+    ladder: tuple[Rung, ...] = ()
+    fused: Fused = "auto"
+    limits: Limits = field(default_factory=Limits)
+    report_seconds: float = 1.0
+
+    def cross_validation(
+        self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0
+    ) -> CrossValidation:
+        """A trial's cross-validation, before its first epoch.
+
+        Args:
+            params: the trial's parameters; missing ones take their defaults.
+            images: the tensor of ``self.images``, on the device to train on.
+            repeat: 0, or the number of a repeat, from 1. A repeat has its own splits and seed, the
+                same for every trial, so that the losses of two trials are paired.
+        """
+        splits, options = self.splits, self.options
+        if repeat:
+            splits = self.repeat_splits[repeat - 1]
+            options = replace(options, seed=derive_seed(options.seed, "repeat", repeat))
+        return CrossValidation(
+            self.task,
+            self.task.complete(params),
+            images,
+            splits,
+            options,
+            ladder=self.ladder,
+            fused=self.fused,
+        )
+
+
+def shared_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    """A tensor that shares the array's memory, even if that is read-only (Ray's object store)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images)

@@ -1,0 +1,50 @@
+"""Settings of training that all trials of a sweep share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["EarlyStopping", "Precision", "TrainingOptions"]
+
+
+class Precision(StrEnum):
+    """The number format of a network's matrix products; its weights are always float32."""
+
+    FLOAT32 = "float32"
+    TF32 = "tf32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """When a fold stops before its last epoch.
+
+    Attributes:
+        patience: stop after more than this many consecutive epochs without an improvement. 0
+            stops at the first epoch whose validation loss does not fall; None trains all epochs.
+        min_delta: the validation loss must fall by more than this to count as an improvement.
+    """
+
+    patience: int | None = None
+    min_delta: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How each fold of each trial is trained.
+
+    Attributes:
+        epochs: total epochs per fold, at least 1; the learning-rate schedule spans them.
+        seed: a fold's randomness follows from (seed, fold, epoch) alone.
+        objective: the task's term that trials are compared by; None: the task's own.
+        early_stopping: when a fold stops before its last epoch.
+        precision: bfloat16 computes the losses under `torch.autocast`; tf32 is a setting of the
+            process (`foldrace.trainables.ray.process`).
+    """
+
+    epochs: int
+    seed: int = 0
+    objective: str | None = None
+    early_stopping: EarlyStopping = EarlyStopping()
+    precision: Precision = Precision.FLOAT32

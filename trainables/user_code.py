@@ -1,0 +1,71 @@
+"""Imports the classes and functions of a user: ``./file.py:Name`` or ``package.module:Name``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from foldrace.errors import InputError, nearest
+
+__all__ = ["load_object"]
+
+
+def load_object(
+    reference: str, field: str, noun: str = "", error: type[InputError] = InputError
+) -> Any:
+    """Import what ``./file.py:Name`` or ``package.module:Name`` refers to.
+
+    A file is imported under a private name, so that it cannot collide with an installed module,
+    and is read again at every call.
+
+    Args:
+        reference: where the object is; a relative path starts at the current folder.
+        field: the field that an error names: ``task``.
+        noun: what the object has to be, for messages; a ``"function"`` must be callable.
+        error: the class of the error.
+
+    Raises:
+        InputError: no such file or name, or the import raises an exception.
+    """
+    where, _, name = reference.rpartition(":")
+    if where.endswith(".py"):
+        module = _import_file(Path(where), field, error)
+    else:
+        try:
+            module = importlib.import_module(where)
+        except (Exception, SystemExit) as cause:
+            rule = f"module {where} does not import: {type(cause).__name__}: {cause}"
+            raise error(field, reference, rule) from cause
+    found = getattr(module, name, None)
+    if found is None or (noun == "function" and not callable(found)):
+        own = [
+            other
+            for other, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__
+        ]
+        missing = " ".join(filter(None, (f"{where} has no", noun, name)))
+        raise error(field, reference, missing, nearest(name, own) if own else "")
+    return found
+
+
+def _import_file(path: Path, field: str, error: type[InputError]) -> ModuleType:
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise error(field, str(path), "no such file")
+    name = f"_foldrace_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as cause:
+        del sys.modules[name]
+        rule = f"does not import: {type(cause).__name__}: {cause}"
+        raise error(field, str(path), rule) from cause
+    return module
