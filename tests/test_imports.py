@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source; and what a worker's interpreter really loads."""
+"""Which module may import which, read from the source; and what a worker really loads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
+import networkx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +22,40 @@ ALLOWED = {
     "cluster": {"cluster", "search", "trainables"},
 }
 BELOW_ALL = {"errors", "files"}
+
+# The rooms of each package from the bottom up. A module imports only from its own room and from
+# lower levels: not from other rooms of its level. A room is a sub-package or a single module; what
+# is in none of these belongs to the lowest level.
+LEVELS = {
+    "trainables": (
+        {"trainables.cpu"},
+        {"trainables.data", "trainables.tasks"},
+        {"trainables.training"},
+        {"trainables.ray"},
+    ),
+    "search": (
+        {"search.spec"},
+        {"search.sampling", "search.scheduling", "search.recording"},
+        {"search.preparing"},
+        {"search.tune"},
+        {"search.sweeps"},
+    ),
+    "analysis": (
+        {"analysis.records"},
+        {"analysis.statistics"},
+        {"analysis.reports"},  # the kit that all reports are made with
+        {
+            "analysis.simulate",
+            "analysis.reports.comparison",
+            "analysis.reports.latent",
+            "analysis.reports.sweep",
+            "analysis.reports.vae",
+        },
+        {"analysis.reports.make"},
+        {"analysis.study"},
+    ),
+}
+MOST_FILES = 13
 
 
 def imported(tree):
@@ -42,6 +79,7 @@ def imported(tree):
         yield from ((name.partition(".")[0], name) for name in names)
 
 
+@cache
 def files(package):
     found = sorted((ROOT / package).rglob("*.py"))
     assert found, package
@@ -70,6 +108,98 @@ def test_imports_point_one_way(package):
         if top == "foldrace" and name.split(".")[1] not in ALLOWED[package] | BELOW_ALL
     ]
     assert not wrong
+
+
+def modules():
+    """The tree of each module, by its name without ``foldrace.``."""
+    found = {}
+    for package in ("foldrace", *PACKAGES):
+        for path, tree in files(package):
+            parts = path.removesuffix(".py").removeprefix("foldrace/").split("/")
+            if len(parts) > 1 and parts[-1] == "__init__":
+                parts.pop()
+            found[".".join(parts)] = tree
+    return found
+
+
+def import_graph(trees):
+    """The modules of ours that each module imports, also inside functions and for types only."""
+    graph = {}
+    for module, tree in trees.items():
+        graph[module] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("foldrace."):
+                source = node.module.removeprefix("foldrace.")
+                inside = {f"{source}.{alias.name}" for alias in node.names}
+                graph[module] |= (inside & trees.keys()) or {source}
+            elif isinstance(node, ast.Import):
+                graph[module] |= {alias.name.removeprefix("foldrace.") for alias in node.names}
+        graph[module] = (graph[module] & trees.keys()) - {module}
+    return graph
+
+
+def room_of(module):
+    """(room, level) of a module: the longest name in `LEVELS` that it begins with."""
+    levels = LEVELS[module.partition(".")[0]]
+    found = [
+        (room, level)
+        for level, rooms in enumerate(levels, 1)
+        for room in rooms
+        if f"{module}.".startswith(f"{room}.")
+    ]
+    return max(found, key=lambda each: len(each[0]), default=(module.partition(".")[0], 0))
+
+
+def wrong_imports(graph):
+    for module, imports in graph.items():
+        package = module.partition(".")[0]
+        for other in imports if package in LEVELS else ():
+            if other.partition(".")[0] == package:
+                (room, level), (other_room, other_level) = room_of(module), room_of(other)
+                if other_room != room and other_level >= level:
+                    yield module, other
+
+
+def cycles(graph):
+    """The modules of each group that import each other, sorted."""
+    groups = networkx.strongly_connected_components(networkx.DiGraph(graph))
+    return {tuple(sorted(group)) for group in groups if len(group) > 1}
+
+
+def test_rooms_and_circles_are_seen():
+    graph = {
+        "search.tune.tuner": {"search.spec.space", "search.sweeps.run"},
+        "search.sweeps.run": {"search.tune.tuner", "search.text"},
+        "search.spec.space": set(),
+        "search.text": set(),
+        "search.sampling.samplers": {"search.scheduling.asha"},
+        "search.scheduling.asha": {"search.scheduling.bracket"},
+        "search.scheduling.bracket": set(),
+    }
+    assert set(wrong_imports(graph)) == {
+        ("search.tune.tuner", "search.sweeps.run"),
+        ("search.sampling.samplers", "search.scheduling.asha"),
+    }
+    assert cycles(graph) == {("search.sweeps.run", "search.tune.tuner")}
+    assert room_of("analysis.reports.page") == ("analysis.reports", 3)
+    assert room_of("analysis.reports.sweep.report") == ("analysis.reports.sweep", 4)
+
+
+def test_rooms_import_from_lower_levels_only():
+    assert not set(wrong_imports(import_graph(modules())))
+
+
+def test_no_modules_import_each_other():
+    assert not cycles(import_graph(modules()))
+
+
+def test_no_folder_holds_too_many_files():
+    folders = Counter(
+        path.parent.relative_to(ROOT).as_posix()
+        for package in ("foldrace", *PACKAGES)
+        for path in (ROOT / package).rglob("*.py")
+    )
+    assert not {folder: count for folder, count in folders.items() if count > MOST_FILES}
 
 
 def test_everything_is_imported_by_its_one_address():

@@ -54,6 +54,13 @@ class Race:
     Args:
         ladder: rungs with rising folds, epochs, or both.
         trials: how many trials are planned.
+
+    >>> race = Race([Rung(1, 1), Rung(1, 3)], Rule(3, first_wave=None))
+    >>> for trial, loss in enumerate([0.3, 0.1, 0.2]):
+    ...     race.enter(trial)
+    ...     paused = race.arrive(trial, [[loss]])
+    >>> race.next()  # one of three may be promoted
+    1
     """
 
     def __init__(self, ladder: Sequence[Rung], rule: Rule = _DEFAULT, *, trials: int = 20) -> None:

@@ -58,6 +58,10 @@ class Spending:
         """Whether one trial can be trained for ``fold_epochs`` more within the limits.
 
         Time is estimated from the pace so far, as if the folds were trained one after another.
+
+        >>> spending = Spending(Budget(fold_epochs=30), fold_epochs=12, pledged=9)
+        >>> spending.affords(9), spending.affords(10)
+        (True, False)
         """
         if self.exceeded:
             return False

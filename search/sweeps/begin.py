@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from foldrace.errors import InputError, StateError, first_line
 from foldrace.files import write_text_atomically
@@ -26,22 +25,9 @@ from foldrace.search.recording.sweep_record import deliver_rest
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import SweepSpec
 
-__all__ = ["FoundSweep", "NewSweep", "SweepSource", "begin_record", "without_effect"]
+__all__ = ["FoundSweep", "NewSweep", "begin_record", "without_effect"]
 
 log = logging.getLogger(__name__)
-
-
-class SweepSource(Protocol):
-    """Provides the folder and the state of the sweep to run."""
-
-    def open(self, *, on_cluster: bool) -> tuple[SweepFolder, SweepState]:
-        """Finds or creates them.
-
-        Raises:
-            InputError: the folder cannot be created, or not all nodes of the cluster see it.
-            StateError: the tracking store cannot be used.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +39,12 @@ class NewSweep:
     uri: str
 
     def open(self, *, on_cluster: bool) -> tuple[SweepFolder, SweepState]:
+        """Creates the sweep's folder and state.
+
+        Raises:
+            InputError: the folder cannot be created, or not all nodes of the cluster see it.
+            StateError: the tracking store cannot be used.
+        """
         prepared, spec = self.prepared, self.prepared.spec
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -84,6 +76,7 @@ class FoundSweep:
     state: SweepState
 
     def open(self, *, on_cluster: bool) -> tuple[SweepFolder, SweepState]:
+        """The folder and state. Raises: InputError if not all nodes of the cluster see them."""
         if on_cluster:
             check_shared(self.folder.path)
         return self.folder, self.state

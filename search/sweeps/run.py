@@ -13,11 +13,7 @@ from pathlib import Path
 from foldrace.errors import first_line
 from foldrace.files import fsync_tree, write_text_atomically
 from foldrace.search.preparing.prepared import Prepared
-from foldrace.search.preparing.resources import (
-    check_resources,
-    largest_node,
-    requested,
-)
+from foldrace.search.preparing.resources import check_resources, largest_node, requested
 from foldrace.search.preparing.warm_start import with_warm_start
 from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.events import Outcome
@@ -31,13 +27,7 @@ from foldrace.search.recording.store import (
 )
 from foldrace.search.recording.sweep_record import recording
 from foldrace.search.recording.writer import MlflowWriter
-from foldrace.search.sweeps.begin import (
-    FoundSweep,
-    NewSweep,
-    SweepSource,
-    begin_record,
-    without_effect,
-)
+from foldrace.search.sweeps.begin import FoundSweep, NewSweep, begin_record, without_effect
 from foldrace.search.sweeps.comparison_result import log_reconstructions
 from foldrace.search.sweeps.models import log_fold_models
 from foldrace.search.sweeps.result import SweepResult, closing_tags, make_result, note
@@ -125,7 +115,11 @@ class SweepRun:
     writer: MlflowWriter
 
     def __init__(
-        self, prepared: Prepared, source: SweepSource, make_view: MakeView, address: str | None
+        self,
+        prepared: Prepared,
+        source: NewSweep | FoundSweep,
+        make_view: MakeView,
+        address: str | None,
     ) -> None:
         self.prepared, self.spec, self.work = prepared, prepared.spec, make_work(prepared)
         self._source, self._make_view, self._address = source, make_view, address

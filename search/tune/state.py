@@ -91,6 +91,11 @@ class TrialTable:
             survivors that an extension trains.
         started: when this session started, on the monotonic clock.
         records: the trials, by number.
+
+    >>> trials = TrialTable(total=2)
+    >>> trials.note(TrialRecord(0, {"lr": 0.1}))
+    >>> trials.count(TrialStatus.RUNNING), trials.ended, trials.best
+    (1, 0, None)
     """
 
     total: int

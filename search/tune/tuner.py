@@ -63,18 +63,8 @@ def run_experiment(
     Raises:
         StateError: the saved state of an earlier session cannot be read.
     """
-    _pickle_task_by_value(prepared)
-    resources = prepared.spec.resources
-    trainable = tune.with_resources(
-        tune.with_parameters(FoldTrainable, work=work),
-        {"cpu": resources.cpu, "gpu": resources.gpu},
-    )
     callback = SweepCallback(f"{folder.name}/{experiment.path.name}")
-    patch_tune()
-    go_back_to_snapshot(experiment.path)
-    tuner = _restored_tuner(experiment.path, trainable)
-    if tuner is None:
-        tuner = _new_tuner(experiment, trainable, callback, prepared.spec.limits.max_failures)
+    tuner = _make_tuner(experiment, prepared, work, callback)
 
     def settle() -> None:
         sweep.events.sync()
@@ -97,6 +87,24 @@ def run_experiment(
         for result in results
         if result.checkpoint
     }
+
+
+def _make_tuner(
+    experiment: Experiment, prepared: Prepared, work: Work, callback: SweepCallback
+) -> tune.Tuner:
+    """The tuner of a new experiment, or of one that continues from its snapshot."""
+    _pickle_task_by_value(prepared)
+    resources = prepared.spec.resources
+    trainable = tune.with_resources(
+        tune.with_parameters(FoldTrainable, work=work),
+        {"cpu": resources.cpu, "gpu": resources.gpu},
+    )
+    patch_tune()
+    go_back_to_snapshot(experiment.path)
+    tuner = _restored_tuner(experiment.path, trainable)
+    if tuner is None:
+        tuner = _new_tuner(experiment, trainable, callback, prepared.spec.limits.max_failures)
+    return tuner
 
 
 def _pickle_task_by_value(prepared: Prepared) -> None:

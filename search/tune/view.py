@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Protocol
 
 from foldrace.search.tune.state import TrialRecord, TrialTable
@@ -16,8 +15,3 @@ class View(Protocol):
     def update(self, trials: TrialTable, changed: TrialRecord | None = None) -> None:
         """Shows the trials as they are now; ``changed`` has just ended or paused."""
         ...
-
-    def __enter__(self) -> View: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None: ...

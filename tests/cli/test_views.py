@@ -13,7 +13,7 @@ from foldrace.cli.views import LiveView, PlainView, top_table
 from foldrace.search.text import clock, params_text, score_text
 from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.tasks.parameters import Value
-from tests.search.tune.test_state import COMPLETED, FAILED, PRUNED, RUNNING, ledger, record
+from tests.search.tune.test_state import COMPLETED, FAILED, PRUNED, RUNNING, record, trial_table
 
 PARAMS: dict[str, Value] = {
     "optimizer": "rmsprop",
@@ -31,7 +31,7 @@ PARAMS: dict[str, Value] = {
 def long_race() -> TrialTable:
     """Twenty trials in every state, with long parameters."""
     states = [COMPLETED, RUNNING, PRUNED, FAILED]
-    race = ledger(
+    race = trial_table(
         *(record(n, states[n % 4], 0.01 * n + 0.01, 0.012 * n + 0.02) for n in range(20)),
         total=1000,
     )
@@ -74,7 +74,7 @@ def test_params_text() -> None:
 
 def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
     file = StringIO()
-    race = ledger(
+    race = trial_table(
         record(0, COMPLETED, 0.1, 0.3), record(1, PRUNED, 0.5, 0.5, epoch=1), record(2, RUNNING)
     )
     race.records[1].reason = "pruned at epoch 1 [red]"
@@ -115,7 +115,7 @@ def test_the_plain_view_shows_that_the_first_trial_has_begun_and_that_long_ones_
 
 def test_the_plain_view_says_that_there_is_no_best_yet() -> None:
     file = StringIO()
-    race = ledger(record(0, FAILED))
+    race = trial_table(record(0, FAILED))
     with PlainView(Console(file=file, width=80)) as view:
         view.update(race, race.records[0])
     assert "trial 0 failed |" in file.getvalue()
@@ -141,7 +141,7 @@ def test_the_live_view_never_wraps() -> None:
 
 def test_the_live_view_draws_on_a_terminal() -> None:
     file = StringIO()
-    race = ledger(record(0, COMPLETED, 0.1, 0.3), record(1, RUNNING), total=4)
+    race = trial_table(record(0, COMPLETED, 0.1, 0.3), record(1, RUNNING), total=4)
     with LiveView(Console(file=file, force_terminal=True, width=80)) as view:
         view.update(race, race.records[0])
     text = file.getvalue()
@@ -160,7 +160,7 @@ def test_the_table_of_the_best_shows_every_score_whole(width: int) -> None:
 
 
 def test_pruned_trials_follow_the_completed_ones_and_have_no_place() -> None:
-    race = ledger(
+    race = trial_table(
         record(0, PRUNED, 0.001, 0.001, epoch=2),
         record(1, COMPLETED, 0.5, 0.5),
         record(2, PRUNED, 0.1, epoch=1),

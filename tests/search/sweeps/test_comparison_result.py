@@ -15,7 +15,7 @@ from foldrace.cli.views import top_table
 from foldrace.search.sampling.comparison_plan import Phase, TrialRole
 from foldrace.search.sweeps.comparison_result import make_arm_results
 from foldrace.search.tune.state import TrialStatus, TrialTable
-from tests.search.tune.test_state import COMPLETED, FAILED, RUNNING, ledger, record
+from tests.search.tune.test_state import COMPLETED, FAILED, RUNNING, record, trial_table
 
 LABELS = ("adam", "sgd", "rmsprop")
 DEFAULT, SEARCH, REPEAT = Phase.DEFAULT, Phase.SEARCH, Phase.REPEAT
@@ -28,7 +28,7 @@ def race(*trials: tuple[TrialRole, TrialStatus, tuple[float, ...]]) -> TrialTabl
     for trial, (part, _, _) in zip(records, trials, strict=True):
         trial.part = part
         trial.params = {"optimizer": part.arm, "lr": 0.001 * (1 + trial.number)}
-    return ledger(*records)
+    return trial_table(*records)
 
 
 @pytest.fixture

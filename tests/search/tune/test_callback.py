@@ -20,19 +20,19 @@ def ended(number: int, loss: float, *, finished: bool) -> Any:
 
 
 def test_trials_that_had_all_ended_before_are_taken_over_without_a_step() -> None:
-    ledger, callback = TrialTable(total=2), SweepCallback("restored")
-    with callback.acting_on(RunningSweep(ledger, None, None, None)):  # type: ignore[arg-type]
+    trials, callback = TrialTable(total=2), SweepCallback("restored")
+    with callback.acting_on(RunningSweep(trials, None, None, None)):  # type: ignore[arg-type]
         callback.on_experiment_end([ended(0, 0.3, finished=True), ended(1, 0.2, finished=False)])
-    assert ledger.best is not None
-    assert (ledger.best.number, ledger.best.val_loss) == (0, 0.3)
-    assert (len(ledger.records), ledger.ended) == (2, 2)
+    assert trials.best is not None
+    assert (trials.best.number, trials.best.val_loss) == (0, 0.3)
+    assert (len(trials.records), trials.ended) == (2, 2)
 
 
 def test_trials_of_this_session_are_left_as_they_are() -> None:
-    ledger, callback = TrialTable(total=2), SweepCallback("fresh")
+    trials, callback = TrialTable(total=2), SweepCallback("fresh")
     trial = ended(0, 0.3, finished=True)
-    with callback.acting_on(RunningSweep(ledger, None, None, None)):  # type: ignore[arg-type]
+    with callback.acting_on(RunningSweep(trials, None, None, None)):  # type: ignore[arg-type]
         callback.on_step_begin(0, [trial])
-        before = ledger.records[0]
+        before = trials.records[0]
         callback.on_experiment_end([trial])
-    assert ledger.records[0] is before
+    assert trials.records[0] is before

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,3 +58,13 @@ with ray_session(None, spec):
 @pytest.mark.slow
 def test_trials_get_the_workers_that_were_started_beforehand() -> None:
     subprocess.run([sys.executable, "-c", _PROBES], check=True, timeout=120)
+
+
+def test_a_process_that_is_connected_to_a_ray_uses_that_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from foldrace.search.tune.session import ray_session
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    with ray_session("192.0.2.1:6379"):  # which nothing answers
+        pass

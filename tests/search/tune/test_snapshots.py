@@ -38,10 +38,10 @@ class Experiment:
     def keep(self, *, soon: bool = False) -> None:
         self.keep_beside((), soon=soon)
 
-    def keep_beside(self, given_up: Iterable[int], *, soon: bool = False) -> None:
+    def keep_beside(self, pruned: Iterable[int], *, soon: bool = False) -> None:
         storage = SimpleNamespace(experiment_driver_staging_path=str(self.staged))
         keep = self.snapshots.keep_newest_soon if soon else self.snapshots.keep_newest
-        keep([cast(Any, SimpleNamespace(storage=storage))], given_up)
+        keep([cast(Any, SimpleNamespace(storage=storage))], pruned)
 
     def checkpoints(self) -> list[int]:
         """The trials that have one."""
@@ -162,7 +162,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text() == "second"
 
 
-def test_the_checkpoints_of_a_trial_that_was_given_up_go_once_no_snapshot_asks_for_them(
+def test_the_checkpoints_of_a_trial_that_was_pruned_go_once_no_snapshot_asks_for_them(
     experiment: Experiment,
 ) -> None:
     for number in range(3):

@@ -1,4 +1,4 @@
-"""The sweep's state in memory: who leads, who never does, how long it will take."""
+"""The trials of a sweep in memory: the best one, the counts, the time that is left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def record(number: int, status: TrialStatus, *losses: float, epoch: int = 3) -> 
     )
 
 
-def ledger(
+def trial_table(
     *records: TrialRecord, total: int = 10, ago: float = 0.0, earlier: float = 0.0
 ) -> TrialTable:
     started = time.monotonic() - ago
@@ -44,7 +44,7 @@ COMPLETED, PRUNED, FAILED, RUNNING = (
 
 
 def test_the_best_comes_first_and_a_tie_goes_to_the_earlier_trial() -> None:
-    race = ledger(
+    race = trial_table(
         record(4, COMPLETED, 0.2, 0.4),
         record(0, COMPLETED, 0.5, 0.5),
         record(2, COMPLETED, 0.3, 0.3),
@@ -61,7 +61,7 @@ def test_only_a_completed_trial_can_win() -> None:
         record(2, FAILED, 0.003),
         record(3, COMPLETED, math.inf),
     )
-    race = ledger(*others)
+    race = trial_table(*others)
     assert race.best is None
     race.note(record(4, COMPLETED, 0.9))
     assert (
@@ -72,7 +72,7 @@ def test_only_a_completed_trial_can_win() -> None:
 
 
 def test_the_sums_follow_what_changes_in_a_trial() -> None:
-    race = ledger(record(0, COMPLETED, 0.2), record(1, RUNNING, 0.3))
+    race = trial_table(record(0, COMPLETED, 0.2), record(1, RUNNING, 0.3))
     assert (race.settled, race.ended, race.fold_epochs) == (1, 1, 6)
     trial = race.records[1]
     trial.status = TrialStatus.PAUSED
@@ -91,7 +91,7 @@ def test_the_sums_follow_what_changes_in_a_trial() -> None:
 
 
 def test_what_was_spent_before_counts_whenever_it_is_told() -> None:
-    full = ledger(record(0, TrialStatus.COMPLETED, 0.3))
+    full = trial_table(record(0, TrialStatus.COMPLETED, 0.3))
     spent = full.fold_epochs
     full.spent_before = 30  # an extension tells it once the sweep has begun
     assert full.fold_epochs == spent + 30
@@ -100,7 +100,9 @@ def test_what_was_spent_before_counts_whenever_it_is_told() -> None:
 
 
 def test_a_comparisons_repeat_does_not_compete() -> None:
-    race = ledger(record(0, COMPLETED, 0.2), record(1, COMPLETED, 0.3), record(2, COMPLETED, 0.1))
+    race = trial_table(
+        record(0, COMPLETED, 0.2), record(1, COMPLETED, 0.3), record(2, COMPLETED, 0.1)
+    )
     roles = [
         TrialRole("sgd", Phase.DEFAULT),
         TrialRole("sgd", Phase.SEARCH),
@@ -117,8 +119,8 @@ def test_a_comparisons_repeat_does_not_compete() -> None:
     assert race.fold_epochs == 9  # but it costs
 
 
-def test_given_up_trials_that_got_further_come_first() -> None:
-    race = ledger(
+def test_pruned_trials_that_reached_more_come_first() -> None:
+    race = trial_table(
         record(0, PRUNED, 0.3, epoch=1),
         record(1, PRUNED, 0.9, epoch=3),
         record(2, PRUNED, 0.1, epoch=1),
@@ -141,7 +143,7 @@ def test_a_record_reads_its_last_report() -> None:
 
 
 def test_counts_and_costs() -> None:
-    race = ledger(
+    race = trial_table(
         record(0, COMPLETED, 0.1, 0.2), record(1, PRUNED, 0.3, 0.3, epoch=1), record(2, RUNNING)
     )
     assert [race.count(status) for status in (COMPLETED, PRUNED, FAILED, RUNNING)] == [1, 1, 0, 1]
@@ -149,7 +151,9 @@ def test_counts_and_costs() -> None:
 
 
 def test_what_remains_follows_from_the_trials_that_ended() -> None:
-    race = ledger(record(0, COMPLETED, 0.1), record(1, PRUNED, 0.1), record(2, RUNNING), ago=10.0)
+    race = trial_table(
+        record(0, COMPLETED, 0.1), record(1, PRUNED, 0.1), record(2, RUNNING), ago=10.0
+    )
     assert race.remaining() == pytest.approx(40.0, abs=1)  # 5 s a trial, 8 to go
     assert race.remaining(time_budget=25.0) == pytest.approx(15.0, abs=1)
     assert race.remaining(time_budget=5.0) == 0.0
@@ -169,15 +173,15 @@ def test_the_time_before_the_first_trial_is_no_trials(monkeypatch: pytest.Monkey
 
 
 def test_nothing_is_known_before_a_trial_has_ended() -> None:
-    assert ledger(record(0, RUNNING), ago=10.0).remaining() is None
-    assert ledger(record(0, RUNNING), ago=10.0).remaining(time_budget=60.0) is None
-    assert ledger(record(0, COMPLETED, 0.1), total=100, ago=10.0).remaining(60.0) == pytest.approx(
-        50.0, abs=1
-    )
+    assert trial_table(record(0, RUNNING), ago=10.0).remaining() is None
+    assert trial_table(record(0, RUNNING), ago=10.0).remaining(time_budget=60.0) is None
+    assert trial_table(record(0, COMPLETED, 0.1), total=100, ago=10.0).remaining(
+        60.0
+    ) == pytest.approx(50.0, abs=1)
 
 
 def test_the_time_before_an_interruption_counts() -> None:
-    race = ledger(
+    race = trial_table(
         record(0, COMPLETED, 0.1), record(1, COMPLETED, 0.1), total=4, ago=10.0, earlier=30.0
     )
     assert race.elapsed == pytest.approx(40.0, abs=1)
