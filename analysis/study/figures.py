@@ -13,8 +13,7 @@ from foldrace.analysis.reports.style import BLUE, GREY, INK, MUTED, ORANGE, PALE
 from foldrace.analysis.study.plan import PARTS, Stage
 from foldrace.analysis.study.record import PartRecord, StudyRecord
 from foldrace.analysis.study.results import REFERENCE_MSE
-from foldrace.analysis.text import listed
-from foldrace.analysis.text import percent
+from foldrace.analysis.text import listed, percent
 from foldrace.search.text import clock
 
 if TYPE_CHECKING:

@@ -26,14 +26,15 @@ from foldrace.analysis.study.figures import (
 )
 from foldrace.analysis.study.plan import PARTS
 from foldrace.analysis.study.record import StudyRecord
-from foldrace.analysis.study.results import REFERENCE_MSE
-from foldrace.analysis.study.results import flaw_rows
-from foldrace.analysis.study.results import study_results
-from foldrace.analysis.study.results import vae_fold_losses
-from foldrace.analysis.study.results import vae_test_terms
+from foldrace.analysis.study.results import (
+    REFERENCE_MSE,
+    flaw_rows,
+    study_results,
+    vae_fold_losses,
+    vae_test_terms,
+)
 from foldrace.analysis.text import plural
 from foldrace.search.text import clock
-from foldrace.trainables.training.reports import mean_and_standard_error
 
 __all__ = ["build_page"]
 

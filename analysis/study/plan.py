@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from foldrace.errors import StateError
-from foldrace.files import write_text
+from foldrace.files import write_text_atomically
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec
 
 __all__ = ["PARTS", "QUICK", "REPORTS", "Stage", "StudyPart", "StudyProgress"]
@@ -183,4 +183,4 @@ class StudyProgress:
         """Replaces the file atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"overrides": list(self.overrides), "seconds": self.seconds, "done": self.done}
-        write_text(self.path, json.dumps(content, indent=2))
+        write_text_atomically(self.path, json.dumps(content, indent=2))

@@ -7,8 +7,8 @@ import math
 from foldrace.analysis.statistics.intervals import plus_minus
 from foldrace.analysis.study.record import PartRecord, StudyRecord
 from foldrace.analysis.text import digits, plural
-from foldrace.search.tune.progress import clock
-from foldrace.trainables.training.cross_validation import mean_and_standard_error
+from foldrace.search.text import clock
+from foldrace.trainables.training.reports import mean_and_standard_error
 
 __all__ = ["REFERENCE_MSE", "flaw_rows", "study_results", "vae_fold_losses", "vae_test_terms"]
 

@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from foldrace.analysis.study.plan import PARTS
-from foldrace.analysis.study.plan import REPORTS
-from foldrace.analysis.study.plan import Stage
-from foldrace.analysis.study.plan import StudyPart
-from foldrace.analysis.study.plan import StudyProgress
+from foldrace.analysis.study.plan import PARTS, REPORTS, Stage, StudyPart, StudyProgress
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.store import SweepFolder, check_root, connect

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from foldrace.cli.messages import FAILED, out, print_json, say, show
+from foldrace.cli.messages import FAILED, out, print_json, show
 from foldrace.cli.options import DATA, RUNS, AsJson, DataDirectory, Directory
 
 __all__ = ["PANEL", "app"]
@@ -29,7 +29,7 @@ def data(
     from foldrace.cli.tables import datasets_table
     from foldrace.trainables.data.datasets import fetch, list_datasets
 
-    out.print(datasets_table([fetch(name, data_dir, say)] if name else list_datasets(data_dir)))
+    out.print(datasets_table([fetch(name, data_dir)] if name else list_datasets(data_dir)))
     if not name:
         also = "Also: a .npz file, a folder of images, or ./file.py:function. See the README."
         out.print(also, style="dim")

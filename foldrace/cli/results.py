@@ -122,7 +122,7 @@ def report(
         rule = "is for --kind latent alone, from the checkpoints in --dir"
         raise InputError("--trial", trial, rule)
     else:
-        made = report_trial(directory, sweep_name, trial, data_dir, out=output, notify=say)
+        made = report_trial(directory, sweep_name, trial, data_dir, out=output)
     for page in made.pages:
         (say if as_json else show)(str(page))
     if as_json:

@@ -184,7 +184,7 @@ def study(
     root = directory or Path(os.environ.get("FOLDRACE_DIR", RUNS)) / name
     try:
         overrides = [*(QUICK if quick else ()), *(override or [])]
-        result = whole_study(root, data_dir, overrides, _view_of, say, address)
+        result = whole_study(root, data_dir, overrides, _view_of, address)
     except KeyboardInterrupt:
         again = f"{program()} study --dir {shlex.quote(str(root))}"
         say(f"Interrupted; everything is kept. Continue with:  {again}")

@@ -16,7 +16,8 @@ from foldrace.search.sampling.arms import Arm, build_arms, differing
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.trainables.data.arrays import Dataset
-from foldrace.trainables.data.datasets import check_reference, load_dataset
+from foldrace.trainables.data.datasets import load_dataset
+from foldrace.trainables.data.references import check_reference
 from foldrace.trainables.tasks.loading import BUILT_IN_TASKS, LoadedTask, load_task
 from foldrace.trainables.training.splits import FoldKind, FoldPlan
 

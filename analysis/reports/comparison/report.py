@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foldrace.analysis.records.comparison import Comparison
-from foldrace.analysis.records.comparison import read_comparison
-from foldrace.analysis.reports.comparison.curves import best_of_n
-from foldrace.analysis.reports.comparison.curves import learning_curves
+from foldrace.analysis.records.comparison import Comparison, read_comparison
+from foldrace.analysis.reports.comparison.curves import best_of_n, learning_curves
 from foldrace.analysis.reports.comparison.learning_rates import learning_rates
 from foldrace.analysis.reports.comparison.reconstructions import reconstructions
 from foldrace.analysis.reports.comparison.standings import standings
-from foldrace.analysis.reports.comparison.tables import budget_table
-from foldrace.analysis.reports.comparison.tables import failures_table
-from foldrace.analysis.reports.comparison.tables import pairs_table
-from foldrace.analysis.reports.comparison.tables import target_loss
-from foldrace.analysis.reports.comparison.tables import target_table
-from foldrace.analysis.reports.comparison.tables import tuned_table
-from foldrace.analysis.reports.page import Block
-from foldrace.analysis.reports.page import Code
-from foldrace.analysis.reports.page import Paragraph
-from foldrace.analysis.reports.page import Report
-from foldrace.analysis.reports.page import Section
-from foldrace.analysis.statistics.verdict import Verdict
-from foldrace.analysis.statistics.verdict import judge
+from foldrace.analysis.reports.comparison.tables import (
+    budget_table,
+    failures_table,
+    pairs_table,
+    target_loss,
+    target_table,
+    tuned_table,
+)
+from foldrace.analysis.reports.page import Block, Code, Paragraph, Report, Section
+from foldrace.analysis.statistics.verdict import Verdict, judge
 from foldrace.search.text import clock
-from foldrace.search.text import params_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,7 +10,7 @@ from foldrace.analysis.reports.page import Table
 from foldrace.analysis.statistics.intervals import plus_minus
 from foldrace.analysis.statistics.verdict import LEVEL, Verdict
 from foldrace.analysis.text import digits, p_text, percent, plural
-from foldrace.search.tune.progress import clock, params_text
+from foldrace.search.text import clock, params_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ from foldrace.analysis.statistics.neighbours import (
     trustworthiness,
 )
 from foldrace.search.sweeps.evidence import Codec
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.splits import Split
 from tests.helpers.points import normal

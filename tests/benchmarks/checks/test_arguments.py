@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.trainables.tasks.protocol import load_task
+from foldrace.trainables.tasks.loading import load_task
 
 SPECS = sorted((Path(__file__).parents[1] / "specs").glob("*.yaml"))
 WRONG = {

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from foldrace.search.preparing.prepare import Prepared, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.store import SweepFolder, connect, tracking_uri
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps import run as runs

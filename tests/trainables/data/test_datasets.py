@@ -13,13 +13,8 @@ import pytest
 
 from foldrace.errors import DataError, InputError
 from foldrace.trainables.data.arrays import Dataset
-from foldrace.trainables.data.datasets import (
-    State,
-    check_reference,
-    fetch,
-    list_datasets,
-    load_dataset,
-)
+from foldrace.trainables.data.datasets import State, fetch, list_datasets, load_dataset
+from foldrace.trainables.data.references import check_reference
 
 
 def pictures(count: int = 20, shape: tuple[int, ...] = (6, 5), seed: int = 0) -> np.ndarray:
