@@ -279,7 +279,7 @@ def sum_taps(
         bias: (C,), added.
         result: (B, P·C), written.
     """
-    # Unsigned, so that no index can count from the end: Numba then checks for none.
+    # Unsigned: Numba then adds no code for negative indices, which count from the end.
     channels, pixels = np.uint64(bias.size), np.uint64(counts.size)
     for image in range(result.shape[0]):
         source, target = taps[image * stride :], result[image]
