@@ -234,7 +234,7 @@ def test_wrong_options_are_refused(place: Place, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\x03\x04 not all of it", "is no .npz file, or not all of one"),
+        (b"PK\x03\x04 not all of it", "is not a .npz file, or not a complete one"),
         ({"images": np.full((40, 12, 12), np.nan)}, "images"),
         ({"images": np.full((40, 12, 12), 7.0)}, "images"),
         ({"images": np.zeros((0, 12, 12), np.uint8)}, "images"),

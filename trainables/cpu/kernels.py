@@ -32,7 +32,7 @@ LEVELS = 2**16
 Floats = NDArray[np.float32] | NDArray[np.float64]
 _Function = TypeVar("_Function")
 
-_BLOCK = 16  # images that are summed in the activations' own precision, then in double
+_BLOCK = 16  # images
 # The constants of SplitMix64.
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
@@ -129,28 +129,13 @@ def _repeat_per_pixel(values: Any, like: Any) -> Any:
 
 
 @_compiled
-def normalize(
-    rows: Floats,
-    weight: Floats,
-    bias: Floats,
-    eps: float,
-    rectified: bool,
-    mask: Mask,
-    result: Floats,
-    moments: Moments,
-) -> None:
-    """Batch normalization by the batch's own moments, then optionally ReLU and dropout.
+def _batch_moments(rows: Floats, moments: Moments) -> Any:
+    """Write the moments of (B, P·C), and return the mean of each element's channel, (P·C,).
 
-    Args:
-        rows: (B, P·C).
-        weight, bias: (C,), applied after normalization.
-        rectified: apply ReLU.
-        mask: apply dropout; only with ``rectified``.
-        result: (B, P·C), written.
-        moments: written.
+    Blocks of images are summed in the activations' own precision, the blocks in double.
     """
     count, width = rows.shape
-    channels = weight.size
+    channels = moments.mean.size
     total, block = np.zeros(width), np.empty(width, rows.dtype)
     for start in range(0, count, _BLOCK):
         block[:] = 0
@@ -172,6 +157,32 @@ def normalize(
         for index in range(width):
             total[index] += block[index]
     moments.variance[:] = _sum_pixels(total, channels) / values
+    return means
+
+
+@_compiled
+def normalize(
+    rows: Floats,
+    weight: Floats,
+    bias: Floats,
+    eps: float,
+    rectified: bool,
+    mask: Mask,
+    result: Floats,
+    moments: Moments,
+) -> None:
+    """Batch normalization by the batch's own moments, then optionally ReLU and dropout.
+
+    Args:
+        rows: (B, P·C).
+        weight, bias: (C,), applied after normalization.
+        rectified: apply ReLU.
+        mask: apply dropout; only with ``rectified``.
+        result: (B, P·C), written.
+        moments: written.
+    """
+    count, width = rows.shape
+    means = _batch_moments(rows, moments)
     slopes = _repeat_per_pixel(weight / np.sqrt(moments.variance + eps) * mask.factor, rows)
     constants = _repeat_per_pixel(bias * mask.factor, rows)
     zero = rows.dtype.type(0)
@@ -268,7 +279,7 @@ def sum_taps(
         bias: (C,), added.
         result: (B, P·C), written.
     """
-    # Unsigned, so that no index can count from the end: Numba then checks for none.
+    # Unsigned: Numba then adds no code for negative indices, which count from the end.
     channels, pixels = np.uint64(bias.size), np.uint64(counts.size)
     for image in range(result.shape[0]):
         source, target = taps[image * stride :], result[image]

@@ -71,6 +71,17 @@ def test_deeper_folders_belong_to_their_class_and_others_are_ignored(classes):
     assert data.labels is not None and data.labels.tolist().count(0) == 11
 
 
+def test_a_class_folder_may_be_a_link_and_hidden_folders_are_left_out(classes, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "mice"
+    put(elsewhere / "0.png", 30)
+    (classes / "train" / "mouse").symlink_to(elsewhere)
+    put(classes / "train" / ".cache" / "0.png", 9)
+    put(classes / ".cache" / "0.png", 9)
+    data = load(classes)
+    assert data.class_names == ("cat", "dog", "mouse")
+    assert data.labels is not None and data.labels.tolist() == [0] * 10 + [1] * 10 + [2]
+
+
 def test_one_coloured_image_makes_all_of_them_rgb(classes):
     put(classes / "test" / "dog" / "1.png", 200, "RGBA")
     data = load(classes)

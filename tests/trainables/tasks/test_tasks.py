@@ -1,4 +1,4 @@
-"""A task of the user's is found, checked, and travels to workers that do not have its file."""
+"""A user's task is loaded, checked, and sent to workers that do not have its file."""
 
 from __future__ import annotations
 
