@@ -188,10 +188,8 @@ def _point(parameters: Sequence[Parameter], trial: int) -> dict[str, Any]:
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution | None:
-    """The parameter's distribution in Optuna's form, a choice by its text.
-
-    None if the sweep file has no distribution for it, or the arms of a comparison have several.
-    """
+    """As Optuna has it (a choice by its text); None where the sweep file does not say how it was
+    drawn, or the arms of a comparison differ in that."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if len(parameter.entries) != 1:
