@@ -91,7 +91,7 @@ class Samplers:
             number: of the trial.
             attempt: how many suggestions for this number were discarded.
             discarded: how many suggestions for all numbers were; ``qmc`` skips their points.
-            ranking: the study's trials, if it is at hand; otherwise ``tpe`` ranks them itself.
+            ranking: of the study's trials; without it ``tpe`` ranks them itself.
         """
         seed = self.seed_of(number, attempt)
         with warnings.catch_warnings():

@@ -26,7 +26,7 @@ Label = Annotated[
 
 def _optimizer(value: object) -> str:
     if value not in OPTIMIZER_PARAMETERS:
-        raise broken("is no optimizer", nearest(value, OPTIMIZER_PARAMETERS))
+        raise broken("is not an optimizer", nearest(value, OPTIMIZER_PARAMETERS))
     return str(value)
 
 
@@ -57,12 +57,12 @@ def _checked_arms(arms: dict[str, ArmSpec]) -> dict[str, ArmSpec]:
         raise broken("must hold at least two arms", "arms: {adam: {}, sgd: {}}")
     for label, arm in arms.items():
         if arm.optimizer is None and label not in OPTIMIZER_PARAMETERS:
-            rule = f"is missing, and {label} is no optimizer's name"
+            rule = f"is missing, and {label} is not an optimizer's name"
             hint = nearest(label, OPTIMIZER_PARAMETERS)
             raise broken(rule, hint, at=(label, "optimizer"), value=None)
         for part, names in (("space", arm.space), ("defaults", arm.defaults)):
             if "optimizer" in names:
-                rule = "is the arm's own, and stands beside its space"
+                rule = "belongs to the arm itself, beside its space"
                 raise broken(rule, at=(label, part, "optimizer"), value=None)
     return {
         label: arm.model_copy(update={"optimizer": arm.optimizer or label})

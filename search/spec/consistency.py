@@ -112,7 +112,7 @@ def shared_space_errors(shared: Mapping[str, Distribution], comparison: Comparis
     for label, arm in comparison.arms.items():
         for name in sorted(shared.keys() & arm.space.keys()):
             rule, hint = (
-                "stands in the space that all arms share as well",
+                "is in the space that all arms share as well",
                 "keep it in one of them",
             )
             place = ("comparison", "arms", label, "space", name)

@@ -133,5 +133,5 @@ class Distribution(SpecSection):
         return {**shown, "when": dumped["when"]} if self.when else shown
 
     def __str__(self) -> str:
-        """As it stands in a sweep file, on one line."""
+        """As it is written in a sweep file, on one line."""
         return inline_yaml(self.model_dump(by_alias=True))

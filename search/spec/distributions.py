@@ -105,7 +105,7 @@ class Choice(_Listed):
         choices = tuple(parameter.check(field, choice) for choice in self.choices)
         for i, choice in enumerate(choices):
             if among(choice, choices[:i]):
-                raise InputError(field, choice, "stands twice among the choices")
+                raise InputError(field, choice, "is listed twice among the choices")
         return self.model_copy(update={"choices": choices})
 
 
@@ -367,4 +367,4 @@ SpaceEntry = Annotated[
         json_schema_input_type=Choice | Uniform | Log | Int | LogInt | Fixed | Bare,
     ),
 ]
-"""A distribution as it stands in the file: a mapping, or a bare value."""
+"""A distribution as it is written in the file: a mapping, or a bare value."""

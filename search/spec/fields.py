@@ -190,7 +190,7 @@ Bare = Annotated[Value, PlainValidator(_bare), WithJsonSchema(BARE_VALUE)]
 def _distinct(values: tuple[Value, ...]) -> tuple[Value, ...]:
     for place, value in enumerate(values):
         if among(value, values[:place]):
-            raise broken(f"{value!r} stands twice")
+            raise broken(f"{value!r} is listed twice")
     return values
 
 

@@ -34,7 +34,7 @@ def _objectives(value: object) -> tuple[str, ...]:
         raise broken(rule, f"[{', '.join(_OBJECTIVES[:2])}]")
     for place, name in enumerate(value):
         if name not in _OBJECTIVES or name in value[:place]:
-            hint = "it stands there twice" if name in _OBJECTIVES else nearest(name, _OBJECTIVES)
+            hint = "it is listed twice" if name in _OBJECTIVES else nearest(name, _OBJECTIVES)
             raise broken(rule, hint, at=(place,), value=name)
     return tuple(value)
 

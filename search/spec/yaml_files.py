@@ -115,7 +115,7 @@ def read_yaml(text: str, source: str) -> Any:
         source: the name of the text in errors.
 
     Raises:
-        InputError: the text is not YAML; names the line, the column and what stands there.
+        InputError: the text is not YAML; names the line, the column and the text there.
     """
     try:
         return yaml.load(text, Loader=_Loader)

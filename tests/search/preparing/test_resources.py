@@ -1,4 +1,4 @@
-"""How many trials a cluster holds, and what it is asked for."""
+"""How many trials fit on a cluster, and what is requested of its autoscaler."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from foldrace.search.preparing import resources as capacity
         (1, 0.5, {"CPU": 8}, 0),
     ],
 )
-def test_how_many_trials_a_machine_holds(
+def test_how_many_trials_fit_on_a_node(
     cpu: float, gpu: float, machine: dict[str, float], count: int
 ) -> None:
     assert capacity.fitting(cpu, gpu, machine) == count
@@ -43,12 +43,12 @@ def machines(
     monkeypatch.setattr(capacity, "_addable", lambda: list(addable))
 
 
-def test_a_trial_does_not_span_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_does_not_span_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     machines(monkeypatch, {"CPU": 3}, {"CPU": 3}, {"CPU": 3})
     assert capacity.trial_slots(2, 0) == 3
 
 
-def test_machines_of_different_kinds_each_hold_what_they_can(
+def test_nodes_of_different_sizes_add_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machines(monkeypatch, {"CPU": 0}, {"CPU": 16, "GPU": 1}, {"CPU": 4, "GPU": 8})
@@ -56,7 +56,7 @@ def test_machines_of_different_kinds_each_hold_what_they_can(
     assert capacity.largest_node() == {"CPU": 16, "GPU": 8}
 
 
-def test_what_may_be_added_counts_as_there_but_holds_nothing_yet(
+def test_nodes_that_may_be_added_count_as_largest_but_hold_no_trial_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machines(monkeypatch, {"CPU": 2}, addable=[{"CPU": 8, "GPU": 4}])
@@ -66,7 +66,7 @@ def test_what_may_be_added_counts_as_there_but_holds_nothing_yet(
         capacity.check_resources(1, 5, capacity.largest_node())
 
 
-def test_an_autoscaler_is_asked_for_the_room_and_relieved_of_it(
+def test_an_autoscaler_is_asked_for_nodes_and_the_request_is_withdrawn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Any] = []
@@ -86,7 +86,7 @@ def test_an_autoscaler_is_asked_for_the_room_and_relieved_of_it(
     assert len(asked) == 2
 
 
-def test_a_folder_that_a_machine_does_not_see_is_refused_and_nothing_is_left(
+def test_a_folder_that_a_node_does_not_see_is_refused_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     machines(monkeypatch, {"CPU": 2}, {"CPU": 2})

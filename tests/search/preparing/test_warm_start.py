@@ -43,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def test_completed_trials_come_with_their_values_and_those_given_up_with_their_curves(
+def test_completed_trials_come_with_values_and_pruned_ones_with_curves(
     store: Store,
 ) -> None:
     warm = read_warm_start("ae", store.root, store.uri, prepared(store.root))
@@ -162,7 +162,7 @@ def test_other_images_are_refused(store: Store) -> None:
 @pytest.mark.parametrize(
     ("scheduler", "given_up"), [({"kind": "fifo"}, True), ({"grace_epochs": 2}, False)]
 )
-def test_those_given_up_at_other_rungs_are_left_out(
+def test_trials_pruned_at_other_rungs_are_left_out(
     store: Store, scheduler: dict[str, Any], given_up: bool
 ) -> None:
     warm = read_warm_start("ae", store.root, store.uri, prepared(store.root, scheduler=scheduler))
@@ -192,7 +192,7 @@ def test_the_latest_of_several_sweeps_of_one_name_counts(tmp_path: Path) -> None
     ] and old.info.run_id != new.info.run_id
 
 
-def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_store_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is none yet; leave the warm start out"):
         read_warm_start("ae", tmp_path, f"sqlite:///{tmp_path}/mlflow.db", prepared(tmp_path))
     assert not list(tmp_path.iterdir())
@@ -201,7 +201,7 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
         read_warm_start("ae", tmp_path, f"sqlite:///{tmp_path}/mlflow.db", prepared(tmp_path))
 
 
-def test_several_objectives_need_their_figures(store: Store) -> None:
+def test_several_objectives_need_their_metrics(store: Store) -> None:
     asked = prepared(
         store.root, search={"objectives": ["val_loss", "seconds"]}, scheduler={"kind": "fifo"}
     )

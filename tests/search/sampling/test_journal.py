@@ -135,7 +135,7 @@ def test_wherever_in_the_journal_the_process_was_killed_the_same_trials_follow(
         shutil.rmtree(tmp_path / "cut")
 
 
-def test_a_trial_that_waits_is_found_by_its_process_and_by_those_that_read_the_journal_anew(
+def test_an_enqueued_trial_is_found_by_its_process_and_by_new_readers_of_the_journal(
     tmp_path: Path,
 ) -> None:
     path, waiting = tmp_path / "optuna.log", (TrialState.WAITING,)

@@ -1,4 +1,4 @@
-"""What Optuna is told, and what it suggests."""
+"""What the searcher tells Optuna, and what it suggests."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def run_trials(search: FoldSearch, count: int) -> list[dict[str, Any]]:
 # --- what Optuna is told -------------------------------------------------------------------------
 
 
-def test_a_trial_that_was_given_up_is_told_pruned_with_its_values_at_fold_epochs() -> None:
+def test_a_pruned_trial_is_told_pruned_with_its_values_at_fold_epochs() -> None:
     search = make_search()
     search.suggest("a")
     search.on_trial_result("a", result(0.9, 1))
@@ -95,8 +95,8 @@ ENDINGS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], TrialState, dict[
         TrialState.COMPLETE,
         {3: 0.9, 6: 0.25},
     ),
-    "given up": ([], {"result": result(0.9, 1)}, TrialState.PRUNED, {3: 0.9}),
-    "given up later": (
+    "pruned": ([], {"result": result(0.9, 1)}, TrialState.PRUNED, {3: 0.9}),
+    "pruned later": (
         [result(0.9, 1)],
         {"result": result(0.8, 2)},
         TrialState.PRUNED,
@@ -121,8 +121,8 @@ ENDINGS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], TrialState, dict[
     "NaN": ([], {"result": result(math.nan, 2, finished=True)}, TrialState.FAIL, {}),
 }
 TOLD_WRONG_BY_STOCK = {
-    "given up",
-    "given up later",
+    "pruned",
+    "pruned later",
     "never reported",
     "failed with a result",
     "diverged",
@@ -149,7 +149,7 @@ def check_ending(search: OptunaSearch, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_optuna_is_told_the_truth_about_every_ending(ending: str) -> None:
+def test_optuna_is_told_how_each_trial_ended(ending: str) -> None:
     check_ending(make_search(), ending)
 
 
@@ -302,7 +302,9 @@ def drain(search: FoldSearch) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"])
-def test_a_small_space_is_handed_out_once_and_then_the_search_has_finished(sampler: str) -> None:
+def test_every_point_of_a_small_space_is_suggested_once_and_then_the_search_is_finished(
+    sampler: str,
+) -> None:
     search = small_search(sampler=sampler, seed=2)
     suggestions = drain(search)
     assert [s["trial"] for s in suggestions] == list(range(6))
@@ -335,7 +337,7 @@ def test_a_space_that_cannot_be_counted_ends_when_draws_find_nothing_new(
     assert len(drain(small_search(sampler="random"))) == 6
 
 
-def test_a_given_point_that_stands_there_twice_is_trained_once() -> None:
+def test_a_point_that_is_given_twice_is_trained_once() -> None:
     point = {"batch_size": 32, "lr": 0.01}
     suggestions = drain(small_search(sampler="random", start_with=[point, point]))
     assert (
@@ -343,7 +345,7 @@ def test_a_given_point_that_stands_there_twice_is_trained_once() -> None:
     )
 
 
-def test_no_more_trials_are_handed_out_than_asked_for() -> None:
+def test_no_more_trials_are_suggested_than_requested() -> None:
     assert len(drain(small_search(sampler="random", trials=4))) == 4
 
 

@@ -166,7 +166,7 @@ def test_a_missing_objective_is_a_failure() -> None:
     assert [t.state for t in search.study.trials] == [TrialState.FAIL]
 
 
-def test_tpe_learns_from_a_trial_that_waits_as_from_one_that_was_given_up() -> None:
+def test_tpe_learns_from_a_paused_trial_as_from_a_pruned_one() -> None:
     waiting, given_up = (make_search("tpe", SMOOTH, seed=2, trials=40) for _ in range(2))
     for number in range(40):
         name = str(number)
@@ -220,7 +220,7 @@ def test_a_ranking_updated_trial_by_trial_shows_the_best_the_newest_and_the_runn
         assert {one.number for one in shown if one.state is TrialState.RUNNING} == running
 
 
-def test_what_is_noted_of_trials_gives_the_suggestions_that_all_of_the_study_gives(
+def test_a_ranking_gives_the_same_suggestions_as_the_whole_study(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def run() -> list[Any]:

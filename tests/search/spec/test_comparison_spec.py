@@ -1,4 +1,4 @@
-"""A comparison's sweep file: what makes it fair is a rule, and who breaks it is told where."""
+"""A comparison's sweep file: its rules, its arms, and the errors that name them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_it_round_trips_and_ships_an_example() -> None:
         ),
         (
             {"space": {"lr": 0.1}},
-            "comparison.arms.adam.space.lr: stands in the space that all arms share",
+            "comparison.arms.adam.space.lr: is in the space that all arms share",
         ),
         (
             {"comparison": {"arms": ARMS, "repeats": 0}},
@@ -129,13 +129,13 @@ def test_it_round_trips_and_ships_an_example() -> None:
         ),
     ],
 )
-def test_what_would_not_be_fair_is_refused(keys: dict[str, Any], said: str) -> None:
+def test_unequal_costs_are_refused(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(**keys)
     assert str(caught.value).startswith(said)
 
 
-def test_a_sweep_may_have_a_sampler_that_a_comparison_has_not() -> None:
+def test_a_sweep_may_use_samplers_that_a_comparison_cannot() -> None:
     for sampler in ("qmc", "cmaes", "gp", "nsga2"):
         spec = parse_spec({"dataset": "digits", "search": {"sampler": sampler}}, Path.cwd())
         assert spec.search.sampler == sampler
@@ -147,12 +147,12 @@ def test_a_sweep_may_have_a_sampler_that_a_comparison_has_not() -> None:
         ({"adam": {}}, "comparison.arms: {'adam': {}}: must hold at least two arms"),
         (
             {"adam": {}, "fast": {}},
-            "comparison.arms.fast.optimizer: is missing, and fast is no optimizer's name",
+            "comparison.arms.fast.optimizer: is missing, and fast is not an optimizer's name",
         ),
         ({"adam": {}, "a b": {}}, "comparison.arms.a b: must be an arm's label"),
         (
             {"adam": {}, "x": {"optimizer": "admw"}},
-            "comparison.arms.x.optimizer: admw: is no optimizer; did you mean",
+            "comparison.arms.x.optimizer: admw: is not an optimizer; did you mean",
         ),
         (
             {"adam": {"optimiser": 1}, "sgd": {}},
@@ -160,11 +160,11 @@ def test_a_sweep_may_have_a_sampler_that_a_comparison_has_not() -> None:
         ),
         (
             {"adam": {"space": {"optimizer": "sgd"}}, "sgd": {}},
-            "comparison.arms.adam.space.optimizer: is the arm's",
+            "comparison.arms.adam.space.optimizer: belongs to the arm",
         ),
         (
             {"adam": {"defaults": {"optimizer": "sgd"}}, "sgd": {}},
-            "comparison.arms.adam.defaults.optimizer: is the",
+            "comparison.arms.adam.defaults.optimizer: belongs to the",
         ),
         (
             {"adam": {"space": {"lr": {"log": [2, 1]}}}, "sgd": {}},
@@ -172,7 +172,7 @@ def test_a_sweep_may_have_a_sampler_that_a_comparison_has_not() -> None:
         ),
     ],
 )
-def test_an_arm_that_is_none_is_refused(arms: dict[str, Any], said: str) -> None:
+def test_invalid_arms_are_refused(arms: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(arms)
     assert str(caught.value).startswith(said)
@@ -239,7 +239,7 @@ def test_an_arm_that_is_none_is_refused(arms: dict[str, Any], said: str) -> None
         ),
     ],
 )
-def test_a_wrong_parameter_is_named_where_it_stands(
+def test_a_wrong_parameter_is_named_with_its_place_in_the_file(
     arms: dict[str, Any], shared: dict[str, Any], field: str, rule: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -254,7 +254,7 @@ def test_an_arm_searches_the_shared_space_and_its_own() -> None:
     assert set(arms["heavy-ball"].space.tunable) == {"lr", "momentum", "batch_size"}
 
 
-def test_the_default_trial_has_pytorchs_learning_rate_unless_told() -> None:
+def test_the_default_trial_has_pytorchs_learning_rate_unless_it_is_set() -> None:
     wide = {"lr": {"log": [1e-5, 10.0]}}
     assert default_of({"optimizer": "rmsprop", "space": wide}) == {
         "optimizer": "rmsprop",
@@ -316,7 +316,7 @@ def test_a_conditional_parameter_is_left_out_of_a_default_trial_without_its_pare
     assert chosen["momentum"] == 0.5
 
 
-def test_what_trials_may_differ_in_is_told_from_what_all_share() -> None:
+def test_parameters_that_can_differ_between_trials() -> None:
     arms = build_arms(parse(space={"width": 8, "batch_size": {"choice": [32, 64]}}), TASK)
     assert set(differing(arms)) == {"optimizer", "lr", "momentum", "batch_size"}
     arms = build_arms(
@@ -325,7 +325,7 @@ def test_what_trials_may_differ_in_is_told_from_what_all_share() -> None:
     assert set(differing(arms)) == {"optimizer", "latent_dim"}
 
 
-def test_arms_may_not_differ_in_what_the_yardstick_means(tmp_path: Path) -> None:
+def test_arms_may_not_differ_in_what_the_objective_depends_on(tmp_path: Path) -> None:
     arms = {"adam": {"space": {"loss": "bce"}}, "sgd": {"space": {"loss": "mse"}}}
     keys = {"dataset": {"name": "digits", "limit": 60}}
     assert prepare(parse(arms, **keys), tmp_path).arms

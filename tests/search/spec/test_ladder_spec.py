@@ -62,7 +62,7 @@ def test_stopping_moves_all_folds_together_and_fifo_has_one_rung() -> None:
     assert parse(scheduler={"kind": "fifo"}).ladder == (Rung(3, 9),)
 
 
-def test_a_ladder_of_ones_own_survives_the_way_through_a_file() -> None:
+def test_a_given_ladder_round_trips() -> None:
     rungs = [[1, 2], [2, 2], [3, 9]]
     for kind in ("promotion", "stopping"):
         spec = parse(scheduler={"kind": kind, "ladder": rungs})
@@ -106,7 +106,7 @@ def test_a_ladder_of_ones_own_survives_the_way_through_a_file() -> None:
         ({"search": {"target": "low"}}, "search.target: low: must be a number"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_place_and_rule(
+def test_invalid_ladders_and_budgets_are_refused_with_place_and_rule(
     keys: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError) as caught:

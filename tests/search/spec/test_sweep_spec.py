@@ -399,12 +399,12 @@ def test_how_folds_are_computed_is_checked_and_kept():
     )
 
 
-def test_a_number_in_quotes_is_told_so_and_what_is_none_is_not() -> None:
+def test_a_quoted_number_gets_the_hint_to_remove_the_quotes() -> None:
     assert refused(resources={"cpu": "2"}).hint == "without quotes"
     assert refused(resources={"cpu": "two"}).hint == ""
 
 
-def test_a_trial_has_a_share_of_a_processor_and_may_have_no_gpu() -> None:
+def test_valid_shares_of_cpus_and_gpus() -> None:
     assert (
         refused(resources={"cpu": 1e-9}).rule
         == refused(resources={"cpu": 0}).rule
@@ -426,7 +426,7 @@ def test_a_trial_has_a_share_of_a_processor_and_may_have_no_gpu() -> None:
         ({}, 0, []),
     ],
 )
-def test_what_is_asked_for_in_vain_is_told(
+def test_settings_without_effect_are_reported(
     training: dict[str, Any], gpu: float, said: list[str]
 ) -> None:
     lines = list(without_effect(parse(training=training, resources={"gpu": gpu})))
