@@ -13,7 +13,8 @@ from foldrace.analysis.records.evidence import load_evidence, refit_run
 from foldrace.analysis.records.tables import locate_sweep, sweep_run
 from foldrace.analysis.reports.page import Report, report_files, write_report
 from foldrace.errors import InputError, StateError, nearest
-from foldrace.search.recording.store import connect, find_sweep
+from foldrace.search.recording.folder import find_sweep
+from foldrace.search.recording.tracking import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -124,7 +125,7 @@ def report_trial(
     """
     from foldrace.search.sweeps.trial_evidence import log_trial_evidence
 
-    run_id = log_trial_evidence(name, trial, root, data_dir, notify=notify)
+    run_id = log_trial_evidence(name, trial, root, data_dir)
     found = find_sweep(root, name)
     state = found.read_state()
     client = connect(state.tracking_uri)

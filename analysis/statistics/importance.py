@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from foldrace.analysis.records.sweep import Parameter, SweepRecord
+from foldrace.analysis.records.sweep import SearchedParameter, SweepRecord
 from foldrace.search.spec.distributions import Choice, Int, Log, LogInt, Uniform
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _not_to_the_end(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_the_best(
-    parameters: Sequence[Parameter], points: Sequence[Mapping[str, Any]], seed: int
+    parameters: Sequence[SearchedParameter], points: Sequence[Mapping[str, Any]], seed: int
 ) -> tuple[dict[str, float], dict[str, float], int]:
     """PED-ANOVA of points that stand in the order of their rank."""
     from optuna.importance import PedAnovaImportanceEvaluator
@@ -128,7 +128,7 @@ def _of_the_best(
 
 
 def _overall(
-    parameters: Sequence[Parameter],
+    parameters: Sequence[SearchedParameter],
     points: Sequence[Mapping[str, Any]],
     losses: NDArray[np.float64],
     seed: int,
@@ -149,7 +149,7 @@ def _overall(
 
 def _evaluate(
     evaluator: BaseImportanceEvaluator,
-    parameters: Sequence[Parameter],
+    parameters: Sequence[SearchedParameter],
     points: Sequence[Mapping[str, Any]],
     values: NDArray[np.float64],
 ) -> dict[str, float]:
@@ -170,7 +170,7 @@ def _evaluate(
     return {name: float(found.get(name, 0.0)) for name in seen}
 
 
-def _point(parameters: Sequence[Parameter], trial: int) -> dict[str, Any]:
+def _point(parameters: Sequence[SearchedParameter], trial: int) -> dict[str, Any]:
     return {
         parameter.name: parameter.values[trial]
         for parameter in parameters
@@ -178,7 +178,7 @@ def _point(parameters: Sequence[Parameter], trial: int) -> dict[str, Any]:
     }
 
 
-def _distribution(parameter: Parameter) -> BaseDistribution | None:
+def _distribution(parameter: SearchedParameter) -> BaseDistribution | None:
     """As Optuna has it (a choice by its text); None where the sweep file does not say how it was
     drawn, or the arms of a comparison differ in that."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

@@ -16,11 +16,12 @@ import pandas as pd
 from foldrace.analysis.records.comparison import Comparison, read_comparison
 from foldrace.analysis.records.evidence import Evidence, load_evidence, refit_run
 from foldrace.analysis.records.tables import artifact_text, fold_losses, ranking, trials_table
-from foldrace.analysis.records.vae import VaeRecord, read_record
+from foldrace.analysis.records.vae import VaeRecord, read_vae_record
 from foldrace.analysis.statistics.pca import LinearCode, linear_codes
 from foldrace.analysis.statistics.verdict import Verdict, judge
 from foldrace.analysis.study.plan import PARTS, REPORTS, Journal, Part
-from foldrace.search.recording.store import SweepFolder, connect
+from foldrace.search.recording.folder import SweepFolder
+from foldrace.search.recording.tracking import connect
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.trainables.data.datasets import load_dataset
 
@@ -153,7 +154,7 @@ def read_study(root: Path, data_dir: Path, journal: Journal) -> StudyRecord:
         if part.key == "optimizers":
             comparison = read_comparison(client, record.run)
         if part.key == "vae":
-            vae = read_record(client, record.run)
+            vae = read_vae_record(client, record.run)
     spec = (parts["ae"].spec if "ae" in parts else PARTS[0].spec(journal.overrides)).dataset
     data = load_dataset(
         spec.name, limit=spec.limit, seed=spec.seed, size=spec.size, data_dir=data_dir

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from foldrace.analysis.study.plan import PARTS, REPORTS, Journal, Part, Stage
 from foldrace.search.preparing.prepare import Prepared, prepare
-from foldrace.search.recording.store import SweepFolder, check_root, connect
+from foldrace.search.recording.folder import SweepFolder, check_root
+from foldrace.search.recording.tracking import connect
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.tune.progress import View, clock
 
@@ -216,7 +217,7 @@ class Workshop:
                 f"{part.name}: no trial was evaluated to the end, so there is nothing to refit"
             )
             return
-        refit(part.name, self._root, self._data_dir, notify=self._say)
+        refit(part.name, self._root, self._data_dir)
 
     def reports(self, part: Part) -> None:
         """Writes the reports that apply to the part's sweep into its folder."""

@@ -3,10 +3,8 @@ from."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from foldrace.errors import InputError, StateError, first_line, nearest
 from foldrace.search.preparing.prepare import Prepared
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.reader import metric_points, runs_of, search_runs, spec_text
+from foldrace.search.recording.schema import EPOCH, VAL_LOSS, Level, Tag, having, trial_status
+from foldrace.search.recording.tracking import connect
 from foldrace.search.sampling.samplers import distributions_of
 from foldrace.search.spec.distributions import same
 from foldrace.search.spec.space_checks import among
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["WarmStart", "read_warm_start", "with_warm_start"]
 
 _FIELD = "search.warm_start"
-_MOST = 50_000
-_AT_ONCE = 8
 _METRICS = {"val_loss": "val_loss", "parameters": "parameters", "seconds": "train_seconds"}
 _WAY_OUT = "to try its best points all the same, put them into search.start_with"
 
@@ -88,9 +86,7 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
         run = _find(client, name)
         earlier = _spec_of(client, run, name, root)
         _check_same(earlier, run, name, prepared)
-        runs = _search(
-            client, f"tags.`foldrace.sweep_key` = '{run.data.tags['foldrace.sweep_key']}'", "trial"
-        )
+        runs = runs_of(client, run, Level.TRIAL)
         points, obstacles = _place(runs, prepared, earlier.scheduler)
         trials = tuple(_trials(client, points, name, prepared))
     except (InputError, StateError):
@@ -112,21 +108,12 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
     return WarmStart(name, trials, len(runs))
 
 
-def _search(client: MlflowClient, wanted: str, level: str) -> list[Run]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    filter_string = f"{wanted}{' and ' if wanted else ''}tags.`foldrace.level` = '{level}'"
-    found = client.search_runs(
-        experiments, filter_string, max_results=_MOST, order_by=["attributes.start_time"]
-    )
-    return list(found)
-
-
 def _find(client: MlflowClient, name: str) -> Run:
     """The run of the latest sweep of that name. Raises: InputError."""
-    runs = _search(client, "", "sweep")
-    named = [run for run in runs if run.data.tags["foldrace.sweep"] == name]
+    runs = list(search_runs(client, having(level=Level.SWEEP)))
+    named = [run for run in runs if run.data.tags[Tag.SWEEP] == name]
     if not named:
-        raise _unknown(name, {str(run.data.tags["foldrace.sweep"]) for run in runs})
+        raise _unknown(name, {str(run.data.tags[Tag.SWEEP]) for run in runs})
     return named[-1]
 
 
@@ -138,17 +125,13 @@ def _unknown(name: str, names: Collection[str]) -> InputError:
 def _spec_of(client: MlflowClient, run: Run, name: str, root: Path) -> SweepSpec:
     """The earlier sweep's file. Raises: InputError."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = client.download_artifacts(run.info.run_id, "sweep.yaml", folder)
-            return parse_spec(read_yaml(Path(path).read_text(encoding="utf-8"), name), root)
+        return parse_spec(read_yaml(spec_text(client, run), name), root)
     except InputError as error:
         raise InputError(
             _FIELD, name, f"its sweep file is not one of this version: {error}"
         ) from error
-    except OSError as error:
-        raise InputError(
-            _FIELD, name, f"its sweep file is not in the tracking store: {error}"
-        ) from error
+    except StateError as error:
+        raise InputError(_FIELD, name, "its sweep file is not in the tracking store") from error
 
 
 def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> None:
@@ -172,7 +155,7 @@ def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> 
                 " here"
             )
             raise InputError(_FIELD, name, rule, _WAY_OUT)
-    if run.data.tags.get("foldrace.dataset_digest") != prepared.dataset.digest:
+    if run.data.tags.get(Tag.DATASET_DIGEST) != prepared.dataset.digest:
         then, now = earlier.dataset.model_dump(), spec.dataset.model_dump()
         differing = [key for key in {**then, **now} if then.get(key) != now.get(key)]
         what = (
@@ -212,11 +195,10 @@ def _place(
     now = prepared.spec.scheduler
     same_rungs = now.kind == "fifo" or now == scheduler
     for run in runs:
-        ended_well = run.info.status == "FINISHED" and _has_all_epochs(run, prepared)
-        given_up = (
-            same_rungs and run.info.status == "KILLED" and "foldrace.pruned_at" in run.data.tags
-        )
-        if "val_loss" not in run.data.metrics or not (ended_well or given_up):
+        status = trial_status(run)
+        completed = status == "completed" and _has_all_epochs(run, prepared)
+        pruned = same_rungs and status == "pruned"
+        if VAL_LOSS not in run.data.metrics or not (completed or pruned):
             continue
         try:
             placed.append((run, _point(run.data.params, prepared)))
@@ -231,7 +213,7 @@ def _has_all_epochs(run: Run, prepared: Prepared) -> bool:
     spec = prepared.spec
     return (
         spec.early_stopping.patience is not None
-        or run.data.metrics.get("epoch", spec.epochs) >= spec.epochs
+        or run.data.metrics.get(EPOCH, spec.epochs) >= spec.epochs
     )
 
 
@@ -289,22 +271,17 @@ def _trials(
     """Optuna's trials, in the order of their numbers."""
     objectives = prepared.spec.search.objectives
     distributions = distributions_of(prepared.space)
-    ordered = sorted(points, key=lambda placed: int(placed[0].data.tags["foldrace.trial"]))
-    given_up = (
-        [run.info.run_id for run, _ in ordered if run.info.status == "KILLED"]
-        if len(objectives) == 1
-        else []
-    )
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # MLflow answers for one run at a time
-        asked = pool.map(lambda run_id: client.get_metric_history(run_id, "val_loss"), given_up)
-        curves = {
-            run_id: {p.step: p.value for p in curve}
-            for run_id, curve in zip(given_up, asked, strict=True)
-        }
+    ordered = sorted(points, key=lambda placed: int(placed[0].data.tags[Tag.TRIAL]))
+    pruned = [run.info.run_id for run, _ in ordered if trial_status(run) == "pruned"]
+    histories = metric_points(client, pruned if len(objectives) == 1 else (), [VAL_LOSS])
+    curves = {
+        run_id: {point.step: point.value for point in every}
+        for (run_id, _), every in histories.items()
+    }
     for run, point in ordered:
         trial = _trial(run, point, distributions, objectives, curves.get(run.info.run_id, {}))
         if trial is not None:
-            trial.set_user_attr("warm_start", f"{name}/{run.data.tags['foldrace.trial']}")
+            trial.set_user_attr("warm_start", f"{name}/{run.data.tags[Tag.TRIAL]}")
             yield trial
 
 
@@ -317,7 +294,7 @@ def _trial(
 ) -> FrozenTrial | None:
     """One of Optuna's trials; None if a figure that it needs was not recorded."""
     own = {name: distributions[name] for name in point}
-    if run.info.status == "FINISHED":
+    if trial_status(run) == "completed":
         values = [run.data.metrics.get(_METRICS[name]) for name in objectives]
         known = [value for value in values if value is not None]
         if len(known) < len(values):

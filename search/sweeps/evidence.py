@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foldrace.search.recording.writer import EVIDENCE
+from foldrace.search.recording.schema import EVIDENCE_FILE
 from foldrace.trainables.ray.trainable import shared_tensor
 from foldrace.trainables.tasks.elbo import active_units
 from foldrace.trainables.tasks.parameters import Value
@@ -160,8 +160,8 @@ def log_evidence(
         codec, folds, dataset.test_images, dataset.test_labels, dataset.class_names, kl
     )
     with tempfile.TemporaryDirectory() as folder:
-        save_evidence(Path(folder) / EVIDENCE, found)
-        client.log_artifact(run_id, str(Path(folder) / EVIDENCE))
+        save_evidence(Path(folder) / EVIDENCE_FILE, found)
+        client.log_artifact(run_id, str(Path(folder) / EVIDENCE_FILE))
 
 
 def save_evidence(path: Path, found: Arrays) -> None:

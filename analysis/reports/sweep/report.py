@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from foldrace.analysis.records.sweep import Parameter, SweepRecord, read_record
+from foldrace.analysis.records.sweep import SearchedParameter, SweepRecord, read_sweep_record
 from foldrace.analysis.records.tables import number
 from foldrace.analysis.reports.page import Block, Code, Picture, Report, Section, Table, Text
 from foldrace.analysis.reports.style import BLUE, GREY, INK
@@ -46,7 +46,7 @@ _SHOWN_FAILURES = 50
 
 def build(client: MlflowClient, run: Run) -> Report:
     """The report of the sweep with this run, whatever there is of it."""
-    record = read_record(client, run)
+    record = read_sweep_record(client, run)
     sections = [
         Section("The leaders", _leaders(record)),
         Section("How the search went", _progress(record)),
@@ -330,7 +330,7 @@ def _space(record: SweepRecord) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _matters(found: Importance | None, parameters: Sequence[Parameter]) -> str:
+def _matters(found: Importance | None, parameters: Sequence[SearchedParameter]) -> str:
     if not any(len(parameter.entries) == 1 for parameter in parameters):
         return (
             "Importance is not shown: there is no one distribution that all trials were drawn"

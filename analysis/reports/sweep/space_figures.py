@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-    from foldrace.analysis.records.sweep import Parameter, SweepRecord
+    from foldrace.analysis.records.sweep import SearchedParameter, SweepRecord
 
 __all__ = ["importances", "parallel_coordinates", "slices"]
 
@@ -99,7 +99,7 @@ def _value(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
     )
 
 
-def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
+def slices(record: SweepRecord, parameters: Sequence[SearchedParameter]) -> Figure:
     """Loss against each parameter."""
     columns = 2 if len(parameters) == 4 else min(len(parameters), 3)
     rows = math.ceil(len(parameters) / columns)
@@ -146,7 +146,7 @@ def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
 
 def _slice(
     axes: Axes,
-    parameter: Parameter,
+    parameter: SearchedParameter,
     losses: dict[int, float],
     statuses: dict[int, str],
     winner: int | None,
@@ -183,7 +183,7 @@ def _slice(
         axes.locator_params(axis="x", nbins=5)
 
 
-def _failed(axes: Axes, parameter: Parameter, failed: set[int]) -> None:
+def _failed(axes: Axes, parameter: SearchedParameter, failed: set[int]) -> None:
     places = _places(
         parameter, [trial for trial in parameter.values if trial in failed], jitter=0.18
     )
@@ -195,7 +195,9 @@ def _failed(axes: Axes, parameter: Parameter, failed: set[int]) -> None:
     )
 
 
-def _places(parameter: Parameter, trials: Sequence[int], jitter: float) -> NDArray[np.float64]:
+def _places(
+    parameter: SearchedParameter, trials: Sequence[int], jitter: float
+) -> NDArray[np.float64]:
     """Where the trials stand on the parameter's axis; those of one category spread a little,
     always the same way."""
     if not parameter.categories:
@@ -206,7 +208,7 @@ def _places(parameter: Parameter, trials: Sequence[int], jitter: float) -> NDArr
     return places
 
 
-def parallel_coordinates(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
+def parallel_coordinates(record: SweepRecord, parameters: Sequence[SearchedParameter]) -> Figure:
     """Every trial as a line through all parameters to its loss."""
     best = [int(trial) for trial in record.ranking["trial"]]
     others = [int(trial) for trial in record.trials["trial"] if trial not in best]
@@ -281,11 +283,11 @@ def _rule(axes: Axes, x: float, name: str, marks: Sequence[tuple[str, float]]) -
         )
 
 
-def _scaled(parameter: Parameter, value: float) -> float:
+def _scaled(parameter: SearchedParameter, value: float) -> float:
     return math.log10(value) if parameter.logarithmic else value
 
 
-def _heights(parameter: Parameter) -> dict[int, float]:
+def _heights(parameter: SearchedParameter) -> dict[int, float]:
     """By trial: where its line crosses the parameter's axis, from 0 to 1."""
     trials = list(parameter.values)
     if parameter.categories:
@@ -297,7 +299,7 @@ def _heights(parameter: Parameter) -> dict[int, float]:
     return dict(zip(trials, places.tolist(), strict=True))
 
 
-def _marks(parameter: Parameter) -> list[tuple[str, float]]:
+def _marks(parameter: SearchedParameter) -> list[tuple[str, float]]:
     if parameter.categories:
         many = max(1, len(parameter.categories) - 1)
         return [(name, place / many) for place, name in enumerate(parameter.categories)]

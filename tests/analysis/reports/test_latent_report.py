@@ -19,8 +19,8 @@ from foldrace.analysis.reports.latent.figures import spread_boxes, thumbnails
 from foldrace.analysis.reports.latent.report import build, latent_report
 from foldrace.analysis.reports.latent.scatter import sprite_sheet
 from foldrace.analysis.reports.page import Figure, Picture, Raw, Report, Table, Text, write_report
-from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import Outcome
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
 from tests.helpers.vae_sweeps import record_refit, record_sweep
 
 NAMES = np.array(["shirt", "coat", "bag"])

@@ -13,14 +13,14 @@ import pytest
 
 from foldrace.analysis.records.comparison import read_comparison
 from foldrace.analysis.records.tables import trials_table
-from foldrace.analysis.records.vae import read_record
+from foldrace.analysis.records.vae import read_vae_record
 from foldrace.analysis.reports.page import Figure, Raw, Report, Table, Text, write_report
 from foldrace.analysis.statistics.pca import LinearCode
 from foldrace.analysis.statistics.verdict import judge
 from foldrace.analysis.study.page import build_page, figures_beside
 from foldrace.analysis.study.plan import PARTS, Journal
 from foldrace.analysis.study.record import PartRecord, StudyRecord
-from foldrace.search.recording.writer import Outcome
+from foldrace.search.recording.schema import Outcome
 from tests.helpers.comparisons import Arm, Plan, record_comparison
 from tests.helpers.vae_sweeps import evidence, record_refit, record_sweep
 
@@ -95,7 +95,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
         environment={"cpus": 2, "git_revision": "abc", "packages": {"torch": "2"}},
         comparison=comparison,
         verdict=judge(comparison),
-        vae=read_record(client, vae),
+        vae=read_vae_record(client, vae),
     )
 
 

@@ -16,8 +16,9 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
+from foldrace.search.recording.schema import Outcome, Tag
+from foldrace.search.recording.tracking import connect
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.trainables.data.datasets import Dataset
 from foldrace.trainables.ray.trainable import strip_png
 from foldrace.trainables.training.cross_validation import EpochReport
@@ -379,7 +380,7 @@ def test_a_refit_is_found_again_once_it_has_finished(
     again = MlflowWriter(client, experiment, "ae", key)
     assert again.finished_refit is None
     assert again.refit_run({"lr": 0.003, "epochs": 4}) == run
-    client.set_tag(run, REFIT_DONE, "true")
+    client.set_tag(run, Tag.REFIT_DONE, "true")
     client.set_terminated(run, status="FINISHED")
     assert MlflowWriter(client, experiment, "ae", key).finished_refit == run
 
@@ -395,10 +396,10 @@ def test_a_trial_that_was_trained_on_and_interrupted_is_still_one_of_those_at_th
     recorder.finished(1, Outcome.PRUNED, reason="given up at epoch 2 of 1 fold")
     recorder.finished(2, Outcome.FAILED, reason="diverged")
     again = MlflowWriter(client, experiment, "sweep", "key-to-the-end")
-    assert again.trials_to_the_end(2, 2) == [(0, pytest.approx(0.3), 4)]
+    assert again.completed_trials(2, 2) == [(0, pytest.approx(0.3), 4)]
     again.started(0, {"lr": 0.1})
     again.reported(0, report(3, 0.3, 0.1), None, 2000)
     again.close(Outcome.PRUNED, {}, "")
-    assert MlflowWriter(client, experiment, "sweep", "key-to-the-end").trials_to_the_end(2, 2) == [
+    assert MlflowWriter(client, experiment, "sweep", "key-to-the-end").completed_trials(2, 2) == [
         (0, pytest.approx(0.2), 6)
     ]

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from foldrace.errors import StateError
-from foldrace.search.recording.store import (
+from foldrace.search.recording.folder import (
     SweepState,
-    check_tracking,
     create_sweep_folder,
     find_sweep,
     sweep_names,
-    tracking_uri,
 )
+from foldrace.search.recording.tracking import check_tracking, tracking_uri
 
 
 def make_sweep(root: Path, name: str, at: int) -> str:
