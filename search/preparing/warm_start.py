@@ -14,7 +14,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from foldrace.errors import InputError, StateError, first_line, nearest
 from foldrace.search.preparing.prepare import Prepared
-from foldrace.search.recording.reader import metric_points, runs_of, search_runs, spec_text
+from foldrace.search.recording.reader import (
+    metric_points,
+    parameter_value,
+    runs_of,
+    search_runs,
+    spec_text,
+)
 from foldrace.search.recording.schema import EPOCH, VAL_LOSS, Level, Tag, having, trial_status
 from foldrace.search.recording.tracking import connect
 from foldrace.search.sampling.samplers import distributions_of
@@ -22,7 +28,7 @@ from foldrace.search.spec.distributions import same
 from foldrace.search.spec.space_checks import among
 from foldrace.search.spec.sweep_spec import SchedulerSpec, SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
-from foldrace.trainables.tasks.parameters import Parameter, Value
+from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -225,7 +231,7 @@ def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:
         InputError: a parameter, its value, and why the space cannot give it.
     """
     space, declared = prepared.space, prepared.task.declared
-    params = {name: _typed(name, text, declared) for name, text in texts.items()}
+    params = {name: parameter_value(name, text, declared) for name, text in texts.items()}
     whole = {
         name: parameter.default for name, parameter in declared.items()
     } | prepared.task.complete(params, "space")
@@ -244,25 +250,6 @@ def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:
                 f"space.{name}", value, f"here it is always {here[name]!r} with the other values"
             )
     return {name: settled[name] for name in space.tunable if name in settled}
-
-
-def _typed(name: str, text: str, declared: Mapping[str, Parameter]) -> Value:
-    """A parameter's text back in its type. Raises: InputError: no such parameter, or no such value
-    of it."""
-    if name not in declared:
-        raise InputError(f"space.{name}", text, "the task has no such parameter")
-    readings: list[Value] = [{"True": True, "False": False}.get(text, text)]
-    for kind in (float, int):
-        try:
-            readings.insert(0, kind(text))
-        except ValueError:
-            continue
-    for reading in readings[:-1]:
-        try:
-            return declared[name].check(f"space.{name}", reading)
-        except InputError:
-            continue
-    return declared[name].check(f"space.{name}", readings[-1])
 
 
 def _trials(

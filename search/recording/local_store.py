@@ -50,13 +50,11 @@ def write_ahead(client: MlflowClient) -> Iterator[Callable[[], None]]:
     """
     uri = str(client.tracking_uri)
     path = Path(uri.removeprefix(_SCHEME))
-    if (
-        not (uri.startswith(_SCHEME) and path.is_file() and _is_local(path))
-        or _set_mode(path, "WAL") != "wal"
-    ):
+    local = uri.startswith(_SCHEME) and path.is_file() and _is_local(path)
+    engine = store_engine(client) if local else None
+    if engine is None or _set_mode(path, "WAL") != "wal":
         yield lambda: None
         return
-    engine = store_engine(client)
     event.listen(Pool, "checkout", _do_not_wait_for_the_disk)
     try:
         yield lambda: sync_file(path.with_name(f"{path.name}-wal"))

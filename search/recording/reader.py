@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foldrace.errors import StateError
+from foldrace.errors import InputError, StateError
 from foldrace.search.recording.schema import SPEC_FILE, Level, Tag, having
+from foldrace.trainables.tasks.parameters import Parameter, Value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,6 +25,7 @@ __all__ = [
     "artifact_arrays",
     "artifact_names",
     "metric_points",
+    "parameter_value",
     "runs_of",
     "search_runs",
     "spec_text",
@@ -84,6 +86,24 @@ def metric_points(
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = pool.map(lambda ask: client.get_metric_history(*ask), wanted)
         return dict(zip(wanted, answers, strict=True))
+
+
+def parameter_value(name: str, text: str, declared: Mapping[str, Parameter]) -> Value:
+    """A recorded parameter, which MLflow keeps as text, in its type.
+
+    Raises:
+        InputError: the task has no such parameter, or the parameter no such value.
+    """
+    field = f"space.{name}"
+    if name not in declared:
+        raise InputError(field, text, "the task has no such parameter")
+    readings: list[Callable[[], Value]] = [lambda: int(text), lambda: float(text)]
+    for reading in readings:
+        try:
+            return declared[name].check(field, reading())
+        except ValueError:  # of which InputError is one
+            continue
+    return declared[name].check(field, {"True": True, "False": False}.get(text, text))
 
 
 def artifact_names(client: MlflowClient, run_id: str, folder: str | None = None) -> list[str]:

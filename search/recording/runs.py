@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -84,9 +84,9 @@ class Runs:
     def __init__(self, client: MlflowClient, experiment_id: str, sweep: str, key: str) -> None:
         self.client, self._experiment_id = client, experiment_id
         self._sweep, self._key = sweep, key
-        # ids and open runs are grouped by trial, so that one trial's are found at once
-        self._ids: dict[int | str | None, dict[Place, str]] = {}
-        self._open: dict[int | str | None, set[Place]] = {}
+        self._ids: dict[Place, str] = {}
+        self._open: set[Place] = set()
+        self._known: dict[int | str, list[Place]] = {}  # the runs of a trial and its folds
         self._tags: dict[int | str, dict[str, str]] = {}
         # whether every run that the store has of the sweep is in `_ids`
         self._complete = False
@@ -139,27 +139,27 @@ class Runs:
         return tuple(int(part) if part.isdigit() else part for part in parts)
 
     def _remember(self, place: Place, run: Run) -> None:
-        self._ids.setdefault(_group(place), {})[place] = run.info.run_id
+        self._ids[place] = run.info.run_id
+        if place:
+            self._known.setdefault(place[0], []).append(place)
         if run.info.status == RUNNING:
-            self._open.setdefault(_group(place), set()).add(place)
+            self._open.add(place)
 
-    def known(self, trial: int) -> Sequence[Place]:
+    def known(self, trial: int) -> Collection[Place]:
         """The trial's own run and its folds' runs, as far as they are known here."""
-        return [*self._ids.get(trial, ())]
+        return self._known.get(trial, ())
 
     def is_known(self, place: Place) -> bool:
         """Whether the run is known here."""
-        return self._known_id(place) is not None
+        return place in self._ids
 
-    def all_open(self) -> list[Place]:
+    def all_open(self) -> set[Place]:
         """Every run below the sweep's that has not ended."""
-        return [
-            place for group, places in self._open.items() if group is not None for place in places
-        ]
+        return self._open - {()}
 
     def is_open(self, place: Place) -> bool:
         """Whether the run exists and has not ended."""
-        return place in self._open.get(_group(place), ())
+        return place in self._open
 
     # --- what is created -------------------------------------------------------------------------
 
@@ -174,14 +174,9 @@ class Runs:
         Args:
             at: when a new run starts, in ms since 1970; None: now.
         """
-        if self._known_id(place) is None:
+        if place not in self._ids:
             self._find_or_create(place, at or now_ms(), {})
-        found = self._known_id(place)
-        assert found is not None
-        return found
-
-    def _known_id(self, place: Place) -> str | None:
-        return self._ids.get(_group(place), {}).get(place)
+        return self._ids[place]
 
     def _find_or_create(self, place: Place, at: int, tags: Mapping[str, str]) -> bool:
         """Whether the run had to be created, with these tags beside its own."""
@@ -230,9 +225,7 @@ class Runs:
         created = set()
         for place in sorted(changes, key=len):
             change = changes[place]
-            if self._known_id(place) is None and self._find_or_create(
-                place, change.at, change.tags
-            ):
+            if place not in self._ids and self._find_or_create(place, change.at, change.tags):
                 created.add(place)  # and has its tags
         for place in sorted(changes, key=len, reverse=True):
             self._write(place, changes[place], {} if place in created else changes[place].tags)
@@ -242,7 +235,7 @@ class Runs:
         run = self.id(place)
         if change.running and change.ending is None and not self.is_open(place):
             self.client.update_run(run, status=RUNNING)
-            self._open.setdefault(_group(place), set()).add(place)
+            self._open.add(place)
         # before the metrics, by which a trial is known to be complete up to there
         for name, content in change.files:
             self._log_file(run, name, content)
@@ -261,7 +254,7 @@ class Runs:
         if change.ending is not None:
             outcome, at = change.ending
             self.client.set_terminated(run, status=outcome.value, end_time=at)
-            self._closed(place)
+            self._open.discard(place)
 
     def _log_file(self, run: str, name: str, content: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -269,16 +262,6 @@ class Runs:
             path.write_bytes(content)
             into = str(Path(name).parent)
             self.client.log_artifact(run, str(path), None if into == "." else into)
-
-    def _closed(self, place: Place) -> None:
-        group = self._open.get(_group(place), set())
-        group.discard(place)
-        if not group:
-            self._open.pop(_group(place), None)
-
-
-def _group(place: Place) -> int | str | None:
-    return place[0] if place else None
 
 
 def _given_tags(run: Run) -> dict[str, str]:

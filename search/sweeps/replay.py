@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from foldrace.errors import StateError, first_line
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.recording.folder import find_sweep
-from foldrace.search.recording.reader import artifact, metric_points
+from foldrace.search.recording.reader import artifact, metric_points, parameter_value
 from foldrace.search.recording.runs import Runs
 from foldrace.search.recording.schema import (
     BEST_EPOCH,
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from foldrace.trainables.tasks.parameters import Value
-    from foldrace.trainables.tasks.protocol import LoadedTask
     from foldrace.trainables.training.cross_validation import CrossValidation
 
 __all__ = ["Difference", "Replay", "replay_trial"]
@@ -127,7 +125,12 @@ def replay_trial(
         )
     work = make_work(prepared)
     prepare_process(work.threads, work.precision)
-    params = _typed(prepared.task, own.data.params)
+    declared = prepared.task.declared
+    params = {
+        name: parameter_value(name, text, declared)
+        for name, text in own.data.params.items()
+        if name in declared
+    }
     repeat = int(own.data.tags.get(Tag.REPEAT, 0))
     cv = work.cross_validation(params, shared_tensor(work.images), repeat)
     again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))
@@ -150,26 +153,6 @@ def _recorded(client: MlflowClient, runs: Runs, trial: int) -> dict[Key, float]:
         for (_, metric), points in histories.items():
             numbers |= {(fold, point.step, metric): point.value for point in points}
     return numbers
-
-
-def _typed(task: LoadedTask, params: Mapping[str, str]) -> dict[str, Value]:
-    """The recorded parameters, from text back in their types; a number's text is exact."""
-    return {
-        name: task.declared[name].check(name, _value(text))
-        for name, text in params.items()
-        if name in task.declared
-    }
-
-
-def _value(text: str) -> Value:
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _train(cv: CrossValidation, fold_epochs: int) -> Iterator[tuple[Key, float]]:
