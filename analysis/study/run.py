@@ -14,7 +14,8 @@ from rich.table import Table
 
 from foldrace.analysis.study.plan import PARTS, REPORTS, Stage, StudyPart, StudyProgress
 from foldrace.search.preparing.prepare import Prepared, prepare
-from foldrace.search.recording.store import SweepFolder, check_root, connect
+from foldrace.search.recording.folder import SweepFolder, check_root
+from foldrace.search.recording.tracking import connect
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.tune.progress import View, clock
 

@@ -103,11 +103,12 @@ def sweep(
     """Run a sweep: every configuration cross-validated, the hopeless given up early, all of it
     recorded."""
     from foldrace.search.preparing.prepare import prepare
-    from foldrace.search.recording import store
+    from foldrace.search.recording import tracking
+    from foldrace.search.recording.folder import check_root
     from foldrace.search.spec.sweep_spec import load_spec
     from foldrace.search.tune.session import ray_session
 
-    store.check_root(directory)
+    check_root(directory)
     overrides = [
         *(override or []),
         *([f"tracking.uri={json.dumps(tracking_uri)}"] if tracking_uri else []),
@@ -119,8 +120,8 @@ def sweep(
         f" ({len(prepared.dataset):,} images), {prepared.folds.folds} folds × {loaded.epochs}"
         " epochs"
     )
-    store.import_store_meanwhile(
-        store.tracking_uri(directory, loaded.tracking.uri)
+    tracking.import_store_meanwhile(
+        tracking.tracking_uri(directory, loaded.tracking.uri)
     )  # Ray's start is mostly waiting
     with ray_session(address, loaded):  # whose workers start while the rest is imported
         from foldrace.search.sweeps.run import run_sweep
@@ -142,8 +143,8 @@ def resume(
 ) -> None:
     """Go on with a sweep that was interrupted."""
     from foldrace.search.preparing.prepare import prepare
+    from foldrace.search.recording.folder import find_sweep
     from foldrace.search.recording.outbox import waiting_records
-    from foldrace.search.recording.store import find_sweep
     from foldrace.search.spec.sweep_spec import load_spec
     from foldrace.search.tune.session import ray_session
 
@@ -228,9 +229,9 @@ def _conclude(
     status."""
     from foldrace.analysis.reports.sweep.overview import log_overview
     from foldrace.cli.closing import closing_lines
-    from foldrace.search.recording.commands import at
+    from foldrace.search.recording.commands import dir_option
     from foldrace.search.recording.outbox import waiting_records
-    from foldrace.search.recording.store import connect
+    from foldrace.search.recording.tracking import connect
     from foldrace.search.sweeps.comparison_result import arms_table
     from foldrace.search.sweeps.pareto import pareto_table
     from foldrace.search.tune.progress import top_table
@@ -257,7 +258,7 @@ def _conclude(
     finally:
         console.print()
         for line in closing_lines(
-            result, at(directory, RUNS), refitted=refitted is not None, again=again
+            result, dir_option(directory, RUNS), refitted=refitted is not None, again=again
         ):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         if as_json:
@@ -277,7 +278,7 @@ def _refit(
 ) -> dict[str, Any]:
     from foldrace.search.sweeps.refit import refit as run_refit
 
-    result = run_refit(name, directory, data_dir, notify=_say, **options)
+    result = run_refit(name, directory, data_dir, **options)
     console.print()
     console.print(result.table())
     return result.to_json()
@@ -318,7 +319,7 @@ def replay(
     """Train a recorded trial again and compare every number with the record, to the last bit."""
     from foldrace.search.sweeps.replay import replay_trial
 
-    found = replay_trial(sweep_name, trial, directory, data_dir, notify=_say)
+    found = replay_trial(sweep_name, trial, directory, data_dir)
     if as_json:
         print(json.dumps({"identical": found.identical, **asdict(found)}), flush=True)
     elif found.identical:
@@ -350,10 +351,10 @@ def _deliver(sweep_name: str | None, directory: Path) -> tuple[str, int]:
     """Brings what waits of a sweep to MLflow; returns the sweep's name and how many records that
     were."""
     from foldrace.analysis.reports.sweep.overview import log_overview
-    from foldrace.search.recording.store import connect
-    from foldrace.search.recording.sweep_record import sync_sweep
+    from foldrace.search.recording.sweep_outbox import sync_sweep
+    from foldrace.search.recording.tracking import connect
 
-    folder, delivered = sync_sweep(sweep_name, directory, _say)
+    folder, delivered = sync_sweep(sweep_name, directory)
     if delivered and folder.result.is_file():
         result = folder.read_result()
         log_overview(connect(result["tracking_uri"]), result["run_id"], folder.path)

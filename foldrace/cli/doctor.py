@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from rich.table import Table
 
 from foldrace.errors import first_line
-from foldrace.search.recording.store import tracking_uri
+from foldrace.search.recording.tracking import tracking_uri
 
 __all__ = ["Finding", "Grade", "examine", "findings_table"]
 
@@ -187,7 +187,7 @@ def _data(data_dir: Path) -> Iterator[Finding]:
 
 
 def _tracking(directory: Path) -> Iterator[Finding]:
-    from foldrace.search.recording.store import connect
+    from foldrace.search.recording.tracking import connect
 
     uri = tracking_uri(directory)
     if uri.startswith("sqlite:") and not (directory / "mlflow.db").exists():

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from foldrace.search.recording.store import find_sweep
+from foldrace.search.recording.folder import find_sweep
 
 __all__ = ["serve"]
 

@@ -3,10 +3,8 @@ from."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +14,21 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from foldrace.errors import InputError, StateError, first_line, nearest
 from foldrace.search.preparing.prepare import Prepared
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.reader import (
+    metric_points,
+    parameter_value,
+    runs_of,
+    search_runs,
+    spec_text,
+)
+from foldrace.search.recording.schema import EPOCH, VAL_LOSS, Level, Tag, having, trial_status
+from foldrace.search.recording.tracking import connect
 from foldrace.search.sampling.samplers import distributions_of
 from foldrace.search.spec.distributions import same
 from foldrace.search.spec.space_checks import among
 from foldrace.search.spec.sweep_spec import SchedulerSpec, SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
-from foldrace.trainables.tasks.parameters import Parameter, Value
+from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["WarmStart", "read_warm_start", "with_warm_start"]
 
 _FIELD = "search.warm_start"
-_MOST = 50_000
-_AT_ONCE = 8
 _METRICS = {"val_loss": "val_loss", "parameters": "parameters", "seconds": "train_seconds"}
 _WAY_OUT = "to try its best points all the same, put them into search.start_with"
 
@@ -88,9 +92,7 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
         run = _find(client, name)
         earlier = _spec_of(client, run, name, root)
         _check_same(earlier, run, name, prepared)
-        runs = _search(
-            client, f"tags.`foldrace.sweep_key` = '{run.data.tags['foldrace.sweep_key']}'", "trial"
-        )
+        runs = runs_of(client, run, Level.TRIAL)
         points, obstacles = _place(runs, prepared, earlier.scheduler)
         trials = tuple(_trials(client, points, name, prepared))
     except (InputError, StateError):
@@ -112,21 +114,12 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
     return WarmStart(name, trials, len(runs))
 
 
-def _search(client: MlflowClient, wanted: str, level: str) -> list[Run]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    filter_string = f"{wanted}{' and ' if wanted else ''}tags.`foldrace.level` = '{level}'"
-    found = client.search_runs(
-        experiments, filter_string, max_results=_MOST, order_by=["attributes.start_time"]
-    )
-    return list(found)
-
-
 def _find(client: MlflowClient, name: str) -> Run:
     """The run of the latest sweep of that name. Raises: InputError."""
-    runs = _search(client, "", "sweep")
-    named = [run for run in runs if run.data.tags["foldrace.sweep"] == name]
+    runs = list(search_runs(client, having(level=Level.SWEEP)))
+    named = [run for run in runs if run.data.tags[Tag.SWEEP] == name]
     if not named:
-        raise _unknown(name, {str(run.data.tags["foldrace.sweep"]) for run in runs})
+        raise _unknown(name, {str(run.data.tags[Tag.SWEEP]) for run in runs})
     return named[-1]
 
 
@@ -138,17 +131,13 @@ def _unknown(name: str, names: Collection[str]) -> InputError:
 def _spec_of(client: MlflowClient, run: Run, name: str, root: Path) -> SweepSpec:
     """The earlier sweep's file. Raises: InputError."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = client.download_artifacts(run.info.run_id, "sweep.yaml", folder)
-            return parse_spec(read_yaml(Path(path).read_text(encoding="utf-8"), name), root)
+        return parse_spec(read_yaml(spec_text(client, run), name), root)
     except InputError as error:
         raise InputError(
             _FIELD, name, f"its sweep file is not one of this version: {error}"
         ) from error
-    except OSError as error:
-        raise InputError(
-            _FIELD, name, f"its sweep file is not in the tracking store: {error}"
-        ) from error
+    except StateError as error:
+        raise InputError(_FIELD, name, "its sweep file is not in the tracking store") from error
 
 
 def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> None:
@@ -172,7 +161,7 @@ def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> 
                 " here"
             )
             raise InputError(_FIELD, name, rule, _WAY_OUT)
-    if run.data.tags.get("foldrace.dataset_digest") != prepared.dataset.digest:
+    if run.data.tags.get(Tag.DATASET_DIGEST) != prepared.dataset.digest:
         then, now = earlier.dataset.model_dump(), spec.dataset.model_dump()
         differing = [key for key in {**then, **now} if then.get(key) != now.get(key)]
         what = (
@@ -212,11 +201,10 @@ def _place(
     now = prepared.spec.scheduler
     same_rungs = now.kind == "fifo" or now == scheduler
     for run in runs:
-        ended_well = run.info.status == "FINISHED" and _has_all_epochs(run, prepared)
-        given_up = (
-            same_rungs and run.info.status == "KILLED" and "foldrace.pruned_at" in run.data.tags
-        )
-        if "val_loss" not in run.data.metrics or not (ended_well or given_up):
+        status = trial_status(run)
+        completed = status == "completed" and _has_all_epochs(run, prepared)
+        pruned = same_rungs and status == "pruned"
+        if VAL_LOSS not in run.data.metrics or not (completed or pruned):
             continue
         try:
             placed.append((run, _point(run.data.params, prepared)))
@@ -231,7 +219,7 @@ def _has_all_epochs(run: Run, prepared: Prepared) -> bool:
     spec = prepared.spec
     return (
         spec.early_stopping.patience is not None
-        or run.data.metrics.get("epoch", spec.epochs) >= spec.epochs
+        or run.data.metrics.get(EPOCH, spec.epochs) >= spec.epochs
     )
 
 
@@ -243,7 +231,7 @@ def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:
         InputError: a parameter, its value, and why the space cannot give it.
     """
     space, declared = prepared.space, prepared.task.declared
-    params = {name: _typed(name, text, declared) for name, text in texts.items()}
+    params = {name: parameter_value(name, text, declared) for name, text in texts.items()}
     whole = {
         name: parameter.default for name, parameter in declared.items()
     } | prepared.task.complete(params, "space")
@@ -264,47 +252,23 @@ def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:
     return {name: settled[name] for name in space.tunable if name in settled}
 
 
-def _typed(name: str, text: str, declared: Mapping[str, Parameter]) -> Value:
-    """A parameter's text back in its type. Raises: InputError: no such parameter, or no such value
-    of it."""
-    if name not in declared:
-        raise InputError(f"space.{name}", text, "the task has no such parameter")
-    readings: list[Value] = [{"True": True, "False": False}.get(text, text)]
-    for kind in (float, int):
-        try:
-            readings.insert(0, kind(text))
-        except ValueError:
-            continue
-    for reading in readings[:-1]:
-        try:
-            return declared[name].check(f"space.{name}", reading)
-        except InputError:
-            continue
-    return declared[name].check(f"space.{name}", readings[-1])
-
-
 def _trials(
     client: MlflowClient, points: Sequence[Placed], name: str, prepared: Prepared
 ) -> Iterator[FrozenTrial]:
     """Optuna's trials, in the order of their numbers."""
     objectives = prepared.spec.search.objectives
     distributions = distributions_of(prepared.space)
-    ordered = sorted(points, key=lambda placed: int(placed[0].data.tags["foldrace.trial"]))
-    given_up = (
-        [run.info.run_id for run, _ in ordered if run.info.status == "KILLED"]
-        if len(objectives) == 1
-        else []
-    )
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # MLflow answers for one run at a time
-        asked = pool.map(lambda run_id: client.get_metric_history(run_id, "val_loss"), given_up)
-        curves = {
-            run_id: {p.step: p.value for p in curve}
-            for run_id, curve in zip(given_up, asked, strict=True)
-        }
+    ordered = sorted(points, key=lambda placed: int(placed[0].data.tags[Tag.TRIAL]))
+    pruned = [run.info.run_id for run, _ in ordered if trial_status(run) == "pruned"]
+    histories = metric_points(client, pruned if len(objectives) == 1 else (), [VAL_LOSS])
+    curves = {
+        run_id: {point.step: point.value for point in every}
+        for (run_id, _), every in histories.items()
+    }
     for run, point in ordered:
         trial = _trial(run, point, distributions, objectives, curves.get(run.info.run_id, {}))
         if trial is not None:
-            trial.set_user_attr("warm_start", f"{name}/{run.data.tags['foldrace.trial']}")
+            trial.set_user_attr("warm_start", f"{name}/{run.data.tags[Tag.TRIAL]}")
             yield trial
 
 
@@ -317,7 +281,7 @@ def _trial(
 ) -> FrozenTrial | None:
     """One of Optuna's trials; None if a figure that it needs was not recorded."""
     own = {name: distributions[name] for name in point}
-    if run.info.status == "FINISHED":
+    if trial_status(run) == "completed":
         values = [run.data.metrics.get(_METRICS[name]) for name in objectives]
         known = [value for value in values if value is not None]
         if len(known) < len(values):

@@ -14,9 +14,10 @@ from foldrace.errors import InputError, StateError
 from foldrace.files import write_text
 from foldrace.search.preparing.prepare import Prepared, prepare
 from foldrace.search.recording.events import Files, now_ms
+from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.outbox import waiting_records
-from foldrace.search.recording.store import SweepFolder, check_tracking, connect, find_sweep
-from foldrace.search.recording.sweep_record import keep_for_later
+from foldrace.search.recording.sweep_outbox import keep_for_later
+from foldrace.search.recording.tracking import check_tracking, connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
 from foldrace.search.sweeps.result import SweepResult
@@ -168,7 +169,7 @@ def _survivors(
 ) -> list[tuple[float, Survivor]]:
     """(loss, trial) of those that have reached the top rung."""
     found = []
-    for number, loss, fold_epochs in recorder.trials_to_the_end(top.folds, top.epochs):
+    for number, loss, fold_epochs in recorder.completed_trials(top.folds, top.epochs):
         checkpoint = folder.checkpoint(number, CHECKPOINT_FILE, top.epochs)
         if checkpoint is None:
             raise StateError(

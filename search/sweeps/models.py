@@ -1,4 +1,4 @@
-"""The winner's fold models as files that plain PyTorch reads, without this project."""
+"""The fold models of the best trial, as files that plain PyTorch reads without Foldrace."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INDICES, POSITIONS = "validation_indices.npy", "validation_positions.npy"
 
 
 class _Reconstruction(torch.nn.Module):
-    """A task's ``reconstruct`` as a module of its own: (B, C, H, W) in [0, 1] → the same."""
+    """A task's ``reconstruct`` as a module: (B, C, H, W) in [0, 1] → the same shape."""
 
     def __init__(
         self, task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]
@@ -52,24 +52,25 @@ class _Reconstruction(torch.nn.Module):
 def deployable(
     task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]
 ) -> torch.nn.Module:
-    """What is exported of a model: images to reconstructions where the task has them, else the
-    model itself."""
+    """The module to export: one that reconstructs images if the task can, else the model."""
     return (_Reconstruction(task, model, params) if task.reconstructs else model).eval()
 
 
 def export_program(
     model: torch.nn.Module, sample: torch.Tensor
 ) -> torch.export.ExportedProgram | None:
-    """``model``, in evaluation mode, as a program for any batch size; None if torch cannot export
-    it, or if it does not return one tensor.
+    """Exports ``model``, in evaluation mode, as a program for any batch size.
 
     Args:
         sample: (2 or more, C, H, W) in [0, 1].
+
+    Returns:
+        None if torch cannot export it, or if it does not return one tensor.
     """
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # a model of the user's may do anything in forward(), and not all that runs can be exported
+        # a user's forward() may do anything, and not everything that runs can be exported
         try:
             if not isinstance(model(sample), torch.Tensor):
                 return None
@@ -86,26 +87,31 @@ def log_fold_models(
     work: Work,
     into: Path,
 ) -> None:
-    """Writes the weights that each fold of a trial keeps, with what is needed to repeat its score,
-    to ``into/fold-K``, and logs them to the fold's run."""
+    """Writes each fold's kept weights to ``into/fold-K`` and logs them to the fold's run.
+
+    With them go the validation part, the metrics and the parameters, so that the score can be
+    computed again.
+    """
     state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)
     cv = work.cross_validation(record.params, shared_tensor(work.images))
     cv.load_state_dict(state["cross_validation"])
     while record.report is not None and cv.report().fold_epochs < record.report.fold_epochs:
-        # a kill came between the trial's last report and its checkpoint; the numbers are the same
-        # again
+        # killed between the last report and its checkpoint: these epochs give the same numbers
         cv.advance()
-    for run, split in zip(cv.runs, work.splits, strict=False):
-        run.model.load_state_dict(run.weights())
+    for fold, split in zip(cv.runs, work.splits, strict=False):
+        fold.model.load_state_dict(fold.weights())
+        report = fold.report()
         about = {
-            "fold": run.fold,
-            "epoch": run.report().best_epoch,
-            "metrics": dict(run.report().metrics),
+            "fold": fold.fold,
+            "epoch": report.best_epoch,
+            "metrics": dict(report.metrics),
         }
-        folder = into / f"fold-{run.fold}"
+        folder = into / f"fold-{fold.fold}"
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, run.model, work, split, about, record.params)
-        client.log_artifacts(recorder.fold_run(record.number, run.fold), str(folder), "checkpoint")
+        _write(folder, fold.model, work, split, about, record.params)
+        client.log_artifacts(
+            recorder.fold_run(record.number, fold.fold), str(folder), "checkpoint"
+        )
 
 
 def _write(

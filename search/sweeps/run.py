@@ -22,18 +22,17 @@ from foldrace.search.preparing.resources import (
     requested,
 )
 from foldrace.search.preparing.warm_start import with_warm_start
-from foldrace.search.recording.store import (
+from foldrace.search.recording.folder import (
     ARTIFACTS,
     SweepFolder,
     SweepState,
     check_root,
-    check_tracking,
-    connect,
     create_sweep_folder,
-    tracking_uri,
 )
-from foldrace.search.recording.sweep_record import OutboxSink, deliver_rest, recording
-from foldrace.search.recording.writer import MlflowWriter, Outcome
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.sweep_outbox import OutboxSink, deliver_rest, recording
+from foldrace.search.recording.tracking import check_tracking, connect, tracking_uri
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.sweeps.comparison_result import log_reconstructions
 from foldrace.search.sweeps.environment import describe_environment
@@ -208,7 +207,7 @@ def drive(
         )
         ledger = TrialTable(total=spec.planned_trials, earlier=state.seconds, started=started)
         _begin_record(recorder, prepared, folder, state, view.say)
-        spooled = stack.enter_context(recording(folder, recorder, view.say))
+        spooled = stack.enter_context(recording(folder, recorder))
         outcome = Outcome.FAILED
         try:
             work = make_work(prepared)
@@ -266,7 +265,7 @@ def _begin_record(
     """Delivers what an earlier session has left, and says in the record what the sweep is. Raises:
     StateError."""
     spec = prepared.spec
-    deliver_rest(folder, recorder, notify)
+    deliver_rest(folder, recorder)
     try:
         recorder.start_sweep(
             folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task, spec.kind

@@ -23,7 +23,7 @@ from foldrace.errors import StateError, first_line
 from foldrace.files import sync_file
 from foldrace.search.preparing.prepare import Prepared
 from foldrace.search.preparing.resources import trial_slots
-from foldrace.search.recording.store import SweepFolder
+from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.sampling.journal import open_journal
 from foldrace.search.sampling.optuna_search import METRIC, FoldSearch
 from foldrace.search.scheduling.asha import Race, Rule

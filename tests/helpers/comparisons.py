@@ -16,8 +16,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from foldrace.analysis.records.comparison import Comparison, Reconstructions
-from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import MlflowWriter, Outcome
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.fold import FoldReport
 

@@ -12,8 +12,10 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from foldrace.search.recording.store import SweepState, connect, create_sweep_folder, tracking_uri
-from foldrace.search.recording.writer import MlflowWriter, Outcome
+from foldrace.search.recording.folder import SweepState, create_sweep_folder
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect, tracking_uri
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.cross_validation import EpochReport

@@ -10,7 +10,8 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter, Outcome
+from foldrace.search.recording.schema import Outcome, Tag
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.trainables.data.datasets import Dataset
 from foldrace.trainables.training.cross_validation import EpochReport
 from foldrace.trainables.training.fold import FoldReport
@@ -134,5 +135,5 @@ def record_refit(
     if found is not None:
         np.savez(tmp / "evidence.npz", **found)
         client.log_artifact(run, str(tmp / "evidence.npz"))
-    client.set_tag(run, REFIT_DONE, "true")
+    client.set_tag(run, Tag.REFIT_DONE, "true")
     client.set_terminated(run)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foldrace.analysis.records.vae import VaeRecord, is_variational, read_record
+from foldrace.analysis.records.vae import VaeRecord, is_variational, read_vae_record
 from foldrace.analysis.reports.page import Block, Figure, Paragraph, Report, Section, Table
 from foldrace.analysis.reports.vae import figures as vae_figures
 from foldrace.analysis.reports.vae import pictures as vae_pictures
@@ -30,7 +30,7 @@ _NO_REFIT = (
 
 def build(client: MlflowClient, run: Run) -> Report:
     """The report on the sweep with this run."""
-    record = read_record(client, run)
+    record = read_vae_record(client, run)
     if not is_variational(run, record.trials):
         task = run.data.tags.get("foldrace.task", "its task")
         lead = f"{record.name} is no sweep of variational autoencoders: {task} has no KL term."

@@ -27,8 +27,8 @@ from foldrace.analysis.reports.page import (
     Table,
     write_report,
 )
-from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import Outcome
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
 from tests.helpers.vae_sweeps import record_refit, record_sweep
 
 NAMES = np.array(["shirt", "coat", "bag"])
