@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from foldrace.analysis.records.recorded_curves import Curves
@@ -11,7 +11,7 @@ from foldrace.search.scheduling.promotion import PromotionScheduler
 from foldrace.search.scheduling.stopping import FifoLadder, LadderScheduler, StoppingLadder
 from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder
 
-__all__ = ["POLICIES", "STANDARD", "Policy"]
+__all__ = ["POLICIES", "STANDARD", "Policy", "policy_names"]
 
 _BASE_FACTOR = 3.0
 
@@ -72,3 +72,13 @@ POLICIES: Mapping[str, Policy] = {
 
 STANDARD = ("fifo", "stopping-lockstep", "promotion-lockstep", "default")
 """The policies that are compared unless others are named."""
+
+
+def policy_names(given: Iterable[str]) -> list[str]:
+    """The policies in texts with commas between them; ``all`` of them, or the standard ones.
+
+    >>> policy_names(["fifo,default"]), policy_names([]) == list(STANDARD)
+    (['fifo', 'default'], True)
+    """
+    names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    return list(POLICIES) if "all" in names else names or list(STANDARD)

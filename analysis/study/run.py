@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.table import Table
-
 from foldrace.analysis.study.plan import PARTS, REPORTS, Stage, StudyPart, StudyProgress
 from foldrace.search.preparing.prepare import Prepared, prepare
 from foldrace.search.recording.folder import SweepFolder, check_root
@@ -59,16 +57,6 @@ class StudyResult:
         spent = [(part.title, sum(self.seconds.get(part.key, {}).values())) for part in PARTS]
         total = sum(seconds for _, seconds in spent) or 1.0
         return [(title, seconds, seconds / total) for title, seconds in spent]
-
-    def tables(self) -> tuple[Table, Table]:
-        """For the terminal: the results beside the study's, and the time by part."""
-        results = Table("metric", "the study", "here", header_style="bold")
-        for row in self.results:
-            results.add_row(*row)
-        shares = Table("part", "time", "share", header_style="bold")
-        for title, seconds, share in self.shares():
-            shares.add_row(title, clock(seconds), f"{share:.0%}")
-        return results, shares
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -24,6 +24,7 @@ from foldrace.errors import FoldraceError, InputError
 from foldrace.search.tune.interrupts import repeat_swallowed_interrupts
 
 if TYPE_CHECKING:
+    from foldrace.analysis.study.run import StudyResult
     from foldrace.search.preparing.prepare import Prepared
     from foldrace.search.sweeps.result import SweepResult
     from foldrace.search.tune.progress import LiveView, PlainView
@@ -400,12 +401,25 @@ def study(
             f" {shlex.quote(str(root))}"
         )
         raise typer.Exit(INTERRUPTED) from None
-    (err if as_json else out).print(*result.tables())
+    (err if as_json else out).print(*_study_tables(result))
     (_say if as_json else _print)(f"The whole story: {result.page}")
     if as_json:
         print(json.dumps(result.to_json()), flush=True)
     if result.failed:
         raise typer.Exit(FAILED_TRIALS)
+
+
+def _study_tables(result: StudyResult) -> tuple[Table, Table]:
+    """The results beside the original study's, and the time by part."""
+    from foldrace.search.tune.progress import clock
+
+    results = Table("metric", "the study", "here", header_style="bold")
+    for row in result.results:
+        results.add_row(*row)
+    shares = Table("part", "time", "share", header_style="bold")
+    for title, seconds, share in result.shares():
+        shares.add_row(title, clock(seconds), f"{share:.0%}")
+    return results, shares
 
 
 @app.command()
@@ -524,15 +538,36 @@ def simulate(
 ) -> None:
     """Replay recorded curves through the schedulers: what each would have cost, and what it would
     have found."""
-    from foldrace.analysis.simulate.command import SimulationOptions, run_simulation
+    from foldrace.analysis.records.recorded_curves import read_curves
 
-    options = SimulationOptions(policies or (), workers, orders, seed, scaling, output)
-    found = run_simulation(file, options)
-    (err if as_json else out).print(*found.tables())
-    for path in found.figures:
+    recorded = read_curves(file)
+
+    from foldrace.analysis.simulate.figures import draw_regret, draw_scaling
+    from foldrace.analysis.simulate.policies import policy_names
+    from foldrace.analysis.simulate.scaling import scale, scaling_json
+    from foldrace.analysis.simulate.simulator import simulate as run_simulation
+    from foldrace.cli.simulation_tables import scaling_table, simulation_tables
+
+    if output is not None and output.exists() and not output.is_dir():
+        raise InputError("--output", str(output), "is a file; the figures need a folder")
+    console = err if as_json else out
+    names = policy_names(policies or ())
+    _say(f"{file}: {recorded}")
+    result = run_simulation(recorded, names, workers=workers, orders=orders, seed=seed)
+    console.print(*simulation_tables(result))
+    found, paths = result.to_json(), []
+    if output is not None:
+        paths = draw_regret(result, output)
+    if scaling:
+        scaled = scale(recorded, names, orders=orders, seed=seed)
+        console.print(scaling_table(scaled))
+        found["scaling"] = scaling_json(scaled)
+        if output is not None:
+            paths += draw_scaling(scaled, output)
+    for path in paths:
         (_say if as_json else _print)(str(path))
     if as_json:
-        print(json.dumps(found.to_json()), flush=True)
+        print(json.dumps(found), flush=True)
 
 
 @app.command()
