@@ -1,10 +1,8 @@
-"""An optimizer comparison as MLflow has it: its trials by arm and phase, and the losses of the
-tuned winners' folds."""
+"""The record of an optimizer comparison: trials by arm and phase, losses of the repeats' folds."""
 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +14,22 @@ import yaml
 from numpy.typing import NDArray
 
 from foldrace.analysis.records.tables import (
-    all_runs,
-    artifact_text,
     histories,
     number,
+    parameter_texts,
     ranking,
     trials_table,
 )
-from foldrace.errors import StateError
+from foldrace.search.recording.reader import artifact_arrays, runs_of, spec_text
+from foldrace.search.recording.schema import (
+    COMPARISON_FILE,
+    EPOCH,
+    TRAIN_SECONDS,
+    VAL_LOSS,
+    Level,
+    Tag,
+    sweep_state,
+)
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -34,23 +40,16 @@ __all__ = ["PHASES", "Comparison", "Reconstructions", "read_comparison"]
 
 PHASES = ("default", "search", "repeat")
 _ENDED = ("completed", "pruned", "failed")
-_STATES = {
-    "RUNNING": "running",
-    "FINISHED": "finished",
-    "KILLED": "interrupted",
-    "FAILED": "failed",
-}
 _EDGE = 0.05
-_PICTURES = "comparison.npz"
 
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """The same test images through every arm's tuned model.
+    """The same test images, reconstructed by the tuned model of each arm.
 
     Attributes:
         images: (M, C, H, W) uint8.
-        by_arm: for each arm (M, C, H, W) uint8.
+        by_arm: (M, C, H, W) uint8 for each arm.
     """
 
     images: NDArray[np.uint8]
@@ -59,27 +58,26 @@ class Reconstructions:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is recorded of a comparison.
+    """The record of a comparison.
 
     Attributes:
         state: running, finished, interrupted or failed.
-        arms: labels, in the order of the spec.
-        trials: a row a trial as in `foldrace.analysis.records.tables.trials_table`, with ``arm``,
-            ``phase``, ``repeat`` (0 outside the repeats), ``fold_epochs`` and ``train_seconds``
-            (NaN if none was reported).
-        folds: a row a fold of every completed repeat: ``arm``, ``repeat``, ``fold``, ``val_loss``
-            at the end.
-        curves: the same folds over ``epoch``; one that stopped early keeps its last value until
-            the others end.
-        progress: completed repeats over ``epoch``: ``arm``, ``repeat``, ``val_loss``,
-            ``fold_epochs``, ``seconds``.
+        arms: labels, in the order of the sweep file.
+        trials: one row per trial, see `foldrace.analysis.records.tables.trials_table`, with
+            ``repeat`` (0 in other phases), ``fold_epochs`` and ``train_seconds`` (NaN if not
+            reported).
+        folds: one row per fold of every completed repeat: ``arm``, ``repeat``, ``fold``,
+            ``val_loss`` (the last).
+        curves: the same folds, one row per ``epoch``.
+        progress: one row per report of every completed repeat: ``arm``, ``repeat``, ``epoch``,
+            ``fold_epochs``, ``seconds``, ``val_loss``.
         repeats: how many repeats of each arm are planned.
-        splits: K.
-        test_share: validation images per training image of a fold, n_test/n_train.
-        spec: the sweep file.
-        sampler: what drew the search trials, random or qmc.
-        rates: the lowest and the highest learning rate that an arm's space allows, where it is
-            tuned.
+        splits: the number of folds, K.
+        test_share: validation samples per training sample of a fold, n_test/n_train.
+        spec: the text of the sweep file.
+        sampler: of the search trials: random or qmc.
+        rates: (lowest, highest) learning rate of an arm's space, for arms that tune it.
+        reconstructions: None if they are not recorded.
     """
 
     name: str
@@ -103,7 +101,7 @@ class Comparison:
 
     @cached_property
     def losses(self) -> Mapping[str, pd.Series]:
-        """For each arm with a completed repeat: the folds' final losses by (repeat, fold)."""
+        """By arm with a completed repeat: the last losses of its folds by (repeat, fold)."""
         return {
             arm: rows.set_index(["repeat", "fold"])["val_loss"].sort_index()
             for arm in self.arms
@@ -111,7 +109,7 @@ class Comparison:
         }
 
     def repeated(self, arm: str) -> int:
-        """How many repeats of an arm have been evaluated to the end."""
+        """How many repeats of an arm have completed."""
         return int((self.phase(arm, "repeat")["status"] == "completed").sum())
 
     def failed_repeats(self, arm: str) -> int:
@@ -119,13 +117,12 @@ class Comparison:
         return int((self.phase(arm, "repeat")["status"] == "failed").sum())
 
     def trainable(self, arm: str) -> bool:
-        """A trial of the arm was evaluated to the end, so that there is something to repeat."""
+        """Whether a trial of the arm completed, so that it can be repeated."""
         return bool(len(ranking(self.trials[self.trials["arm"] == arm])))
 
     @property
     def complete(self) -> bool:
-        """The sweep has ended, and so have all repeats of each arm that has something to
-        repeat."""
+        """Whether the sweep has finished, and all repeats of every trainable arm have ended."""
         return self.state == "finished" and all(
             self.repeated(arm) + self.failed_repeats(arm) >= self.repeats
             for arm in self.arms
@@ -133,14 +130,12 @@ class Comparison:
         )
 
     def default_loss(self, arm: str) -> float | None:
-        """The cross-validated loss of the arm's default parameters, if that trial was evaluated to
-        the end."""
+        """The validation score of the arm's default parameters, if that trial completed."""
         done = ranking(self.phase(arm, "default"))
         return float(done.iloc[0]["val_loss"]) if len(done) else None
 
     def search_losses(self, arm: str) -> NDArray[np.float64]:
-        """The losses of the arm's ended search trials, infinite for those that failed or were
-        given up."""
+        """The losses of the arm's search trials that have ended; infinite unless completed."""
         rows = self.phase(arm, "search")
         rows = rows[rows["status"].isin(_ENDED)]
         return np.where(
@@ -148,24 +143,23 @@ class Comparison:
         ).astype(np.float64)
 
     def tuned(self, arm: str) -> Mapping[str, Value]:
-        """Of the arm's best trial, which is what is repeated: the parameters in which the arm's
-        trials differ."""
+        """The parameters of the arm's best trial, those in which the arm's trials differ."""
         rows = self.trials[self.trials["arm"] == arm]
         chosen = ranking(rows)
         if not len(chosen):
             return {}
-        names = [
-            name
-            for name in rows
-            if name.startswith("params.") and rows[name].nunique(dropna=False) > 1
-        ]
-        given = {name.removeprefix("params."): chosen.iloc[0][name] for name in names}
-        return {name: number(text) for name, text in given.items() if isinstance(text, str)}
+        return {
+            name: number(text)
+            for name, text in parameter_texts(chosen.iloc[0]).items()
+            if rows[f"params.{name}"].nunique(dropna=False) > 1
+        }
 
     @property
     def at_edge(self) -> Mapping[str, tuple[float, str]]:
-        """Arms whose best learning rate lies in the outermost twentieth of its range (in the
-        logarithm): the rate, and upper or lower."""
+        """(rate, ``upper`` or ``lower``) of each arm whose best learning rate is at the edge.
+
+        The edge is the outermost 5 % of the range, on a logarithmic scale.
+        """
         found = {}
         for arm, (low, high) in self.rates.items():
             rate = self.tuned(arm).get("lr")
@@ -177,19 +171,15 @@ class Comparison:
 
 
 def read_comparison(client: MlflowClient, run: Run) -> Comparison:
-    """The comparison with this sweep run. Whatever is missing yet is an empty table.
+    """Reads the comparison with this sweep run; tables are empty where nothing is recorded yet.
 
     Raises:
         StateError: its file is not recorded.
     """
-    spec = artifact_text(client, run, "sweep.yaml")
-    if spec is None:
-        raise StateError(
-            f"{run.data.tags['foldrace.sweep']}: its file, sweep.yaml, is not recorded"
-        )
+    spec = spec_text(client, run)
     tree = yaml.safe_load(spec)
-    runs = all_runs(client, f"tags.`foldrace.sweep_key` = '{run.data.tags['foldrace.sweep_key']}'")
-    fold_runs = [found for found in runs if found.data.tags["foldrace.level"] == "fold"]
+    runs = runs_of(client, run)
+    fold_runs = [found for found in runs if found.data.tags[Tag.LEVEL] == Level.FOLD]
     trials = _trials(
         trials_table(client, run),
         {found.info.run_id: found.data.tags for found in runs},
@@ -199,8 +189,8 @@ def read_comparison(client: MlflowClient, run: Run) -> Comparison:
     folds = _folds(done, fold_runs)
     splits = int(tree["folds"]["splits"])
     return Comparison(
-        name=run.data.tags["foldrace.sweep"],
-        state=_STATES[run.info.status],
+        name=run.data.tags[Tag.SWEEP],
+        state=sweep_state(run),
         arms=tuple(tree["comparison"]["arms"]),
         trials=trials,
         folds=folds.drop(columns="run_id"),
@@ -217,7 +207,7 @@ def read_comparison(client: MlflowClient, run: Run) -> Comparison:
 
 
 def _rates(tree: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """By arm: the ends of its learning rate's distribution."""
+    """By arm: the ends of its distribution of the learning rate."""
     entries = {
         arm: {**tree.get("space", {}), **(of or {}).get("space", {})}.get("lr")
         for arm, of in tree["comparison"]["arms"].items()
@@ -237,19 +227,20 @@ def _trials(
     trials = table[table["arm"] != ""].reset_index(drop=True)
     spent = pd.Series(0, index=trials["trial"])
     for fold in fold_runs:
-        trial = int(fold.data.tags["foldrace.trial"])
+        trial = int(fold.data.tags[Tag.TRIAL])
         if trial in spent.index:
-            spent[trial] += int(fold.data.tags.get("foldrace.epochs", 0))
-    reached = (trials["epoch"] * trials["folds"]).fillna(0)  # of a trial that has not ended yet
+            spent[trial] += int(fold.data.tags.get(Tag.EPOCHS, 0))
+    # folds of a trial that has not ended have no count of epochs yet
+    reached = (trials["epoch"] * trials["folds"]).fillna(0)
     return trials.assign(
-        repeat=[int(tags[run_id].get("foldrace.repeat", 0)) for run_id in trials["run_id"]],
+        repeat=[int(tags[run_id].get(Tag.REPEAT, 0)) for run_id in trials["run_id"]],
         fold_epochs=np.where(spent.to_numpy() > 0, spent.to_numpy(), reached).astype(int),
         train_seconds=trials.get("train_seconds", np.nan),
     )
 
 
 def _folds(done: pd.DataFrame, fold_runs: list[Run]) -> pd.DataFrame:
-    """The folds of completed repeats with their last loss and their ``run_id``."""
+    """The folds of completed repeats, with their last loss and ``run_id``."""
     repeats = {
         int(trial): (arm, repeat)
         for trial, arm, repeat in done[["trial", "arm", "repeat"]].itertuples(index=False)
@@ -257,31 +248,30 @@ def _folds(done: pd.DataFrame, fold_runs: list[Run]) -> pd.DataFrame:
     rows = [
         (
             *repeats[trial],
-            int(fold.data.tags["foldrace.fold"]),
-            fold.data.metrics["val_loss"],
+            int(fold.data.tags[Tag.FOLD]),
+            fold.data.metrics[VAL_LOSS],
             fold.info.run_id,
         )
         for fold in fold_runs
-        if (trial := int(fold.data.tags["foldrace.trial"])) in repeats
-        and "val_loss" in fold.data.metrics
+        if (trial := int(fold.data.tags[Tag.TRIAL])) in repeats and VAL_LOSS in fold.data.metrics
     ]
     return pd.DataFrame(rows, columns=["arm", "repeat", "fold", "val_loss", "run_id"])
 
 
 def _curves(client: MlflowClient, folds: pd.DataFrame) -> pd.DataFrame:
     """The folds' losses epoch by epoch."""
-    known = histories(client, folds["run_id"], ["val_loss"])
+    known = histories(client, folds["run_id"], [VAL_LOSS])
     rows = [
         (fold.arm, fold.repeat, fold.fold, epoch, loss)
         for fold in folds.itertuples()
-        for epoch, loss in known[fold.run_id]["val_loss"].items()
+        for epoch, loss in known[fold.run_id][VAL_LOSS].items()
     ]
     return pd.DataFrame(rows, columns=["arm", "repeat", "fold", "epoch", "val_loss"])
 
 
 def _progress(client: MlflowClient, done: pd.DataFrame) -> pd.DataFrame:
     """The completed repeats, report by report."""
-    known = histories(client, done["run_id"], ["epoch", "val_loss", "train_seconds"])
+    known = histories(client, done["run_id"], [EPOCH, VAL_LOSS, TRAIN_SECONDS])
     rows = [
         (trial.arm, trial.repeat, int(at.epoch), fold_epochs, at.train_seconds, at.val_loss)
         for trial in done.itertuples()
@@ -293,12 +283,8 @@ def _progress(client: MlflowClient, done: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reconstructions(client: MlflowClient, run: Run) -> Reconstructions | None:
-    if _PICTURES not in {item.path for item in client.list_artifacts(run.info.run_id)}:
+    kept = artifact_arrays(client, run.info.run_id, COMPARISON_FILE)
+    if not kept:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(run.info.run_id, _PICTURES, folder)
-        with np.load(path, allow_pickle=False) as kept:
-            arms = [str(arm) for arm in kept["arms"]]
-            return Reconstructions(
-                kept["images"], dict(zip(arms, kept["reconstructions"], strict=True))
-            )
+    arms = [str(arm) for arm in kept["arms"]]
+    return Reconstructions(kept["images"], dict(zip(arms, kept["reconstructions"], strict=True)))

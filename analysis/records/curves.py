@@ -1,4 +1,4 @@
-"""The learning curves that a finished sweep has left in MLflow, as a table for the simulator."""
+"""The recorded learning curves of a finished sweep, for the simulator."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ from numpy.typing import NDArray
 
 from foldrace.analysis.records.recorded_curves import Curves
 from foldrace.analysis.records.tables import (
-    all_runs,
     artifact_text,
     histories,
     locate_sweep,
     number,
+    parameter_texts,
     trials_table,
 )
 from foldrace.errors import InputError, StateError
+from foldrace.search.recording.reader import runs_of
+from foldrace.search.recording.schema import (
+    EPOCH,
+    FOLDS,
+    SPEC_FILE,
+    TRAIN_SECONDS,
+    VAL_LOSS,
+    Level,
+    Tag,
+    sweep_state,
+)
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -29,20 +40,19 @@ if TYPE_CHECKING:
 
 __all__ = ["curves_of", "export_curves"]
 
-_WAY_OUT = "record curves by a sweep with scheduler.kind: fifo"
+_WAY_OUT = "record curves with a sweep that has scheduler.kind: fifo"
 
 
 def export_curves(root: Path, name: str | None, output: Path, *, uri: str | None = None) -> Curves:
-    """Writes the curves of a sweep, or of the latest, into an .npz.
+    """Writes the learning curves of a sweep into an ``.npz`` file.
 
     Args:
-        root: the folder of all sweeps.
-        uri: an MLflow server to find the sweep on; without it ``root`` says where, or else
-            MLFLOW_TRACKING_URI.
+        root, name, uri: where the sweep is, see `foldrace.analysis.records.tables.locate_sweep`.
+        output: the file.
 
     Raises:
-        InputError: the file cannot be written; an address that cannot be used.
-        StateError: no such sweep, or one that has no whole curves (see `curves_of`).
+        InputError: the file cannot be written, or the address cannot be used.
+        StateError: there is no such sweep, or its curves are not complete (see `curves_of`).
     """
     if output.suffix != ".npz":
         raise InputError(
@@ -63,30 +73,27 @@ def export_curves(root: Path, name: str | None, output: Path, *, uri: str | None
 
 
 def curves_of(client: MlflowClient, sweep: Run) -> Curves:
-    """The objective of every fold of every trial after each epoch, the trials by their number.
+    """The objective of every fold after each epoch, for all trials by number.
 
-    A trial that has failed keeps what it had; the rest of it is NaN. An epoch's seconds are its
-    share of what the trial took between two reports, and the median of all where that is not
-    known.
+    A failed trial has NaN after its last epoch. The seconds of an epoch are an equal share of the
+    time between two reports of its trial; where that is not known, the median of all.
 
     Raises:
-        StateError: the sweep has not ended; trials were given up, or their folds stopped early;
-            fewer than two were trained in full.
+        StateError: the sweep has not ended, trials were pruned, folds stopped early, or fewer than
+            two trials completed.
     """
-    name = sweep.data.tags["foldrace.sweep"]
-    if sweep.info.status != "FINISHED":
-        ending = {"RUNNING": "has not ended", "KILLED": "was interrupted"}.get(
-            sweep.info.status, "has failed"
-        )
+    name = sweep.data.tags[Tag.SWEEP]
+    if (state := sweep_state(sweep)) != "finished":
+        ending = {"running": "has not ended", "interrupted": "was interrupted"}
         raise StateError(
-            f"{name}: the sweep {ending}, so its curves are not whole; `foldrace resume {name}`"
-            " first"
+            f"{name}: the sweep {ending.get(state, 'has failed')}, so its curves are not complete;"
+            f" `foldrace resume {name}` first"
         )
     trials = trials_table(client, sweep)
     trials = trials[trials["phase"] != "repeat"]
     _check_endings(name, trials)
-    told = histories(client, trials["run_id"], ["folds", "epoch", "train_seconds"])
-    reports = [told[run_id].dropna(subset=["folds", "epoch"]) for run_id in trials["run_id"]]
+    known = histories(client, trials["run_id"], [FOLDS, EPOCH, TRAIN_SECONDS])
+    reports = [known[run_id].dropna(subset=[FOLDS, EPOCH]) for run_id in trials["run_id"]]
     shape = (
         len(trials),
         _most(reports, "folds"),
@@ -100,24 +107,24 @@ def curves_of(client: MlflowClient, sweep: Run) -> Curves:
     if short:
         raise StateError(
             f"{name}: folds of {short} of {int(completed.sum())} trials stopped before epoch"
-            f" {shape[2]}, so their curves are not whole; record curves by a sweep without"
+            f" {shape[2]}, so their curves are not complete; record curves with a sweep without"
             " early_stopping"
         )
     return Curves(loss, _seconds(reports, shape), _configurations(trials))
 
 
 def _check_endings(name: str, trials: pd.DataFrame) -> None:
-    given_up = int(trials["status"].isin(["pruned", "interrupted", "running"]).sum())
-    if given_up:
+    pruned = int(trials["status"].isin(["pruned", "interrupted", "running"]).sum())
+    if pruned:
         raise StateError(
-            f"{name}: {given_up} of {len(trials)} trials were given up early, so their curves are"
-            f" not whole; {_WAY_OUT}"
+            f"{name}: {pruned} of {len(trials)} trials were pruned, so their curves are not"
+            f" complete; {_WAY_OUT}"
         )
-    whole = int((trials["status"] == "completed").sum())
-    if whole < 2:
+    completed = int((trials["status"] == "completed").sum())
+    if completed < 2:
         raise StateError(
-            f"{name}: {whole} of {len(trials)} trials trained in full; curves are compared, so two"
-            " or more"
+            f"{name}: {completed} of {len(trials)} trials completed; to compare curves there must"
+            " be two or more"
         )
 
 
@@ -126,8 +133,8 @@ def _most(reports: Sequence[pd.DataFrame], column: str) -> int:
 
 
 def _epochs(client: MlflowClient, sweep: Run) -> int | None:
-    """What the sweep file says; None where it was not recorded."""
-    spec = yaml.safe_load(artifact_text(client, sweep, "sweep.yaml") or "{}")
+    """The epochs of the sweep file; None if it is not recorded."""
+    spec = yaml.safe_load(artifact_text(client, sweep, SPEC_FILE) or "{}")
     epochs = spec.get("epochs") if isinstance(spec, dict) else None
     return epochs if isinstance(epochs, int) else None
 
@@ -135,28 +142,20 @@ def _epochs(client: MlflowClient, sweep: Run) -> int | None:
 def _losses(
     client: MlflowClient, sweep: Run, rows: Mapping[int, int], shape: tuple[int, int, int]
 ) -> NDArray[np.float64]:
-    """(C, K, E) ``val_loss``, from the runs of the folds; ``rows`` says by a trial's number which
-    row is its own."""
-    key = sweep.data.tags["foldrace.sweep_key"]
-    runs = all_runs(
-        client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'fold'"
-    )
-    told = histories(client, [run.info.run_id for run in runs], ["val_loss"])
+    """(C, K, E) losses of all folds; ``rows`` has the row of each trial, by its number."""
+    runs = runs_of(client, sweep, Level.FOLD)
+    known = histories(client, [run.info.run_id for run in runs], [VAL_LOSS])
     loss = np.full(shape, np.nan)
     for run in runs:
-        row, fold = (
-            rows.get(int(run.data.tags["foldrace.trial"])),
-            int(run.data.tags["foldrace.fold"]),
-        )
-        values = told[run.info.run_id]["val_loss"]
+        row, fold = rows.get(int(run.data.tags[Tag.TRIAL])), int(run.data.tags[Tag.FOLD])
+        values = known[run.info.run_id][VAL_LOSS]
         if row is not None and len(values):
             loss[row, fold, values.index.to_numpy(int) - 1] = values.to_numpy(float)
     return loss
 
 
 def _seconds(reports: Sequence[pd.DataFrame], shape: tuple[int, int, int]) -> NDArray[np.float64]:
-    """(C, K, E): what a trial took between two reports, in equal parts for the epochs of folds
-    trained there."""
+    """(C, K, E): the time between two reports of a trial, in equal shares for its fold-epochs."""
     seconds = np.full(shape, np.nan)
     for row, report in enumerate(reports):
         before = 0.0
@@ -171,14 +170,9 @@ def _seconds(reports: Sequence[pd.DataFrame], shape: tuple[int, int, int]) -> ND
 
 
 def _configurations(trials: pd.DataFrame) -> tuple[dict[str, Value], ...]:
-    """The parameters of each trial, numbers where they are."""
-    names = [str(column) for column in trials if str(column).startswith("params.")]
+    """The parameters of each trial, with numbers as numbers."""
     return tuple(
-        {
-            name.removeprefix("params."): _value(row[name])
-            for name in names
-            if isinstance(row[name], str)
-        }
+        {name: _value(text) for name, text in parameter_texts(row).items()}
         for _, row in trials.iterrows()
     )
 

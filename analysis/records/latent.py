@@ -1,5 +1,4 @@
-"""What a refit has left of its model's code, made ready for the report: finite, labelled from 0,
-with names."""
+"""The codes of a refitted model, prepared for the report: finite, with labels from 0."""
 
 from __future__ import annotations
 
@@ -22,12 +21,12 @@ class Latent:
     Attributes:
         images: (N, C, H, W) uint8.
         codes: (N, D) float32, all finite.
-        positions: (N,) of the images among the test images.
-        labels: (N,) int64, from 0, into ``names``; None without labels, or where there is one
-            class only.
-        fold_codes: (K, N, D) float32, all finite; codes of the same images by the winner's fold
-            models.
-        left_out: images whose code is not finite.
+        positions: (N,) indices of the images among the test images.
+        labels: (N,) int64, indices into ``names``; None without labels, or for a single class.
+        names: of the classes.
+        fold_codes: (K, N, D) float32, all finite: codes of the same images by the best trial's
+            fold models.
+        left_out: how many images were left out since their code is not finite.
     """
 
     images: NDArray[np.uint8]
@@ -49,30 +48,34 @@ class Latent:
 
     @property
     def constant(self) -> bool:
-        """Whether all images have the same code, as far as float32 can tell."""
+        """Whether all images have the same code, within float32's precision."""
         return bool(np.allclose(self.codes, self.codes[:1], rtol=1e-6, atol=1e-9))
 
 
 def why_no_codes(evidence: Evidence, refitted: bool) -> str | None:
-    """A sentence where there is nothing to report on, else None."""
+    """Why there is nothing to report, in a sentence; None if there are codes.
+
+    Args:
+        refitted: whether the sweep has a completed refit.
+    """
     if not refitted:
         return (
-            "It needs the refitted model: `foldrace refit` trains the winner on all training data"
-            " and tests it once."
+            "It needs the refitted model: `foldrace refit` trains the best trial on all training"
+            " data and tests it once."
         )
     if "codes" not in evidence or "images" not in evidence:
         return (
-            "The refit has left no codes: the task has no method `encode`, or the refit is of an"
-            " earlier version."
+            "The refit has no codes: the task has no method `encode`, or an earlier version made"
+            " the refit."
         )
     codes = evidence["codes"]
     if not np.isfinite(codes).all(1).any():
-        return f"None of the {len(codes):,} codes is finite: the model has diverged."
+        return f"None of the {len(codes):,} codes is finite: the model diverged."
     return None
 
 
 def latent_of(evidence: Evidence) -> Latent:
-    """The record that evidence with codes holds, without the images whose code is not finite."""
+    """The codes in the evidence of a refit, without images whose code is not finite."""
     codes = evidence["codes"]
     kept = np.flatnonzero(np.isfinite(codes).all(1))
     labels: NDArray[np.int64] | None = None
@@ -95,7 +98,7 @@ def latent_of(evidence: Evidence) -> Latent:
 
 
 def _names(values: NDArray[np.int64], given: Sequence[str]) -> tuple[str, ...]:
-    """Each class by its name, else by its number."""
+    """The name of each class; its number if it has none."""
     return tuple(
         given[value] if 0 <= value < len(given) else str(value) for value in values.tolist()
     )

@@ -1,9 +1,8 @@
-"""A sweep in a few lines, as MLflow has it."""
+"""The status of a sweep, in a few lines."""
 
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from foldrace.analysis.records.tables import locate_sweep, ranking, trials_table
-from foldrace.search.recording.store import SweepFolder
+from foldrace.analysis.records.tables import locate_sweep
+from foldrace.analysis.records.tables import parameter_texts
+from foldrace.analysis.records.tables import ranking
+from foldrace.analysis.records.tables import trials_table
+from foldrace.search.recording.folder import SweepFolder
+from foldrace.search.recording.reader import spec_text
+from foldrace.search.recording.schema import Tag
+from foldrace.search.recording.schema import sweep_state
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.text import clock
 
@@ -24,12 +29,15 @@ _STATES = ("running", "completed", "pruned", "failed", "interrupted")
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of a sweep.
+    """The status of a sweep.
 
     Attributes:
-        state: of the sweep: running, finished, interrupted or failed.
-        remedy: what to do if it was driven from its folder here and the process is gone without a
-            word; else "".
+        state: running, finished, interrupted or failed.
+        planned: how many trials the sweep has in all.
+        varying: the names of the parameters that vary.
+        seconds: wall-clock time since the sweep started, or until it ended.
+        remedy: what to do if the sweep's process on this node ended without closing the record;
+            else "".
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
     """
 
@@ -44,7 +52,7 @@ class Status:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Trials by state."""
+        """The number of trials by status."""
         return {state: int((self.trials["status"] == state).sum()) for state in _STATES}
 
     @property
@@ -53,22 +61,22 @@ class Status:
         return ranking(self.trials)
 
     def summary(self) -> str:
-        """One line: state, counts, time."""
+        """State, counts and time in one line."""
         counts = (
             ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
             or "none yet"
         )
         how = f" (its process has ended; {self.remedy})" if self.remedy else ""
         begun = f"{len(self.trials)} of {self.planned} trials: {counts}"
-        return f"{self.sweep}: {self.state}{how}; {begun}; {clock(self.seconds)} since it began"
+        return f"{self.sweep}: {self.state}{how}; {begun}; {clock(self.seconds)} since it started"
 
     def failures(self, count: int = 3) -> list[str]:
-        """A line for each failed trial, the first ones only."""
+        """A line for each failed trial, ``count`` at most."""
         failed = self.trials[self.trials["status"] == "failed"].head(count)
         return [f"trial {row.trial} failed: {row.reason}" for row in failed.itertuples()]
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """The object that ``--json`` prints."""
         best = None
         if len(self.ranking):
             row = self.ranking.iloc[0]
@@ -90,26 +98,25 @@ class Status:
 
 
 def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
-    """The state of a sweep, or of the latest: of those on the tracking server ``uri``; without it
-    of those in ``root``, else of those on the server that MLFLOW_TRACKING_URI names. Raises:
-    StateError if there is none."""
+    """Reads the status of a sweep.
+
+    Args:
+        root, name, uri: where the sweep is, see `foldrace.analysis.records.tables.locate_sweep`.
+
+    Raises:
+        InputError: the address cannot be used.
+        StateError: there is no such sweep, or its file is not recorded.
+    """
     client, run, folder = locate_sweep(root, name, uri)
-    tags = run.data.tags
-    spec = parse_spec(_spec(client, run.info.run_id), base=root)
-    finished = {
-        "RUNNING": "running",
-        "FINISHED": "finished",
-        "KILLED": "interrupted",
-        "FAILED": "failed",
-    }
-    running = run.info.status == "RUNNING"
+    spec = parse_spec(yaml.safe_load(spec_text(client, run)), base=root)
+    state = sweep_state(run)
+    running = state == "running"
     gone = folder if running and folder is not None and folder.abandoned else None
-    end = (
-        None if running else run.info.end_time
-    )  # one that was resumed still has the end of its first session
+    # a resumed run still has the end time of its first session
+    end = None if running else run.info.end_time
     return Status(
-        sweep=tags["foldrace.sweep"],
-        state="interrupted" if gone else finished[run.info.status],
+        sweep=run.data.tags[Tag.SWEEP],
+        state="interrupted" if gone else state,
         run_id=run.info.run_id,
         planned=spec.planned_trials,
         varying=spec.varying,
@@ -120,13 +127,6 @@ def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
 
 
 def _remedy(folder: SweepFolder) -> str:
-    if folder.result.is_file():  # MLflow lacks the end of its record, or it was being extended
+    if folder.result.is_file():  # the end of its record is not delivered, or an extension ran
         return f"`foldrace sync {folder.name}` delivers what waits"
-    return f"`foldrace resume {folder.name}` goes on"
-
-
-def _spec(client: Any, run_id: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(run_id, "sweep.yaml", folder)
-        loaded: dict[str, Any] = yaml.safe_load(Path(path).read_text())
-    return loaded
+    return f"`foldrace resume {folder.name}` resumes it"

@@ -1,9 +1,7 @@
-"""What a sweep report is made of, read from MLflow: trials, curves, folds, incumbents, the
-spec."""
+"""The record of a sweep, for its report: trials, curves, folds, incumbents, the sweep file."""
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +20,17 @@ from foldrace.analysis.records.tables import (
     trials_table,
 )
 from foldrace.errors import InputError
+from foldrace.search.recording.reader import artifact
+from foldrace.search.recording.reader import artifact_names
+from foldrace.search.recording.schema import BEST_TRIAL
+from foldrace.search.recording.schema import ENVIRONMENT_FILE
+from foldrace.search.recording.schema import EPOCH
+from foldrace.search.recording.schema import PICTURES
+from foldrace.search.recording.schema import SPEC_FILE
+from foldrace.search.recording.schema import Tag
+from foldrace.search.recording.schema import VAL_LOSS
+from foldrace.search.recording.schema import VAL_LOSS_SE
+from foldrace.search.recording.schema import sweep_state
 from foldrace.search.spec.distribution_base import Distribution
 from foldrace.search.spec.distributions import Choice
 from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
@@ -30,16 +39,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["Parameter", "SweepRecord", "last_strip", "read_record"]
+__all__ = ["SearchedParameter", "SweepRecord", "last_strip", "read_sweep_record"]
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One that varies.
+class SearchedParameter:
+    """A parameter that varies among the trials.
 
     Attributes:
-        entries: how the sweep file has it: one, or several where arms of a comparison differ.
-        values: by trial, numbers where all are; trials without it are left out.
+        entries: its distributions in the sweep file; several if the arms of a comparison differ.
+        values: by trial, numbers where the text is one; trials without it are left out.
     """
 
     name: str
@@ -48,7 +57,7 @@ class Parameter:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Its values in order, where they are no range; empty for a range."""
+        """Its values in order if it is categorical; empty for a range."""
         chosen = [
             str(one)
             for entry in self.entries
@@ -61,8 +70,10 @@ class Parameter:
 
     @property
     def logarithmic(self) -> bool:
-        """It was drawn on a logarithmic scale; or it spans two decades and nobody says how it was
-        drawn."""
+        """Whether it was drawn on a logarithmic scale.
+
+        If the distribution is not recorded: whether its values span two decades or more.
+        """
         numbers = [value for value in self.values.values() if isinstance(value, float)]
         if not self.entries and numbers:
             return (
@@ -75,19 +86,22 @@ class Parameter:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A sweep as MLflow has it.
+    """The record of a sweep.
 
     Attributes:
         state: running, finished, interrupted or failed.
-        trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`, without the
-            repeats of a comparison.
+        started: ms since 1970.
+        seconds: wall-clock time that the sweep took so far.
+        trials: see `foldrace.analysis.records.tables.trials_table`, without the repeats of a
+            comparison.
         spent: fold-epochs by trial that has reported.
         curves: see `foldrace.analysis.records.tables.trial_curves`.
         folds: see `foldrace.analysis.records.tables.folds_table`.
         incumbents: ``fold_epochs``, ``minutes`` since the start, ``val_loss``, ``val_loss_se``,
             ``best_trial``.
-        spec: the sweep file; None where it was not recorded or cannot be read by this version.
-        strip: a PNG, originals above the winner's reconstructions; None if there is none.
+        spec: the sweep file; None if it is not recorded, or this version cannot read it.
+        strip: a PNG, images above the best trial's reconstructions; None if there is none.
+        repeats: how many trials of a comparison are repeats.
     """
 
     name: str
@@ -117,26 +131,25 @@ class SweepRecord:
         return int(best.iloc[0]["trial"]) if len(best) else None
 
     def count(self, status: str) -> int:
-        """How many trials have this status."""
+        """The number of trials with this status."""
         return int((self.trials["status"] == status).sum())
 
     @property
     def fold_epochs(self) -> int:
-        """Spent by all trials."""
+        """What all trials have spent."""
         return sum(self.spent.values())
 
     @property
     def full_cost(self) -> int | None:
-        """Fold-epochs if every trial that began had been trained on all folds to the last
-        epoch."""
+        """The fold-epochs that full cross-validation of every started trial would cost."""
         if self.spec is None or not len(self.trials):
             return None
         folds = self.trials["folds"].max()
         return int(len(self.trials) * folds * self.spec.epochs) if np.isfinite(folds) else None
 
     @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """Those that vary, in the file's order; in a comparison its arms come first."""
+    def parameters(self) -> tuple[SearchedParameter, ...]:
+        """The parameters that vary, in the sweep file's order; the arms of a comparison first."""
         columns = [str(name) for name in self.trials if str(name).startswith("params.")]
         if self.spec is not None:
             names = [name for name in self.spec.varying if f"params.{name}" in columns]
@@ -149,10 +162,10 @@ class SweepRecord:
         arms: dict[int, float | str] = {
             int(row.trial): str(row.arm) for row in self.trials.itertuples() if row.arm
         }
-        first = (Parameter("arm", (), arms),) if arms else ()
+        first = (SearchedParameter("arm", (), arms),) if arms else ()
         return (*first, *(self._parameter(name) for name in names))
 
-    def _parameter(self, name: str) -> Parameter:
+    def _parameter(self, name: str) -> SearchedParameter:
         entries: list[Distribution] = []
         if self.spec is not None:
             arms = self.spec.comparison.arms.values() if self.spec.comparison else ()
@@ -170,54 +183,47 @@ class SweepRecord:
             int(trial): _chosen(text, choices) if choices else number(text)
             for trial, text in texts.items()
         }
-        return Parameter(name, tuple(entries), values)
+        return SearchedParameter(name, tuple(entries), values)
 
 
 def _chosen(text: str, choices: tuple[str, ...]) -> str:
-    """The choice that MLflow has as ``text``: 1 may have become 1.0."""
+    """The choice that is recorded as ``text``; 1 may have become 1.0."""
     return next(
         (choice for choice in choices if choice == text or number(choice) == number(text)), text
     )
 
 
-def read_record(client: MlflowClient, run: Run) -> SweepRecord:
-    """The sweep with this run."""
+def read_sweep_record(client: MlflowClient, run: Run) -> SweepRecord:
+    """Reads the record of the sweep with this run."""
     trials = trials_table(client, run)
     repeated = trials["phase"] == "repeat"
     trials, repeats = trials[~repeated], int(repeated.sum())
     seen = trials[trials["epoch"].notna()]
-    told = histories(client, seen["run_id"], ["epoch"])  # its steps are fold-epochs
+    reports = histories(client, seen["run_id"], [EPOCH])  # the steps are fold-epochs
     best = ranking(trials)
     end = run.info.end_time or max([run.info.start_time, *trials["end_time"].dropna()])
-    spec_text = artifact_text(client, run, "sweep.yaml") or ""
-    states = {
-        "RUNNING": "running",
-        "FINISHED": "finished",
-        "KILLED": "interrupted",
-        "FAILED": "failed",
-    }
+    spec_text = artifact_text(client, run, SPEC_FILE) or ""
+    seconds = run.data.tags.get(Tag.WALL_SECONDS, (end - run.info.start_time) / 1000)
     return SweepRecord(
-        name=run.data.tags["foldrace.sweep"],
-        state=states[run.info.status],
+        name=run.data.tags[Tag.SWEEP],
+        state=sweep_state(run),
         started=run.info.start_time,
-        seconds=float(
-            run.data.tags.get("foldrace.wall_seconds", (end - run.info.start_time) / 1000)
-        ),
+        seconds=float(seconds),
         trials=trials,
-        spent={int(row.trial): int(told[row.run_id].index.max()) for row in seen.itertuples()},
+        spent={int(row.trial): int(reports[row.run_id].index.max()) for row in seen.itertuples()},
         curves=trial_curves(client, run, seen["trial"]),
         folds=folds_table(client, run),
         incumbents=_incumbents(client, run),
         spec=_spec(spec_text),
         spec_text=spec_text,
-        environment=artifact_text(client, run, "environment.json") or "",
+        environment=artifact_text(client, run, ENVIRONMENT_FILE) or "",
         strip=last_strip(client, best.iloc[0]["run_id"]) if len(best) else None,
         repeats=repeats,
     )
 
 
 def _incumbents(client: MlflowClient, run: Run) -> pd.DataFrame:
-    names = ["val_loss", "val_loss_se", "best_trial"]
+    names = [VAL_LOSS, VAL_LOSS_SE, BEST_TRIAL]
     history = (
         histories(client, [run.info.run_id], names)[run.info.run_id]
         .rename_axis("fold_epochs")
@@ -230,14 +236,11 @@ def _incumbents(client: MlflowClient, run: Run) -> pd.DataFrame:
 def _spec(text: str) -> SweepSpec | None:
     try:
         return parse_spec(yaml.safe_load(text), Path())
-    except InputError:  # recorded by another version, or not recorded at all
+    except InputError:  # not recorded, or by a version that this one cannot read
         return None
 
 
 def last_strip(client: MlflowClient, run_id: str) -> bytes | None:
-    """A trial's last strip of originals above reconstructions, as PNG; None if it has none."""
-    pictures = sorted(item.path for item in client.list_artifacts(run_id, "reconstructions"))
-    if not pictures:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, pictures[-1], folder)).read_bytes()
+    """A trial's last picture, images above reconstructions, as PNG; None if it has none."""
+    pictures = artifact_names(client, run_id, PICTURES)
+    return artifact(client, run_id, pictures[-1]) if pictures else None

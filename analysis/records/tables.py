@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from foldrace.errors import StateError
-from foldrace.search.recording.store import (
-    SweepFolder,
-    check_tracking,
-    connect,
-    find_sweep,
-    sweep_names,
-    tracking_uri,
+from foldrace.search.recording.folder import SweepFolder, find_sweep, sweep_names
+from foldrace.search.recording.reader import artifact, metric_points, runs_of, search_runs
+from foldrace.search.recording.schema import (
+    EPOCH,
+    FOLDS,
+    VAL_LOSS,
+    VAL_LOSS_SE,
+    Level,
+    Tag,
+    having,
+    trial_status,
 )
+from foldrace.search.recording.tracking import check_tracking, connect, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 __all__ = [
-    "all_runs",
     "artifact_text",
     "fold_losses",
+    "fold_runs",
     "folds_table",
     "histories",
     "locate_sweep",
     "number",
+    "parameter_texts",
     "ranking",
     "sweep_run",
     "sweeps",
@@ -40,42 +45,25 @@ __all__ = [
     "trials_table",
 ]
 
-_PAGE = 5000
-_AT_ONCE = 8
-
-
-def all_runs(client: MlflowClient, filter_string: str) -> list[Run]:
-    """Every run that matches, of all experiments, page by page."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            experiments,
-            filter_string,
-            max_results=_PAGE,
-            order_by=["attributes.start_time"],
-            page_token=token,
-        )
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+_COLUMNS = ("trial", "run_id", "status", "reason", "end_time", "arm", "phase")
+_METRICS = (VAL_LOSS, VAL_LOSS_SE, EPOCH, FOLDS)  # columns even if no trial has them
 
 
 def sweeps(client: MlflowClient) -> list[Run]:
-    """The runs of all sweeps, the oldest first."""
-    return all_runs(client, "tags.`foldrace.level` = 'sweep'")
+    """The runs of all sweeps, the earliest first."""
+    return list(search_runs(client, having(level=Level.SWEEP)))
 
 
 def sweep_run(client: MlflowClient, name: str | None, key: str | None = None) -> Run:
-    """The run of the sweep of that name (and key), or of the latest. Raises: StateError if there
-    is none."""
+    """The run of the latest sweep; if given, of the latest with this name and key.
+
+    Raises:
+        StateError: there is none.
+    """
     found = [
         run
         for run in sweeps(client)
-        if name in (None, run.data.tags["foldrace.sweep"])
-        and key in (None, run.data.tags["foldrace.sweep_key"])
+        if name in (None, run.data.tags[Tag.SWEEP]) and key in (None, run.data.tags[Tag.SWEEP_KEY])
     ]
     if not found:
         raise StateError(
@@ -87,17 +75,20 @@ def sweep_run(client: MlflowClient, name: str | None, key: str | None = None) ->
 def locate_sweep(
     root: Path, name: str | None, uri: str | None = None
 ) -> tuple[MlflowClient, Run, SweepFolder | None]:
-    """The store and the run of a sweep, or of the latest, and its folder unless a server alone
-    knows it.
+    """Finds a sweep in its folder or on a tracking server.
 
     Args:
         root: the folder of all sweeps.
-        uri: an MLflow server to find the sweep on; without it ``root`` says where, or else
-            MLFLOW_TRACKING_URI.
+        name: the sweep's; None: the latest.
+        uri: of an MLflow server; None: look in ``root`` or, if there is no sweep, on the server
+            that MLFLOW_TRACKING_URI names.
+
+    Returns:
+        A client of the store, the sweep's run, and its folder; None if found on a server.
 
     Raises:
-        InputError: an address that cannot be used.
-        StateError: no such sweep, or a server that does not answer.
+        InputError: the address cannot be used.
+        StateError: there is no such sweep, or the server does not answer.
     """
     if uri or ("MLFLOW_TRACKING_URI" in os.environ and not sweep_names(root)):
         address = tracking_uri(root, uri)
@@ -111,57 +102,62 @@ def locate_sweep(
 
 
 def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
-    """One row a trial: ``trial``, ``status`` (completed, pruned, failed, interrupted, running),
-    ``reason``, when it ended (``end_time``, ms since the epoch; NaN before), a comparison's
-    ``arm`` and ``phase`` (else ""), metrics, and parameters as ``params.NAME`` (text, as MLflow
-    keeps them); sorted by trial."""
-    key = sweep.data.tags["foldrace.sweep_key"]
-    names = {"FINISHED": "completed", "KILLED": "pruned", "FAILED": "failed", "RUNNING": "running"}
+    """The trials of a sweep, one per row, by number.
+
+    Columns:
+        ``trial``; ``run_id``; ``status`` (completed, pruned, failed, interrupted, running);
+        ``reason`` of a failure or pruning, else ""; ``end_time`` in ms since 1970, NaN before the
+        end; ``arm`` and ``phase`` of a comparison, else ""; every metric; every parameter as
+        ``params.NAME``, as text like in MLflow.
+    """
     rows: list[dict[str, Any]] = []
-    for run in all_runs(
-        client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'trial'"
-    ):
-        tags = run.data.tags
-        status = names[run.info.status]
-        if status == "pruned" and "foldrace.pruned_at" not in tags:
-            status = "interrupted"
+    for run in runs_of(client, sweep, Level.TRIAL):
+        tags, end = run.data.tags, run.info.end_time
         rows.append(
             {
-                "trial": int(tags["foldrace.trial"]),
+                "trial": int(tags[Tag.TRIAL]),
                 "run_id": run.info.run_id,
-                "status": status,
-                "reason": tags.get("foldrace.failure") or tags.get("foldrace.pruned_at") or "",
-                "end_time": float("nan")
-                if run.info.end_time is None
-                else float(run.info.end_time),
-                "arm": tags.get("foldrace.arm", ""),
-                "phase": tags.get("foldrace.phase", ""),
+                "status": trial_status(run),
+                "reason": tags.get(Tag.FAILURE) or tags.get(Tag.PRUNED_AT) or "",
+                "end_time": np.nan if end is None else float(end),
+                "arm": tags.get(Tag.ARM, ""),
+                "phase": tags.get(Tag.PHASE, ""),
                 **run.data.metrics,
                 **{f"params.{name}": value for name, value in run.data.params.items()},
             }
         )
-    columns = [
-        "trial",
-        "run_id",
-        "status",
-        "reason",
-        "end_time",
-        "arm",
-        "phase",
-        "val_loss",
-        "val_loss_se",
-        "epoch",
-        "folds",
-    ]
     table = pd.DataFrame(rows)
-    return table.reindex(
-        columns=[*columns, *(c for c in table.columns if c not in columns)]
-    ).sort_values("trial")
+    columns = dict.fromkeys([*_COLUMNS, *_METRICS, *table.columns])
+    return table.reindex(columns=[*columns]).sort_values("trial")
+
+
+def parameter_texts(trial: pd.Series[Any]) -> dict[str, str]:
+    """The parameters in a row of `trials_table`, by name; missing ones are left out."""
+    given = {str(name): value for name, value in trial.items()}
+    return {
+        name.removeprefix("params."): value
+        for name, value in given.items()
+        if name.startswith("params.") and isinstance(value, str)
+    }
+
+
+def number(text: str) -> float | str:
+    """A parameter's text as a number, if it is one.
+
+    >>> number("0.5"), number("adam")
+    (0.5, 'adam')
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def ranking(trials: pd.DataFrame) -> pd.DataFrame:
-    """The completed trials of a `trials_table` that have a loss, the best first; a tie goes to the
-    earlier one. The repeats of a comparison's winners do not compete with them."""
+    """The completed trials of a `trials_table` that have a loss, the best first, ties by number.
+
+    The repeats of a comparison's tuned trials are left out.
+    """
     done = trials[
         (trials["status"] == "completed")
         & trials["val_loss"].notna()
@@ -170,25 +166,50 @@ def ranking(trials: pd.DataFrame) -> pd.DataFrame:
     return done.sort_values(["val_loss", "trial"])
 
 
+def histories(
+    client: MlflowClient, run_ids: Iterable[str], metrics: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    """The recorded values of metrics, by run.
+
+    A table has one row per step, in order. Its columns are the metrics (NaN where one has no
+    value) and ``timestamp``, in ms since 1970.
+    """
+    run_ids = list(dict.fromkeys(run_ids))
+    points = metric_points(client, run_ids, metrics)
+    tables = {}
+    for run_id in run_ids:
+        known = {name: points[run_id, name] for name in metrics}
+        columns = {
+            name: {point.step: point.value for point in every} for name, every in known.items()
+        }
+        columns["timestamp"] = {
+            point.step: point.timestamp for every in known.values() for point in every
+        }
+        tables[run_id] = pd.DataFrame(
+            {name: pd.Series(values, dtype=float) for name, values in columns.items()}
+        ).sort_index()
+    return tables
+
+
 def trial_curves(
     client: MlflowClient, sweep: Run, trials: Iterable[int]
 ) -> dict[int, pd.DataFrame]:
-    """By trial that has reported a loss: ``epoch``, ``val_loss`` and ``val_loss_se``, the mean
-    over its folds and its standard error (NaN for a single fold).
+    """The loss after each epoch, by trial that has reported one.
 
-    A fold that has stopped early keeps its loss. Where only some of the trial's folds were
-    trained, as when it was given up in a race, the mean is over those.
+    A table's columns are ``epoch``, ``val_loss`` (mean over the trial's folds) and ``val_loss_se``
+    (its standard error; NaN for a single fold). A fold that stopped early keeps its last loss. The
+    mean is over the folds that have been trained, which may be fewer than the sweep has.
     """
-    key, wanted = sweep.data.tags["foldrace.sweep_key"], set(trials)
-    runs = all_runs(
-        client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'fold'"
-    )
-    trial_of = {run.info.run_id: int(run.data.tags["foldrace.trial"]) for run in runs}
-    trial_of = {run_id: trial for run_id, trial in trial_of.items() if trial in wanted}
-    told = histories(client, trial_of, ["val_loss"])
+    wanted = set(trials)
+    trial_of = {
+        run.info.run_id: trial
+        for run in runs_of(client, sweep, Level.FOLD)
+        if (trial := int(run.data.tags[Tag.TRIAL])) in wanted
+    }
+    known = histories(client, trial_of, [VAL_LOSS])
     curves = {}
     for trial in sorted(set(trial_of.values())):
-        folds = [told[run_id]["val_loss"] for run_id, of in trial_of.items() if of == trial]
+        folds = [known[run_id][VAL_LOSS] for run_id, of in trial_of.items() if of == trial]
         table = pd.concat(folds, axis=1).sort_index().ffill()
         if len(table):
             curve = pd.DataFrame(
@@ -198,75 +219,29 @@ def trial_curves(
     return curves
 
 
-def histories(
-    client: MlflowClient, run_ids: Iterable[str], metrics: Sequence[str]
-) -> dict[str, pd.DataFrame]:
-    """By run: a column a metric, a row a step (in order; NaN where a metric has no value there),
-    and ``timestamp``, ms.
-
-    MLflow answers for one metric of one run at a time, so several are asked side by side.
-    """
-    wanted = [(run_id, name) for run_id in dict.fromkeys(run_ids) for name in metrics]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = dict(
-            zip(wanted, pool.map(lambda ask: client.get_metric_history(*ask), wanted), strict=True)
-        )
-    tables = {}
-    for run_id in dict.fromkeys(run_ids):
-        values = {
-            name: {point.step: point.value for point in answers[run_id, name]} for name in metrics
-        }
-        times = {
-            point.step: point.timestamp for name in metrics for point in answers[run_id, name]
-        }
-        columns = {
-            name: pd.Series(of, dtype=float) for name, of in {**values, "timestamp": times}.items()
-        }
-        tables[run_id] = pd.DataFrame(columns).sort_index()
-    return tables
-
-
 def folds_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
-    """One row a fold of a trial: ``trial``, ``fold``, ``val_loss`` (last recorded), in one request
-    for all."""
-    key = sweep.data.tags["foldrace.sweep_key"]
-    runs = all_runs(
-        client, f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.level` = 'fold'"
-    )
+    """The folds of all trials, one per row: ``trial``, ``fold``, ``val_loss`` (last recorded)."""
     rows = [
-        (
-            int(run.data.tags["foldrace.trial"]),
-            int(run.data.tags["foldrace.fold"]),
-            run.data.metrics["val_loss"],
-        )
-        for run in runs
-        if "val_loss" in run.data.metrics
+        (int(run.data.tags[Tag.TRIAL]), int(run.data.tags[Tag.FOLD]), run.data.metrics[VAL_LOSS])
+        for run in runs_of(client, sweep, Level.FOLD)
+        if VAL_LOSS in run.data.metrics
     ]
     return pd.DataFrame(rows, columns=["trial", "fold", "val_loss"]).sort_values(["trial", "fold"])
 
 
-def artifact_text(client: MlflowClient, run: Run, path: str) -> str | None:
-    """A text artifact of a run; None if it has none of that name."""
-    if path not in {item.path for item in client.list_artifacts(run.info.run_id)}:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run.info.run_id, path, folder)).read_text(
-            encoding="utf-8"
-        )
+def fold_runs(client: MlflowClient, sweep: Run, trial: int) -> list[Run]:
+    """The runs of a trial's folds, by fold."""
+    runs = runs_of(client, sweep, Level.FOLD, trial)
+    return sorted(runs, key=lambda run: int(run.data.tags[Tag.FOLD]))
 
 
 def fold_losses(client: MlflowClient, sweep: Run, trial: int) -> list[float]:
-    """Each fold's last recorded objective, by fold."""
-    key = sweep.data.tags["foldrace.sweep_key"]
-    wanted = f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.trial` = '{trial}'"
-    runs = all_runs(client, f"{wanted} and tags.`foldrace.level` = 'fold'")
-    ordered = sorted(runs, key=lambda run: int(run.data.tags["foldrace.fold"]))
-    return [run.data.metrics["val_loss"] for run in ordered if "val_loss" in run.data.metrics]
+    """The last recorded loss of each fold of a trial, by fold."""
+    metrics = [run.data.metrics for run in fold_runs(client, sweep, trial)]
+    return [values[VAL_LOSS] for values in metrics if VAL_LOSS in values]
 
 
-def number(text: str) -> float | str:
-    """A parameter as MLflow keeps it, as text, back as a number if it is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def artifact_text(client: MlflowClient, run: Run, path: str) -> str | None:
+    """A text artifact of a run; None if the run has none at that path."""
+    content = artifact(client, run.info.run_id, path)
+    return None if content is None else content.decode()

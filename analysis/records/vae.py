@@ -1,11 +1,11 @@
-"""What MLflow has of a sweep of variational autoencoders, gathered for its report."""
+"""The record of a sweep of variational autoencoders."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +13,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from foldrace.analysis.records.evidence import Evidence, load_evidence, refit_run
-from foldrace.analysis.records.tables import all_runs, histories, ranking, trials_table
+from foldrace.analysis.records.tables import (
+    fold_runs,
+    histories,
+    parameter_texts,
+    ranking,
+    trials_table,
+)
+from foldrace.search.recording.schema import Tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["VaeRecord", "is_variational", "read_record"]
+__all__ = ["VaeRecord", "is_variational", "read_vae_record"]
 
 _PARTS = ("reconstruction", "kl", "squared_error", "mse", "active_units")
 _DIMENSION = re.compile(r"val_kl_(\d+)")
@@ -32,11 +39,11 @@ class VaeRecord:
 
     Attributes:
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
-        curves: of the winner, a row a fold and epoch: ``fold``, ``epoch``, and the loss's parts,
-            ``val_…`` and ``train_…``.
-        fold_kl: (K, D) nats, the KL a dimension of the winner's fold models; (0, 0) if it was not
-            recorded.
-        test: the refit's figures by name, without ``test_``; empty before a refit.
+        curves: of the best trial, one row per fold and epoch: ``fold``, ``epoch``, and the parts
+            of the loss, ``val_…`` and ``train_…``.
+        fold_kl: (K, D), in nats: the KL term of each code dimension, by fold of the best trial;
+            (0, 0) if it was not recorded.
+        test: the refit's test values by name, without ``test_``; empty before a refit.
         evidence: the refit's arrays.
     """
 
@@ -55,23 +62,12 @@ class VaeRecord:
 
     @property
     def params(self) -> dict[str, str]:
-        """The winner's parameters, as MLflow keeps them."""
-        if self.winner is None:
-            return {}
-        given = {
-            str(name): value
-            for name, value in self.winner.items()
-            if str(name).startswith("params.")
-        }
-        return {
-            name.removeprefix("params."): value
-            for name, value in given.items()
-            if isinstance(value, str)
-        }
+        """The best trial's parameters, as text like in MLflow."""
+        return {} if self.winner is None else parameter_texts(self.winner)
 
     @property
     def variance(self) -> float | None:
-        """σ² of the winner's likelihood where it is Gaussian and fixed, else None."""
+        """σ² of the best trial's likelihood if that is a Gaussian of fixed variance; else None."""
         given = self.params
         if (
             given.get("likelihood", "gaussian") != "gaussian"
@@ -85,9 +81,11 @@ class VaeRecord:
 
     @property
     def constant(self) -> float:
-        """What the reconstruction term of a Gaussian of fixed σ² holds that no model can change: ½
-        n log 2πσ² nats for n values an image, by what was recorded as reconstruction − squared
-        error / 2σ². 0 for other likelihoods."""
+        """The part of the reconstruction term that no model can change, in nats.
+
+        For a Gaussian likelihood of fixed σ² and n values per image it is ½ n log 2πσ². It is
+        computed from the record as reconstruction − squared error / 2σ². 0 for other likelihoods.
+        """
         winner, variance = self.winner, self.variance
         if (
             winner is None
@@ -102,8 +100,7 @@ class VaeRecord:
 
     @property
     def bound(self) -> tuple[int, float] | None:
-        """The importance-weighted bound with the most codes an image: how many, and nats an
-        image."""
+        """(codes per image, nats per image) of the importance-weighted bound with most codes."""
         found = [
             (int(m[1]), self.test[name])
             for name in self.test
@@ -112,7 +109,7 @@ class VaeRecord:
         return max(found, default=None)
 
     def folds(self, name: str) -> list[float]:
-        """The winner's last value of a metric, by fold."""
+        """The best trial's last value of a metric, by fold."""
         if name not in self.curves:
             return []
         last = self.curves.groupby("fold")[name].last()
@@ -120,17 +117,17 @@ class VaeRecord:
 
 
 def is_variational(sweep: Run, trials: pd.DataFrame) -> bool:
-    """Whether a sweep's task has a KL term, by what it recorded, else by its name."""
-    return "val_kl" in trials.columns or sweep.data.tags.get("foldrace.task") == "variational"
+    """Whether the sweep's task has a KL term: one is recorded, or the task is ``variational``."""
+    return "val_kl" in trials.columns or sweep.data.tags.get(Tag.TASK) == "variational"
 
 
-def read_record(client: MlflowClient, sweep: Run) -> VaeRecord:
-    """The record of the sweep with this run."""
+def read_vae_record(client: MlflowClient, sweep: Run) -> VaeRecord:
+    """Reads the record of the sweep with this run."""
     trials = trials_table(client, sweep)
     refit = refit_run(client, sweep)
     metrics = refit.data.metrics if refit else {}
     record = VaeRecord(
-        name=sweep.data.tags["foldrace.sweep"],
+        name=sweep.data.tags[Tag.SWEEP],
         trials=trials,
         curves=pd.DataFrame({"fold": [], "epoch": []}),
         fold_kl=np.zeros((0, 0)),
@@ -143,17 +140,8 @@ def read_record(client: MlflowClient, sweep: Run) -> VaeRecord:
     )
     if record.winner is None:
         return record
-    folds = _fold_runs(client, sweep, int(record.winner["trial"]))
-    return VaeRecord(
-        record.name, trials, _curves(client, folds), _fold_kl(folds), record.test, record.evidence
-    )
-
-
-def _fold_runs(client: MlflowClient, sweep: Run, trial: int) -> list[Run]:
-    key = sweep.data.tags["foldrace.sweep_key"]
-    wanted = f"tags.`foldrace.sweep_key` = '{key}' and tags.`foldrace.trial` = '{trial}'"
-    runs = all_runs(client, f"{wanted} and tags.`foldrace.level` = 'fold'")
-    return sorted(runs, key=lambda run: int(run.data.tags["foldrace.fold"]))
+    folds = fold_runs(client, sweep, int(record.winner["trial"]))
+    return replace(record, curves=_curves(client, folds), fold_kl=_fold_kl(folds))
 
 
 def _curves(client: MlflowClient, folds: list[Run]) -> pd.DataFrame:
@@ -164,7 +152,7 @@ def _curves(client: MlflowClient, folds: list[Run]) -> pd.DataFrame:
         tables[run.info.run_id]
         .rename_axis("epoch")
         .reset_index()
-        .assign(fold=int(run.data.tags["foldrace.fold"]))
+        .assign(fold=int(run.data.tags[Tag.FOLD]))
         for run in folds
     ]
     return (

@@ -13,7 +13,8 @@ from foldrace.analysis.records.evidence import load_evidence, refit_run
 from foldrace.analysis.records.tables import locate_sweep, sweep_run
 from foldrace.analysis.reports.page import Report, report_files, write_report
 from foldrace.errors import InputError, StateError, nearest
-from foldrace.search.recording.store import connect, find_sweep
+from foldrace.search.recording.folder import find_sweep
+from foldrace.search.recording.tracking import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

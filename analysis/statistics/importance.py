@@ -22,8 +22,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from foldrace.analysis.records.sweep import Parameter, SweepRecord
-from foldrace.search.spec.distributions import Choice, Fixed
+from foldrace.analysis.records.sweep import SearchedParameter
+from foldrace.analysis.records.sweep import SweepRecord
+from foldrace.search.spec.distributions import Choice
+from foldrace.search.spec.distributions import Fixed
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -108,7 +110,7 @@ def _not_completed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_the_best(
-    parameters: Sequence[Parameter], points: Sequence[Mapping[str, Any]], seed: int
+    parameters: Sequence[SearchedParameter], points: Sequence[Mapping[str, Any]], seed: int
 ) -> tuple[dict[str, float], dict[str, float], int]:
     """PED-ANOVA of points in the order of their rank: shares, chance levels, number of best."""
     from optuna.importance import PedAnovaImportanceEvaluator
@@ -135,7 +137,7 @@ def _of_the_best(
 
 
 def _overall(
-    parameters: Sequence[Parameter],
+    parameters: Sequence[SearchedParameter],
     points: Sequence[Mapping[str, Any]],
     losses: NDArray[np.float64],
     seed: int,
@@ -158,7 +160,7 @@ def _overall(
 
 def _evaluate(
     evaluator: BaseImportanceEvaluator,
-    parameters: Sequence[Parameter],
+    parameters: Sequence[SearchedParameter],
     points: Sequence[Mapping[str, Any]],
     values: NDArray[np.float64],
 ) -> dict[str, float]:
@@ -179,7 +181,7 @@ def _evaluate(
     return {name: float(found.get(name, 0.0)) for name in seen}
 
 
-def _point(parameters: Sequence[Parameter], trial: int) -> dict[str, Any]:
+def _point(parameters: Sequence[SearchedParameter], trial: int) -> dict[str, Any]:
     return {
         parameter.name: parameter.values[trial]
         for parameter in parameters
@@ -187,7 +189,7 @@ def _point(parameters: Sequence[Parameter], trial: int) -> dict[str, Any]:
     }
 
 
-def _distribution(parameter: Parameter) -> BaseDistribution | None:
+def _distribution(parameter: SearchedParameter) -> BaseDistribution | None:
     """The parameter's distribution in Optuna's form, a choice by its text.
 
     None if the sweep file has no distribution for it, or the arms of a comparison have several.

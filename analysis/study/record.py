@@ -15,11 +15,12 @@ import pandas as pd
 from foldrace.analysis.records.comparison import Comparison, read_comparison
 from foldrace.analysis.records.evidence import Evidence, load_evidence, refit_run
 from foldrace.analysis.records.tables import artifact_text, fold_losses, ranking, trials_table
-from foldrace.analysis.records.vae import VaeRecord, read_record
+from foldrace.analysis.records.vae import VaeRecord, read_vae_record
 from foldrace.analysis.statistics.pca import LinearCode, linear_codes
 from foldrace.analysis.statistics.verdict import Verdict, judge
 from foldrace.analysis.study.plan import PARTS, REPORTS, StudyPart, StudyProgress
-from foldrace.search.recording.store import SweepFolder, connect
+from foldrace.search.recording.folder import SweepFolder
+from foldrace.search.recording.tracking import connect
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.trainables.data.datasets import load_dataset
 
@@ -151,7 +152,7 @@ def read_study(root: Path, data_dir: Path, progress: StudyProgress) -> StudyReco
         if part.key == "optimizers":
             comparison = read_comparison(client, record.run)
         if part.key == "vae":
-            vae = read_record(client, record.run)
+            vae = read_vae_record(client, record.run)
     spec = (parts["ae"].spec if "ae" in parts else PARTS[0].spec(progress.overrides)).dataset
     data = load_dataset(
         spec.name, limit=spec.limit, seed=spec.seed, size=spec.size, data_dir=data_dir

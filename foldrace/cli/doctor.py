@@ -15,7 +15,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from foldrace.errors import first_line
-from foldrace.search.recording.store import tracking_uri
+from foldrace.search.recording.tracking import tracking_uri
 
 __all__ = ["Finding", "Grade", "examine"]
 

@@ -1,4 +1,4 @@
-"""What a sweep ran on: code, versions, hardware."""
+"""What a sweep runs on: git revision, package versions, hardware."""
 
 from __future__ import annotations
 
@@ -25,24 +25,11 @@ _PACKAGES = (
 
 
 def git_revision(folder: Path) -> str | None:
-    """The commit checked out in ``folder``, with ``-dirty`` if files differ from it; None outside
-    of git."""
+    """The commit checked out in ``folder``, with ``-dirty`` if files differ; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         shown = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(folder),
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",
-                "--exclude=*",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
+            command, cwd=folder, capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -57,7 +44,7 @@ def _version(package: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers depend on, those that are there."""
+    """The versions of Python and of the installed packages that results depend on."""
     found = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
     return {name: version for name, version in found.items() if version is not None}
 
@@ -74,7 +61,7 @@ def _processor() -> str:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Git revision, package versions and hardware of the machine that drives the sweep."""
+    """Git revision, package versions and hardware of the driver's node, as JSON values."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

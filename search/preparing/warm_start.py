@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, StateError, first_line, nearest
-from foldrace.search.preparing.prepared import Prepared, WarmStart
-from foldrace.search.preparing.warm_trials import make_trials, place
-from foldrace.search.recording.store import connect
-from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
+from foldrace.search.preparing.prepared import Prepared
+from foldrace.search.preparing.prepared import WarmStart
+from foldrace.search.preparing.warm_trials import make_trials
+from foldrace.search.preparing.warm_trials import place
+from foldrace.search.recording.reader import metric_points
+from foldrace.search.recording.reader import parameter_value
+from foldrace.search.recording.reader import runs_of
+from foldrace.search.recording.reader import search_runs
+from foldrace.search.recording.reader import spec_text
+from foldrace.search.recording.schema import EPOCH
+from foldrace.search.recording.schema import Level
+from foldrace.search.recording.schema import Tag
+from foldrace.search.recording.schema import VAL_LOSS
+from foldrace.search.recording.schema import having
+from foldrace.search.recording.schema import trial_status
+from foldrace.search.recording.tracking import connect
+from foldrace.search.spec.sweep_spec import SweepSpec
+from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -93,21 +107,12 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
     return WarmStart(name, trials, len(runs))
 
 
-def _search(client: MlflowClient, wanted: str, level: str) -> list[Run]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    filter_string = f"{wanted}{' and ' if wanted else ''}tags.`foldrace.level` = '{level}'"
-    found = client.search_runs(
-        experiments, filter_string, max_results=_MOST, order_by=["attributes.start_time"]
-    )
-    return list(found)
-
-
 def _find(client: MlflowClient, name: str) -> Run:
     """The run of the latest sweep of this name. Raises: InputError."""
     runs = _search(client, "", "sweep")
     named = [run for run in runs if run.data.tags["foldrace.sweep"] == name]
     if not named:
-        raise _unknown(name, {str(run.data.tags["foldrace.sweep"]) for run in runs})
+        raise _unknown(name, {str(run.data.tags[Tag.SWEEP]) for run in runs})
     return named[-1]
 
 
@@ -119,9 +124,7 @@ def _unknown(name: str, names: Collection[str]) -> InputError:
 def _spec_of(client: MlflowClient, run: Run, name: str, root: Path) -> SweepSpec:
     """The earlier sweep's file. Raises: InputError."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = client.download_artifacts(run.info.run_id, "sweep.yaml", folder)
-            return parse_spec(read_yaml(Path(path).read_text(encoding="utf-8"), name), root)
+        return parse_spec(read_yaml(spec_text(client, run), name), root)
     except InputError as error:
         rule = f"its sweep file is not valid in this version: {error}"
         raise InputError(_FIELD, name, rule) from error
@@ -150,7 +153,7 @@ def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> 
                 " here"
             )
             raise InputError(_FIELD, name, rule, _WAY_OUT)
-    if run.data.tags.get("foldrace.dataset_digest") != prepared.dataset.digest:
+    if run.data.tags.get(Tag.DATASET_DIGEST) != prepared.dataset.digest:
         then, now = earlier.dataset.model_dump(), spec.dataset.model_dump()
         differing = [key for key in {**then, **now} if then.get(key) != now.get(key)]
         what = (

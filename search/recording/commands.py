@@ -1,4 +1,4 @@
-"""How a command is typed here: for messages that say what to type next."""
+"""Parts of command lines, for messages that say what to type next."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import shutil
 import sys
 from pathlib import Path
 
-__all__ = ["at", "program"]
+__all__ = ["dir_option", "program"]
 
 
 def program() -> str:
-    """The command as it can be typed here: its path, where ``foldrace`` alone would not find
-    it."""
+    """The command to type: ``foldrace``, or its path if the shell would not find it."""
     called = Path(sys.argv[0])
     if called.name != "foldrace" or shutil.which("foldrace") == str(called.absolute()):
         return "foldrace"
     return os.path.relpath(called)
 
 
-def at(directory: Path, default: Path) -> str:
-    """The option that names a folder of sweeps; nothing where it is the default."""
+def dir_option(directory: Path, default: Path) -> str:
+    """The option that names the folder of all sweeps; empty for the default.
+
+    >>> dir_option(Path("my runs"), Path("runs"))
+    " --dir 'my runs'"
+    """
     return "" if directory == default else f" --dir {shlex.quote(str(directory))}"

@@ -1,8 +1,8 @@
-"""Brings what the spool keeps to MLflow, from a thread of its own, however long the store is
-away."""
+"""Delivers the events of an outbox to MLflow in a thread, through any outage of the store."""
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -16,37 +16,38 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from foldrace.errors import first_line
 from foldrace.search.recording.events import Event
+from foldrace.search.recording.mlflow_internals import REFUSALS_THAT_PASS
 from foldrace.search.recording.outbox import Outbox, Waiting
 
 __all__ = ["Delivery", "Patience", "Writer"]
+
+log = logging.getLogger(__name__)
 
 _LONG = 120  # characters of an error that are shown
 
 
 class Writer(Protocol):
-    """What events are delivered to; `foldrace.search.recording.writer.MlflowWriter` is one."""
+    """Stores events; `foldrace.search.recording.writer.MlflowWriter` is one."""
 
     @property
     def written(self) -> int:
-        """Grows while `apply` gets on."""
+        """Grows while `apply` makes progress."""
         ...
 
     def apply(self, events: Sequence[Event]) -> None:
-        """Stores all of the events; after an error it is called again with the same ones, or with
-        some of them."""
+        """Stores all of the events; after an error it is called again with all or some of them."""
         ...
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How a delivery goes about it.
+    """How often and how long a delivery tries; times in seconds.
 
     Attributes:
-        interval: seconds between two looks into the spool; what comes in between is delivered
-            together.
+        interval: between two looks into the outbox; events in between are delivered together.
         most: events delivered together.
-        first, longest: seconds until a store that is away is tried again, doubled each time.
-        end: seconds that the end of a sweep waits without any sign of life from the store.
+        first, longest: until the first retry after an error, and at most; doubled each time.
+        end: at the end of a sweep, how long to wait for the store without any progress.
     """
 
     interval: float = 1.0
@@ -56,59 +57,52 @@ class Patience:
     end: float = 30.0
 
 
-class _GivenUpError(Exception):
+class _AbandonedError(Exception):
     """Nobody waits for the delivery any more."""
 
 
 class Delivery:
-    """Sends what a spool holds, in its order, and forgets it there when it has arrived.
+    """Sends the events of an outbox in their order, and removes those that have arrived.
 
-    Each event is delivered at least once; the writer sees to it that twice is the same as once.
-    While the store cannot be reached, it is tried again and again; an event that it refuses is set
-    aside, and the others go on.
+    Each event is delivered at least once; the writer makes a second delivery harmless. While the
+    store is away, the delivery retries. An event that the store refuses is set aside, and the
+    others are delivered.
 
     Args:
-        say: where people read; told when the store goes away, when it is back, and once that
-            something was refused.
-        wait: waits so many seconds, or until the event is set; a test's own clock.
+        wait: waits for an event or a number of seconds; tests pass their own clock.
+
+    Attributes:
+        refused: the number of events set aside.
     """
 
     def __init__(
         self,
-        spool: Outbox,
+        outbox: Outbox,
         writer: Writer,
-        say: Callable[[str], None],
         patience: Patience = Patience(),
         *,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
-        self.spool, self._writer, self._say, self._patience, self._wait = (
-            spool,
-            writer,
-            say,
-            patience,
-            wait,
-        )
-        self._hurry, self._abandoned, self._ended = (
-            threading.Event(),
-            threading.Event(),
-            threading.Event(),
-        )
+        self.outbox, self._writer, self._patience, self._wait = outbox, writer, patience, wait
+        # set by `drain`: no more events come; nobody waits any more; by the thread: it has ended
+        self._hurry, self._abandoned = threading.Event(), threading.Event()
+        self._ended = threading.Event()
         self._away = False
         self.refused = 0
         self._thread = threading.Thread(target=self._run, name="foldrace-delivery", daemon=True)
 
     def start(self) -> None:
-        """Begins to deliver."""
+        """Starts to deliver."""
         self._thread.start()
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Ends the delivery: waits until all is delivered, for as long as it gets on; whether it
-        all is.
+        """Ends the delivery and waits for it as long as it makes progress; Ctrl-C ends the wait.
 
         Args:
-            seconds: to wait without any progress; None: as `Patience` says. Ctrl-C ends the wait
-                at once.
+            seconds: how long to wait without any progress; None: as `Patience` says.
+
+        Returns:
+            Whether everything has been delivered.
         """
         self._hurry.set()
         seconds = self._patience.end if seconds is None else seconds
@@ -117,30 +111,31 @@ class Delivery:
         told = False
         try:
             while not self._ended.wait(0.2):
-                now, state = time.monotonic(), (self.spool.waiting, self._writer.written)
+                now, state = time.monotonic(), (self.outbox.waiting, self._writer.written)
                 if state != seen:
                     seen, alive = state, now
                 if now - alive > seconds:
                     break
                 if not told and now - began > 2:
                     told = True
-                    self._say(f"recording: {self.spool.waiting:,} records {self._where()}")
+                    log.info("recording: %s records %s", f"{self.outbox.waiting:,}", self._where())
         except KeyboardInterrupt:
             pass
         self._abandoned.set()
         if self.refused:
-            self._say(
-                f"recording: MLflow refused {self.refused} records; they are in"
-                f" {self.spool.refused}"
+            log.warning(
+                "recording: MLflow refused %d records; they are in %s",
+                self.refused,
+                self.outbox.refused,
             )
-        return self.spool.waiting == 0
+        return self.outbox.waiting == 0
 
     def _where(self) -> str:
         if not self._away:
             return "are on their way to MLflow …"
         return (
-            f"are safe on disk; the tracking store has {self._patience.end:.0f} s to come back"
-            " (Ctrl-C: do not wait)"
+            f"are safe on disk; waiting {self._patience.end:.0f} s for the tracking store to come"
+            " back (Ctrl-C: do not wait)"
         )
 
     # --- the thread ------------------------------------------------------------------------------
@@ -150,9 +145,9 @@ class Delivery:
             last = False
             while not last:
                 self._wait(self._hurry, self._patience.interval)
-                last = self._hurry.is_set()  # nothing is appended any more
+                last = self._hurry.is_set()  # no more events come
                 self._deliver_what_waits()
-        except _GivenUpError:
+        except _AbandonedError:
             pass
         finally:
             self._ended.set()
@@ -160,26 +155,28 @@ class Delivery:
     def _deliver_what_waits(self) -> None:
         for delay in self._delays():
             try:
-                while (batch := self.spool.take(self._patience.most)).lines:
+                while (batch := self.outbox.take(self._patience.most)).lines:
                     self._send(batch.events)
                     self._check()
-                    self.spool.delivered(batch)
+                    self.outbox.delivered(batch)
                 return
-            except OSError as error:  # the spool's disk
+            except OSError as error:  # the outbox's disk
                 self._pause(error, delay)
 
     def _send(self, events: Sequence[Waiting]) -> None:
-        """Delivers events, or sets those aside that are refused. Raises: _GivenUpError."""
+        """Delivers the events, and sets aside those that the store refuses.
+
+        Raises:
+            _AbandonedError: nobody waits for the delivery any more.
+        """
         if not events:
             return
         for delay in self._delays():
             self._check()
             try:
                 self._writer.apply([waiting.event for waiting in events])
-            except (
-                Exception
-            ) as error:  # MLflow's own, requests', those of whatever database lies below
-                if _passes(error):
+            except Exception as error:  # MLflow's, requests', or any database driver's
+                if _may_pass(error):
                     self._pause(error, delay)
                     continue
                 self._back()
@@ -202,61 +199,46 @@ class Delivery:
     def _pause(self, error: Exception, delay: float) -> None:
         if not self._away:
             self._away = True
-            self._say(f"recording waits: {_short(error)}; nothing is lost, and the sweep goes on")
-        if self._hurry.is_set():  # which would wake it at once
+            log.warning(
+                "recording waits: %s; nothing is lost, and the sweep continues", _short(error)
+            )
+        if self._hurry.is_set():  # waiting for it would return at once
             self._wait(self._abandoned, min(delay, 1.0))
             return
         while delay > 0 and not self._hurry.is_set():
-            self.spool.sync()
+            self.outbox.sync()
             self._wait(self._hurry, min(delay, self._patience.interval))
             delay -= self._patience.interval
 
     def _back(self) -> None:
         if self._away:
             self._away = False
-            self._say(f"recording goes on; {self.spool.waiting:,} records are on their way")
+            log.info("recording goes on; %s records are on their way", f"{self.outbox.waiting:,}")
 
     def _set_aside(self, waiting: Waiting, error: Exception) -> None:
         self._check()
-        self.spool.refuse(waiting.line, f"{type(error).__name__}: {error}")
+        self.outbox.refuse(waiting.line, f"{type(error).__name__}: {error}")
         self.refused += 1
         if self.refused == 1:
-            self._say(f"recording: MLflow refused a record ({_short(error)}); the others go on")
+            log.warning(
+                "recording: MLflow refused a record (%s); the others are delivered", _short(error)
+            )
 
     def _check(self) -> None:
-        if self._abandoned.is_set():  # the spool may be another process's by now
-            raise _GivenUpError
+        if self._abandoned.is_set():  # another process may use the outbox by now
+            raise _AbandonedError
 
 
-_PASSING = {
-    "TEMPORARILY_UNAVAILABLE",
-    "REQUEST_LIMIT_EXCEEDED",
-    "RESOURCE_EXHAUSTED",
-    "DEADLINE_EXCEEDED",
-    "ABORTED",
-    "CANCELLED",
-    "IO_ERROR",
-    "UNAUTHENTICATED",
-    "PERMISSION_DENIED",
-    "CUSTOMER_UNAUTHORIZED",
-    "NOT_FOUND",
-    "ENDPOINT_NOT_FOUND",
-}
-"""MLflow's error codes that say nothing about the event. A proxy whose server is gone answers 404;
-a run that is gone is RESOURCE_DOES_NOT_EXIST."""
-
-
-def _passes(error: Exception) -> bool:
-    """Whether the same call may succeed later: the store is away, or busy, or does not know us."""
+def _may_pass(error: Exception) -> bool:
+    """Whether a retry may succeed: the store is away, is busy, or does not accept us now."""
     code = getattr(error, "error_code", None)
-    if (
-        code == "INTERNAL_ERROR"
-    ):  # a server's, or no connection to it; in this process's own store the event broke it
+    if code == "INTERNAL_ERROR":
+        # from a server: its own fault, or no connection; from a store in this process: the event's
         return isinstance(error, RestException) or "API request" in str(error)
     if code is not None:
-        return code in _PASSING
+        return code in REFUSALS_THAT_PASS
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:  # of an upload, by requests
+    if status is not None:  # requests', of an upload
         return status >= 500 or status in (401, 403, 408, 429)
     if isinstance(error, OperationalError | PoolTimeout):
         return True

@@ -1,5 +1,4 @@
-"""What happens in a sweep that its record keeps: the events, as JSON and back, and the face that
-takes them."""
+"""The events of a sweep that are recorded, their JSON form, and the interface that takes them."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foldrace.search.recording.schema import Outcome
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -34,23 +34,19 @@ __all__ = [
 ]
 
 
-class Outcome(Enum):
-    """How a sweep, a trial or a fold ended, as MLflow's run status."""
-
-    COMPLETED = "FINISHED"
-    PRUNED = "KILLED"
-    FAILED = "FAILED"
-
-
 def now_ms() -> int:
-    """Milliseconds since the epoch, as MLflow counts."""
+    """The time in milliseconds since 1970, as MLflow counts."""
     return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True)
 class Started:
-    """A trial begins, or goes on after an interruption. ``at`` is a time in ms since the epoch,
-    here and below."""
+    """A trial starts, or is resumed.
+
+    Attributes:
+        tags: of its run and its folds' runs, beside those that all runs have.
+        at: when, in ms since 1970; so in all events.
+    """
 
     trial: int
     params: Mapping[str, Value]
@@ -60,8 +56,12 @@ class Started:
 
 @dataclass(frozen=True)
 class Reported:
-    """A trial at an aligned point; ``picture`` is a PNG in base64, ``parameters`` its model's
-    trainable weights."""
+    """A trial has reached an aligned point: all its folds have trained the same epochs.
+
+    Attributes:
+        picture: a PNG in base64, images above their reconstructions; None if there is none.
+        parameters: the number of the model's trainable weights, if known.
+    """
 
     trial: int
     report: EpochReport
@@ -72,7 +72,13 @@ class Reported:
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial ends, and its folds with it; ``tags`` is what else there is to say of it."""
+    """A trial ends, and its folds with it.
+
+    Attributes:
+        reason: in one line, why it failed or where it was pruned.
+        detail: a traceback, kept as an artifact.
+        tags: further tags of its run.
+    """
 
     trial: int
     outcome: Outcome
@@ -85,7 +91,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Incumbent:
-    """A new best fully evaluated trial, at the fold-epochs that the sweep has spent."""
+    """A new best completed trial.
+
+    Attributes:
+        fold_epochs: what the sweep has spent so far.
+    """
 
     trial: int
     val_loss: float
@@ -96,12 +106,12 @@ class Incumbent:
 
 @dataclass(frozen=True)
 class Files:
-    """A file or a folder's files belong to a run: the sweep's, a trial's, or a fold's.
+    """A file, or all files of a folder, become artifacts of a run.
 
     Attributes:
-        place: ``()``, ``(trial,)`` or ``(trial, fold)``.
-        path: below the sweep's folder.
-        into: the folder among the run's artifacts; "": at their top.
+        place: the run: ``()`` the sweep's, ``(trial,)`` or ``(trial, fold)``.
+        path: of the file or the folder, relative to the sweep's folder.
+        into: the artifact folder; "" for the top.
     """
 
     place: tuple[int, ...]
@@ -112,7 +122,11 @@ class Files:
 
 @dataclass(frozen=True)
 class Closed:
-    """The sweep ends, and any trial that is left open with it (given up)."""
+    """The sweep ends. Trials that are still open end as `Outcome.PRUNED`.
+
+    Attributes:
+        note: the description of the sweep's run, in Markdown.
+    """
 
     outcome: Outcome
     tags: Mapping[str, object]
@@ -127,8 +141,11 @@ _KINDS: Mapping[str, type[Any]] = {
 
 
 def to_json(event: Event) -> str:
-    """An event as one line of JSON, without its end. `from_json` gives back an equal one, NaN and
-    infinities included; NumPy's scalars come back as Python's, of the same value."""
+    """An event as one line of JSON, without the newline.
+
+    `from_json` returns an equal event, NaN and infinities included. NumPy scalars come back as
+    Python numbers of the same value.
+    """
     return json.dumps(
         {"event": type(event).__name__.lower(), **vars(event)},
         default=_plain,
@@ -145,56 +162,54 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__name__} cannot be kept in the spool")
+    raise TypeError(f"an event cannot hold a {type(value).__name__}")
 
 
 def from_json(line: str | bytes) -> Event:
     """The event of a line. Raises: ValueError, KeyError or TypeError if it is none."""
     from foldrace.trainables.training.reports import EpochReport
 
-    told = json.loads(line)
-    kind = _KINDS[told.pop("event")]
-    if "outcome" in told:
-        told["outcome"] = Outcome(told["outcome"])
-    if "folds" in told:
-        told["folds"] = _folds(told["folds"])
-    if "place" in told:
-        told["place"] = tuple(told["place"])
-    if "report" in told:
-        report = told["report"]
+    fields = json.loads(line)
+    kind = _KINDS[fields.pop("event")]
+    if "outcome" in fields:
+        fields["outcome"] = Outcome(fields["outcome"])
+    if "folds" in fields:
+        fields["folds"] = _folds(fields["folds"])
+    if "place" in fields:
+        fields["place"] = tuple(fields["place"])
+    if "report" in fields:
+        report = fields["report"]
         folds = {"folds": _folds(report["folds"]), "trained": _folds(report["trained"])}
-        told["report"] = EpochReport(
+        fields["report"] = EpochReport(
             **{**report, **folds, "rungs": tuple(map(tuple, report["rungs"]))}
         )
-    event: Event = kind(**told)
+    event: Event = kind(**fields)
     return event
 
 
 def _folds(told: Iterable[Mapping[str, Any]]) -> tuple[FoldReport, ...]:
     from foldrace.trainables.training.reports import FoldReport
 
-    return tuple(FoldReport(**fold) for fold in told)
+    return tuple(FoldReport(**fold) for fold in reports)
 
 
 class EventSink(ABC):
-    """Where the events of a sweep go. What becomes of them is `_take`'s: they are written at once,
-    or kept and sent."""
+    """Takes the events of a sweep.
+
+    A subclass defines in `_take` what happens to an event: it is written to MLflow at once, or
+    kept on disk and delivered later.
+    """
 
     @abstractmethod
     def _take(self, event: Event) -> None: ...
 
-    def sync(self) -> None:  # noqa: B027 (nothing is to be done where events are written at once)
-        """Makes all that it has been told safe from a power failure, here or where it was
-        written."""
+    def sync(self) -> None:  # noqa: B027 (a sink that writes at once has nothing to do)
+        """Makes all events so far safe from a power failure."""
 
     def started(
         self, trial: int, params: Mapping[str, Value], tags: Mapping[str, object] | None = None
     ) -> None:
-        """A trial begins, or goes on after an interruption.
-
-        Args:
-            tags: of its run and its folds' runs, beside those that all have.
-        """
+        """Records `Started`, now."""
         self._take(Started(trial, params, tags or {}, now_ms()))
 
     def reported(
@@ -205,16 +220,13 @@ class EventSink(ABC):
         timestamp: int,
         parameters: int | None = None,
     ) -> None:
-        """A trial at an aligned point: each fold's metrics at each epoch since the last, their
-        means at the fold-epochs spent.
+        """Records `Reported`.
+
+        A resumed trial repeats some of its reports, with the same numbers; the repeated ones are
+        not stored again.
 
         Args:
-            picture: a PNG in base64, originals above reconstructions of fold 0, or None.
-            timestamp: when the report was made, in ms.
-            parameters: trainable weights of the trial's model.
-
-        A trial that goes on after an interruption makes some reports again, with the same numbers;
-        they are left out.
+            timestamp: when the report was made, in ms since 1970.
         """
         self._take(Reported(trial, report, picture, timestamp, parameters))
 
@@ -227,25 +239,19 @@ class EventSink(ABC):
         detail: str = "",
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """A trial ends, and its folds with it.
-
-        Args:
-            reason: why it failed or where it was given up, in one line.
-            detail: a traceback, kept as an artifact.
-            tags: what else there is to say of it.
-        """
+        """Records `Finished`, now."""
         self._take(Finished(trial, outcome, tuple(folds), reason, detail, now_ms(), tags or {}))
 
     def incumbent(
         self, trial: int, val_loss: float, standard_error: float, fold_epochs: int, timestamp: int
     ) -> None:
-        """A new best fully evaluated trial, at the fold-epochs that the sweep has spent."""
+        """Records `Incumbent`; ``timestamp`` in ms since 1970."""
         self._take(Incumbent(trial, val_loss, standard_error, fold_epochs, timestamp))
 
     def files(self, place: tuple[int, ...], path: str, into: str = "") -> None:
-        """A file, or the files of a folder, belong to a run; see `Files`."""
+        """Records `Files`, now."""
         self._take(Files(place, path, into, now_ms()))
 
     def close(self, outcome: Outcome, tags: Mapping[str, object], note: str) -> None:
-        """Ends the sweep's run, and any trial left open with it (given up)."""
+        """Records `Closed`, now."""
         self._take(Closed(outcome, tags, note, now_ms()))

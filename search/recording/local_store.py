@@ -1,5 +1,4 @@
-"""The SQLite file that a sweep without a server is recorded in, tuned for one writer while others
-read."""
+"""The SQLite store of a sweep without a server, tuned for one writer while others read."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
 from foldrace.files import fsync_path
+from foldrace.search.recording.mlflow_internals import store_engine
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["write_ahead"]
 
 _SCHEME = "sqlite:///"
+# file systems over which SQLite cannot share a write-ahead log
 _REMOTE = {
     "nfs",
     "nfs4",
@@ -38,20 +39,20 @@ _REMOTE = {
 
 @contextmanager
 def write_ahead(client: MlflowClient) -> Iterator[Callable[[], None]]:
-    """Within this block a commit to the client's SQLite store goes to a write-ahead log and waits
-    for no disk, and who reads does not hold up who writes. Yields what makes all commits so far
-    safe from a power failure.
+    """Within the block, commits to the client's SQLite store go to a write-ahead log.
 
-    At the block's end the file is whole by itself again, unless somebody else has it open. A
-    server's store is left as it is, and a file on a network's file system, over which such a log
-    cannot be shared.
+    A commit does not wait for the disk, and readers do not hold up the writer. At the block's end
+    the store is one file again, unless another process has it open. A server's store and a file on
+    a network file system are left as they are.
+
+    Yields:
+        A function that makes all commits so far safe from a power failure.
     """
     uri = str(client.tracking_uri)
     path = Path(uri.removeprefix(_SCHEME))
-    if (
-        not (uri.startswith(_SCHEME) and path.is_file() and _is_local(path))
-        or _set_mode(path, "WAL") != "wal"
-    ):
+    local = uri.startswith(_SCHEME) and path.is_file() and _is_local(path)
+    engine = store_engine(client) if local else None
+    if engine is None or _set_mode(path, "WAL") != "wal":
         yield lambda: None
         return
     event.listen(Pool, "checkout", _do_not_wait_for_the_disk)
@@ -59,12 +60,9 @@ def write_ahead(client: MlflowClient) -> Iterator[Callable[[], None]]:
         yield lambda: fsync_path(path.with_name(f"{path.name}-wal"))
     finally:
         event.remove(Pool, "checkout", _do_not_wait_for_the_disk)
-        engine = getattr(client._tracking_client.store, "engine", None)
-        if engine is not None:
-            engine.dispose()
-        if (
-            _set_mode(path, "DELETE") != "delete"
-        ):  # somebody has it open; the file has all of it at least
+        engine.dispose()
+        # if another process has it open, the file contains everything at least
+        if _set_mode(path, "DELETE") != "delete":
             _ask(path, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
@@ -74,7 +72,7 @@ def _do_not_wait_for_the_disk(connection: Any, record: object, proxy: object) ->
 
 
 def _set_mode(path: Path, mode: str) -> str | None:
-    """The journal's mode afterwards; None if somebody has the file open who must not."""
+    """The journal mode afterwards; None if another connection prevents the change."""
     return _ask(path, f"PRAGMA journal_mode = {mode}")
 
 
@@ -87,7 +85,7 @@ def _ask(path: Path, pragma: str) -> str | None:
 
 
 def _is_local(path: Path) -> bool:
-    """Whether a file is on a disk of this machine, as far as that can be told."""
+    """Whether a file is on a disk of this node, as far as /proc tells."""
     try:
         mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     except OSError:  # not Linux

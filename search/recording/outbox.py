@@ -1,23 +1,27 @@
-"""Events on local disk, in their order, until the tracking store has them."""
+"""The outbox of a sweep: events on local disk, in order, until the tracking store has them."""
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foldrace.files import fsync_path
+from foldrace.files import write_text
 from foldrace.search.recording.events import Event, Reported, from_json, to_json
 
-__all__ = ["SPOOL", "Batch", "Outbox", "Waiting", "waiting_in", "waiting_records"]
+__all__ = ["OUTBOX", "Batch", "Outbox", "Waiting", "waiting_in", "waiting_records"]
 
-SPOOL = "spool"
-"""The folder of a sweep's spool, in the sweep's own."""
+log = logging.getLogger(__name__)
+
+OUTBOX = "spool"
+"""The name of the outbox's folder, in the sweep's folder."""
 
 _SEGMENT = re.compile(r"(\d{6,})\.jsonl")
 _CURSOR, _REFUSED = "delivered.json", "refused.jsonl"
@@ -26,7 +30,7 @@ _MB = 2**20
 
 @dataclass(frozen=True)
 class Waiting:
-    """An event of the spool, as its line has it."""
+    """An event that waits, and its line in the outbox."""
 
     event: Event
     line: bytes
@@ -34,8 +38,12 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Batch:
-    """The next events to deliver; they end in ``segment`` at byte ``offset``. ``lines`` counts
-    those that could not be read too."""
+    """The next events to deliver.
+
+    Attributes:
+        segment, offset: the file and the byte where they end.
+        lines: how many lines they take, unreadable ones included.
+    """
 
     events: Sequence[Waiting]
     segment: int
@@ -44,11 +52,8 @@ class Batch:
 
 
 def _segments(folder: Path) -> list[int]:
-    return sorted(
-        int(found[1])
-        for path in folder.glob("*.jsonl")
-        if (found := _SEGMENT.fullmatch(path.name))
-    )
+    names = (_SEGMENT.fullmatch(path.name) for path in folder.glob("*.jsonl"))
+    return sorted(int(name[1]) for name in names if name)
 
 
 def _segment(folder: Path, number: int) -> Path:
@@ -56,11 +61,10 @@ def _segment(folder: Path, number: int) -> Path:
 
 
 def _cursor(folder: Path) -> tuple[int, int]:
-    """(segment, offset) up to which all is delivered. One that is lost costs a delivery of what is
-    there again."""
+    """(segment, offset) up to which everything is delivered; if lost, all is delivered again."""
     try:
-        told = json.loads((folder / _CURSOR).read_text())
-        return int(told["segment"]), int(told["offset"])
+        cursor = json.loads((folder / _CURSOR).read_text())
+        return int(cursor["segment"]), int(cursor["offset"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0, 0
 
@@ -79,46 +83,33 @@ def _undelivered(folder: Path) -> tuple[int, int]:
 
 
 def waiting_in(folder: Path) -> int:
-    """How many events of a spool wait to be delivered; 0 if there is no such folder. Changes
-    nothing."""
+    """The number of events that wait in an outbox; 0 if the folder does not exist."""
     return _undelivered(folder)[0]
 
 
 def waiting_records(folder: Path) -> int:
-    """How many records of the sweep in ``folder`` have not reached the tracking store."""
-    return waiting_in(folder / SPOOL)
+    """The number of events of the sweep in ``folder`` that are not in the tracking store yet."""
+    return waiting_in(folder / OUTBOX)
 
 
 class Outbox:
-    """A queue of events that survives the process.
+    """A queue of events that survives its process.
 
-    An event is one line, appended with one write: what was appended before the process was killed
-    is there whole, and a last line that was cut short is dropped at the next opening. Making it
-    safe from a power failure takes an ``fsync``, which is left to the thread that delivers
-    (`sync`, `take`). One thread may append while another delivers; one process has a spool open at
-    a time.
+    An event is one line of JSON, appended with one write. So an event that was appended before
+    the process was killed is complete. A last line that a power failure cut short is removed when
+    the outbox is opened again. Appending does not wait for the disk: the delivering thread makes
+    events safe from a power failure (`sync`, `take`). One thread may append while another
+    delivers. Only one process may have an outbox open.
 
     Args:
-        folder: made with the first event.
-        segment: bytes after which another file is begun; delivered ones are removed.
-        limit: bytes that may wait: beyond half of it pictures are left out, beyond it reports too,
-            and ``notify`` is told so once.
+        folder: created with the first event.
+        segment: bytes after which a new file is started; delivered files are removed.
+        limit: bytes that may wait: beyond half of it pictures are dropped, beyond it reports too,
+            with one warning each.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        notify: Callable[[str], None] = lambda _: None,
-        *,
-        segment: int = 4 * _MB,
-        limit: int = 1024 * _MB,
-    ) -> None:
-        self.folder, self._notify, self._segment_bytes, self._limit = (
-            folder,
-            notify,
-            segment,
-            limit,
-        )
+    def __init__(self, folder: Path, *, segment: int = 4 * _MB, limit: int = 1024 * _MB) -> None:
+        self.folder, self._segment_bytes, self._limit = folder, segment, limit
         self._lock = threading.Lock()
         there = _segments(folder)
         self._at, self._offset = _cursor(folder)
@@ -126,24 +117,23 @@ class Outbox:
             _cut_torn_line(_segment(folder, there[-1]))
         self._last = max([self._at, *there])
         self._file: int | None = None
-        self._written = 0  # bytes of the file that is open
+        self._written = 0  # bytes of the open file
         self._unsynced: set[int] = set()
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self.waiting, self._bytes = _undelivered(folder)
 
     def append(self, event: Event) -> None:
-        """Keeps an event. Raises: OSError if the disk refuses it; what was there before stays
-        readable then."""
+        """Keeps an event.
+
+        Raises:
+            OSError: the disk refuses it; earlier events stay readable.
+        """
         if isinstance(event, Reported) and self._bytes > self._limit / 2:
-            self._say_once(
-                "pictures", "recording: so much waits for MLflow that pictures are left out now"
-            )
+            self._warn_once("recording: too much waits for MLflow; pictures are dropped from now")
             event = replace(event, picture=None)
             if self._bytes > self._limit:
-                self._say_once(
-                    "reports",
-                    f"recording: {self._bytes // _MB} MB wait for MLflow; reports are lost now",
-                )
+                waiting = f"{self._bytes // _MB} MB"
+                self._warn_once("recording: %s wait for MLflow; reports are lost now", waiting)
                 return
         line = to_json(event).encode() + b"\n"
         with self._lock:
@@ -152,28 +142,31 @@ class Outbox:
             assert self._file is not None
             if (written := os.write(self._file, line)) != len(line):
                 os.ftruncate(self._file, self._written)
-                told = f"the disk took {written} of an event's {len(line)} bytes"
-                raise OSError(errno.ENOSPC, told, str(self.folder))
+                message = f"the disk took {written} of an event's {len(line)} bytes"
+                raise OSError(errno.ENOSPC, message, str(self.folder))
             self._unsynced.add(self._last)
             self._written += len(line)
             self.waiting, self._bytes = self.waiting + 1, self._bytes + len(line)
 
-    def _say_once(self, what: str, line: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            self._notify(line)
+    def _warn_once(self, message: str, *values: object) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning(message, *values)
 
     def _begin_segment(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._close_file()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._file = os.open(_segment(self.folder, self._last + 1), flags, 0o644)
         self._last, self._written = self._last + 1, 0
 
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
     def sync(self) -> None:
-        """Makes what has been appended safe from a power failure."""
+        """Makes all events so far safe from a power failure."""
         with self._lock:
             unsynced, self._unsynced = self._unsynced, set()
         for number in unsynced:
@@ -182,8 +175,7 @@ class Outbox:
             fsync_path(self.folder)
 
     def take(self, most: int) -> Batch:
-        """The next events, at most so many, which are safe on disk; they stay until they are
-        `delivered`."""
+        """The next events, at most ``most``, safe on disk; they stay until `delivered`."""
         self.sync()
         with self._lock:
             last, end = self._last, self._written if self._file is not None else None
@@ -192,9 +184,8 @@ class Outbox:
             with _segment(self.folder, number).open("rb") as file:
                 file.seek(start)
                 data = file.read(_MB if number != last or end is None else min(_MB, end - start))
-                if data and not data.endswith(
-                    b"\n"
-                ):  # a line goes on; where this process has got to, one ends
+                # the last line goes on, except at `end`, where a line ends
+                if data and not data.endswith(b"\n"):
                     data += file.readline()
             lines = data.split(b"\n")[:-1][:most]
             if lines:
@@ -211,13 +202,9 @@ class Outbox:
         return Batch(events, segment, end, len(lines))
 
     def delivered(self, batch: Batch) -> None:
-        """The events of a batch need not be kept any longer."""
-        staged = self.folder / f"{_CURSOR}.part"
-        with staged.open("w") as file:
-            file.write(json.dumps({"segment": batch.segment, "offset": batch.offset}))
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(self.folder / _CURSOR)
+        """Removes the events of a batch."""
+        cursor = {"segment": batch.segment, "offset": batch.offset}
+        write_text(self.folder / _CURSOR, json.dumps(cursor))
         gone = batch.offset if batch.segment != self._at else batch.offset - self._offset
         for number in _segments(self.folder):
             if number < batch.segment:
@@ -229,22 +216,19 @@ class Outbox:
             self.waiting, self._bytes = self.waiting - batch.lines, self._bytes - gone
 
     def refuse(self, line: bytes, reason: str) -> None:
-        """Sets a line aside in ``refused.jsonl``."""
+        """Sets a line aside, in the file `refused`."""
         entry = {"reason": reason, "record": line.decode(errors="replace")}
-        with (self.folder / _REFUSED).open("a") as file:
+        with self.refused.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
     @property
     def refused(self) -> Path:
-        """Where refused lines are."""
+        """The file of the lines that were set aside."""
         return self.folder / _REFUSED
 
     def close(self) -> None:
-        """Closes the file; of a spool with nothing waiting, only what was refused is left on
-        disk."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Closes the outbox; if nothing waits, only the file `refused` stays on disk."""
+        self._close_file()
         if self.waiting == 0 and self.folder.is_dir():
             for number in _segments(self.folder):
                 _segment(self.folder, number).unlink()
@@ -254,16 +238,7 @@ class Outbox:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Cuts off what follows the last end of a line."""
-    with path.open("r+b") as file:
-        end = keep = file.seek(0, os.SEEK_END)
-        while keep > 0:
-            start = max(0, keep - 64 * 1024)
-            file.seek(start)
-            found = file.read(keep - start).rfind(b"\n")
-            if found >= 0:
-                keep = start + found + 1
-                break
-            keep = start
-        if keep < end:
-            file.truncate(keep)
+    """Removes what follows the last newline; a segment is a few MB at most."""
+    content = path.read_bytes()
+    if (keep := content.rfind(b"\n") + 1) < len(content):
+        os.truncate(path, keep)

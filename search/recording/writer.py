@@ -1,4 +1,4 @@
-"""Writes a sweep into MLflow as three levels of runs: the sweep, its trials, their folds."""
+"""Writes the events of a sweep into MLflow; `foldrace.search.recording.schema` says as what."""
 
 from __future__ import annotations
 
@@ -20,12 +20,31 @@ from foldrace.search.recording.events import (
     Files,
     Finished,
     Incumbent,
-    Outcome,
     Reported,
     Started,
     now_ms,
 )
-from foldrace.search.recording.runs import Change, Place, Runs
+from foldrace.search.recording.runs import Change, Runs
+from foldrace.search.recording.schema import (
+    BEST_EPOCH,
+    BEST_TRIAL,
+    ENVIRONMENT_FILE,
+    EPOCH,
+    FOLD_EPOCHS,
+    FOLDS,
+    PARAMETERS,
+    PICTURES,
+    RUNNING,
+    SPEC_FILE,
+    TRAIN_SECONDS,
+    VAL_LOSS,
+    VAL_LOSS_SE,
+    Level,
+    Outcome,
+    Place,
+    Tag,
+    prefixed,
+)
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -33,27 +52,22 @@ if TYPE_CHECKING:
 
     from foldrace.trainables.data.arrays import Dataset
 
-__all__ = ["EVIDENCE", "REFIT_DONE", "MlflowWriter", "Outcome", "now_ms"]
+__all__ = ["MlflowWriter"]
 
 _TAG_LIMIT = 5000
 _REFIT: Place = ("refit",)
-REFIT_DONE = "foldrace.refit_done"
-"""The tag of a refit whose figures are recorded: the test set has been used."""
-EVIDENCE = "evidence.npz"
-"""The artifact with what a refitted model makes of the test images."""
 
 
 class MlflowWriter(EventSink):
-    """Creates, fills and ends the runs of one sweep; what it is told it writes at once, and many
-    events together in few calls (`apply`).
+    """Writes one sweep's events to MLflow: each at once, or many in few calls (`apply`).
 
-    Runs are looked up before they are made, and every report is written with its own time, so that
-    a repeated call adds nothing.
+    Runs are looked up before they are created, and a report carries its own time. So a repeated
+    event adds nothing.
 
     Args:
-        sweep: the sweep's name, unique in its tracking store and folder.
-        key: unique to this sweep among all sweeps of the store.
-        folder: the sweep's own, below which files to be logged are.
+        sweep: the sweep's name.
+        key: unique among all sweeps of the store.
+        folder: the sweep's folder, to which the paths of `Files` events are relative.
     """
 
     def __init__(
@@ -69,12 +83,12 @@ class MlflowWriter(EventSink):
 
     @property
     def client(self) -> MlflowClient:
-        """Of the tracking store."""
+        """The client of the tracking store."""
         return self._client
 
     @property
     def written(self) -> int:
-        """Grows with each run that is written to."""
+        """The number of runs written so far, as a sign of progress."""
         return self._runs.written
 
     # --- runs, one by one ------------------------------------------------------------------------
@@ -85,46 +99,47 @@ class MlflowWriter(EventSink):
         return self._runs.id(())
 
     def trial_run(self, trial: int) -> str:
-        """The id of a trial's run, made if it is not there yet."""
+        """The id of a trial's run, which is created if it does not exist."""
         return self._runs.id((trial,))
 
     def fold_run(self, trial: int, fold: int) -> str:
-        """The id of a fold's run, made if it is not there yet."""
+        """The id of a fold's run, which is created if it does not exist."""
         return self._runs.id((trial, fold))
 
     @property
     def finished_refit(self) -> str | None:
-        """The run of a refit that has been recorded to its end."""
+        """The id of the run of a completed refit; None before that."""
         run = self._runs.find(_REFIT)
-        return str(run.info.run_id) if run is not None and REFIT_DONE in run.data.tags else None
+        if run is None or Tag.REFIT_DONE not in run.data.tags:
+            return None
+        return str(run.info.run_id)
 
     def refit_run(self, params: Mapping[str, Value]) -> str:
-        """The id of the run in which the winner is trained on all data, made or opened again."""
+        """The id of the refit's run, created or reopened, with these params."""
         run = self._runs.id(_REFIT)
-        self._client.update_run(run, status="RUNNING")
+        self._client.update_run(run, status=RUNNING)
         self._client.log_batch(
             run, params=[Param(name, str(value)) for name, value in params.items()]
         )
         return run
 
-    def trials_to_the_end(self, folds: int, epochs: int) -> list[tuple[int, float, int]]:
-        """(number, loss, fold-epochs) of each trial that was evaluated on so many folds for so
-        many epochs, or whose folds have all stopped early."""
+    def completed_trials(self, folds: int, epochs: int) -> list[tuple[int, float, int]]:
+        """(number, loss, fold-epochs) of each trial that completed, by number.
+
+        Args:
+            folds, epochs: the sweep's top rung; a trial may have completed short of it, when all
+                its folds stopped early.
+        """
         found = []
-        for run in self._runs.search("tags.`foldrace.level` = 'trial'"):
-            metrics = run.data.metrics
-            if "val_loss" not in metrics or run.info.status == Outcome.FAILED.value:
+        for run in self._runs.search(level=Level.TRIAL):
+            metrics, status = run.data.metrics, run.info.status
+            if VAL_LOSS not in metrics or status == Outcome.FAILED.value:
                 continue
-            whole = metrics["folds"] == folds and metrics["epoch"] >= epochs
-            # one that was trained on, and interrupted then, is no longer finished
-            if whole or run.info.status == Outcome.COMPLETED.value:
-                found.append(
-                    (
-                        int(run.data.tags["foldrace.trial"]),
-                        metrics["val_loss"],
-                        int(metrics["fold_epochs"]),
-                    )
-                )
+            # the status alone is not enough: an interrupted extension has reopened the run
+            reached = metrics[FOLDS] == folds and metrics[EPOCH] >= epochs
+            if reached or status == Outcome.COMPLETED.value:
+                number, spent = int(run.data.tags[Tag.TRIAL]), int(metrics[FOLD_EPOCHS])
+                found.append((number, metrics[VAL_LOSS], spent))
         return sorted(found)
 
     def start_sweep(
@@ -135,25 +150,27 @@ class MlflowWriter(EventSink):
         task: str,
         kind: str = "sweep",
     ) -> None:
-        """Records what the sweep is: its kind and file, the environment, the data set."""
+        """Opens the sweep's run and records the sweep file, the environment and the data set.
+
+        Args:
+            environment: see `foldrace.search.sweeps.environment.describe_environment`.
+            kind: ``sweep`` or ``comparison``.
+        """
         run = self.sweep_run
         self._runs.write({(): Change(now_ms(), running=True)})
-        self._client.log_text(run, spec_yaml, "sweep.yaml")
-        self._client.log_text(run, json.dumps(environment, indent=2), "environment.json")
+        self._client.log_text(run, spec_yaml, SPEC_FILE)
+        self._client.log_text(run, json.dumps(environment, indent=2), ENVIRONMENT_FILE)
         revision = environment.get("git_revision")
         tags = {
-            "kind": kind,
-            "task": task,
-            "git_revision": revision,
-            "dataset_digest": dataset.digest,
+            Tag.KIND: kind,
+            Tag.TASK: task,
+            Tag.GIT_REVISION: revision,
+            Tag.DATASET_DIGEST: dataset.digest,
+            "mlflow.user": _user(),
+            "mlflow.source.name": "foldrace",
         }
-        every = [
-            RunTag(f"foldrace.{name}", str(value))
-            for name, value in tags.items()
-            if value is not None
-        ]
-        origin = [RunTag("mlflow.user", _user()), RunTag("mlflow.source.name", "foldrace")]
-        self._client.log_batch(run, tags=[*every, *origin])
+        given = [RunTag(str(name), value) for name, value in tags.items() if value is not None]
+        self._client.log_batch(run, tags=given)
         profile = {"samples": len(dataset), "test_samples": len(dataset.test_images)}
         entity = DatasetEntity(
             name=dataset.name,
@@ -163,8 +180,8 @@ class MlflowWriter(EventSink):
             schema=json.dumps({"images": ["uint8", *dataset.sample_shape]}),
             profile=json.dumps(profile),
         )
-        tags_ = [InputTag("mlflow.data.context", "training")]
-        self._client.log_inputs(run, [DatasetInput(dataset=entity, tags=tags_)])
+        context = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(run, [DatasetInput(dataset=entity, tags=context)])
 
     # --- events ----------------------------------------------------------------------------------
 
@@ -172,10 +189,9 @@ class MlflowWriter(EventSink):
         self.apply([event])
 
     def apply(self, events: Iterable[Event]) -> None:
-        """Writes events, in their order, merged: each run is made, filled and ended in one call
-        each.
+        """Writes events in their order, merged into few calls per run.
 
-        If it raises, part of it may have been written; it can be called again with the same
+        After an error, part of them may have been written. It can be called again with the same
         events.
         """
         self._runs.load()
@@ -188,7 +204,7 @@ class MlflowWriter(EventSink):
 
 
 class _Changes:
-    """What events mean for the runs."""
+    """The changes to the runs that a series of events amounts to."""
 
     def __init__(self, runs: Runs, folder: Path) -> None:
         self._runs, self._folder = runs, folder
@@ -199,7 +215,7 @@ class _Changes:
 
     def _of(self, place: Place, at: int) -> Change:
         if place and place not in self.by_place:
-            self._of(place[:-1], at)  # a run that is made for this one begins with it
+            self._of(place[:-1], at)  # if the run above is new, it starts at the same time
             self._changed.setdefault(place[0], set()).add(place)
         return self.by_place.setdefault(place, Change(at))
 
@@ -207,7 +223,7 @@ class _Changes:
         return {*self._runs.known(trial), *self._changed.get(trial, ())}
 
     def _is_open(self, place: Place) -> bool:
-        """Whether a run goes on, after the events so far."""
+        """Whether the run is open after the events so far."""
         change = self.by_place.get(place)
         if change is not None and (change.running or change.ending is not None):
             return change.ending is None
@@ -228,16 +244,7 @@ class _Changes:
                     (self._folder / event.path, event.into)
                 )
             case Closed():
-                for place in filter(
-                    self._is_open, {*self._runs.all_open(), *self.by_place} - {()}
-                ):
-                    self._of(place, event.at).ending = (Outcome.PRUNED, event.at)
-                sweep = self._of((), event.at)
-                sweep.tags |= {
-                    f"foldrace.{name}": str(value) for name, value in event.tags.items()
-                }
-                sweep.tags["mlflow.note.content"] = event.note
-                sweep.ending = (event.outcome, event.at)
+                self._closed(event)
 
     def _started(self, event: Started) -> None:
         self._runs.tag_trial(event.trial, event.tags)
@@ -256,43 +263,43 @@ class _Changes:
             return
         self.reached[trial] = report.fold_epochs
         for fold in report.trained:
-            figures = {**fold.metrics, "best_epoch": fold.best_epoch}
+            values = {**fold.metrics, BEST_EPOCH: fold.best_epoch}
             self._of((trial, fold.fold), event.at).metrics.extend(
-                _metrics(figures, fold.epoch, event.at)
+                _metrics(values, fold.epoch, event.at)
             )
-        where = {
-            "folds": len(report.folds),
-            "epoch": report.epoch,
-            "fold_epochs": report.fold_epochs,
+        means = {
+            **report.metrics,
+            FOLDS: len(report.folds),
+            EPOCH: report.epoch,
+            FOLD_EPOCHS: report.fold_epochs,
+            TRAIN_SECONDS: report.seconds,
         }
-        means = {**report.metrics, **where, "train_seconds": report.seconds}
-        means |= {} if event.parameters is None else {"parameters": event.parameters}
+        means |= {} if event.parameters is None else {PARAMETERS: event.parameters}
         own = self._of((trial,), event.at)
         own.metrics.extend(_metrics(means, report.fold_epochs, event.at))
         if event.picture is not None:
-            name = f"reconstructions/epoch-{report.epoch:03d}.png"
+            name = f"{PICTURES}/epoch-{report.epoch:03d}.png"
             own.files.append((name, base64.b64decode(event.picture)))
 
     def _incumbent(self, event: Incumbent) -> None:
         found = (event.trial, event.val_loss)
-        if (
-            found in self._runs.incumbents | self.incumbents
-        ):  # a trial that has ended a second time, after a kill
+        # a trial ends a second time when its sweep was killed and resumed
+        if found in self._runs.incumbents | self.incumbents:
             return
         self.incumbents.add(found)
         metrics = {
-            "val_loss": event.val_loss,
-            "val_loss_se": event.standard_error,
-            "best_trial": event.trial,
+            VAL_LOSS: event.val_loss,
+            VAL_LOSS_SE: event.standard_error,
+            BEST_TRIAL: event.trial,
         }
         self._of((), event.at).metrics.extend(_metrics(metrics, event.fold_epochs, event.at))
 
     def _finished(self, event: Finished) -> None:
         own = self._of((event.trial,), event.at)
         if event.reason:
-            tag = "foldrace.failure" if event.outcome is Outcome.FAILED else "foldrace.pruned_at"
-            own.tags[tag] = event.reason[:_TAG_LIMIT]
-        own.tags |= {f"foldrace.{name}": value[:_TAG_LIMIT] for name, value in event.tags.items()}
+            tag = Tag.FAILURE if event.outcome is Outcome.FAILED else Tag.PRUNED_AT
+            own.tags[str(tag)] = event.reason[:_TAG_LIMIT]
+        own.tags |= _limited(event.tags)
         if event.detail:
             own.files.append(("error.txt", event.detail.encode(errors="replace")))
         for fold in event.folds:
@@ -302,22 +309,33 @@ class _Changes:
             }
             if fold.diverged:
                 tags["failure"] = fold.diverged
-            its = self._of((event.trial, fold.fold), event.at).tags
-            its |= {f"foldrace.{name}": str(value)[:_TAG_LIMIT] for name, value in tags.items()}
+            self._of((event.trial, fold.fold), event.at).tags |= _limited(tags)
         for place in filter(self._is_open, self._places(event.trial)):
             self._of(place, event.at).ending = (event.outcome, event.at)
+
+    def _closed(self, event: Closed) -> None:
+        for place in filter(self._is_open, {*self._runs.all_open(), *self.by_place} - {()}):
+            self._of(place, event.at).ending = (Outcome.PRUNED, event.at)
+        sweep = self._of((), event.at)
+        sweep.tags |= prefixed(event.tags) | {"mlflow.note.content": event.note}
+        sweep.ending = (event.outcome, event.at)
+
+
+def _limited(tags: Mapping[str, object]) -> dict[str, str]:
+    """Tags under their full names, cut to MLflow's limit."""
+    return {name: value[:_TAG_LIMIT] for name, value in prefixed(tags).items()}
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user without a name
+    except (KeyError, OSError):  # in a container the user may have no name
         return "unknown"
 
 
 def _metrics(values: Mapping[str, float], step: int, timestamp: int) -> list[Metric]:
-    # MLflow's SQL store would keep an infinity as 1.8e308; a diverged trial's status and tag say
-    # it better
+    # MLflow's SQL store would keep an infinity as 1.8e308; the status and the tag of a diverged
+    # trial say it better
     return [
         Metric(name, float(value), timestamp, step)
         for name, value in values.items()

@@ -1,5 +1,4 @@
-"""A refitted model in MLflow: its weights as an artifact, and the model itself registered as
-champion."""
+"""Logs a refitted model to MLflow and registers it as champion."""
 
 from __future__ import annotations
 
@@ -32,16 +31,28 @@ def register_champion(
     uri: str,
     run_id: str,
     name: str,
-    run: Fold,
+    fold: Fold,
     images: np.ndarray[Any, np.dtype[np.uint8]],
 ) -> str | None:
-    """Logs the weights, and the model as champion: its address, or None for one that torch cannot
-    export."""
+    """Logs the weights of a refitted model, and registers the model as champion.
+
+    Args:
+        uri: of the tracking store.
+        name: of the registered model.
+        fold: the refitted model, as a fold that trained on everything.
+        images: (N, C, H, W) uint8, on which the registered model is checked.
+
+    Returns:
+        The model's URI; None if torch cannot export it, or with fewer than two images.
+
+    Raises:
+        StateError: the registered model, loaded back, computes something else.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
-        torch.save({key: value.cpu() for key, value in run.model.state_dict().items()}, path)
+        torch.save({key: value.cpu() for key, value in fold.model.state_dict().items()}, path)
         client.log_artifact(run_id, str(path))
-    model = deployable(run.task, run.model.cpu(), run.params)
+    model = deployable(fold.task, fold.model.cpu(), fold.params)
     sample = shared_tensor(images[:_CHECKED]).float().div(255)
     if len(sample) < 2 or export_program(model, sample) is None:
         return None
@@ -51,8 +62,7 @@ def register_champion(
 
 @contextmanager
 def _default_store(uri: str) -> Iterator[None]:
-    """Within this block MLflow's module-level functions write to ``uri``; afterwards to what they
-    wrote to before."""
+    """Within the block, MLflow's module-level functions use ``uri``; afterwards as before."""
     import mlflow
 
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -74,8 +84,7 @@ def _default_store(uri: str) -> Iterator[None]:
 def _register(
     client: MlflowClient, run_id: str, name: str, model: torch.nn.Module, sample: torch.Tensor
 ) -> str:
-    """Logs and registers the model, loads it back, checks that it computes the same, and then
-    calls it champion."""
+    """Logs and registers the model, loads it back, checks its output, and sets the alias."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -99,7 +108,7 @@ def _register(
     loaded = mlflow.pytorch.load_model(f"models:/{name}/{version.version}")
     with torch.inference_mode():
         difference = float((loaded(sample) - expected).abs().max())
-    if not difference <= 1e-5:  # not a number is no agreement
+    if not difference <= 1e-5:  # NaN must fail too
         raise StateError(
             f"models:/{name}/{version.version}: loaded back, it differs by {difference:g}"
         )

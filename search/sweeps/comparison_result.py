@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foldrace.search.recording.events import EventSink
+from foldrace.search.recording.schema import COMPARISON_FILE
 from foldrace.search.recording.store import SweepFolder
 from foldrace.search.sampling.comparison_plan import Phase
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ArmResult", "log_reconstructions", "make_arm_results"]
 
-_FILE = "comparison.npz"
 _SHOWN = 12
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """How an arm did. What is None has not been evaluated to the end.
+    """The result of an arm.
 
     Attributes:
-        trials: how many of its trials ended in which way, repeats included.
-        best_trial: the best of its default and drawn trials; this one is repeated.
-        val_loss: that trial's mean over folds, which is a little too good, being the best of many.
-        default: the default trial's mean over folds.
-        repeats: for each completed repeat, by its number from 1, the losses of its folds.
+        trials: the number of completed, pruned and failed trials, repeats included.
+        best_trial: the best of its default and search trials, which is repeated; None if none of
+            them completed.
+        val_loss: that trial's validation score; a little too good, being the best of many.
+        default: the default trial's validation score; None if it did not complete.
+        repeats: by the number of each completed repeat, from 1: the losses of its folds.
     """
 
     trials: Mapping[str, int]
@@ -49,15 +50,14 @@ class ArmResult:
 
     @property
     def fold_losses(self) -> list[float]:
-        """Of all folds of all completed repeats."""
+        """The losses of all folds of all completed repeats."""
         return list(chain.from_iterable(self.repeats.values()))
 
     def to_json(self) -> dict[str, Any]:
         """The arm's part of the object that ``--json`` prints.
 
-        ``standard_error`` is that of the mean of the ``count`` fold losses as if they were
-        independent. They are not: folds share their training images, and an interval of width
-        needs the correction of the report.
+        ``standard_error`` treats the ``count`` fold losses as independent. They are not: folds
+        share training samples. A confidence interval needs the correction of the report.
         """
         losses = self.fold_losses
         mean, error = mean_and_standard_error(losses) if losses else (None, None)
@@ -80,15 +80,15 @@ class ArmResult:
         }
 
 
-def make_arm_results(ledger: TrialTable, labels: Sequence[str]) -> dict[str, ArmResult]:
-    """Each arm's result as the ledger has it now."""
-    return {label: _arm_result(ledger, label) for label in labels}
+def make_arm_results(table: TrialTable, labels: Sequence[str]) -> dict[str, ArmResult]:
+    """Each arm's result as its trials are now."""
+    return {label: _arm_result(table, label) for label in labels}
 
 
 def _arm_result(ledger: TrialTable, label: str) -> ArmResult:
     own = [trial for trial in ledger.records.values() if trial.part and trial.part.arm == label]
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
-    ranked = [trial for trial in ledger.ranking() if trial.part and trial.part.arm == label]
+    ranked = [trial for trial in table.ranking() if trial.part and trial.part.arm == label]
     best = ranked[0] if ranked else None
     default = [
         trial.val_loss for trial in ranked if trial.part and trial.part.phase is Phase.DEFAULT
@@ -130,11 +130,12 @@ def log_reconstructions(
     An arm's model is that of repeat 1, fold 0. Does nothing if no arm has completed that repeat,
     or if the task has no reconstructions.
 
-    The file: ``images`` (M, C, H, W), ``arms`` (A,) text, ``reconstructions`` (A, M, C, H, W),
-    images in uint8.
+    The file stays in ``into``: ``images`` (M, C, H, W) uint8, ``arms`` (A,) text,
+    ``reconstructions`` (A, M, C, H, W) uint8. Nothing is logged if no arm has completed repeat 1,
+    or if the task does not reconstruct.
 
     Raises:
-        Exception: whatever ``reconstruct`` of a task of the user's raises.
+        Exception: whatever ``reconstruct`` of a user's task raises.
     """
     if not work.task.reconstructs:
         return

@@ -1,8 +1,7 @@
-"""What a refitted model makes of the test images: codes, reconstructions, new images.
+"""Codes, reconstructions and generated images of a refitted model, for the reports.
 
-Computed once, at refit, where model and data are at hand, and kept with the run as
-``evidence.npz``; the reports need nothing else, so that they are made anywhere the tracking server
-can be reached from.
+They are computed once, at refit, where the model and the data are at hand, and logged to the run
+as ``evidence.npz``. So a report can be made wherever the tracking store can be reached.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foldrace.search.recording.writer import EVIDENCE
+from foldrace.search.recording.schema import EVIDENCE_FILE
 from foldrace.trainables.ray.work import shared_tensor
 from foldrace.trainables.tasks.elbo import active_units
 from foldrace.trainables.tasks.loading import LoadedTask
@@ -43,12 +42,11 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Codec:
-    """A trained model with its task's methods, over uint8 images, in batches and in evaluation
-    mode.
+    """A trained model with its task's methods, in batches and in evaluation mode.
 
-    Args:
-        device: where the model is.
-        seed: of what a task may draw at random.
+    Attributes:
+        device: the model's.
+        seed: for what a task draws at random.
     """
 
     task: LoadedTask
@@ -62,7 +60,7 @@ class Codec:
         return self._over(self.task.implementation.encode, images)
 
     def reconstruct(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, C, H, W) → the same shape, in [0, 1] as far as the task keeps to it."""
+        """(N, C, H, W) → the same shape, in [0, 1] unless the task leaves that range."""
         return self._over(self.task.implementation.reconstruct, images)
 
     def decode(self, codes: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -91,7 +89,7 @@ class Codec:
 
 
 def as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Pixels in [0, 1] as bytes; what lies outside is cut off."""
+    """Pixels in [0, 1] as bytes; values outside are clipped."""
     return np.rint(np.clip(np.nan_to_num(images), 0, 1) * 255).astype(np.uint8)
 
 
@@ -103,20 +101,20 @@ def collect_evidence(
     class_names: Sequence[str],
     kl: Sequence[float] = (),
 ) -> Arrays:
-    """Everything that the task's methods allow, by the names that the reports know.
+    """All arrays that the task's methods allow, by name.
 
     Args:
         codec: of the refitted model.
-        folds: of the winner's fold models.
-        images: (N, C, H, W), the test part; the first 10,000 count.
+        folds: of the best trial's fold models.
+        images: (N, C, H, W), the test part; the first 10,000 are used.
         labels: (N,) or None.
-        kl: the mean KL of each dimension of the code, where there is one.
+        kl: the mean KL term of each code dimension, if there is one.
 
     Returns:
-        ``images``; ``labels``, ``class_names``; ``codes`` (N, D) and ``fold_codes`` (K, N, D) for
-        a task that encodes; ``errors`` (N,), ``first_reconstructions``, ``shown`` and
-        ``shown_reconstructions`` for one that reconstructs; ``prior_samples``, ``traversals``,
-        ``interpolations`` and, in two dimensions, ``manifold`` for a generative one.
+        ``images``; ``labels`` and ``class_names`` if known; ``codes`` (N, D) and ``fold_codes``
+        (K, N, D) if the task encodes; ``errors`` (N,), ``first_reconstructions``, ``shown`` and
+        ``shown_reconstructions`` if it reconstructs; ``prior_samples``, ``traversals``,
+        ``interpolations`` and, for two dimensions, ``manifold`` if it has a normal prior.
     """
     images = images[:_IMAGES]
     found: Arrays = {"images": images}
@@ -143,28 +141,28 @@ def log_evidence(
     codec: Codec,
     folds: Sequence[Codec],
     dataset: Dataset,
-    figures: Mapping[str, float],
+    terms: Mapping[str, float],
 ) -> None:
-    """Logs `collect_evidence` of the test images to a run.
+    """Logs `collect_evidence` of the test part to a run.
 
     Args:
-        figures: the model's, for the KL of each dimension: ``kl_0``, ``kl_1``, … where there are
-            any.
+        terms: the model's values, of which ``kl_0``, ``kl_1``, … are the KL terms of the code
+            dimensions.
     """
     kl = [
-        figures[f"kl_{i}"]
-        for i in itertools.takewhile(lambda i: f"kl_{i}" in figures, itertools.count())
+        terms[f"kl_{i}"]
+        for i in itertools.takewhile(lambda i: f"kl_{i}" in terms, itertools.count())
     ]
     found = collect_evidence(
         codec, folds, dataset.test_images, dataset.test_labels, dataset.class_names, kl
     )
     with tempfile.TemporaryDirectory() as folder:
-        save_evidence(Path(folder) / EVIDENCE, found)
-        client.log_artifact(run_id, str(Path(folder) / EVIDENCE))
+        save_evidence(Path(folder) / EVIDENCE_FILE, found)
+        client.log_artifact(run_id, str(Path(folder) / EVIDENCE_FILE))
 
 
 def save_evidence(path: Path, found: Arrays) -> None:
-    """Writes the arrays, compressed, to be read with ``allow_pickle=False``."""
+    """Writes the arrays into a compressed ``.npz`` file without pickles."""
     arrays: Any = found  # numpy's own signature takes every keyword for allow_pickle
     np.savez_compressed(path, **arrays)
 
@@ -187,8 +185,7 @@ def _reconstructions(
 
 
 def _extremes(errors: NDArray[np.float32], labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """The best and then the worst reconstructed images: of each class, or of all where there are
-    no labels."""
+    """The best and then the worst reconstructed images, per class if there are labels."""
     groups = (
         [np.arange(len(errors))]
         if labels is None
@@ -236,8 +233,7 @@ def _generated(
 
 
 def _pairs(count: int, labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """(P, 2) images to go between: the first of one class and of the next, or neighbours where
-    there are no labels."""
+    """(P, 2) images to interpolate between: firsts of two classes; neighbours if unlabelled."""
     firsts = (
         np.arange(min(count, 2 * _PAIRS))
         if labels is None
@@ -249,8 +245,7 @@ def _pairs(count: int, labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
 
 
 def _quantile_grid() -> NDArray[np.float32]:
-    """(G, G, 2) codes at the Gaussian's quantiles: the first dimension rightwards, the second
-    upwards."""
+    """(G, G, 2) codes at quantiles of the normal distribution: dimension 0 to the right, 1 up."""
     steps = torch.special.ndtri((torch.arange(_GRID) + 0.5) / _GRID).numpy()
     across, up = np.meshgrid(steps, steps[::-1])
     return np.stack([across, up], -1).astype(np.float32)

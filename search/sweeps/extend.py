@@ -15,9 +15,10 @@ from foldrace.files import write_text_atomically
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.events import Files, now_ms
+from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.outbox import waiting_records
-from foldrace.search.recording.store import SweepFolder, check_tracking, connect, find_sweep
-from foldrace.search.recording.sweep_record import keep_for_later
+from foldrace.search.recording.sweep_outbox import keep_for_later
+from foldrace.search.recording.tracking import check_tracking, connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
 from foldrace.search.sweeps.begin import FoundSweep

@@ -1,4 +1,4 @@
-"""The winner's fold models as files that plain PyTorch reads, without this project."""
+"""The fold models of the best trial, as files that plain PyTorch reads without Foldrace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INDICES, POSITIONS = "validation_indices.npy", "validation_positions.npy"
 
 
 class _Reconstruction(torch.nn.Module):
-    """A task's ``reconstruct`` as a module of its own: (B, C, H, W) in [0, 1] → the same."""
+    """A task's ``reconstruct`` as a module: (B, C, H, W) in [0, 1] → the same shape."""
 
     def __init__(
         self, task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]
@@ -45,24 +45,25 @@ class _Reconstruction(torch.nn.Module):
 def deployable(
     task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]
 ) -> torch.nn.Module:
-    """What is exported of a model: images to reconstructions where the task has them, else the
-    model itself."""
+    """The module to export: one that reconstructs images if the task can, else the model."""
     return (_Reconstruction(task, model, params) if task.reconstructs else model).eval()
 
 
 def export_program(
     model: torch.nn.Module, sample: torch.Tensor
 ) -> torch.export.ExportedProgram | None:
-    """``model``, in evaluation mode, as a program for any batch size; None if torch cannot export
-    it, or if it does not return one tensor.
+    """Exports ``model``, in evaluation mode, as a program for any batch size.
 
     Args:
         sample: (2 or more, C, H, W) in [0, 1].
+
+    Returns:
+        None if torch cannot export it, or if it does not return one tensor.
     """
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # a model of the user's may do anything in forward(), and not all that runs can be exported
+        # a user's forward() may do anything, and not everything that runs can be exported
         try:
             if not isinstance(model(sample), torch.Tensor):
                 return None

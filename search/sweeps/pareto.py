@@ -1,4 +1,4 @@
-"""The trials of a sweep with several objectives that no other trial beats in all of them."""
+"""The Pareto front of a sweep with several objectives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ __all__ = ["ParetoPoint", "pareto_front"]
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """A trial of the front: its value for each objective, all of which are minimised."""
+    """A trial of the Pareto front.
+
+    Attributes:
+        values: by objective; all are minimised.
+        standard_error: of ``val_loss``.
+    """
 
     trial: int
     params: Mapping[str, Value]
@@ -23,7 +28,7 @@ class ParetoPoint:
     standard_error: float = math.nan
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """The point in the object that ``--json`` prints."""
         return {"trial": self.trial, "params": dict(self.params), **self.values}
 
 
@@ -45,14 +50,14 @@ def _values(record: TrialRecord, objectives: Sequence[str]) -> dict[str, float] 
 def pareto_front(
     records: Iterable[TrialRecord], objectives: Sequence[str]
 ) -> tuple[ParetoPoint, ...]:
-    """The completed trials that no other completed one dominates, the lowest ``val_loss`` first.
+    """The completed trials that no other completed trial dominates, the lowest ``val_loss`` first.
 
-    One dominates another if it is no worse in any objective and better in at least one; equals
-    stay side by side.
+    A trial dominates another if it is no worse in any objective and better in at least one. Of
+    equal trials all stay.
 
     Args:
-        objectives: ``val_loss``, and ``parameters``, ``seconds`` or both. None but ``val_loss``:
-            there is no front.
+        objectives: ``val_loss``, and ``parameters``, ``seconds`` or both; fewer than two have
+            no front.
     """
     if len(objectives) < 2:
         return ()

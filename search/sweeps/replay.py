@@ -1,12 +1,11 @@
-"""Trains a recorded trial again, in this process and without Ray, and compares every number with
-the record."""
+"""Trains a recorded trial again, in this process without Ray, and compares it with the record."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,19 @@ from foldrace.errors import StateError, first_line
 from foldrace.search.preparing.environment import describe_environment
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
+from foldrace.search.recording.folder import find_sweep
+from foldrace.search.recording.reader import artifact
+from foldrace.search.recording.reader import metric_points
+from foldrace.search.recording.reader import parameter_value
 from foldrace.search.recording.runs import Runs
-from foldrace.search.recording.store import check_tracking, connect, find_sweep
+from foldrace.search.recording.schema import (
+    BEST_EPOCH,
+    ENVIRONMENT_FILE,
+    FOLD_EPOCHS,
+    Level,
+    Tag,
+)
+from foldrace.search.recording.tracking import check_tracking, connect
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import shared_tensor
@@ -26,10 +36,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from foldrace.trainables.tasks.loading import LoadedTask
-    from foldrace.trainables.tasks.parameters import Value
     from foldrace.trainables.training.cross_validation import CrossValidation
 
 __all__ = ["Difference", "Replay", "replay_trial"]
+
+log = logging.getLogger(__name__)
 
 _COMPARED = ("python", "platform", "processor", "git_revision", "packages")
 Key = tuple[int, int, str]
@@ -38,7 +49,11 @@ Key = tuple[int, int, str]
 
 @dataclass(frozen=True)
 class Difference:
-    """A recorded number that did not come out again; ``again`` is None where there was none."""
+    """A recorded number that differs from the replayed one.
+
+    Attributes:
+        again: the replayed number; None if the replay has no such number.
+    """
 
     fold: int
     epoch: int
@@ -55,12 +70,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Replay:
-    """A trial trained again.
+    """The comparison of a trial with its record.
 
     Attributes:
-        compared: how many numbers.
-        differences: those that are not the same to the last bit, in the order of training.
-        versions: what was recorded of software and hardware, and what is here, where these differ.
+        compared: how many numbers were compared.
+        differences: the numbers that differ in any bit, by fold, epoch and metric.
+        versions: (recorded, here) of software and hardware, where they differ.
     """
 
     sweep: str
@@ -71,7 +86,7 @@ class Replay:
 
     @property
     def identical(self) -> bool:
-        """Whether every recorded number came out again."""
+        """Whether every recorded number was reproduced to the bit."""
         return not self.differences
 
 
@@ -80,14 +95,18 @@ def replay_trial(
     trial: int,
     root: Path,
     data_dir: Path,
-    *,
-    notify: Callable[[str], None] = lambda _: None,
 ) -> Replay:
-    """Trains a trial of a sweep again, as far as it had got.
+    """Trains a trial of a sweep again, for as many fold-epochs as are recorded of it.
+
+    Args:
+        name: the sweep's; None: the latest sweep.
+        trial: the trial's number.
+        root: the folder of all sweeps.
+        data_dir: where data sets are kept.
 
     Raises:
-        StateError: no such sweep or trial, nothing recorded of it, or its file, task or data has
-            changed.
+        StateError: there is no such sweep or trial, nothing is recorded of it, or the sweep file,
+            the task or the data has changed.
         InputError: the data set or the task cannot be read any more.
     """
     folder = find_sweep(root, name)
@@ -112,7 +131,7 @@ def replay_trial(
     params = _typed(prepared.task, own.data.params)
     repeat = int(own.data.tags.get("foldrace.repeat", 0))
     cv = work.cross_validation(params, shared_tensor(work.images), repeat)
-    again = dict(_train(cv, int(own.data.metrics["fold_epochs"]), notify))
+    again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))
     differences = [
         Difference(*key, value, again.get(key))
         for key, value in sorted(recorded.items())
@@ -126,47 +145,23 @@ def replay_trial(
 def _recorded(client: MlflowClient, runs: Runs, trial: int) -> dict[Key, float]:
     """Every number of the trial's folds."""
     numbers: dict[Key, float] = {}
-    for run in runs.search(
-        f"tags.`foldrace.trial` = '{trial}' and tags.`foldrace.level` = 'fold'"
-    ):
-        fold = int(run.data.tags["foldrace.fold"])
-        for metric in run.data.metrics:
-            for point in client.get_metric_history(run.info.run_id, metric):
-                numbers[fold, point.step, metric] = point.value
+    for run in runs.search(trial=trial, level=Level.FOLD):
+        fold = int(run.data.tags[Tag.FOLD])
+        histories = metric_points(client, [run.info.run_id], [*run.data.metrics])
+        for (_, metric), points in histories.items():
+            numbers |= {(fold, point.step, metric): point.value for point in points}
     return numbers
 
 
-def _typed(task: LoadedTask, params: Mapping[str, str]) -> dict[str, Value]:
-    """The recorded texts as what they were; a number's text is exact."""
-    typed: dict[str, Value] = {}
-    for name, text in params.items():
-        if name in task.declared:
-            typed[name] = task.declared[name].check(name, _value(text))
-    return typed
-
-
-def _value(text: str) -> Value:
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _train(
-    cv: CrossValidation, fold_epochs: int, notify: Callable[[str], None]
-) -> Iterator[tuple[Key, float]]:
-    """What each epoch of each fold is recorded as, up to so many fold-epochs."""
+def _train(cv: CrossValidation, fold_epochs: int) -> Iterator[tuple[Key, float]]:
+    """Yields what each epoch of each fold would be recorded as, up to ``fold_epochs``."""
     spent = 0
     while spent < fold_epochs and not cv.finished:
         report = cv.advance()
         spent = report.fold_epochs
-        notify(f"{spent} of {fold_epochs} fold-epochs")
+        log.info("%d of %d fold-epochs", spent, fold_epochs)
         for fold in report.trained:
-            for metric, value in {**fold.metrics, "best_epoch": float(fold.best_epoch)}.items():
+            for metric, value in {**fold.metrics, BEST_EPOCH: float(fold.best_epoch)}.items():
                 if math.isfinite(value):
                     yield (fold.fold, fold.epoch, metric), float(value)
 
@@ -175,12 +170,13 @@ def _versions(client: MlflowClient, sweep: Run | None) -> dict[str, tuple[Any, A
     """(recorded, here) of what differs between the sweep's environment and this one."""
     if sweep is None:
         return {}
-    with tempfile.TemporaryDirectory() as into:
-        try:
-            path = client.download_artifacts(sweep.info.run_id, "environment.json", into)
-            before = _flat(json.loads(Path(path).read_text()))
-        except Exception as error:  # MLflow's own and those of whatever lies below
-            return {"environment.json": (f"cannot be read: {first_line(error)}", "")}
+    try:
+        recorded = artifact(client, sweep.info.run_id, ENVIRONMENT_FILE)
+        before = _flat(json.loads(recorded)) if recorded is not None else None
+    except Exception as error:  # MLflow's, or any database driver's
+        return {ENVIRONMENT_FILE: (f"cannot be read: {first_line(error)}", "")}
+    if before is None:
+        return {ENVIRONMENT_FILE: ("is not recorded", "")}
     here = _flat(describe_environment())
     return {
         name: (before.get(name), value)

@@ -1,4 +1,4 @@
-"""How a sweep ended: for the command line, for refit, and for MLflow."""
+"""The result of a sweep: for the command line, for refit, and for MLflow."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foldrace.search.recording.store import SweepFolder, SweepState
+from foldrace.search.recording.folder import SweepFolder, SweepState
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.comparison_result import ArmResult, make_arm_results
 from foldrace.search.sweeps.pareto import ParetoPoint, pareto_front
-from foldrace.search.text import params_text, score_text
-from foldrace.search.tune.state import TrialStatus, TrialTable
+from foldrace.search.text import params_text
+from foldrace.search.text import score_text
+from foldrace.search.tune.state import TrialRecord
+from foldrace.search.tune.state import TrialStatus
+from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.tasks.parameters import Value
 
 __all__ = ["Best", "SweepResult", "closing_tags", "make_result", "note"]
@@ -21,7 +24,11 @@ __all__ = ["Best", "SweepResult", "closing_tags", "make_result", "note"]
 
 @dataclass(frozen=True)
 class Best:
-    """The winner: a completed trial, its parameters, its score with the error bar."""
+    """The best trial: its validation score as mean over folds, standard error, and per fold.
+
+    Attributes:
+        epochs: the best epoch of each fold.
+    """
 
     trial: int
     params: Mapping[str, Value]
@@ -30,11 +37,41 @@ class Best:
     folds: tuple[float, ...]
     epochs: tuple[int, ...]
 
+    @classmethod
+    def of(cls, trial: TrialRecord) -> Best:
+        """The result of a completed trial."""
+        return cls(
+            trial.number,
+            trial.params,
+            trial.val_loss,
+            trial.standard_error,
+            tuple(trial.fold_losses),
+            tuple(trial.best_epochs),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``best`` of the object that ``--json`` prints."""
+        error = self.standard_error if math.isfinite(self.standard_error) else None
+        score = {"mean": self.mean, "standard_error": error, "folds": list(self.folds)}
+        return {
+            "trial": self.trial,
+            "params": dict(self.params),
+            "val_loss": score,
+            "best_epochs": list(self.epochs),
+        }
+
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended. ``best`` is None if no trial was evaluated to the end; ``arms`` are a
-    comparison's, ``pareto`` the front of a sweep with several objectives."""
+    """How a sweep ended.
+
+    Attributes:
+        run_id: of the sweep's run in MLflow.
+        trials: the number of completed, pruned and failed trials.
+        best: the best completed trial; None if there is none.
+        arms: by label, for a comparison.
+        pareto: the Pareto front, for a sweep with several objectives.
+    """
 
     sweep: str
     folder: Path
@@ -50,70 +87,48 @@ class SweepResult:
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
-        best = None
-        if self.best is not None:
-            error = self.best.standard_error
-            best = {
-                "trial": self.best.trial,
-                "params": dict(self.best.params),
-                "val_loss": {
-                    "mean": self.best.mean,
-                    "standard_error": error if math.isfinite(error) else None,
-                    "folds": list(self.best.folds),
-                },
-                "best_epochs": list(self.best.epochs),
-            }
-        return {
+        found: dict[str, Any] = {
             "sweep": self.sweep,
             "tracking_uri": self.tracking_uri,
             "run_id": self.run_id,
             "trials": dict(self.trials),
-            "best": best,
+            "best": self.best.to_json() if self.best else None,
             "fold_epochs": self.fold_epochs,
             "wall_seconds": round(self.wall_seconds, 3),
-            **(
-                {"arms": {label: arm.to_json() for label, arm in self.arms.items()}}
-                if self.arms
-                else {}
-            ),
-            **({"pareto": [point.to_json() for point in self.pareto]} if self.pareto else {}),
         }
+        if self.arms:
+            found["arms"] = {label: arm.to_json() for label, arm in self.arms.items()}
+        if self.pareto:
+            found["pareto"] = [point.to_json() for point in self.pareto]
+        return found
 
 
 def make_result(
     folder: SweepFolder,
     state: SweepState,
-    recorder: MlflowWriter,
-    ledger: TrialTable,
+    writer: MlflowWriter,
+    trials: TrialTable,
     *,
     interrupted: bool,
     arms: Sequence[str] = (),
     objectives: Sequence[str] = (),
 ) -> SweepResult:
-    """The result as the ledger has it now; ``arms`` are the labels of a comparison, ``objectives``
-    the sweep's."""
-    best = ledger.best
+    """The result of a sweep as its trials are now.
+
+    Args:
+        arms: the labels of a comparison's arms.
+        objectives: of the sweep; two or more give a Pareto front.
+    """
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
     return SweepResult(
         sweep=folder.name,
         folder=folder.path,
         tracking_uri=state.tracking_uri,
-        run_id=recorder.sweep_run,
-        trials={status.value: ledger.count(status) for status in ended},
-        best=(
-            None
-            if best is None
-            else Best(
-                best.number,
-                best.params,
-                best.val_loss,
-                best.standard_error,
-                tuple(best.fold_losses),
-                tuple(best.best_epochs),
-            )
-        ),
-        fold_epochs=ledger.fold_epochs,
-        wall_seconds=ledger.elapsed,
+        run_id=writer.sweep_run,
+        trials={status.value: trials.count(status) for status in ended},
+        best=Best.of(trials.best) if trials.best else None,
+        fold_epochs=trials.fold_epochs,
+        wall_seconds=trials.elapsed,
         interrupted=interrupted,
         arms=make_arm_results(ledger, arms),
         pareto=pareto_front(ledger.records.values(), objectives),
@@ -121,7 +136,7 @@ def make_result(
 
 
 def closing_tags(result: SweepResult) -> dict[str, object]:
-    """Tags of the sweep's run, without their prefix."""
+    """The tags of the sweep's run at its end, without their prefix."""
     tags: dict[str, object] = {f"trials_{name}": count for name, count in result.trials.items()}
     tags |= {"fold_epochs": result.fold_epochs, "wall_seconds": round(result.wall_seconds, 1)}
     if result.best is not None:

@@ -25,9 +25,18 @@ from foldrace.search.recording.store import (
     connect,
     tracking_uri,
 )
-from foldrace.search.recording.sweep_record import recording
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.sweep_outbox import OutboxSink
+from foldrace.search.recording.sweep_outbox import deliver_rest
+from foldrace.search.recording.sweep_outbox import recording
+from foldrace.search.recording.tracking import check_tracking
+from foldrace.search.recording.tracking import connect
+from foldrace.search.recording.tracking import tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
-from foldrace.search.sweeps.begin import FoundSweep, NewSweep, begin_record, without_effect
+from foldrace.search.sweeps.begin import FoundSweep
+from foldrace.search.sweeps.begin import NewSweep
+from foldrace.search.sweeps.begin import begin_record
+from foldrace.search.sweeps.begin import without_effect
 from foldrace.search.sweeps.comparison_result import log_reconstructions
 from foldrace.search.sweeps.models import log_fold_models
 from foldrace.search.sweeps.result import SweepResult, closing_tags, make_result, note

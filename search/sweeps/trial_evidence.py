@@ -1,17 +1,17 @@
-"""What any trial's fold models make of the test images, from the checkpoint that it has left."""
+"""Logs codes and reconstructions of any trial's fold models, from the trial's checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from foldrace.errors import StateError
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
-from foldrace.search.recording.store import SweepFolder, connect, find_sweep
+from foldrace.search.recording.folder import SweepFolder
+from foldrace.search.recording.folder import find_sweep
+from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.evidence import Codec, log_evidence
@@ -26,17 +26,23 @@ def log_trial_evidence(
     trial: int,
     root: Path,
     data_dir: Path,
-    *,
-    notify: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Logs `collect_evidence` of a trial, made with its fold 0, to the trial's run; returns the
-    run's id.
+    """Logs the evidence of a trial, computed with its fold 0, to the trial's run.
 
-    It looks at the test images, and notes how well each is reconstructed; nothing may be chosen by
-    that.
+    See `foldrace.search.sweeps.evidence.collect_evidence`. It uses the test images, so nothing may
+    be selected by it.
+
+    Args:
+        name: the sweep's; None: the latest sweep.
+        trial: the trial's number.
+        root: the folder of all sweeps.
+        data_dir: where data sets are kept.
+
+    Returns:
+        The id of the trial's run.
 
     Raises:
-        StateError: no such sweep, or the trial has left no checkpoint here.
+        StateError: there is no such sweep, or no checkpoint of the trial in its folder.
         InputError: the data set or the task cannot be read any more.
     """
     folder = find_sweep(root, name)
@@ -58,10 +64,9 @@ def log_trial_evidence(
         name.removeprefix("val_"): value for name, value in cv.folds[0].report().metrics.items()
     }
     client = connect(state.tracking_uri)
-    run_id: str = MlflowWriter(client, state.experiment_id, folder.name, state.key).trial_run(
-        trial
-    )
-    log_evidence(client, run_id, folds[0], folds, prepared.dataset, figures)
+    writer = MlflowWriter(client, state.experiment_id, folder.name, state.key)
+    run_id = writer.trial_run(trial)
+    log_evidence(client, run_id, folds[0], folds, prepared.dataset, terms)
     return run_id
 
 
@@ -69,13 +74,9 @@ def _checkpoint(folder: SweepFolder, trial: int, epochs: int) -> Path:
     found = folder.checkpoint(trial, CHECKPOINT_FILE, epochs)
     if found is not None:
         return found / CHECKPOINT_FILE
-    kept: Any = sorted(
-        {
-            int(path.parts[-3][-4:])
-            for path in folder.path.glob(f"tune*/trial-*/checkpoint_*/{CHECKPOINT_FILE}")
-        }
-    )
+    paths = folder.path.glob(f"tune*/trial-*/checkpoint_*/{CHECKPOINT_FILE}")
+    kept = sorted({int(path.parts[-3][-4:]) for path in paths})
     shown = ", ".join(map(str, kept)) or "none"
     raise StateError(
-        f"{folder.name}: trial {trial} has left no checkpoint here; trials that have: {shown}"
+        f"{folder.name}: no checkpoint of trial {trial} here; trials with one: {shown}"
     )

@@ -19,7 +19,7 @@ from ray import tune
 from foldrace.errors import StateError, first_line
 from foldrace.files import fsync_path
 from foldrace.search.preparing.prepared import Prepared
-from foldrace.search.recording.store import SweepFolder
+from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.sampling.optuna_search import METRIC
 from foldrace.search.scheduling.base import LadderScheduler
 from foldrace.search.tune.callback import RunningSweep, SweepCallback

@@ -18,7 +18,7 @@ import torch
 
 from foldrace.cli.app import main
 from foldrace.errors import StateError
-from foldrace.search.recording.store import SweepState
+from foldrace.search.recording.folder import SweepState
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from tests.fuzz.damage import Harm, damaged

@@ -333,7 +333,9 @@ def run_case(seed: int, folder: Path) -> str:
         stack.enter_context(
             mock.patch("foldrace.search.tune.session.ray_session", _note(accepted))
         )
-        stack.enter_context(mock.patch("foldrace.search.recording.store.import_store_meanwhile"))
+        stack.enter_context(
+            mock.patch("foldrace.search.recording.tracking.import_store_meanwhile")
+        )
         for stream, redirect in ((out, redirect_stdout), (err, redirect_stderr)):
             stack.enter_context(redirect(stream))  # type: ignore[arg-type]
         try:

@@ -17,9 +17,11 @@ from mlflow.entities import Run
 
 from foldrace.analysis.records.comparison import Comparison, Reconstructions
 from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
-from foldrace.trainables.training.reports import EpochReport, FoldReport
+from foldrace.trainables.training.reports import EpochReport
+from foldrace.trainables.training.reports import FoldReport
 
 REASON = "diverged: fold 0, epoch 1: val_loss is inf"
 

@@ -13,7 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.store import SweepState, connect, create_sweep_folder, tracking_uri
+from foldrace.search.recording.folder import SweepState
+from foldrace.search.recording.folder import create_sweep_folder
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
+from foldrace.search.recording.tracking import tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.tasks.parameters import Value

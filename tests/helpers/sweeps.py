@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from foldrace.cli.app import main
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.tracking import connect
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "search" / "specs" / "quick.yaml"

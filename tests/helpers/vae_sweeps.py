@@ -11,9 +11,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
 from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.schema import Tag
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.trainables.data.arrays import Dataset
-from foldrace.trainables.training.reports import EpochReport, FoldReport
+from foldrace.trainables.training.reports import EpochReport
+from foldrace.trainables.training.reports import FoldReport
 
 CONSTANT = 0.5 * 64 * np.log(np.pi)
 """½ n log 2πσ² at σ² = ½ for images of 8×8."""
@@ -134,5 +137,5 @@ def record_refit(
     if found is not None:
         np.savez(tmp / "evidence.npz", **found)
         client.log_artifact(run, str(tmp / "evidence.npz"))
-    client.set_tag(run, REFIT_DONE, "true")
+    client.set_tag(run, Tag.REFIT_DONE, "true")
     client.set_terminated(run)

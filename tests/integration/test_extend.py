@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from foldrace.cli.app import main
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.tracking import connect
 from tests.helpers.sweeps import QUICK, SMALL_DIGITS, Record, Swept, run_here
 
 pytestmark = pytest.mark.slow

@@ -53,7 +53,7 @@ def test_the_latent_space_of_any_trial_that_left_a_checkpoint(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--trial", "99"), "trial 99 has left no checkpoint here; trials that have: 0"),
+        (("--trial", "99"), "no checkpoint of trial 99 here; trials with one: 0"),
         (("--trial", "0", "--kind", "vae"), "--trial"),
         (("--kind", "latents"), "did you mean 'latent'?"),
         (("--kind", "latent"), "refit quick"),

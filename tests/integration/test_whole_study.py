@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from foldrace.cli.app import main
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.tracking import connect
 from tests.helpers.sweeps import SMALL_DIGITS, Record
 
 pytestmark = pytest.mark.slow

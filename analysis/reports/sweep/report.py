@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from foldrace.analysis.records.sweep import Parameter, SweepRecord, read_record
+from foldrace.analysis.records.sweep import SearchedParameter, SweepRecord, read_sweep_record
 from foldrace.analysis.reports.page import Block, Code, Paragraph, Picture, Report, Section
 from foldrace.analysis.reports.sweep.figures import best_trials, cost, incumbent, learning_curves
 from foldrace.analysis.reports.sweep.rank_correlation import (
@@ -45,7 +45,7 @@ _NOTHING_YET = {
 
 def build(client: MlflowClient, run: Run) -> Report:
     """The report of the sweep with this run, however far the sweep has come."""
-    record = read_record(client, run)
+    record = read_sweep_record(client, run)
     setup = Section("Configuration", _setup(record))
     sections = (
         Section("The best trials", _best(record)),
@@ -200,7 +200,7 @@ def _space(record: SweepRecord) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _what_mattered(found: Importance | None, parameters: Sequence[Parameter]) -> str:
+def _what_mattered(found: Importance | None, parameters: Sequence[SearchedParameter]) -> str:
     if not any(len(parameter.entries) == 1 for parameter in parameters):
         return (
             "Importance is not shown: there is no single distribution that all trials were drawn"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-    from foldrace.analysis.records.sweep import Parameter, SweepRecord
+    from foldrace.analysis.records.sweep import SearchedParameter, SweepRecord
 
 __all__ = ["importances", "parallel_coordinates", "slices"]
 
@@ -85,7 +85,7 @@ def _plot_best(axes: Axes, found: Importance, names: Sequence[str]) -> None:
         label(axes, percent(share), at, (4, 0), color=INK, fontsize=9)
 
 
-def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
+def slices(record: SweepRecord, parameters: Sequence[SearchedParameter]) -> Figure:
     """The loss against each parameter, a panel each."""
     columns = 2 if len(parameters) == 4 else min(len(parameters), 3)
     lines = math.ceil(len(parameters) / columns)
@@ -126,7 +126,7 @@ def slices(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
 
 def _slice(
     axes: Axes,
-    parameter: Parameter,
+    parameter: SearchedParameter,
     losses: dict[int, float],
     statuses: dict[int, str],
     winner: int | None,
@@ -161,7 +161,7 @@ def _slice(
         axes.locator_params(axis="x", nbins=5)
 
 
-def _failed(axes: Axes, parameter: Parameter, failed: set[int]) -> None:
+def _failed(axes: Axes, parameter: SearchedParameter, failed: set[int]) -> None:
     trials = [trial for trial in parameter.values if trial in failed]
     if trials:  # an empty line that is not clipped would reach to the figure's corner
         places, top = _places(parameter, trials, jitter=0.18), axes.get_xaxis_transform()
@@ -174,7 +174,9 @@ def _failed(axes: Axes, parameter: Parameter, failed: set[int]) -> None:
         axes.plot(places, [1.0] * len(trials), "x", **look)
 
 
-def _places(parameter: Parameter, trials: Sequence[int], jitter: float) -> NDArray[np.float64]:
+def _places(
+    parameter: SearchedParameter, trials: Sequence[int], jitter: float
+) -> NDArray[np.float64]:
     """The trials' places on the parameter's axis; within a category they are spread a little."""
     if not parameter.categories:
         return np.array([float(parameter.values[trial]) for trial in trials])
@@ -184,7 +186,7 @@ def _places(parameter: Parameter, trials: Sequence[int], jitter: float) -> NDArr
     return places
 
 
-def parallel_coordinates(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure:
+def parallel_coordinates(record: SweepRecord, parameters: Sequence[SearchedParameter]) -> Figure:
     """Every trial as a line through its parameters to its loss."""
     best = [int(trial) for trial in record.ranking["trial"]]
     others = [int(trial) for trial in record.trials["trial"] if trial not in best]
@@ -245,7 +247,7 @@ def _rule(axes: Axes, x: float, name: str, marks: Sequence[tuple[str, float]]) -
         axes.text(x + 0.03, height, text, **look)
 
 
-def _heights(parameter: Parameter) -> dict[int, float]:
+def _heights(parameter: SearchedParameter) -> dict[int, float]:
     """By trial: where its line crosses the parameter's axis, from 0 to 1."""
     trials = list(parameter.values)
     if parameter.categories:
@@ -256,7 +258,7 @@ def _heights(parameter: Parameter) -> dict[int, float]:
     return dict(zip(trials, places.tolist(), strict=True))
 
 
-def _marks(parameter: Parameter) -> list[tuple[str, float]]:
+def _marks(parameter: SearchedParameter) -> list[tuple[str, float]]:
     if parameter.categories:
         many = max(1, len(parameter.categories) - 1)
         return [(name, place / many) for place, name in enumerate(parameter.categories)]

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foldrace.analysis.records.vae import VaeRecord, is_variational, read_record
-from foldrace.analysis.reports.page import Paragraph, Report, Section, Table
+from foldrace.analysis.records.vae import VaeRecord
+from foldrace.analysis.records.vae import is_variational
+from foldrace.analysis.records.vae import read_vae_record
+from foldrace.analysis.reports.page import Paragraph
+from foldrace.analysis.reports.page import Report
+from foldrace.analysis.reports.page import Section
+from foldrace.analysis.reports.page import Table
 from foldrace.analysis.reports.vae import figures as vae_figures
 from foldrace.analysis.reports.vae import pictures as vae_pictures
 

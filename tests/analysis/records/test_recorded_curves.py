@@ -17,7 +17,10 @@ from foldrace.analysis.records.recorded_curves import Curves, read_curves
 from foldrace.cli.app import main
 from foldrace.errors import InputError, StateError
 from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.store import SweepState, connect, create_sweep_folder
+from foldrace.search.recording.folder import SweepState
+from foldrace.search.recording.folder import create_sweep_folder
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.training.reports import EpochReport, FoldReport
@@ -130,13 +133,13 @@ def test_where_no_time_is_known_an_epoch_takes_one_second(sweeps: Sweeps) -> Non
     [
         ("running", [(DONE, GOOD)] * 3, None, "the sweep has not ended"),
         ("stopped", [(DONE, GOOD)] * 3, PRUNED, "the sweep was interrupted"),
-        ("empty", [], DONE, "0 of 0 trials trained in full"),
-        ("single", [(DONE, GOOD), (FAILED, BROKEN)], DONE, "1 of 2 trials trained in full"),
+        ("empty", [], DONE, "0 of 0 trials completed"),
+        ("single", [(DONE, GOOD), (FAILED, BROKEN)], DONE, "1 of 2 trials completed"),
         (
             "pruned",
             [(DONE, GOOD), (PRUNED, GOOD[:1]), (PRUNED, GOOD[:2])],
             DONE,
-            "2 of 3 trials were given up early.*scheduler.kind: fifo",
+            "2 of 3 trials were pruned.*scheduler.kind: fifo",
         ),
         (
             "early",

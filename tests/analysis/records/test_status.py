@@ -14,13 +14,12 @@ from foldrace.analysis.records.status import read_status
 from foldrace.cli.tables import status_table
 from foldrace.errors import StateError
 from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.store import (
-    SweepState,
-    connect,
-    create_sweep_folder,
-    find_sweep,
-    tracking_uri,
-)
+from foldrace.search.recording.folder import SweepState
+from foldrace.search.recording.folder import create_sweep_folder
+from foldrace.search.recording.folder import find_sweep
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
+from foldrace.search.recording.tracking import tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from tests.search.recording.test_writer import dataset, report
@@ -133,7 +132,8 @@ def test_a_sweep_whose_process_is_gone_without_a_word_is_not_called_running(root
     gone = read_status(root, "ae")
     assert (driven.state, driven.remedy, gone.state) == ("running", "", "interrupted")
     assert (
-        "ae: interrupted (its process has ended; `foldrace resume ae` goes on); " in gone.summary()
+        "ae: interrupted (its process has ended; `foldrace resume ae` resumes it); "
+        in gone.summary()
     )
     assert read_status(root, "first").state == "finished"
     with folder.locked():  # looking at it has left nothing held

@@ -28,7 +28,8 @@ from foldrace.analysis.reports.page import (
     write_report,
 )
 from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
 from tests.helpers.vae_sweeps import record_refit, record_sweep
 
 NAMES = np.array(["shirt", "coat", "bag"])

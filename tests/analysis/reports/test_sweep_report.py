@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from foldrace.analysis.records.sweep import read_record
+from foldrace.analysis.records.sweep import read_sweep_record
 from foldrace.analysis.reports.make import make_reports, report_sweep
 from foldrace.analysis.reports.page import Code, Figure, Paragraph, Report, Table, write_report
 from foldrace.analysis.reports.sweep.rank_correlation import rung_correlations
@@ -20,6 +20,7 @@ from foldrace.analysis.statistics.importance import importance
 from foldrace.cli.app import main
 from foldrace.errors import InputError, StateError
 from foldrace.search.recording.events import Outcome
+from foldrace.search.recording.schema import Outcome
 from tests.analysis.reports.test_page import Reader, asked_for
 from tests.helpers.recorded_sweeps import Store, Trial, failed, many, plain
 
@@ -106,7 +107,7 @@ def test_a_full_sweep_has_every_picture(store: Store) -> None:
 
 def test_costs_add_up(store: Store) -> None:
     [table] = [table for table in blocks(of(store, "many"), Table) if table.title == "By status"]
-    record = read_record(store.client, run_of(store, "many"))
+    record = read_sweep_record(store.client, run_of(store, "many"))
     completed, pruned = record.count("completed"), record.count("pruned")
     assert completed and pruned
     spent = {row[0]: row[2] for row in table.rows}
@@ -147,7 +148,7 @@ def test_the_spec_and_the_environment_are_kept(store: Store) -> None:
 
 
 def test_the_parameter_that_alone_matters_is_found_and_the_others_are_not(store: Store) -> None:
-    record = read_record(store.client, run_of(store, "many"))
+    record = read_sweep_record(store.client, run_of(store, "many"))
     found = importance(record)
     assert found is not None
     assert found.telling == ("lr",)
@@ -174,11 +175,13 @@ def test_rank_correlation_is_one_where_no_curves_cross_and_minus_one_where_all_d
         for loss in losses
     ]
     run = store.record("crossing", trials)
-    first, second = rung_correlations(read_record(store.client, run))
+    first, second = rung_correlations(read_sweep_record(store.client, run))
     assert (first.epoch, first.rho, first.n) == (1, pytest.approx(1), 6)
     assert (second.epoch, second.rho) == (2, pytest.approx(-1))
     assert first.low < 1 and second.high > -1
-    assert rung_correlations(read_record(store.client, store.record("five", trials[:5]))) == []
+    assert (
+        rung_correlations(read_sweep_record(store.client, store.record("five", trials[:5]))) == []
+    )
 
 
 # --- whatever there is ---------------------------------------------------------------------------

@@ -10,11 +10,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from foldrace.analysis.records.vae import read_record
+from foldrace.analysis.records.vae import read_vae_record
 from foldrace.analysis.reports.page import Figure, Paragraph, Report, Table, write_report
 from foldrace.analysis.reports.vae.report import build
 from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
 from tests.helpers.vae_sweeps import CONSTANT, evidence, record_refit, record_sweep
 
 COMPLETED = {"outcome": Outcome.COMPLETED, "rate": 6.0, "distortion": 8.0}
@@ -118,7 +119,7 @@ def test_the_constant_of_the_likelihood_is_left_out_of_the_curves(report: Report
 
 
 def test_folds_are_told_apart(client: MlflowClient, sweep: Run) -> None:
-    record = read_record(client, sweep)
+    record = read_vae_record(client, sweep)
     assert record.fold_kl.shape == (3, 3)
     assert len(set(record.folds("val_kl"))) == 3
 

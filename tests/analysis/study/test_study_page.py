@@ -13,7 +13,7 @@ import pytest
 
 from foldrace.analysis.records.comparison import read_comparison
 from foldrace.analysis.records.tables import trials_table
-from foldrace.analysis.records.vae import read_record
+from foldrace.analysis.records.vae import read_vae_record
 from foldrace.analysis.reports.page import Figure, Paragraph, Raw, Report, Table, write_report
 from foldrace.analysis.statistics.pca import LinearCode
 from foldrace.analysis.statistics.verdict import judge
@@ -22,6 +22,7 @@ from foldrace.analysis.study.plan import PARTS, StudyProgress
 from foldrace.analysis.study.record import PartRecord, StudyRecord
 from foldrace.analysis.study.results import study_results
 from foldrace.search.recording.events import Outcome
+from foldrace.search.recording.schema import Outcome
 from tests.helpers.comparisons import Arm, Plan, record_comparison
 from tests.helpers.vae_sweeps import evidence, record_refit, record_sweep
 
@@ -96,7 +97,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
         environment={"cpus": 2, "git_revision": "abc", "packages": {"torch": "2"}},
         comparison=comparison,
         verdict=judge(comparison),
-        vae=read_record(client, vae),
+        vae=read_vae_record(client, vae),
     )
 
 

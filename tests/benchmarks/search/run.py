@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.tracking import connect
 from tests.benchmarks.search.figure import draw_benchmark
 
 __all__ = ["ProgressPoint", "Run", "compare", "main", "same_loss"]

@@ -4,6 +4,7 @@ thread that sends."""
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 import uuid
@@ -31,9 +32,10 @@ from foldrace.search.recording.events import (
     Reported,
     Started,
 )
-from foldrace.search.recording.outbox import Outbox, waiting_records
-from foldrace.search.recording.store import SweepFolder, SweepState, connect, create_sweep_folder
-from foldrace.search.recording.sweep_record import OutboxSink, recording
+from foldrace.search.recording.folder import SweepFolder, SweepState, create_sweep_folder
+from foldrace.search.recording.outbox import OUTBOX, Outbox, waiting_records
+from foldrace.search.recording.sweep_outbox import OutboxSink, recording
+from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.begin import begin_record
 from foldrace.search.tune.callback import RunningSweep, SweepCallback
@@ -47,6 +49,15 @@ AT_ONCE = Patience(interval=0.0, first=0.001, longest=0.001)
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
     return connect(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What the package has logged."""
+    caplog.set_level(logging.INFO, logger="foldrace")
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name.startswith("foldrace.")
+    ]
 
 
 @pytest.fixture
@@ -123,11 +134,11 @@ def state_of(client: MlflowClient, experiment: str) -> dict[str, Any]:
 
 
 def one_by_one(client: MlflowClient, folder: Path, events: Sequence[Event]) -> dict[str, Any]:
-    """What a recorder leaves that writes each event at once."""
+    """What a writer leaves that writes each event at once."""
     experiment = str(client.create_experiment(uuid.uuid4().hex, artifact_location=folder.as_uri()))
-    recorder = MlflowWriter(client, experiment, "ae", uuid.uuid4().hex)
+    writer = MlflowWriter(client, experiment, "ae", uuid.uuid4().hex)
     for event in events:
-        recorder.apply([event])
+        writer.apply([event])
     return state_of(client, experiment)
 
 
@@ -143,17 +154,15 @@ def of_one(client: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> di
     return one_by_one(client, tmp_path_factory.mktemp("art"), sweep_events(1))
 
 
-def spool_with(folder: Path, events: Sequence[Event]) -> Outbox:
-    spool = Outbox(folder)
+def outbox_with(folder: Path, events: Sequence[Event]) -> Outbox:
+    outbox = Outbox(folder)
     for event in events:
-        spool.append(event)
-    return spool
+        outbox.append(event)
+    return outbox
 
 
-def deliver(
-    spool: Outbox, writer: Any, say: Callable[[str], None] = lambda _: None, **options: Any
-) -> bool:
-    delivery = Delivery(spool, writer, say, AT_ONCE, **options)
+def deliver(outbox: Outbox, writer: Any, **options: Any) -> bool:
+    delivery = Delivery(outbox, writer, AT_ONCE, **options)
     delivery.start()
     return delivery.drain(DEADLINE)
 
@@ -168,8 +177,8 @@ def test_events_that_are_delivered_together_leave_what_events_one_by_one_leave(
     expected: dict[str, Any],
 ) -> None:
     experiment = make_experiment()
-    spool = spool_with(tmp_path / "spool", sweep_events())
-    assert deliver(spool, MlflowWriter(client, experiment, "ae", uuid.uuid4().hex))
+    outbox = outbox_with(tmp_path / "outbox", sweep_events())
+    assert deliver(outbox, MlflowWriter(client, experiment, "ae", uuid.uuid4().hex))
     assert state_of(client, experiment) == expected
     trial = expected["trial 0000"]
     assert (trial["status"], trial["times"], trial["parent"]) == (
@@ -188,8 +197,8 @@ def test_a_backlog_takes_three_calls_a_run(
     client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path
 ) -> None:
     counting = Counting(client)
-    spool = spool_with(tmp_path / "spool", sweep_events(trials=5))
-    assert deliver(spool, MlflowWriter(counting, make_experiment(), "ae", uuid.uuid4().hex))  # type: ignore[arg-type]
+    outbox = outbox_with(tmp_path / "outbox", sweep_events(trials=5))
+    assert deliver(outbox, MlflowWriter(counting, make_experiment(), "ae", uuid.uuid4().hex))  # type: ignore[arg-type]
     calls = Counter(name for name, _ in counting.calls.elements())
     runs = 1 + 5 * 3
     assert [calls.pop(name) for name in ("create_run", "log_batch", "set_terminated")] == [
@@ -203,10 +212,10 @@ def test_more_than_mlflow_takes_at_once_is_written_in_several_calls(
     client: MlflowClient, make_experiment: Callable[[], str]
 ) -> None:
     experiment, counting = make_experiment(), Counting(client)
-    recorder = MlflowWriter(counting, experiment, "ae", uuid.uuid4().hex)  # type: ignore[arg-type]
+    writer = MlflowWriter(counting, experiment, "ae", uuid.uuid4().hex)  # type: ignore[arg-type]
     params = {f"p{number}": number for number in range(150)}
     many = [Reported(0, report(epoch, 0.5), None, epoch, None) for epoch in range(1, 501)]
-    recorder.apply([Started(0, params, {}, 1), *many])
+    writer.apply([Started(0, params, {}, 1), *many])
     stored = state_of(client, experiment)
     assert len(stored["trial 0000"]["params"]) == 150
     assert [len(stored[name]["points"]) for name in ("trial 0000", "trial 0000 fold 0")] == [
@@ -268,6 +277,8 @@ def test_wherever_the_store_fails_for_a_while_nothing_is_lost_or_there_twice(
     tmp_path: Path,
     of_one: dict[str, Any],
     late: bool,
+    caplog: pytest.LogCaptureFixture,
+    said: Callable[[], list[str]],
 ) -> None:
     for first in range(1, CALLS + 1):
         experiment, error = (
@@ -275,13 +286,11 @@ def test_wherever_the_store_fails_for_a_while_nothing_is_lost_or_there_twice(
             MlflowException("API request to http://there/api failed with exception"),
         )
         breaking = Breaking(client, first, error, late=late, count=1 if late else 3)
-        spool = spool_with(tmp_path / str(first), sweep_events(1))
-        said: list[str] = []
-        assert deliver(
-            spool, MlflowWriter(breaking, experiment, "ae", uuid.uuid4().hex), said.append
-        )  # type: ignore[arg-type]
+        outbox = outbox_with(tmp_path / str(first), sweep_events(1))
+        caplog.clear()
+        assert deliver(outbox, MlflowWriter(breaking, experiment, "ae", uuid.uuid4().hex))  # type: ignore[arg-type]
         assert state_of(client, experiment) == of_one, first
-        assert [line.partition(";")[0] for line in said] == [
+        assert [line.partition(";")[0] for line in said()] == [
             "recording waits: http://there does not answer",
             "recording goes on",
         ], first
@@ -301,9 +310,9 @@ def test_wherever_the_process_is_killed_the_next_one_completes_the_record(
     for first in range(1, CALLS + 1):
         experiment, key = make_experiment(), uuid.uuid4().hex
         breaking = Breaking(client, first, Killed(), late=late)
-        spool = spool_with(tmp_path / str(first), sweep_events(1))
+        outbox = outbox_with(tmp_path / str(first), sweep_events(1))
         with pytest.raises(Killed):
-            batch = spool.take(500)
+            batch = outbox.take(500)
             MlflowWriter(breaking, experiment, "ae", key).apply(
                 [one.event for one in batch.events]
             )  # type: ignore[arg-type]
@@ -328,10 +337,10 @@ def test_all_delivered_but_the_cursor_lost_adds_nothing(
     expected: dict[str, Any],
 ) -> None:
     experiment, key = make_experiment(), uuid.uuid4().hex
-    spool_with(tmp_path / "spool", sweep_events())
+    outbox_with(tmp_path / "outbox", sweep_events())
     for _ in range(2):
-        recorder, spool = MlflowWriter(client, experiment, "ae", key), Outbox(tmp_path / "spool")
-        recorder.apply([waiting.event for waiting in spool.take(500).events])
+        writer, outbox = MlflowWriter(client, experiment, "ae", key), Outbox(tmp_path / "outbox")
+        writer.apply([waiting.event for waiting in outbox.take(500).events])
     assert state_of(client, experiment) == expected
 
 
@@ -356,11 +365,10 @@ def test_the_waits_double_up_to_the_longest_and_begin_again_after_a_success(
         waited.append(seconds)
         event.wait(0.001)
 
-    spool = spool_with(tmp_path / "spool", sweep_events()[:2])
+    outbox = outbox_with(tmp_path / "outbox", sweep_events()[:2])
     delivery = Delivery(
-        spool,
+        outbox,
         Writer(),
-        lambda _: None,
         Patience(interval=99.0, most=1, first=1.0, longest=4.0),
         wait=wait,
     )
@@ -377,29 +385,29 @@ def test_what_mlflow_refuses_is_set_aside_said_once_and_holds_nothing_up(
     make_experiment: Callable[[], str],
     tmp_path: Path,
     expected: dict[str, Any],
+    said: Callable[[], list[str]],
 ) -> None:
-    experiment, events, said = make_experiment(), sweep_events(), []
+    experiment, events = make_experiment(), sweep_events()
     other = Started(0, {"lr": 0.9}, {}, 10_001)  # a param that has changed
     bad = Reported(1, report(3, 0.5, 0.5), None, 20_050, None)
     bad.report.folds[0].metrics["val_(%)"] = 0.5  # type: ignore[index]
     gone = Files((), "no/such/file", "", 20_051)
     mixed = [events[0], other, *events[1:8], bad, gone, *events[8:]]
-    spool = spool_with(tmp_path / "spool", mixed)
-    assert deliver(
-        spool, MlflowWriter(client, experiment, "ae", uuid.uuid4().hex, tmp_path), said.append
-    )
+    outbox = outbox_with(tmp_path / "outbox", mixed)
+    assert deliver(outbox, MlflowWriter(client, experiment, "ae", uuid.uuid4().hex, tmp_path))
     stored = state_of(client, experiment)
     for name in ("trial 0000", "trial 0000 fold 1", "ae"):
         assert stored[name] == expected[name]
     assert stored["trial 0001"]["status"] == "FAILED"
-    entries = [json.loads(line) for line in spool.refused.read_text().splitlines()]
+    entries = [json.loads(line) for line in outbox.refused.read_text().splitlines()]
     assert [json.loads(entry["record"])["event"] for entry in entries] == [
         "started",
         "reported",
         "files",
     ]
     assert "Changing param values" in entries[0]["reason"] and "val_(%)" in entries[1]["reason"]
-    assert len(said) == 2 and "refused a record" in said[0] and "refused 3 records" in said[1]
+    lines = said()
+    assert len(lines) == 2 and "refused a record" in lines[0] and "refused 3 records" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -416,8 +424,8 @@ def test_a_store_that_is_only_busy_or_closed_refuses_nothing(
             if self.written < 4:
                 raise error
 
-    spool = spool_with(tmp_path / "spool", sweep_events())
-    assert deliver(spool, Writer()) and not spool.refused.exists()
+    outbox = outbox_with(tmp_path / "outbox", sweep_events())
+    assert deliver(outbox, Writer()) and not outbox.refused.exists()
 
 
 # --- nobody waits --------------------------------------------------------------------------------
@@ -449,8 +457,8 @@ def tune_trial(number: int) -> Any:
 
 
 def test_tunes_callback_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> None:
-    stuck, spool = Stuck(), Outbox(tmp_path / "spool")
-    delivery = Delivery(spool, stuck, lambda _: None, AT_ONCE)
+    stuck, outbox = Stuck(), Outbox(tmp_path / "outbox")
+    delivery = Delivery(outbox, stuck, AT_ONCE)
     task = SimpleNamespace(complete=lambda params: {**params, "latent_dim": 16})
     view = SimpleNamespace(update=lambda *_, **__: None)
     ledger, callback = TrialTable(total=2), SweepCallback("stuck")
@@ -467,9 +475,9 @@ def test_tunes_callback_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> 
         callback.on_trial_complete(0, [], tune_trial(0))
         callback.on_trial_start(0, [], tune_trial(1))
         callback.on_trial_error(0, [], tune_trial(1))
-    assert spool.waiting == 7 and not stuck.free.is_set()
+    assert outbox.waiting == 7 and not stuck.free.is_set()
     stuck.free.set()
-    assert delivery.drain(DEADLINE) and spool.waiting == 0
+    assert delivery.drain(DEADLINE) and outbox.waiting == 0
     kinds = [type(event) for event in stuck.events]
     assert kinds == [Started, Reported, Reported, Reported, Finished, Started, Finished]
     reports = [
@@ -482,39 +490,39 @@ def test_tunes_callback_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> 
 def test_the_end_of_a_sweep_does_not_wait_for_a_store_that_hangs_and_nothing_is_lost(
     tmp_path: Path,
 ) -> None:
-    stuck, spool = Stuck(), spool_with(tmp_path / "spool", sweep_events())
-    delivery = Delivery(spool, stuck, lambda _: None, AT_ONCE)
+    stuck, outbox = Stuck(), outbox_with(tmp_path / OUTBOX, sweep_events())
+    delivery = Delivery(outbox, stuck, AT_ONCE)
     delivery.start()
     assert stuck.called.wait(DEADLINE)
     assert not delivery.drain(0.0)
-    spool.close()
+    outbox.close()
     count = len(sweep_events())
     assert waiting_records(tmp_path) == count
-    stuck.free.set()  # too late: it may not touch the spool any more
+    stuck.free.set()  # too late: it may not touch the outbox any more
     delivery._thread.join(DEADLINE)
     assert waiting_records(tmp_path) == count
     calm = Stuck()
     calm.free.set()
-    assert deliver(Outbox(tmp_path / "spool"), calm) and calm.events == sweep_events()
+    assert deliver(Outbox(tmp_path / OUTBOX), calm) and calm.events == sweep_events()
 
 
-# --- a sweep's spool -----------------------------------------------------------------------------
+# --- a sweep's outbox ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def left(
     client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path
 ) -> tuple[SweepFolder, MlflowWriter]:
-    """A sweep whose record has only begun to reach the store; the rest is in its spool."""
+    """A sweep whose record has only begun to reach the store; the rest is in its outbox."""
     folder = create_sweep_folder(tmp_path, "ae")
     folder.spec.write_text("name: ae\n")
     uri = str(client.tracking_uri)
     state = SweepState(uuid.uuid4().hex, uri, make_experiment())
     folder.write_state(state)
-    recorder = MlflowWriter(client, state.experiment_id, "ae", state.key, folder.path)
-    recorder.start_sweep("name: ae\n", {}, dataset(), "autoencoder")
-    spool_with(folder.path / "spool", sweep_events()).close()
-    return folder, recorder
+    writer = MlflowWriter(client, state.experiment_id, "ae", state.key, folder.path)
+    writer.start_sweep("name: ae\n", {}, dataset(), "autoencoder")
+    outbox_with(folder.path / OUTBOX, sweep_events()).close()
+    return folder, writer
 
 
 def test_sync_delivers_what_was_left_and_finishes_the_sweep(
@@ -522,19 +530,19 @@ def test_sync_delivers_what_was_left_and_finishes_the_sweep(
     client: MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder, recorder = left
+    folder, writer = left
     command = ["sync", "ae", "--dir", str(folder.root)]
     with folder.locked():
         assert main(command) == 2
     assert "another process is running this sweep" in capsys.readouterr().err
     assert main(command) == 0
     assert f"ae: {len(sweep_events())} records delivered" in capsys.readouterr().out
-    run = client.get_run(recorder.sweep_run)
+    run = client.get_run(writer.sweep_run)
     assert (run.info.status, run.info.end_time) == ("FINISHED", 99_000)
     assert run.data.tags["mlflow.note.content"] == "**note**"
     assert main(command) == 0
     assert "nothing waits" in capsys.readouterr().out
-    assert not (folder.path / "spool").exists()
+    assert not (folder.path / OUTBOX).exists()
 
 
 def test_a_session_that_goes_on_delivers_first_what_an_earlier_one_left(
@@ -542,7 +550,7 @@ def test_a_session_that_goes_on_delivers_first_what_an_earlier_one_left(
 ) -> None:
     folder, _ = left
     state = folder.read_state()
-    recorder = MlflowWriter(client, state.experiment_id, "ae", state.key, folder.path)
+    writer = MlflowWriter(client, state.experiment_id, "ae", state.key, folder.path)
     prepared: Any = SimpleNamespace(
         spec=SimpleNamespace(task="autoencoder", kind="sweep"), dataset=dataset()
     )
@@ -569,13 +577,16 @@ def test_sync_of_a_store_that_is_away_keeps_everything(
 
 
 def test_the_end_of_a_recording_says_how_the_rest_is_delivered(
-    left: tuple[SweepFolder, MlflowWriter], monkeypatch: pytest.MonkeyPatch
+    left: tuple[SweepFolder, MlflowWriter],
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], list[str]],
 ) -> None:
-    (folder, recorder), said = left, []
+    folder, writer = left
     monkeypatch.setattr(Delivery, "_run", lambda self: None)
     monkeypatch.setattr(Delivery, "drain", lambda self, seconds=None: False)
-    with recording(folder, recorder, said.append) as kept:
+    with recording(folder, writer) as kept:
         kept.close(Outcome.COMPLETED, {}, "")
-    assert len(said) == 1 and f"{len(sweep_events()) + 1} records wait" in said[0]
-    assert f"sync ae --dir {folder.root}`" in said[0]
+    [line] = said()
+    assert f"{len(sweep_events()) + 1} records wait" in line
+    assert f"sync ae --dir {folder.root}`" in line
     assert waiting_records(folder.path) == len(sweep_events()) + 1

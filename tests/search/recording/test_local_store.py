@@ -17,7 +17,7 @@ from sqlalchemy.pool import Pool
 
 from foldrace.search.recording import local_store
 from foldrace.search.recording.local_store import write_ahead
-from foldrace.search.recording.store import connect
+from foldrace.search.recording.tracking import connect
 
 
 @pytest.fixture

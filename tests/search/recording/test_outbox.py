@@ -1,4 +1,4 @@
-"""What the spool has taken it gives back, exactly, in order and once, however its process
+"""What the outbox has taken it gives back, exactly, in order and once, however its process
 ended."""
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ EVERY: list[Event] = [
 ]
 
 
-def events(spool: Outbox, most: int = 500) -> list[Event]:
+def events(outbox: Outbox, most: int = 500) -> list[Event]:
     """All that waits, delivered."""
     found: list[Event] = []
-    while (batch := spool.take(most)).lines:
+    while (batch := outbox.take(most)).lines:
         found += [waiting.event for waiting in batch.events]
-        spool.delivered(batch)
+        outbox.delivered(batch)
     return found
 
 
@@ -95,10 +95,10 @@ def test_what_is_not_a_number_and_numpys_scalars_keep_their_values() -> None:
 def test_events_come_in_order_and_each_once_over_many_segments_and_two_openings(
     tmp_path: Path,
 ) -> None:
-    first = Outbox(tmp_path / "spool", segment=400)
+    first = Outbox(tmp_path / "outbox", segment=400)
     for trial in range(10):
         first.append(reported(trial))
-    assert len(list((tmp_path / "spool").glob("*.jsonl"))) > 3
+    assert len(list((tmp_path / "outbox").glob("*.jsonl"))) > 3
     batch = first.take(3)
     taken = len(batch.events)
     assert taken and [waiting.event for waiting in batch.events] == [
@@ -106,60 +106,60 @@ def test_events_come_in_order_and_each_once_over_many_segments_and_two_openings(
     ]
     first.delivered(batch)
     first.close()
-    assert waiting_in(tmp_path / "spool") == 10 - taken
-    second = Outbox(tmp_path / "spool", segment=400)
+    assert waiting_in(tmp_path / "outbox") == 10 - taken
+    second = Outbox(tmp_path / "outbox", segment=400)
     assert second.waiting == 10 - taken
     for trial in range(10, 13):
         second.append(reported(trial))
     assert events(second, most=2) == [reported(trial) for trial in range(taken, 13)]
-    assert second.waiting == waiting_in(tmp_path / "spool") == 0
+    assert second.waiting == waiting_in(tmp_path / "outbox") == 0
 
 
 def test_what_is_not_delivered_is_there_again_and_what_is_delivered_is_not(tmp_path: Path) -> None:
     for kept in (0, 2):
-        spool = Outbox(tmp_path / "spool")
+        outbox = Outbox(tmp_path / "outbox")
         if not kept:
             for trial in range(4):
-                spool.append(reported(trial))
-        taken = [waiting.event for waiting in spool.take(2).events]
+                outbox.append(reported(trial))
+        taken = [waiting.event for waiting in outbox.take(2).events]
         assert taken == [reported(kept), reported(kept + 1)]
-        assert [waiting.event for waiting in spool.take(2).events] == taken
-        spool.delivered(spool.take(2))  # and here the process is killed: nothing is closed
-    assert waiting_in(tmp_path / "spool") == 0
+        assert [waiting.event for waiting in outbox.take(2).events] == taken
+        outbox.delivered(outbox.take(2))  # and here the process is killed: nothing is closed
+    assert waiting_in(tmp_path / "outbox") == 0
 
 
 def test_a_delivered_segment_is_removed_and_an_empty_spool_leaves_nothing(tmp_path: Path) -> None:
-    spool = Outbox(tmp_path / "spool", segment=1)
+    outbox = Outbox(tmp_path / "outbox", segment=1)
     for trial in range(3):
-        spool.append(reported(trial))
-    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [
+        outbox.append(reported(trial))
+    assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == [
         f"{n:06d}.jsonl" for n in (1, 2, 3)
     ]
-    spool.delivered(spool.take(5))
-    spool.delivered(spool.take(5))
-    assert sorted(path.name for path in (tmp_path / "spool").glob("0*")) == [
+    outbox.delivered(outbox.take(5))
+    outbox.delivered(outbox.take(5))
+    assert sorted(path.name for path in (tmp_path / "outbox").glob("0*")) == [
         "000002.jsonl",
         "000003.jsonl",
     ]
-    events(spool)
-    spool.close()
-    assert not (tmp_path / "spool").exists()
+    events(outbox)
+    outbox.close()
+    assert not (tmp_path / "outbox").exists()
 
 
 def test_a_spool_that_was_never_used_makes_no_folder(tmp_path: Path) -> None:
-    spool = Outbox(tmp_path / "spool")
-    assert events(spool) == [] and spool.waiting == waiting_in(tmp_path / "spool") == 0
-    spool.sync()
-    spool.close()
-    assert not (tmp_path / "spool").exists()
+    outbox = Outbox(tmp_path / "outbox")
+    assert events(outbox) == [] and outbox.waiting == waiting_in(tmp_path / "outbox") == 0
+    outbox.sync()
+    outbox.close()
+    assert not (tmp_path / "outbox").exists()
 
 
 def test_a_line_longer_than_what_is_read_at_once_is_taken_whole(tmp_path: Path) -> None:
     long = [reported(trial, picture="x" * 1_500_000) for trial in range(3)]
-    spool = Outbox(tmp_path / "spool")
+    outbox = Outbox(tmp_path / "outbox")
     for event in long:
-        spool.append(event)
-    assert events(spool) == long
+        outbox.append(event)
+    assert events(outbox) == long
 
 
 # --- crashes -------------------------------------------------------------------------------------
@@ -167,70 +167,72 @@ def test_a_line_longer_than_what_is_read_at_once_is_taken_whole(tmp_path: Path) 
 
 @pytest.mark.parametrize("cut", [1, 50, 100_000])
 def test_a_torn_last_line_is_cut_off_and_the_whole_ones_stay(tmp_path: Path, cut: int) -> None:
-    before = Outbox(tmp_path / "spool")
+    before = Outbox(tmp_path / "outbox")
     before.append(reported(0))
     last = reported(1, picture="x" * 200_000)
     before.append(last)
-    path = tmp_path / "spool" / "000001.jsonl"
+    path = tmp_path / "outbox" / "000001.jsonl"
     os.truncate(path, path.stat().st_size - cut)
-    after = Outbox(tmp_path / "spool")
+    after = Outbox(tmp_path / "outbox")
     assert after.waiting == 1
     after.append(last)
     assert events(after) == [reported(0), last]
 
 
 def test_a_cursor_that_is_lost_costs_a_second_delivery_and_no_event(tmp_path: Path) -> None:
-    spool = Outbox(tmp_path / "spool")
+    outbox = Outbox(tmp_path / "outbox")
     for trial in range(3):
-        spool.append(reported(trial))
-    spool.delivered(spool.take(2))
-    (tmp_path / "spool" / "delivered.json").write_text("")
-    assert events(Outbox(tmp_path / "spool")) == [reported(0), reported(1), reported(2)]
+        outbox.append(reported(trial))
+    outbox.delivered(outbox.take(2))
+    (tmp_path / "outbox" / "delivered.json").write_text("")
+    assert events(Outbox(tmp_path / "outbox")) == [reported(0), reported(1), reported(2)]
 
 
 def test_a_line_that_is_damaged_is_set_aside_and_the_others_come(tmp_path: Path) -> None:
-    spool = Outbox(tmp_path / "spool")
+    outbox = Outbox(tmp_path / "outbox")
     for trial in range(3):
-        spool.append(reported(trial))
-    path = tmp_path / "spool" / "000001.jsonl"
+        outbox.append(reported(trial))
+    path = tmp_path / "outbox" / "000001.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     lines[1] = b"\0" * (len(lines[1]) - 1) + b"\n"
     path.write_bytes(b"".join(lines))
-    again = Outbox(tmp_path / "spool")
+    again = Outbox(tmp_path / "outbox")
     assert events(again) == [reported(0), reported(2)]
     [entry] = [json.loads(line) for line in again.refused.read_text().splitlines()]
     assert "cannot be read" in entry["reason"]
     again.close()
-    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["refused.jsonl"]
+    assert [path.name for path in (tmp_path / "outbox").iterdir()] == ["refused.jsonl"]
 
 
 def test_a_write_that_the_disk_cuts_short_leaves_no_half_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spool = Outbox(tmp_path / "spool")
-    spool.append(reported(0))
+    outbox = Outbox(tmp_path / "outbox")
+    outbox.append(reported(0))
     whole = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda file, data: whole(file, data[:10]))
         with pytest.raises(OSError, match="took 10 of"):
-            spool.append(reported(1))
-    spool.append(reported(2))
-    assert events(spool) == [reported(0), reported(2)]
+            outbox.append(reported(1))
+    outbox.append(reported(2))
+    assert events(outbox) == [reported(0), reported(2)]
 
 
 # --- bounds --------------------------------------------------------------------------------------
 
 
-def test_pictures_are_left_out_first_then_reports_and_each_is_said_once(tmp_path: Path) -> None:
-    said: list[str] = []
-    spool = Outbox(tmp_path / "spool", said.append, limit=8000)
+def test_pictures_are_dropped_first_then_reports_with_one_warning_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(tmp_path / "outbox", limit=8000)
     for epoch in range(1, 30):
-        spool.append(reported(0, epoch, picture="p" * 1000))
-    spool.append(EVERY[2])
-    kept = events(spool)
+        outbox.append(reported(0, epoch, picture="p" * 1000))
+    outbox.append(EVERY[2])
+    kept = events(outbox)
     pictures = [event.picture is not None for event in kept if isinstance(event, Reported)]
     assert pictures == sorted(pictures, reverse=True) and 0 < sum(pictures) < len(pictures) < 29
     assert kept[-1] == EVERY[2]
+    said = caplog.messages
     assert ["pictures" in line for line in said] == [True, False] and "reports are lost" in said[1]
-    spool.append(reported(1, picture="p"))
-    assert events(spool) == [reported(1, picture="p")]  # what is delivered makes room
+    outbox.append(reported(1, picture="p"))
+    assert events(outbox) == [reported(1, picture="p")]  # what is delivered makes room

@@ -17,11 +17,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.store import connect
-from foldrace.search.recording.writer import REFIT_DONE, MlflowWriter
+from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.schema import Tag
+from foldrace.search.recording.tracking import connect
+from foldrace.search.recording.writer import MlflowWriter
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.ray.picture import strip_png
-from foldrace.trainables.training.reports import EpochReport, FoldReport
+from foldrace.trainables.training.reports import EpochReport
+from foldrace.trainables.training.reports import FoldReport
 
 PARAMS = {"lr": 0.003, "optimizer": "adam"}
 
@@ -37,7 +40,7 @@ def experiment(client: MlflowClient, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def recorder(client: MlflowClient, experiment: str) -> MlflowWriter:
+def writer(client: MlflowClient, experiment: str) -> MlflowWriter:
     return MlflowWriter(client, experiment, "ae-2", key=uuid.uuid4().hex)
 
 
@@ -96,10 +99,10 @@ def points(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float
 
 
 def test_three_levels_with_readable_names_and_their_parents(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter
+    client: MlflowClient, experiment: str, writer: MlflowWriter
 ) -> None:
-    recorder.started(7, PARAMS)
-    recorder.reported(7, report(1, 0.3, 0.5), None, 1000)
+    writer.started(7, PARAMS)
+    writer.reported(7, report(1, 0.3, 0.5), None, 1000)
     found = runs(client, experiment)
     assert set(found) == {"ae-2", "trial 0007", "trial 0007 fold 0", "trial 0007 fold 1"}
     sweep, trial, fold = found["ae-2"], found["trial 0007"], found["trial 0007 fold 1"]
@@ -116,13 +119,13 @@ def test_three_levels_with_readable_names_and_their_parents(
 
 
 def test_a_kind_of_sweep_and_a_trials_part_in_it_are_tags(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter
+    client: MlflowClient, experiment: str, writer: MlflowWriter
 ) -> None:
-    recorder.start_sweep("kind: comparison\n", {}, dataset(), "autoencoder", "comparison")
-    recorder.started(7, PARAMS, {"arm": "sgd", "phase": "repeat", "repeat": 2})
-    recorder.started(8, PARAMS)
+    writer.start_sweep("kind: comparison\n", {}, dataset(), "autoencoder", "comparison")
+    writer.started(7, PARAMS, {"arm": "sgd", "phase": "repeat", "repeat": 2})
+    writer.started(8, PARAMS)
     for trial in (7, 8):
-        recorder.reported(trial, report(1, 0.3), None, 1000)
+        writer.reported(trial, report(1, 0.3), None, 1000)
     found = runs(client, experiment)
     assert found["ae-2"].data.tags["foldrace.kind"] == "comparison"
     for name in ("trial 0007", "trial 0007 fold 0"):
@@ -139,20 +142,18 @@ def test_a_kind_of_sweep_and_a_trials_part_in_it_are_tags(
     )
 
 
-def test_a_trial_has_the_count_of_its_weights(
-    client: MlflowClient, recorder: MlflowWriter
-) -> None:
-    recorder.started(0, {"lr": 0.1})
-    recorder.reported(0, report(1, 0.3, 0.5), None, 1000, parameters=1234)
-    assert points(client, client.get_run(recorder.trial_run(0)), "parameters") == [(2, 1234.0)]
+def test_a_trial_has_the_count_of_its_weights(client: MlflowClient, writer: MlflowWriter) -> None:
+    writer.started(0, {"lr": 0.1})
+    writer.reported(0, report(1, 0.3, 0.5), None, 1000, parameters=1234)
+    assert points(client, client.get_run(writer.trial_run(0)), "parameters") == [(2, 1234.0)]
 
 
 def test_a_fold_counts_epochs_and_a_trial_fold_epochs(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter
+    client: MlflowClient, experiment: str, writer: MlflowWriter
 ) -> None:
-    recorder.started(0, PARAMS)
-    recorder.reported(0, report(1, 0.3, 0.5), None, 1000)
-    recorder.reported(0, report(2, 0.2, 0.3), None, 2000)
+    writer.started(0, PARAMS)
+    writer.reported(0, report(1, 0.3, 0.5), None, 1000)
+    writer.reported(0, report(2, 0.2, 0.3), None, 2000)
     found = runs(client, experiment)
     assert points(client, found["trial 0000 fold 1"], "val_loss") == [(1, 0.5), (2, 0.3)]
     assert points(client, found["trial 0000 fold 1"], "train_loss") == [(1, 1.0), (2, 0.6)]
@@ -170,11 +171,11 @@ def test_a_fold_counts_epochs_and_a_trial_fold_epochs(
 
 def test_a_report_is_one_call_a_run(client: MlflowClient, experiment: str) -> None:
     counting = Counting(client)
-    recorder = MlflowWriter(counting, experiment, "ae", key=uuid.uuid4().hex)  # type: ignore[arg-type]
-    recorder.started(0, PARAMS)
-    recorder.reported(0, report(1, 0.3, 0.5, 0.4), None, 1000)
+    writer = MlflowWriter(counting, experiment, "ae", key=uuid.uuid4().hex)  # type: ignore[arg-type]
+    writer.started(0, PARAMS)
+    writer.reported(0, report(1, 0.3, 0.5, 0.4), None, 1000)
     counting.calls.clear()
-    recorder.reported(0, report(2, 0.2, 0.3, 0.4), None, 2000)
+    writer.reported(0, report(2, 0.2, 0.3, 0.4), None, 2000)
     found = runs(client, experiment)
     names = ["trial 0000", *(f"trial 0000 fold {k}" for k in range(3))]
     assert counting.calls == {("log_batch", found[name].info.run_id): 1 for name in names}
@@ -188,10 +189,10 @@ def test_another_recorder_with_the_same_key_finds_the_runs_and_adds_no_point(
 ) -> None:
     key = uuid.uuid4().hex
     for _ in range(2):
-        recorder = MlflowWriter(client, experiment, "ae", key)
-        recorder.started(0, PARAMS)
-        recorder.reported(0, report(1, 0.3, 0.5), None, 1000)
-        recorder.reported(0, report(1, 0.3, 0.5), None, 1000)
+        writer = MlflowWriter(client, experiment, "ae", key)
+        writer.started(0, PARAMS)
+        writer.reported(0, report(1, 0.3, 0.5), None, 1000)
+        writer.reported(0, report(1, 0.3, 0.5), None, 1000)
     found = runs(client, experiment)
     assert len(found) == 4
     for name in ("trial 0000", "trial 0000 fold 0", "trial 0000 fold 1"):
@@ -230,10 +231,10 @@ def test_a_best_trial_is_one_point_however_often_it_ends(
         1000,
         5000,
     ):  # a kill between two sessions: the second begins from an older snapshot
-        recorder = MlflowWriter(client, experiment, "ae", key)
-        recorder.incumbent(0, 0.5, 0.1, 9, begun)
-        recorder.incumbent(4, 0.4, 0.1, 18, begun + 1)
-    recorder.incumbent(4, 0.3, 0.1, 27, 9000)
+        writer = MlflowWriter(client, experiment, "ae", key)
+        writer.incumbent(0, 0.5, 0.1, 9, begun)
+        writer.incumbent(4, 0.4, 0.1, 18, begun + 1)
+    writer.incumbent(4, 0.3, 0.1, 27, 9000)
     found = runs(client, experiment)["ae"]
     assert points(client, found, "best_trial") == [(9, 0), (18, 4), (27, 4)]
     assert points(client, found, "val_loss") == [(9, 0.5), (18, 0.4), (27, 0.3)]
@@ -248,13 +249,13 @@ def test_another_key_is_another_sweep(client: MlflowClient, experiment: str) -> 
 
 
 def test_a_completed_trial_is_finished_and_its_folds_with_it(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter
+    client: MlflowClient, experiment: str, writer: MlflowWriter
 ) -> None:
-    recorder.started(0, PARAMS)
-    recorder.started(1, PARAMS)
+    writer.started(0, PARAMS)
+    writer.started(1, PARAMS)
     last = report(3, 0.1, 0.2, stopped=True)
-    recorder.reported(0, last, None, 1000)
-    recorder.finished(0, Outcome.COMPLETED, last.folds)
+    writer.reported(0, last, None, 1000)
+    writer.finished(0, Outcome.COMPLETED, last.folds)
     found = runs(client, experiment)
     for name in ("trial 0000", "trial 0000 fold 0", "trial 0000 fold 1"):
         assert (found[name].info.status, found[name].info.end_time is not None) == (
@@ -268,11 +269,11 @@ def test_a_completed_trial_is_finished_and_its_folds_with_it(
 
 
 def test_a_trial_that_was_given_up_is_killed_and_says_where(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter
+    client: MlflowClient, experiment: str, writer: MlflowWriter
 ) -> None:
-    recorder.started(0, PARAMS)
-    recorder.reported(0, report(1, 0.1), None, 1000)
-    recorder.finished(0, Outcome.PRUNED, report(1, 0.1).folds, "given up at epoch 1")
+    writer.started(0, PARAMS)
+    writer.reported(0, report(1, 0.1), None, 1000)
+    writer.finished(0, Outcome.PRUNED, report(1, 0.1).folds, "given up at epoch 1")
     found = runs(client, experiment)
     assert {found[name].info.status for name in ("trial 0000", "trial 0000 fold 0")} == {"KILLED"}
     assert found["trial 0000"].data.tags["foldrace.pruned_at"] == "given up at epoch 1"
@@ -280,12 +281,12 @@ def test_a_trial_that_was_given_up_is_killed_and_says_where(
 
 
 def test_a_failed_trial_says_why_and_keeps_the_traceback(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter, tmp_path: Path
+    client: MlflowClient, experiment: str, writer: MlflowWriter, tmp_path: Path
 ) -> None:
-    recorder.started(0, PARAMS)
+    writer.started(0, PARAMS)
     last = report(1, 0.1, math.inf, diverged="fold 1, epoch 1: val_loss is inf")
-    recorder.reported(0, last, None, 1000)
-    recorder.finished(0, Outcome.FAILED, last.folds, "x" * 9000, "Traceback ...\nValueError: no")
+    writer.reported(0, last, None, 1000)
+    writer.finished(0, Outcome.FAILED, last.folds, "x" * 9000, "Traceback ...\nValueError: no")
     found = runs(client, experiment)
     trial = found["trial 0000"]
     assert trial.info.status == "FAILED"
@@ -300,12 +301,12 @@ def test_a_failed_trial_says_why_and_keeps_the_traceback(
 
 
 def test_closing_leaves_nothing_running(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter
+    client: MlflowClient, experiment: str, writer: MlflowWriter
 ) -> None:
-    recorder.started(0, PARAMS)
-    recorder.reported(0, report(1, 0.1), None, 1000)
-    recorder.incumbent(0, 0.1, math.nan, 3, 1000)
-    recorder.close(Outcome.COMPLETED, {"trials_completed": 1}, "**a note**")
+    writer.started(0, PARAMS)
+    writer.reported(0, report(1, 0.1), None, 1000)
+    writer.incumbent(0, 0.1, math.nan, 3, 1000)
+    writer.close(Outcome.COMPLETED, {"trials_completed": 1}, "**a note**")
     found = runs(client, experiment)
     assert found["ae-2"].info.status == "FINISHED"
     assert {run.info.status for name, run in found.items() if name != "ae-2"} == {"KILLED"}
@@ -318,11 +319,11 @@ def test_closing_leaves_nothing_running(
 
 
 def test_what_is_not_finite_is_left_out(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter
+    client: MlflowClient, experiment: str, writer: MlflowWriter
 ) -> None:
-    recorder.started(0, PARAMS)
-    recorder.reported(0, report(1, 0.25), None, 1000)  # a single fold has no standard error
-    recorder.reported(0, report(2, math.inf), None, 2000)
+    writer.started(0, PARAMS)
+    writer.reported(0, report(1, 0.25), None, 1000)  # a single fold has no standard error
+    writer.reported(0, report(2, math.inf), None, 2000)
     found = runs(client, experiment)
     assert points(client, found["trial 0000"], "val_loss_se") == []
     assert [value for _, value in points(client, found["trial 0000"], "val_loss")] == [0.25]
@@ -331,12 +332,12 @@ def test_what_is_not_finite_is_left_out(
 
 
 def test_the_sweep_run_says_what_ran_on_what(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter, tmp_path: Path
+    client: MlflowClient, experiment: str, writer: MlflowWriter, tmp_path: Path
 ) -> None:
-    recorder.start_sweep(
+    writer.start_sweep(
         "name: ae\n", {"git_revision": "abc-dirty", "cpus": 2}, dataset(), "autoencoder"
     )
-    recorder.start_sweep(
+    writer.start_sweep(
         "name: ae\n", {"git_revision": "abc-dirty", "cpus": 2}, dataset(), "autoencoder"
     )
     [sweep] = runs(client, experiment).values()
@@ -355,15 +356,15 @@ def test_the_sweep_run_says_what_ran_on_what(
 
 
 def test_pictures_lie_at_the_trial(
-    client: MlflowClient, experiment: str, recorder: MlflowWriter
+    client: MlflowClient, experiment: str, writer: MlflowWriter
 ) -> None:
     import base64
 
     picture = base64.b64encode(
         strip_png(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.ones(2, 1, 4, 4) * 9)
     )
-    recorder.started(0, PARAMS)
-    recorder.reported(0, report(3, 0.25), picture.decode(), 1000)
+    writer.started(0, PARAMS)
+    writer.reported(0, report(3, 0.25), picture.decode(), 1000)
     trial = runs(client, experiment)["trial 0000"]
     [found] = client.list_artifacts(trial.info.run_id, "reconstructions")
     assert found.path == "reconstructions/epoch-003.png"
@@ -373,13 +374,13 @@ def test_a_refit_is_found_again_once_it_has_finished(
     client: MlflowClient, experiment: str
 ) -> None:
     key = uuid.uuid4().hex
-    recorder = MlflowWriter(client, experiment, "ae", key)
-    run = recorder.refit_run({"lr": 0.003, "epochs": 4})
+    writer = MlflowWriter(client, experiment, "ae", key)
+    run = writer.refit_run({"lr": 0.003, "epochs": 4})
     client.set_terminated(run, status="FAILED")
     again = MlflowWriter(client, experiment, "ae", key)
     assert again.finished_refit is None
     assert again.refit_run({"lr": 0.003, "epochs": 4}) == run
-    client.set_tag(run, REFIT_DONE, "true")
+    client.set_tag(run, Tag.REFIT_DONE, "true")
     client.set_terminated(run, status="FINISHED")
     assert MlflowWriter(client, experiment, "ae", key).finished_refit == run
 
@@ -387,18 +388,18 @@ def test_a_refit_is_found_again_once_it_has_finished(
 def test_a_trial_that_was_trained_on_and_interrupted_is_still_one_of_those_at_the_end(
     client: MlflowClient, experiment: str
 ) -> None:
-    recorder = MlflowWriter(client, experiment, "sweep", "key-to-the-end")
+    writer = MlflowWriter(client, experiment, "sweep", "key-to-the-end")
     for number, losses in enumerate(([0.4, 0.2], [0.5], [0.3, 0.3])):
-        recorder.started(number, {"lr": 0.1})
-        recorder.reported(number, report(2, *losses), None, 1000)
-    recorder.finished(0, Outcome.COMPLETED)
-    recorder.finished(1, Outcome.PRUNED, reason="given up at epoch 2 of 1 fold")
-    recorder.finished(2, Outcome.FAILED, reason="diverged")
+        writer.started(number, {"lr": 0.1})
+        writer.reported(number, report(2, *losses), None, 1000)
+    writer.finished(0, Outcome.COMPLETED)
+    writer.finished(1, Outcome.PRUNED, reason="given up at epoch 2 of 1 fold")
+    writer.finished(2, Outcome.FAILED, reason="diverged")
     again = MlflowWriter(client, experiment, "sweep", "key-to-the-end")
-    assert again.trials_to_the_end(2, 2) == [(0, pytest.approx(0.3), 4)]
+    assert again.completed_trials(2, 2) == [(0, pytest.approx(0.3), 4)]
     again.started(0, {"lr": 0.1})
     again.reported(0, report(3, 0.3, 0.1), None, 2000)
     again.close(Outcome.PRUNED, {}, "")
-    assert MlflowWriter(client, experiment, "sweep", "key-to-the-end").trials_to_the_end(2, 2) == [
+    assert MlflowWriter(client, experiment, "sweep", "key-to-the-end").completed_trials(2, 2) == [
         (0, pytest.approx(0.2), 6)
     ]

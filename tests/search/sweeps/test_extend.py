@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from foldrace.errors import InputError
-from foldrace.search.recording.store import SweepFolder
+from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.sweeps.extend import _begun, _list_of, _longer
 from foldrace.trainables.training.ladder import Rung, aligned_points

@@ -1,64 +1,53 @@
-"""Where sweeps live: a folder with one MLflow store and a folder a sweep, or a tracking server."""
+"""The folder of a sweep, below the folder of all sweeps (``--dir``), and the state kept in it."""
 
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 import os
 import re
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from foldrace.errors import InputError, StateError, nearest
 from foldrace.files import write_text_atomically
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before anything imports MLflow
-
 __all__ = [
+    "ARTIFACTS",
+    "STORE",
     "SweepFolder",
     "SweepState",
     "check_root",
-    "check_tracking",
-    "connect",
     "create_sweep_folder",
     "find_sweep",
-    "import_store_meanwhile",
     "sweep_names",
-    "tracking_uri",
 ]
 
-_STORE = "mlflow.db"
-_SPEC = "sweep.yaml"
+STORE = "mlflow.db"
+"""The SQLite store of all sweeps, in the folder of all sweeps."""
 ARTIFACTS = "artifacts"
-_URI = re.compile(
-    r"(https?|sqlite|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|databricks(://.*)?$"
-)
-_RESERVED = (_STORE, ARTIFACTS)
+"""The folder of that store's artifacts, beside it."""
+_SPEC = "sweep.yaml"
+_RESERVED = (STORE, ARTIFACTS)
+_MISSING = object()
 
 
 @dataclass(frozen=True)
 class SweepState:
-    """What a sweep needs to find its record again.
+    """What a sweep needs to be resumed and to find its record.
 
     Attributes:
-        key: the sweep's, unique among all sweeps; its runs are looked up by it.
-        seconds: spent so far, all sessions together.
-        dataset_digest: of the data that it runs on.
-        spec: the sweep's file as it was when the sweep began, every default written out.
-        task_digest: of the user's file that the task comes from; none for a task that is built in.
+        key: unique among all sweeps; the sweep's runs in MLflow are found by it.
+        seconds: wall-clock time spent so far, over all sessions.
+        dataset_digest: digest of the data set.
+        spec: the sweep file as it was when the sweep started, with every default written out.
+        task_digest: digest of the user's file that defines the task; "" for a built-in task.
     """
 
     key: str
@@ -70,13 +59,19 @@ class SweepState:
     task_digest: str = ""
 
     def check_spec(self, spec: str, sweep: str) -> None:
-        """Refuses another file than the sweep began with (written out as that one). Raises:
-        StateError."""
+        """Checks that the sweep file has not changed since the sweep started.
+
+        Args:
+            spec: the file as it is now, with every default written out.
+
+        Raises:
+            StateError: it has changed; the message lists the changes.
+        """
         before, now = (_flat(yaml.safe_load(text) or {}) for text in (self.spec or spec, spec))
         changed = [
             f"{name} was {before.get(name, 'not there')} and is {now.get(name, 'not there')}"
             for name in sorted(before.keys() | now.keys())
-            if before.get(name, _NOT_THERE) != now.get(name, _NOT_THERE)
+            if before.get(name, _MISSING) != now.get(name, _MISSING)
         ]
         if changed:
             what = "; ".join(changed[:5]) + (
@@ -87,24 +82,29 @@ class SweepState:
             )
 
     def check_task(self, reference: str, digest: str, sweep: str) -> None:
-        """Refuses a task whose file has changed. Raises: StateError."""
+        """Checks that the task's file has not changed since the sweep started.
+
+        Raises:
+            StateError: it has changed.
+        """
         if self.spec and digest != self.task_digest:
             raise StateError(
-                f"{reference}: its file has changed since {sweep} began; change it back, or begin"
-                " anew"
+                f"{reference}: its file has changed since {sweep} began; change it back, or"
+                " start a new sweep"
             )
 
     def check_data(self, name: str, digest: str, sweep: str) -> None:
-        """Refuses other data than the sweep ran on. Raises: StateError."""
+        """Checks that the data set is the one that the sweep ran on.
+
+        Raises:
+            StateError: its digest differs.
+        """
         if digest != self.dataset_digest:
             raise StateError(f"{name}: not the data that {sweep} ran on (its digest differs)")
 
 
-_NOT_THERE = object()
-
-
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """``{"search.trials": 20, …}``: what is below each name, down to what is no mapping."""
+    """Nested mappings with dotted names: ``{"search.trials": 20, …}``."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         place = f"{above}{name}"
@@ -114,7 +114,12 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """One sweep's folder below the folder of all sweeps (``--dir``)."""
+    """The folder of one sweep.
+
+    Attributes:
+        root: the folder of all sweeps (``--dir``).
+        name: the sweep's name, and the folder's.
+    """
 
     root: Path
     name: str
@@ -125,7 +130,7 @@ class SweepFolder:
 
     @property
     def spec(self) -> Path:
-        """The sweep's own copy of its file."""
+        """The sweep's copy of its sweep file."""
         return self.path / _SPEC
 
     @property
@@ -139,12 +144,14 @@ class SweepFolder:
         return self.path / "optuna.log"
 
     def extension(self, epochs: int) -> Path:
-        """The same of the trials that were trained on to so many epochs."""
+        """Like `tune`, for an extension of the sweep to ``epochs`` epochs."""
         return self.path / f"tune-{epochs}"
 
     def checkpoint(self, trial: int, file: str, epochs: int) -> Path | None:
-        """The folder of a trial's newest checkpoint that holds ``file``, of the sweep or of an
-        extension to at most ``epochs``; None if there is none."""
+        """The folder of a trial's newest checkpoint that contains ``file``; None if there is none.
+
+        Checkpoints of the sweep and of its extensions to at most ``epochs`` epochs count.
+        """
         longer = {int(path.name.removeprefix("tune-")): path for path in self.path.glob("tune-*")}
         places = [self.tune, *(longer[reached] for reached in sorted(longer) if reached <= epochs)]
         for place in reversed(places):
@@ -155,15 +162,20 @@ class SweepFolder:
 
     @property
     def winner(self) -> Path:
-        """The winner's models, a folder a fold."""
+        """The fold models of the best trial, one folder per fold."""
         return self.path / "winner"
 
     def check_private(self) -> None:
-        """Refuses a folder that another user can write to: going on with a sweep loads pickles
-        from it, and who writes a pickle runs what he likes. Raises: StateError."""
+        """Checks that no other user can write to the folder.
+
+        Resuming a sweep loads pickles from it, and a pickle can run any code.
+
+        Raises:
+            StateError: the folder belongs to another user, or others may write to it.
+        """
         there = self.path.stat()
         if there.st_uid != os.getuid():
-            remedy = f"`chown {os.getuid()} {self.path}`, if you trust what is in it"
+            remedy = f"`chown {os.getuid()} {self.path}`, if you trust its content"
             raise StateError(
                 f"{self.name}: {self.path} belongs to another user (uid {there.st_uid}); {remedy}"
             )
@@ -179,31 +191,32 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within this block no other process drives this sweep. Raises: StateError if one does."""
+        """Holds the sweep's lock: no other process can run this sweep within the block.
+
+        Raises:
+            StateError: another process holds it.
+        """
         with self._lock.open("w") as file:
-            for patience in (
-                0.05,
-                0.2,
-                None,
-            ):  # who looks whether it is driven holds it for a moment
+            # `abandoned`, in another process, holds the lock for a moment
+            for pause in (0.05, 0.2, None):
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except OSError as error:
-                    if patience is None:
+                    if pause is None:
                         raise StateError(
                             f"{self.name}: another process is running this sweep"
                         ) from error
-                    time.sleep(patience)
+                    time.sleep(pause)
             yield
 
     @property
     def abandoned(self) -> bool:
-        """Whether the sweep was begun here and no process of this machine drives it now."""
+        """Whether the sweep was started on this node and no process runs it now."""
         try:
             with self._lock.open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:  # there is none, or it is held
+        except OSError:  # there is no lock file, or the lock is held
             return False
         return True
 
@@ -212,12 +225,16 @@ class SweepFolder:
         write_text_atomically(self.path / "state.json", json.dumps(asdict(state)))
 
     def read_state(self) -> SweepState:
-        """The sweep's state. Raises: StateError if it was never written or cannot be read."""
+        """The sweep's state.
+
+        Raises:
+            StateError: it was never written, cannot be read, or is damaged.
+        """
         try:
             state = SweepState(**json.loads((self.path / "state.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise StateError(
-                f"{self.name}: its state.json cannot be read, so it cannot go on: {error}"
+                f"{self.name}: its state.json cannot be read, so it cannot be resumed: {error}"
             ) from error
         for field in fields(state):
             if type(getattr(state, field.name)).__name__ != field.type:
@@ -227,14 +244,17 @@ class SweepFolder:
         return state
 
     def read_result(self) -> dict[str, Any]:
-        """The sweep's result, as ``--json`` prints it. Raises: StateError if it has not ended or
-        cannot be read."""
+        """The sweep's result, as ``--json`` prints it.
+
+        Raises:
+            StateError: the sweep has not ended, or its result cannot be read.
+        """
         if not self.result.is_file():
             raise StateError(f"{self.name}: the sweep has not ended, so there is no result yet")
         try:
             result: dict[str, Any] = json.loads(self.result.read_text())
             if not {"tracking_uri", "run_id", "best", "trials"} <= set(result):
-                raise ValueError("it is not a sweep's result")
+                raise ValueError("it is not the result of a sweep")
         except (OSError, ValueError, TypeError) as error:
             raise StateError(f"{self.name}: its result.json cannot be read: {error}") from error
         return result
@@ -245,93 +265,33 @@ class SweepFolder:
         return self.path / "result.json"
 
 
-def tracking_uri(root: Path, uri: str | None = None) -> str:
-    """The given server, else MLFLOW_TRACKING_URI, else the SQLite store in ``root``."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / _STORE).resolve()}"
-
-
-def connect(uri: str) -> MlflowClient:
-    """A client of the store, with MLflow's chatter off and its retries few."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import logging
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store").setLevel(
-        logging.CRITICAL
-    )  # it shows what it also raises, with a traceback
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def import_store_meanwhile(uri: str) -> None:
-    """Imports, in a thread, what `connect` and the first use of a client of that store will
-    import: seconds of it."""
-    kind = "rest_store" if uri.startswith(("http://", "https://")) else "sqlalchemy_store"
-    name = f"mlflow.store.tracking.{kind}"
-    threading.Thread(
-        target=importlib.import_module, args=(name,), name="import MLflow", daemon=True
-    ).start()
-
-
 def check_root(root: Path) -> None:
-    """Refuses a folder of sweeps that cannot be made or written to; makes nothing. Raises:
-    InputError."""
+    """Checks that the folder of all sweeps can be created and written to; creates nothing.
+
+    Raises:
+        InputError: it cannot.
+    """
     try:
         if set("?#%") & set(str(root.resolve())):
             raise InputError(
-                "--dir", str(root), "must not hold ?, # or %, which the store's address cannot"
+                "--dir", str(root), "must not contain ?, # or %: the store's URI cannot"
             )
         there = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
     except OSError as error:
-        raise InputError(
-            "--dir", str(root), f"is no folder that can be used: {error.strerror}"
-        ) from error
+        raise InputError("--dir", str(root), f"cannot be used: {error.strerror}") from error
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "is not writable" if there.is_dir() else "is a file"
         raise InputError("--dir", str(root), f"{there} {what}", "choose another folder")
 
 
-def check_tracking(uri: str) -> None:
-    """Refuses an address that is none of MLflow's, and a tracking server that does not answer.
-
-    Raises:
-        InputError, StateError: respectively.
-    """
-    if not _URI.match(uri):
-        raise InputError(
-            "tracking.uri",
-            uri,
-            "must be http://…, https://…, sqlite:///…, postgresql://… or databricks",
-        )
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
-            pass
-    except urllib.error.HTTPError:
-        pass  # something answers; what it allows shows when it is used
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise StateError(
-            f"tracking.uri: {uri}: the MLflow server does not answer ({reason}); start it, or"
-            " leave the URI out"
-        ) from error
-
-
 def create_sweep_folder(root: Path, name: str) -> SweepFolder:
-    """A new folder for a sweep: ``name``, or ``name-2``, ``name-3``, … if there have been sweeps
-    of that name."""
+    """Creates the folder of a new sweep: ``name``, or ``name-2``, ``name-3``, … if it exists."""
     root.mkdir(parents=True, exist_ok=True)
     number = 2 if name in _RESERVED else 1
     while True:
         folder = SweepFolder(root.resolve(), name if number == 1 else f"{name}-{number}")
         try:
-            folder.path.mkdir(mode=0o700)  # it holds pickles
+            folder.path.mkdir(mode=0o700)  # pickles will be loaded from it
         except FileExistsError:
             number += 1
         else:
@@ -339,26 +299,27 @@ def create_sweep_folder(root: Path, name: str) -> SweepFolder:
 
 
 def sweep_names(root: Path) -> list[str]:
-    """All sweeps in a folder, the oldest first."""
+    """The names of all sweeps in a folder, the oldest first."""
     if not root.is_dir():
         return []
-    found = [path.parent for path in root.glob(f"*/{_SPEC}")]
-    return [
-        path.name
-        for path in sorted(
-            found, key=lambda path: ((path / _SPEC).stat().st_mtime_ns, _natural(path))
-        )
-    ]
+    found = sorted(
+        root.glob(f"*/{_SPEC}"),
+        key=lambda path: (path.stat().st_mtime_ns, _natural(path.parent.name)),
+    )
+    return [path.parent.name for path in found]
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [
-        (int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)
-    ]
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sort key by which ``ae-2`` comes before ``ae-10``."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def find_sweep(root: Path, name: str | None) -> SweepFolder:
-    """The sweep of that name, or the latest. Raises: StateError if there is none."""
+    """The folder of the sweep called ``name``; the latest sweep's if ``name`` is None.
+
+    Raises:
+        StateError: there is none.
+    """
     names = sweep_names(root)
     if not names:
         raise StateError(

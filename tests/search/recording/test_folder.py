@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from foldrace.errors import StateError
-from foldrace.search.recording.store import (
+from foldrace.search.recording.folder import (
     SweepState,
-    check_tracking,
     create_sweep_folder,
     find_sweep,
     sweep_names,
-    tracking_uri,
 )
 
 
@@ -125,22 +123,6 @@ def test_a_state_that_cannot_be_read_is_said(tmp_path: Path, content: str | None
 @pytest.mark.parametrize("name", ["mlflow.db", "artifacts"])
 def test_a_sweep_does_not_take_the_place_of_the_store(tmp_path: Path, name: str) -> None:
     assert create_sweep_folder(tmp_path, name).name == f"{name}-2"
-
-
-def test_where_the_record_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert tracking_uri(tmp_path) == "http://server:5000"
-    assert tracking_uri(tmp_path, "http://named:1") == "http://named:1"
-
-
-def test_a_server_that_does_not_answer_is_said(tmp_path: Path) -> None:
-    check_tracking(f"sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(
-        StateError, match=r"tracking.uri: http://127.0.0.1:9: the MLflow server does not answer"
-    ):
-        check_tracking("http://127.0.0.1:9")
 
 
 def test_a_new_folder_is_its_users_alone_and_one_that_others_can_write_is_refused(

@@ -1,0 +1,88 @@
+"""The tracking store of a sweep: its address, whether it answers, and a client for it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foldrace.errors import InputError, StateError
+from foldrace.search.recording.folder import STORE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# MLflow reads this when it is imported
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+__all__ = ["check_tracking", "connect", "import_store_meanwhile", "tracking_uri"]
+
+_URI = re.compile(
+    r"(https?|sqlite|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|databricks(://.*)?$"
+)
+
+
+def tracking_uri(root: Path, uri: str | None = None) -> str:
+    """The address of the tracking store.
+
+    It is ``uri`` if given, else MLFLOW_TRACKING_URI, else the SQLite store in ``root``.
+    """
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / STORE).resolve()}"
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store at ``uri``, with few retries and MLflow's own log messages off."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # it logs with a traceback what it also raises
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def import_store_meanwhile(uri: str) -> None:
+    """Starts a thread that imports what `connect` and the first request need; it takes seconds."""
+    kind = "rest_store" if uri.startswith(("http://", "https://")) else "sqlalchemy_store"
+    name = f"mlflow.store.tracking.{kind}"
+    threading.Thread(
+        target=importlib.import_module, args=(name,), name="import MLflow", daemon=True
+    ).start()
+
+
+def check_tracking(uri: str) -> None:
+    """Checks that ``uri`` is an address that MLflow knows and, for a server, that it answers.
+
+    Raises:
+        InputError: MLflow does not know such addresses.
+        StateError: the server does not answer.
+    """
+    if not _URI.match(uri):
+        raise InputError(
+            "tracking.uri",
+            uri,
+            "must be http://…, https://…, sqlite:///…, postgresql://… or databricks",
+        )
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
+            pass
+    except urllib.error.HTTPError:
+        pass  # a server is there; whether it accepts us shows at the first request
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise StateError(
+            f"tracking.uri: {uri}: the MLflow server does not answer ({reason}); start it, or"
+            " leave the URI out"
+        ) from error
