@@ -18,7 +18,7 @@ ALLOWED = {
     "analysis": {"analysis", "search", "trainables"},
     "cluster": {"cluster", "search", "trainables"},
 }
-BELOW_ALL = {"errors", "files"}
+BELOW_ALL = {"commands", "errors", "files"}
 
 
 def imported(tree):

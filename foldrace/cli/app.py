@@ -229,7 +229,7 @@ def _conclude(
     status."""
     from foldrace.analysis.reports.sweep.overview import log_overview
     from foldrace.cli.closing import closing_lines
-    from foldrace.search.recording.commands import dir_option
+    from foldrace.commands import dir_option
     from foldrace.search.recording.outbox import waiting_records
     from foldrace.search.recording.tracking import connect
     from foldrace.search.sweeps.comparison_result import arms_table
@@ -386,7 +386,7 @@ def study(
     it."""
     from foldrace.analysis.study.plan import QUICK
     from foldrace.analysis.study.run import whole_study
-    from foldrace.search.recording.commands import program
+    from foldrace.commands import program
 
     root = directory or Path(os.environ.get("FOLDRACE_DIR", RUNS)) / (
         "study-quick" if quick else "study"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foldrace.search.recording.commands import program
+from foldrace.commands import program
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.sweeps.result import SweepResult
 
