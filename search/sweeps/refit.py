@@ -145,8 +145,10 @@ def refit(
     client = connect(state.tracking_uri)
     writer = MlflowWriter(client, state.experiment_id, folder.name, state.key)
     if (earlier := writer.finished_refit) is not None:
-        recorded = json.loads(artifact(client, earlier, REFIT_FILE) or "{}")
-        return RefitResult(**{**recorded, "repeated": True})
+        recorded = artifact(client, earlier, REFIT_FILE)
+        if recorded is None:
+            raise StateError(f"{folder.name}: its refit is recorded, but {REFIT_FILE} is missing")
+        return RefitResult(**{**json.loads(recorded), "repeated": True})
     prepared = prepare(load_spec(folder.spec), data_dir)
     task, dataset = prepared.task, prepared.dataset
     state.check_data(dataset.name, dataset.digest, folder.name)
