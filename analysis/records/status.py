@@ -11,14 +11,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from foldrace.analysis.records.tables import locate_sweep
-from foldrace.analysis.records.tables import parameter_texts
-from foldrace.analysis.records.tables import ranking
-from foldrace.analysis.records.tables import trials_table
+from foldrace.analysis.records.tables import locate_sweep, ranking, trials_table
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.recording.reader import spec_text
-from foldrace.search.recording.schema import Tag
-from foldrace.search.recording.schema import sweep_state
+from foldrace.search.recording.schema import Tag, sweep_state
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.text import clock
 

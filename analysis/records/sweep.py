@@ -20,17 +20,18 @@ from foldrace.analysis.records.tables import (
     trials_table,
 )
 from foldrace.errors import InputError
-from foldrace.search.recording.reader import artifact
-from foldrace.search.recording.reader import artifact_names
-from foldrace.search.recording.schema import BEST_TRIAL
-from foldrace.search.recording.schema import ENVIRONMENT_FILE
-from foldrace.search.recording.schema import EPOCH
-from foldrace.search.recording.schema import PICTURES
-from foldrace.search.recording.schema import SPEC_FILE
-from foldrace.search.recording.schema import Tag
-from foldrace.search.recording.schema import VAL_LOSS
-from foldrace.search.recording.schema import VAL_LOSS_SE
-from foldrace.search.recording.schema import sweep_state
+from foldrace.search.recording.reader import artifact, artifact_names
+from foldrace.search.recording.schema import (
+    BEST_TRIAL,
+    ENVIRONMENT_FILE,
+    EPOCH,
+    PICTURES,
+    SPEC_FILE,
+    VAL_LOSS,
+    VAL_LOSS_SE,
+    Tag,
+    sweep_state,
+)
 from foldrace.search.spec.distribution_base import Distribution
 from foldrace.search.spec.distributions import Choice
 from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec

@@ -22,10 +22,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from foldrace.analysis.records.sweep import SearchedParameter
-from foldrace.analysis.records.sweep import SweepRecord
-from foldrace.search.spec.distributions import Choice
-from foldrace.search.spec.distributions import Fixed
+from foldrace.analysis.records.sweep import SearchedParameter, SweepRecord
+from foldrace.search.spec.distributions import Choice, Fixed
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -13,8 +13,7 @@ from typing import Any, Protocol
 from foldrace.analysis.study.plan import PARTS, REPORTS, Stage, StudyPart, StudyProgress
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
-from foldrace.search.recording.folder import SweepFolder
-from foldrace.search.recording.folder import check_root
+from foldrace.search.recording.folder import SweepFolder, check_root
 from foldrace.search.recording.tracking import connect
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.text import clock

@@ -49,7 +49,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the sweeps in --dir; Ctrl-C ends it."""
-    from foldrace.search.recording.store import find_sweep
+    from foldrace.search.recording.folder import find_sweep
 
     state = find_sweep(directory, None).read_state()
     page = f"#/experiments/{state.experiment_id}/runs?workflowType=machine_learning"

@@ -165,7 +165,7 @@ def _datasets(data_dir: Path) -> Finding:
 
 
 def _tracking(directory: Path) -> Finding:
-    from foldrace.search.recording.store import connect
+    from foldrace.search.recording.tracking import connect
 
     what, uri = "tracking store", tracking_uri(directory)
     local = uri.startswith("sqlite:")

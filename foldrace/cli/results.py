@@ -140,7 +140,7 @@ def replay(
     """Train a recorded trial again, and compare every number with the record bit for bit."""
     from foldrace.search.sweeps.replay import replay_trial
 
-    found = replay_trial(sweep_name, trial, directory, data_dir, notify=say)
+    found = replay_trial(sweep_name, trial, directory, data_dir)
     if as_json:
         print_json({"identical": found.identical, **asdict(found)})
     elif found.identical:
@@ -233,10 +233,10 @@ def refit_sweep(
 def deliver(sweep_name: str | None, directory: Path) -> tuple[str, int]:
     """Delivers a sweep's waiting records to MLflow; returns its name and their number."""
     from foldrace.analysis.reports.sweep.overview import log_overview
-    from foldrace.search.recording.store import connect
-    from foldrace.search.recording.sweep_record import sync_sweep
+    from foldrace.search.recording.sweep_outbox import sync_sweep
+    from foldrace.search.recording.tracking import connect
 
-    folder, delivered = sync_sweep(sweep_name, directory, say)
+    folder, delivered = sync_sweep(sweep_name, directory)
     if delivered and folder.result.is_file():
         result = folder.read_result()
         log_overview(connect(result["tracking_uri"]), result["run_id"], folder.path)

@@ -64,11 +64,11 @@ def sweep(
 ) -> None:
     """Run a sweep: cross-validate configurations, prune poor ones early, record everything."""
     from foldrace.search.preparing.prepare import prepare
-    from foldrace.search.recording import store
+    from foldrace.search.recording.folder import check_root
     from foldrace.search.spec.sweep_spec import load_spec
     from foldrace.search.tune.session import ray_session
 
-    store.check_root(directory)
+    check_root(directory)
     overrides = [*(override or [])]
     if tracking_uri:
         overrides.append(f"tracking.uri={json.dumps(tracking_uri)}")
@@ -81,7 +81,7 @@ def sweep(
     )
     # Ray's start is mostly waiting: MLflow's store is imported meanwhile, and the rest while the
     # workers start.
-    store.import_store_meanwhile(store.tracking_uri(directory, loaded.tracking.uri))
+    import_store_meanwhile(uri_of(directory, loaded.tracking.uri))
     with ray_session(address, loaded):
         from foldrace.search.sweeps.run import run_sweep
 
@@ -100,8 +100,8 @@ def resume(
 ) -> None:
     """Continue an interrupted sweep."""
     from foldrace.search.preparing.prepare import prepare
+    from foldrace.search.recording.folder import find_sweep
     from foldrace.search.recording.outbox import waiting_records
-    from foldrace.search.recording.store import find_sweep
     from foldrace.search.spec.sweep_spec import load_spec
     from foldrace.search.tune.session import ray_session
 
@@ -178,7 +178,7 @@ def study(
     from foldrace.analysis.study.plan import QUICK
     from foldrace.analysis.study.run import whole_study
     from foldrace.cli.tables import study_tables
-    from foldrace.search.recording.commands import program
+    from foldrace.commands import program
 
     name = "study-quick" if quick else "study"
     root = directory or Path(os.environ.get("FOLDRACE_DIR", RUNS)) / name
@@ -233,9 +233,9 @@ def _conclude(
         typer.Exit: the sweep was interrupted, or has failed trials.
     """
     from foldrace.analysis.reports.sweep.overview import log_overview
-    from foldrace.search.recording.commands import at
+    from foldrace.commands import dir_option
     from foldrace.search.recording.outbox import waiting_records
-    from foldrace.search.recording.store import connect
+    from foldrace.search.recording.tracking import connect
 
     console = err if ending.as_json else out
     _show_tables(result, trials, prepared, console)
@@ -251,7 +251,7 @@ def _conclude(
             refitted = refit_sweep(result.sweep, ending.directory, ending.data_dir, console)
     finally:
         console.print()
-        place = at(ending.directory, RUNS)
+        place = dir_option(ending.directory, RUNS)
         for line in closing_lines(
             result, place, refitted=refitted is not None, again=ending.again
         ):

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, StateError, first_line, nearest
-from foldrace.search.preparing.prepared import Prepared
-from foldrace.search.preparing.prepared import WarmStart
-from foldrace.search.preparing.warm_trials import make_trials
-from foldrace.search.preparing.warm_trials import place
-from foldrace.search.recording.reader import metric_points
-from foldrace.search.recording.reader import parameter_value
-from foldrace.search.recording.reader import runs_of
-from foldrace.search.recording.reader import search_runs
-from foldrace.search.recording.reader import spec_text
-from foldrace.search.recording.schema import EPOCH
-from foldrace.search.recording.schema import Level
-from foldrace.search.recording.schema import Tag
-from foldrace.search.recording.schema import VAL_LOSS
-from foldrace.search.recording.schema import having
-from foldrace.search.recording.schema import trial_status
+from foldrace.search.preparing.prepared import Prepared, WarmStart
+from foldrace.search.preparing.warm_trials import make_trials, place
+from foldrace.search.recording.reader import (
+    runs_of,
+    search_runs,
+    spec_text,
+)
+from foldrace.search.recording.schema import Level, Tag, having
 from foldrace.search.recording.tracking import connect
-from foldrace.search.spec.sweep_spec import SweepSpec
-from foldrace.search.spec.sweep_spec import parse_spec
+from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -37,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["WarmStart", "read_warm_start", "with_warm_start"]
 
 _FIELD = "search.warm_start"
-_MOST = 50_000
 _WAY_OUT = "to try its best points all the same, put them into search.start_with"
 
 
@@ -83,9 +73,7 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
         run = _find(client, name)
         earlier = _spec_of(client, run, name, root)
         _check_same(earlier, run, name, prepared)
-        runs = _search(
-            client, f"tags.`foldrace.sweep_key` = '{run.data.tags['foldrace.sweep_key']}'", "trial"
-        )
+        runs = runs_of(client, run, Level.TRIAL)
         points, obstacles = place(runs, prepared, earlier.scheduler)
         trials = tuple(make_trials(client, points, name, prepared))
     except (InputError, StateError):
@@ -109,8 +97,8 @@ def read_warm_start(name: str, root: Path, uri: str, prepared: Prepared) -> Warm
 
 def _find(client: MlflowClient, name: str) -> Run:
     """The run of the latest sweep of this name. Raises: InputError."""
-    runs = _search(client, "", "sweep")
-    named = [run for run in runs if run.data.tags["foldrace.sweep"] == name]
+    runs = list(search_runs(client, having(level=Level.SWEEP)))
+    named = [run for run in runs if run.data.tags[Tag.SWEEP] == name]
     if not named:
         raise _unknown(name, {str(run.data.tags[Tag.SWEEP]) for run in runs})
     return named[-1]
@@ -128,9 +116,8 @@ def _spec_of(client: MlflowClient, run: Run, name: str, root: Path) -> SweepSpec
     except InputError as error:
         rule = f"its sweep file is not valid in this version: {error}"
         raise InputError(_FIELD, name, rule) from error
-    except OSError as error:
-        rule = f"its sweep file is not in the tracking store: {error}"
-        raise InputError(_FIELD, name, rule) from error
+    except StateError as error:
+        raise InputError(_FIELD, name, "its sweep file is not in the tracking store") from error
 
 
 def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> None:

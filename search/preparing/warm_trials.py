@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from optuna.distributions import BaseDistribution
@@ -11,9 +10,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from foldrace.errors import InputError
 from foldrace.search.preparing.prepared import Prepared
+from foldrace.search.recording.reader import metric_points, parameter_value
+from foldrace.search.recording.schema import EPOCH, VAL_LOSS, Tag, trial_status
 from foldrace.search.spec.fields import same
 from foldrace.search.spec.search_sections import SchedulerSpec
-from foldrace.trainables.tasks.parameters import Parameter, Value
+from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["make_trials", "place"]
 
-_REQUESTS_AT_ONCE = 8
 _METRICS = {"val_loss": "val_loss", "parameters": "parameters", "seconds": "train_seconds"}
 
 Placed = tuple["Run", dict[str, Value]]
@@ -44,11 +44,10 @@ def place(
     now = prepared.spec.scheduler
     same_rungs = now.kind == "fifo" or now == scheduler
     for run in runs:
-        completed = run.info.status == "FINISHED" and _has_all_epochs(run, prepared)
-        pruned = (
-            same_rungs and run.info.status == "KILLED" and "foldrace.pruned_at" in run.data.tags
-        )
-        if "val_loss" not in run.data.metrics or not (completed or pruned):
+        status = trial_status(run)
+        completed = status == "completed" and _has_all_epochs(run, prepared)
+        pruned = same_rungs and status == "pruned"
+        if VAL_LOSS not in run.data.metrics or not (completed or pruned):
             continue
         try:
             placed.append((run, _point(run.data.params, prepared)))
@@ -66,7 +65,7 @@ def _has_all_epochs(run: Run, prepared: Prepared) -> bool:
     spec = prepared.spec
     return (
         spec.early_stopping.patience is not None
-        or run.data.metrics.get("epoch", spec.epochs) >= spec.epochs
+        or run.data.metrics.get(EPOCH, spec.epochs) >= spec.epochs
     )
 
 
@@ -80,7 +79,7 @@ def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:
         InputError: names a parameter, its value, and why the space cannot give it.
     """
     space, declared = prepared.space, prepared.task.declared
-    params = {name: _typed(name, text, declared) for name, text in texts.items()}
+    params = {name: parameter_value(name, text, declared) for name, text in texts.items()}
     defaults = {name: parameter.default for name, parameter in declared.items()}
     whole = defaults | prepared.task.complete(params, "space")
     settled: dict[str, Value] = {}
@@ -95,28 +94,6 @@ def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:
             rule = f"here it is always {here[name]!r} with the other values"
             raise InputError(f"space.{name}", value, rule)
     return {name: settled[name] for name in space.tunable if name in settled}
-
-
-def _typed(name: str, text: str, declared: Mapping[str, Parameter]) -> Value:
-    """A parameter's value from its text.
-
-    Raises:
-        InputError: the task has no such parameter, or the parameter cannot have the value.
-    """
-    if name not in declared:
-        raise InputError(f"space.{name}", text, "the task has no such parameter")
-    readings: list[Value] = [{"True": True, "False": False}.get(text, text)]
-    for kind in (float, int):
-        try:
-            readings.insert(0, kind(text))
-        except ValueError:
-            continue
-    for reading in readings[:-1]:
-        try:
-            return declared[name].check(f"space.{name}", reading)
-        except InputError:
-            continue
-    return declared[name].check(f"space.{name}", readings[-1])
 
 
 def make_trials(
@@ -134,23 +111,17 @@ def make_trials(
     """
     objectives = prepared.spec.search.objectives
     distributions = prepared.space.to_optuna()
-    ordered = sorted(points, key=lambda placed: int(placed[0].data.tags["foldrace.trial"]))
-    pruned = (
-        [run.info.run_id for run, _ in ordered if run.info.status == "KILLED"]
-        if len(objectives) == 1
-        else []
-    )
-    # MLflow returns the history of one run per request.
-    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        histories = pool.map(lambda run_id: client.get_metric_history(run_id, "val_loss"), pruned)
-        curves = {
-            run_id: {point.step: point.value for point in history}
-            for run_id, history in zip(pruned, histories, strict=True)
-        }
+    ordered = sorted(points, key=lambda placed: int(placed[0].data.tags[Tag.TRIAL]))
+    pruned = [run.info.run_id for run, _ in ordered if trial_status(run) == "pruned"]
+    histories = metric_points(client, pruned if len(objectives) == 1 else (), [VAL_LOSS])
+    curves = {
+        run_id: {point.step: point.value for point in points}
+        for (run_id, _), points in histories.items()
+    }
     for run, point in ordered:
         trial = _trial(run, point, distributions, objectives, curves.get(run.info.run_id, {}))
         if trial is not None:
-            trial.set_user_attr("warm_start", f"{name}/{run.data.tags['foldrace.trial']}")
+            trial.set_user_attr("warm_start", f"{name}/{run.data.tags[Tag.TRIAL]}")
             yield trial
 
 
@@ -163,7 +134,7 @@ def _trial(
 ) -> FrozenTrial | None:
     """A run as one of Optuna's trials; None if a metric that it needs was not recorded."""
     own = {name: distributions[name] for name in point}
-    if run.info.status == "FINISHED":
+    if trial_status(run) == "completed":
         values = [run.data.metrics.get(_METRICS[name]) for name in objectives]
         known = [value for value in values if value is not None]
         if len(known) < len(values):

@@ -166,7 +166,11 @@ def _plain(value: Any) -> Any:
 
 
 def from_json(line: str | bytes) -> Event:
-    """The event of a line. Raises: ValueError, KeyError or TypeError if it is none."""
+    """The event that `to_json` wrote as this line.
+
+    Raises:
+        ValueError, KeyError, TypeError: the line is not an event.
+    """
     from foldrace.trainables.training.reports import EpochReport
 
     fields = json.loads(line)
@@ -187,7 +191,7 @@ def from_json(line: str | bytes) -> Event:
     return event
 
 
-def _folds(told: Iterable[Mapping[str, Any]]) -> tuple[FoldReport, ...]:
+def _folds(reports: Iterable[Mapping[str, Any]]) -> tuple[FoldReport, ...]:
     from foldrace.trainables.training.reports import FoldReport
 
     return tuple(FoldReport(**fold) for fold in reports)

@@ -221,7 +221,7 @@ class SweepFolder:
         return True
 
     def write_state(self, state: SweepState) -> None:
-        """Replaces the sweep's state, whole or not at all."""
+        """Replaces the sweep's state (an atomic write)."""
         write_text_atomically(self.path / "state.json", json.dumps(asdict(state)))
 
     def read_state(self) -> SweepState:

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from foldrace.files import fsync_path
-from foldrace.files import write_text
+from foldrace.files import fsync_path, write_text_atomically
 from foldrace.search.recording.events import Event, Reported, from_json, to_json
 
 __all__ = ["OUTBOX", "Batch", "Outbox", "Waiting", "waiting_in", "waiting_records"]
@@ -204,7 +203,7 @@ class Outbox:
     def delivered(self, batch: Batch) -> None:
         """Removes the events of a batch."""
         cursor = {"segment": batch.segment, "offset": batch.offset}
-        write_text(self.folder / _CURSOR, json.dumps(cursor))
+        write_text_atomically(self.folder / _CURSOR, json.dumps(cursor))
         gone = batch.offset if batch.segment != self._at else batch.offset - self._offset
         for number in _segments(self.folder):
             if number < batch.segment:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from foldrace.commands import dir_option, program
 from foldrace.errors import StateError
-from foldrace.search.recording.commands import dir_option, program
 from foldrace.search.recording.delivery import Delivery
 from foldrace.search.recording.events import Event, EventSink
 from foldrace.search.recording.folder import SweepFolder, find_sweep

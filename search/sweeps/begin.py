@@ -14,14 +14,14 @@ from foldrace.files import write_text_atomically
 from foldrace.search.preparing.environment import describe_environment
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_shared
-from foldrace.search.recording.store import (
+from foldrace.search.recording.folder import (
     ARTIFACTS,
     SweepFolder,
     SweepState,
-    connect,
     create_sweep_folder,
 )
-from foldrace.search.recording.sweep_record import deliver_rest
+from foldrace.search.recording.sweep_outbox import deliver_rest
+from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import SweepSpec
 
@@ -124,7 +124,7 @@ def begin_record(
         StateError: the tracking store cannot be used.
     """
     spec = prepared.spec
-    deliver_rest(folder, writer, log.info)
+    deliver_rest(folder, writer)
     try:
         writer.start_sweep(
             folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task, spec.kind

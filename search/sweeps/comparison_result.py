@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foldrace.search.recording.events import EventSink
+from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.recording.schema import COMPARISON_FILE
-from foldrace.search.recording.store import SweepFolder
 from foldrace.search.sampling.comparison_plan import Phase
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
@@ -85,8 +85,8 @@ def make_arm_results(table: TrialTable, labels: Sequence[str]) -> dict[str, ArmR
     return {label: _arm_result(table, label) for label in labels}
 
 
-def _arm_result(ledger: TrialTable, label: str) -> ArmResult:
-    own = [trial for trial in ledger.records.values() if trial.part and trial.part.arm == label]
+def _arm_result(table: TrialTable, label: str) -> ArmResult:
+    own = [trial for trial in table.records.values() if trial.part and trial.part.arm == label]
     ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
     ranked = [trial for trial in table.ranking() if trial.part and trial.part.arm == label]
     best = ranked[0] if ranked else None
@@ -156,8 +156,8 @@ def log_reconstructions(
             "arms": np.array([*made]),
             "reconstructions": np.stack([*made.values()]),
         }
-        np.savez_compressed(folder.path / _FILE, allow_pickle=False, **arrays)
-        events.files((), _FILE)
+        np.savez_compressed(folder.path / COMPARISON_FILE, allow_pickle=False, **arrays)
+        events.files((), COMPARISON_FILE)
 
 
 def _reconstruct(

@@ -178,7 +178,7 @@ def _survivors(folder: SweepFolder, writer: MlflowWriter, top: Rung) -> list[Sur
     """The trials that have reached the top rung, best first. Raises: StateError if one has no
     checkpoint."""
     found = []
-    for number, loss, fold_epochs in writer.trials_to_the_end(top.folds, top.epochs):
+    for number, loss, fold_epochs in writer.completed_trials(top.folds, top.epochs):
         checkpoint = folder.checkpoint(number, CHECKPOINT_FILE, top.epochs)
         if checkpoint is None:
             raise StateError(

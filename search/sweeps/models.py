@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from foldrace.search.recording.events import EventSink
-from foldrace.search.recording.store import SweepFolder
+from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.tune.state import TrialRecord
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.ray.work import Work, shared_tensor

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
 
 from foldrace.errors import InputError, StateError, first_line
-from foldrace.search.preparing.prepare import count_gpus, prepare
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.resources import count_gpus
+from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.events import now_ms
 from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.outbox import waiting_records
@@ -30,13 +31,12 @@ from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.champion import register_champion
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.search.sweeps.models import WEIGHTS
-from foldrace.search.sweeps.run import make_work
-from foldrace.trainables.data.datasets import Dataset
-from foldrace.trainables.ray.trainable import Work, shared_tensor
+from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.ray.process import prepare_process
+from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.parameters import Value
-from foldrace.trainables.training.fold import Fold, seeded
-from foldrace.trainables.training.process import prepare_process
-from foldrace.trainables.training.seeds import derive_seed
+from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.seeds import derive_seed, seeded
 from foldrace.trainables.training.splits import Split
 
 if TYPE_CHECKING:
@@ -77,13 +77,6 @@ class RefitResult:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
-
-    def table(self) -> Table:
-        """The result as a table for the terminal."""
-        table = Table(show_header=False, title=f"Refit of {self.sweep}", title_justify="left")
-        for label, value in self.rows():
-            table.add_row(label, value)
-        return table
 
     def rows(self) -> list[tuple[str, str]]:
         """(label, text) of each value to show."""
@@ -145,8 +138,10 @@ def refit(
     client = connect(state.tracking_uri)
     writer = MlflowWriter(client, state.experiment_id, folder.name, state.key)
     if (earlier := writer.finished_refit) is not None:
-        recorded = json.loads(artifact(client, earlier, REFIT_FILE) or "{}")
-        return RefitResult(**{**recorded, "repeated": True})
+        recorded = artifact(client, earlier, REFIT_FILE)
+        if recorded is None:
+            raise StateError(f"{folder.name}: its refit is recorded, but {REFIT_FILE} is missing")
+        return RefitResult(**{**json.loads(recorded), "repeated": True})
     prepared = prepare(load_spec(folder.spec), data_dir)
     task, dataset = prepared.task, prepared.dataset
     state.check_data(dataset.name, dataset.digest, folder.name)
@@ -221,7 +216,7 @@ def _train(
     work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str
 ) -> Fold:
     """Trains on all training data; the schedule spans the same epochs as in the search."""
-    prepare_process(work.threads, work.precision)
+    prepare_process(work.threads, work.options.precision)
     device = torch.device("cuda" if work.gpu and count_gpus() else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     fold = Fold(
@@ -229,11 +224,8 @@ def _train(
         params,
         shared_tensor(work.images).to(device),
         Split(everything, everything[:0]),
-        epochs=max(work.epochs, epochs),
-        seed=work.seed,
-        fold=len(work.splits),
-        objective=work.objective,
-        precision=work.precision,
+        replace(work.options, epochs=max(work.options.epochs, epochs)),
+        number=len(work.splits),
     )
     for epoch in range(1, epochs + 1):
         values = fold.train_only_epoch()
@@ -255,7 +247,7 @@ def mean_bound(fold: Fold, images: torch.Tensor, samples: int) -> float:
     """
     fold.model.eval()
     total = 0.0
-    with torch.inference_mode(), seeded(derive_seed(fold.seed, "bound"), fold.device):
+    with torch.inference_mode(), seeded(derive_seed(fold.options.seed, "bound"), fold.device):
         for part in torch.split(images, _BOUND_BATCH):
             pixels = part.to(torch.float32).div_(255.0)
             bounds = fold.task.implementation.bound(fold.model, pixels, fold.params, samples)
@@ -275,7 +267,7 @@ def _log_evidence(
 
     The refit does not fail if a user's task raises here.
     """
-    codec = Codec(fold.task, fold.model, fold.params, fold.device, fold.seed)
+    codec = Codec(fold.task, fold.model, fold.params, fold.device, fold.options.seed)
     folds = []
     try:
         for path in sorted(

@@ -15,9 +15,7 @@ from foldrace.search.preparing.environment import describe_environment
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.folder import find_sweep
-from foldrace.search.recording.reader import artifact
-from foldrace.search.recording.reader import metric_points
-from foldrace.search.recording.reader import parameter_value
+from foldrace.search.recording.reader import artifact, metric_points, parameter_value
 from foldrace.search.recording.runs import Runs
 from foldrace.search.recording.schema import (
     BEST_EPOCH,
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from foldrace.trainables.tasks.loading import LoadedTask
     from foldrace.trainables.training.cross_validation import CrossValidation
 
 __all__ = ["Difference", "Replay", "replay_trial"]
@@ -128,8 +125,13 @@ def replay_trial(
         )
     work = make_work(prepared)
     prepare_process(work.threads, work.options.precision)
-    params = _typed(prepared.task, own.data.params)
-    repeat = int(own.data.tags.get("foldrace.repeat", 0))
+    declared = prepared.task.declared
+    params = {
+        name: parameter_value(name, text, declared)
+        for name, text in own.data.params.items()
+        if name in declared
+    }
+    repeat = int(own.data.tags.get(Tag.REPEAT, 0))
     cv = work.cross_validation(params, shared_tensor(work.images), repeat)
     again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))
     differences = [

@@ -12,11 +12,8 @@ from foldrace.search.recording.folder import SweepFolder, SweepState
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.comparison_result import ArmResult, make_arm_results
 from foldrace.search.sweeps.pareto import ParetoPoint, pareto_front
-from foldrace.search.text import params_text
-from foldrace.search.text import score_text
-from foldrace.search.tune.state import TrialRecord
-from foldrace.search.tune.state import TrialStatus
-from foldrace.search.tune.state import TrialTable
+from foldrace.search.text import params_text, score_text
+from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.tasks.parameters import Value
 
 __all__ = ["Best", "SweepResult", "closing_tags", "make_result", "note"]
@@ -130,8 +127,8 @@ def make_result(
         fold_epochs=trials.fold_epochs,
         wall_seconds=trials.elapsed,
         interrupted=interrupted,
-        arms=make_arm_results(ledger, arms),
-        pareto=pareto_front(ledger.records.values(), objectives),
+        arms=make_arm_results(trials, arms),
+        pareto=pareto_front(trials.records.values(), objectives),
     )
 
 

@@ -16,27 +16,12 @@ from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_resources, largest_node, requested
 from foldrace.search.preparing.warm_start import with_warm_start
 from foldrace.search.preparing.work import make_work
-from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.store import (
-    SweepFolder,
-    SweepState,
-    check_root,
-    check_tracking,
-    connect,
-    tracking_uri,
-)
+from foldrace.search.recording.folder import SweepFolder, SweepState, check_root
 from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.sweep_outbox import OutboxSink
-from foldrace.search.recording.sweep_outbox import deliver_rest
 from foldrace.search.recording.sweep_outbox import recording
-from foldrace.search.recording.tracking import check_tracking
-from foldrace.search.recording.tracking import connect
-from foldrace.search.recording.tracking import tracking_uri
+from foldrace.search.recording.tracking import check_tracking, connect, tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
-from foldrace.search.sweeps.begin import FoundSweep
-from foldrace.search.sweeps.begin import NewSweep
-from foldrace.search.sweeps.begin import begin_record
-from foldrace.search.sweeps.begin import without_effect
+from foldrace.search.sweeps.begin import FoundSweep, NewSweep, begin_record, without_effect
 from foldrace.search.sweeps.comparison_result import log_reconstructions
 from foldrace.search.sweeps.models import log_fold_models
 from foldrace.search.sweeps.result import SweepResult, closing_tags, make_result, note
@@ -154,7 +139,7 @@ class SweepRun:
             self._log_notes()
             stack.enter_context(library_log(self.folder.path))
             begin_record(self.writer, self.prepared, self.folder, self.state)
-            events = stack.enter_context(recording(self.folder, self.writer, log.info))
+            events = stack.enter_context(recording(self.folder, self.writer))
             sweep = RunningSweep(self.trials, events, view, self.prepared.task)
             result = self._train(sweep, interrupt)
             if not interrupt.asked and self.is_whole(result):

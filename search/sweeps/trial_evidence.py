@@ -9,8 +9,7 @@ import torch
 from foldrace.errors import StateError
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
-from foldrace.search.recording.folder import SweepFolder
-from foldrace.search.recording.folder import find_sweep
+from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import load_spec
@@ -60,7 +59,7 @@ def log_trial_evidence(
     for run in cv.folds:
         run.model.load_state_dict(run.weights())
         folds.append(Codec(run.task, run.model, run.params, torch.device("cpu"), run.options.seed))
-    figures = {
+    terms = {
         name.removeprefix("val_"): value for name, value in cv.folds[0].report().metrics.items()
     }
     client = connect(state.tracking_uri)

@@ -14,7 +14,8 @@ from ray.tune import Callback, Checkpoint
 from ray.tune.experiment import Trial
 
 from foldrace.search.live_objects import attached, live_object
-from foldrace.search.recording.events import EventSink, Outcome, now_ms
+from foldrace.search.recording.events import EventSink, now_ms
+from foldrace.search.recording.schema import Outcome
 from foldrace.search.sampling.comparison_plan import TrialRole
 from foldrace.search.tune.snapshots import Snapshots
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import trial_slots
-from foldrace.search.recording.store import SweepFolder
+from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.sampling.journal import open_journal
 from foldrace.search.sampling.optuna_search import METRIC, FoldSearch
 from foldrace.search.scheduling.asha import Race

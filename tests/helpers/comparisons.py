@@ -1,4 +1,4 @@
-"""Comparisons with losses from a formula instead of training: in memory, or as the recorder leaves
+"""Comparisons with losses from a formula instead of training: in memory, or as the writer leaves
 them in MLflow."""
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from foldrace.analysis.records.comparison import Comparison, Reconstructions
-from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.schema import Outcome
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
-from foldrace.trainables.training.reports import EpochReport
-from foldrace.trainables.training.reports import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 REASON = "diverged: fold 0, epoch 1: val_loss is inf"
 
@@ -191,13 +189,13 @@ def record_comparison(
     experiment = client.create_experiment(
         uuid.uuid4().hex, artifact_location=(root / "artifacts").as_uri()
     )
-    recorder = MlflowWriter(client, experiment, "race", key=uuid.uuid4().hex)
-    run = recorder.sweep_run
+    writer = MlflowWriter(client, experiment, "race", key=uuid.uuid4().hex)
+    run = writer.sweep_run
     client.set_tag(run, "foldrace.kind", "comparison")
     client.log_text(run, yaml.safe_dump(_spec(arms, plan), sort_keys=False), "sweep.yaml")
     made = trials_of(arms, plan)
     for number, trial in enumerate(made):
-        _record(client, recorder, number, trial, plan)
+        _record(client, writer, number, trial, plan)
     if plan.pictures:
         shown = pictures(list(dict.fromkeys(t.arm for t in made if t.phase == "repeat")))
         path = root / "comparison.npz"
@@ -213,7 +211,7 @@ def record_comparison(
             reconstructions=stacked,
         )
         client.log_artifact(run, str(path))
-    recorder.close(Outcome.COMPLETED if plan.state == "finished" else Outcome.PRUNED, {}, "")
+    writer.close(Outcome.COMPLETED if plan.state == "finished" else Outcome.PRUNED, {}, "")
     return client, client.get_run(run)
 
 
@@ -237,25 +235,25 @@ def _spec(arms: Mapping[str, Arm], plan: Plan) -> dict[str, object]:
 
 
 def _record(
-    client: MlflowClient, recorder: MlflowWriter, number: int, trial: Trial, plan: Plan
+    client: MlflowClient, writer: MlflowWriter, number: int, trial: Trial, plan: Plan
 ) -> None:
     """Writes a trial: all epochs of a repeat, the last one of others, which is all that anyone
     looks at."""
-    run = recorder.trial_run(number)
+    run = writer.trial_run(number)
     tags = {"arm": trial.arm, "phase": trial.phase} | (
         {"repeat": trial.repeat} if trial.repeat else {}
     )
     for name, value in tags.items():
         client.set_tag(run, f"foldrace.{name}", str(value))
-    recorder.started(number, {"optimizer": "adam", "lr": trial.lr})
+    writer.started(number, {"optimizer": "adam", "lr": trial.lr})
     if trial.losses is None:
         folds = tuple(
             FoldReport(k, 1, 0, True, REASON, {"val_loss": math.inf}) for k in range(plan.folds)
         )
-        recorder.reported(
+        writer.reported(
             number, EpochReport(1, folds, plan.folds, SPEED * plan.folds, True, folds), None, 1000
         )
-        recorder.finished(number, Outcome.FAILED, folds, REASON)
+        writer.finished(number, Outcome.FAILED, folds, REASON)
         return
     for epoch in range(1, plan.epochs + 1) if trial.repeat else [plan.epochs]:
         folds = tuple(
@@ -263,13 +261,13 @@ def _record(
             for k, loss in enumerate(trial.losses[epoch - 1])
         )
         spent = epoch * plan.folds
-        recorder.reported(
+        writer.reported(
             number,
             EpochReport(epoch, folds, spent, SPEED * spent, False, folds),
             None,
             1000 * epoch,
         )
-    recorder.finished(number, Outcome.COMPLETED, folds)
+    writer.finished(number, Outcome.COMPLETED, folds)
 
 
 def pictures(arms: Sequence[str]) -> Reconstructions:

@@ -1,4 +1,4 @@
-"""Sweeps as the recorder leaves them in MLflow, without anything being trained: for what reads
+"""Sweeps as the writer leaves them in MLflow, without anything being trained: for what reads
 them."""
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.folder import SweepState
-from foldrace.search.recording.folder import create_sweep_folder
+from foldrace.search.recording.folder import SweepState, create_sweep_folder
 from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.tracking import connect
-from foldrace.search.recording.tracking import tracking_uri
+from foldrace.search.recording.tracking import connect, tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.tasks.parameters import Value
@@ -69,11 +66,11 @@ class Store:
         folder.write_state(
             SweepState(key=name, tracking_uri=self.uri, experiment_id=self._experiment)
         )
-        recorder = MlflowWriter(self.client, self._experiment, name, key=name)
-        recorder.start_sweep(spec, {"python": "3.11"}, dataset(), "autoencoder")
+        writer = MlflowWriter(self.client, self._experiment, name, key=name)
+        writer.start_sweep(spec, {"python": "3.11"}, dataset(), "autoencoder")
         spent, best = 0, math.inf
         for number, trial in enumerate(trials):
-            recorder.started(number, trial.params)
+            writer.started(number, trial.params)
             folds: tuple[FoldReport, ...] = ()
             for epoch, losses in enumerate(trial.losses, 1):
                 spent += len(losses)
@@ -81,20 +78,20 @@ class Store:
                     FoldReport(k, epoch, epoch, False, None, {"val_loss": loss, "val_mse": loss})
                     for k, loss in enumerate(losses)
                 )
-                recorder.reported(
+                writer.reported(
                     number,
                     EpochReport(epoch, folds, epoch * len(losses), 0.5, False, trained=folds),
                     None,
                     1000 * epoch,
                 )
-            recorder.finished(number, trial.outcome, folds, trial.reason)
+            writer.finished(number, trial.outcome, folds, trial.reason)
             mean = float(np.mean(trial.losses[-1])) if trial.losses else math.inf
             if trial.outcome is Outcome.COMPLETED and mean < best:
                 best = mean
-                recorder.incumbent(number, mean, 0.001, spent, 1000 * (number + 1))
+                writer.incumbent(number, mean, 0.001, spent, 1000 * (number + 1))
         if outcome is not None:
-            recorder.close(outcome, {"fold_epochs": spent, "wall_seconds": 12.5}, "")
-        return self.client.get_run(recorder.sweep_run)
+            writer.close(outcome, {"fold_epochs": spent, "wall_seconds": 12.5}, "")
+        return self.client.get_run(writer.sweep_run)
 
 
 def many(seed: int = 0) -> list[Trial]:

@@ -10,13 +10,10 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
-from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.schema import Tag
+from foldrace.search.recording.schema import Outcome, Tag
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.trainables.data.arrays import Dataset
-from foldrace.trainables.training.reports import EpochReport
-from foldrace.trainables.training.reports import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 CONSTANT = 0.5 * 64 * np.log(np.pi)
 """½ n log 2πσ² at σ² = ½ for images of 8×8."""
@@ -66,9 +63,9 @@ def record_sweep(
     """A sweep's runs; a trial is ``{"outcome": Outcome, "rate": …, "distortion": …, "beta": …,
     "folds": …}``."""
     experiment = client.create_experiment(uuid.uuid4().hex, artifact_location=folder.as_uri())
-    recorder = MlflowWriter(client, experiment, "vae", key=uuid.uuid4().hex)
+    writer = MlflowWriter(client, experiment, "vae", key=uuid.uuid4().hex)
     blank = np.zeros((20, 1, 8, 8), np.uint8)
-    recorder.start_sweep(
+    writer.start_sweep(
         "name: vae\n",
         {},
         Dataset("digits", blank, None, None, blank[:4], None, (), "d" * 64, "-"),
@@ -76,7 +73,7 @@ def record_sweep(
     )
     for number, trial in enumerate(trials):
         fixed = {"lr": 0.001, "latent_dim": dimensions, "likelihood": "gaussian", "variance": 0.5}
-        recorder.started(
+        writer.started(
             number, {**fixed, "learned_variance": False, "beta": trial.get("beta", 1.0)}
         )
         reports = []
@@ -87,10 +84,10 @@ def record_sweep(
             reports.append(
                 EpochReport(epoch, folds, epoch * len(folds), 0.5, False, trained=folds)
             )
-            recorder.reported(number, reports[-1], None, epoch * 1000)
-        recorder.finished(number, trial["outcome"], reports[-1].folds if reports else (), "why")
-    recorder.close(Outcome.COMPLETED, {}, "")
-    return recorder, client.get_run(recorder.sweep_run)
+            writer.reported(number, reports[-1], None, epoch * 1000)
+        writer.finished(number, trial["outcome"], reports[-1].folds if reports else (), "why")
+    writer.close(Outcome.COMPLETED, {}, "")
+    return writer, client.get_run(writer.sweep_run)
 
 
 def _fold(fold: int, epoch: int, trial: dict[str, Any], dimensions: int) -> FoldReport:
@@ -116,10 +113,10 @@ def _fold(fold: int, epoch: int, trial: dict[str, Any], dimensions: int) -> Fold
 
 
 def record_refit(
-    client: MlflowClient, recorder: MlflowWriter, found: dict[str, Any] | None, tmp: Path
+    client: MlflowClient, writer: MlflowWriter, found: dict[str, Any] | None, tmp: Path
 ) -> None:
     """A finished refit with its figures, and evidence where there is any."""
-    run = recorder.refit_run({"epochs": 2})
+    run = writer.refit_run({"epochs": 2})
     figures = {
         "loss": 52.0,
         "elbo": -52.0,

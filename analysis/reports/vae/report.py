@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foldrace.analysis.records.vae import VaeRecord
-from foldrace.analysis.records.vae import is_variational
-from foldrace.analysis.records.vae import read_vae_record
-from foldrace.analysis.reports.page import Paragraph
-from foldrace.analysis.reports.page import Report
-from foldrace.analysis.reports.page import Section
-from foldrace.analysis.reports.page import Table
+from foldrace.analysis.records.vae import VaeRecord, is_variational, read_vae_record
+from foldrace.analysis.reports.page import Paragraph, Report, Section, Table
 from foldrace.analysis.reports.vae import figures as vae_figures
 from foldrace.analysis.reports.vae import pictures as vae_pictures
 
@@ -35,7 +30,7 @@ _NO_REFIT = (
 
 def build(client: MlflowClient, run: Run) -> Report:
     """The report on the sweep with this run."""
-    record = read_record(client, run)
+    record = read_vae_record(client, run)
     title = f"{record.name}: variational autoencoder"
     if not is_variational(run, record.trials):
         task = run.data.tags.get("foldrace.task", "its task")

@@ -16,9 +16,7 @@ from foldrace.analysis.records.curves import curves_of, export_curves
 from foldrace.analysis.records.recorded_curves import Curves, read_curves
 from foldrace.cli.app import main
 from foldrace.errors import InputError, StateError
-from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.folder import SweepState
-from foldrace.search.recording.folder import create_sweep_folder
+from foldrace.search.recording.folder import SweepState, create_sweep_folder
 from foldrace.search.recording.schema import Outcome
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter

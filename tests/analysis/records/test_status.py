@@ -13,13 +13,9 @@ from rich.console import Console
 from foldrace.analysis.records.status import read_status
 from foldrace.cli.tables import status_table
 from foldrace.errors import StateError
-from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.folder import SweepState
-from foldrace.search.recording.folder import create_sweep_folder
-from foldrace.search.recording.folder import find_sweep
+from foldrace.search.recording.folder import SweepState, create_sweep_folder, find_sweep
 from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.tracking import connect
-from foldrace.search.recording.tracking import tracking_uri
+from foldrace.search.recording.tracking import connect, tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from tests.search.recording.test_writer import dataset, report

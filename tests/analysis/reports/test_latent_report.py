@@ -27,7 +27,6 @@ from foldrace.analysis.reports.page import (
     Table,
     write_report,
 )
-from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.schema import Outcome
 from foldrace.search.recording.tracking import connect
 from tests.helpers.vae_sweeps import record_refit, record_sweep

@@ -19,7 +19,6 @@ from foldrace.analysis.reports.sweep.report import build
 from foldrace.analysis.statistics.importance import importance
 from foldrace.cli.app import main
 from foldrace.errors import InputError, StateError
-from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.schema import Outcome
 from tests.analysis.reports.test_page import Reader, asked_for
 from tests.helpers.recorded_sweeps import Store, Trial, failed, many, plain

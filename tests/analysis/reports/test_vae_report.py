@@ -13,7 +13,6 @@ from mlflow.entities import Run
 from foldrace.analysis.records.vae import read_vae_record
 from foldrace.analysis.reports.page import Figure, Paragraph, Report, Table, write_report
 from foldrace.analysis.reports.vae.report import build
-from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.schema import Outcome
 from foldrace.search.recording.tracking import connect
 from tests.helpers.vae_sweeps import CONSTANT, evidence, record_refit, record_sweep

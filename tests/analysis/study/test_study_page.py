@@ -21,7 +21,6 @@ from foldrace.analysis.study.page import build_page
 from foldrace.analysis.study.plan import PARTS, StudyProgress
 from foldrace.analysis.study.record import PartRecord, StudyRecord
 from foldrace.analysis.study.results import study_results
-from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.schema import Outcome
 from tests.helpers.comparisons import Arm, Plan, record_comparison
 from tests.helpers.vae_sweeps import evidence, record_refit, record_sweep

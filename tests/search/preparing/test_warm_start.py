@@ -13,7 +13,6 @@ from optuna.trial import TrialState
 from foldrace.errors import InputError, StateError
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.warm_start import read_warm_start, with_warm_start
-from foldrace.search.recording.events import Outcome
 from foldrace.search.recording.schema import Outcome
 from foldrace.search.sampling.journal import open_journal
 from foldrace.search.sampling.optuna_search import FoldSearch

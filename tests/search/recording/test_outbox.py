@@ -17,13 +17,13 @@ from foldrace.search.recording.events import (
     Files,
     Finished,
     Incumbent,
-    Outcome,
     Reported,
     Started,
     from_json,
     to_json,
 )
 from foldrace.search.recording.outbox import Outbox, waiting_in
+from foldrace.search.recording.schema import Outcome
 from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 

@@ -16,15 +16,12 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from foldrace.search.recording.events import Outcome
-from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.schema import Tag
+from foldrace.search.recording.schema import Outcome, Tag
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.ray.picture import strip_png
-from foldrace.trainables.training.reports import EpochReport
-from foldrace.trainables.training.reports import FoldReport
+from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 PARAMS = {"lr": 0.003, "optimizer": "adam"}
 

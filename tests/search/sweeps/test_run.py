@@ -12,7 +12,8 @@ import pytest
 
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
-from foldrace.search.recording.store import SweepFolder, connect, tracking_uri
+from foldrace.search.recording.folder import SweepFolder
+from foldrace.search.recording.tracking import connect, tracking_uri
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps import run as runs
 from foldrace.search.sweeps.begin import NewSweep
