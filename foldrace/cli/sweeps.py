@@ -65,6 +65,8 @@ def sweep(
     """Run a sweep: cross-validate configurations, prune poor ones early, record everything."""
     from foldrace.search.preparing.prepare import prepare
     from foldrace.search.recording.folder import check_root
+    from foldrace.search.recording.tracking import import_store_meanwhile
+    from foldrace.search.recording.tracking import tracking_uri as uri_of
     from foldrace.search.spec.sweep_spec import load_spec
     from foldrace.search.tune.session import ray_session
 
