@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from foldrace.cli import cluster, data, results, sweeps
-from foldrace.cli.logs import show_log
+from foldrace.cli.logs import shown_log
 from foldrace.cli.messages import INTERRUPTED, WRONG_INPUT, err, say, show_error
 from foldrace.errors import FoldraceError
 from foldrace.search.tune.interrupts import repeat_swallowed_interrupts
@@ -45,11 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # A last search for garbage among all that is imported would take seconds.
     atexit.register(gc.freeze)
-    show_log(err)
     if arguments is None:
         repeat_swallowed_interrupts()
     try:
-        return _guarded(lambda: app(args=arguments, prog_name="foldrace", standalone_mode=False))
+        with shown_log(err):
+            return _guarded(
+                lambda: app(args=arguments, prog_name="foldrace", standalone_mode=False)
+            )
     finally:
         # Otherwise Ctrl-C during the interpreter's shutdown would show tracebacks.
         if arguments is None:

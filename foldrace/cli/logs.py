@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["ConsoleHandler", "show_log"]
+__all__ = ["ConsoleHandler", "shown_log"]
 
 
 class ConsoleHandler(logging.Handler):
@@ -29,13 +31,18 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-def show_log(console: Console) -> None:
-    """Shows what ``foldrace`` logs at INFO and above on a console.
+@contextmanager
+def shown_log(console: Console) -> Iterator[None]:
+    """Within the block, a console shows what ``foldrace`` logs at INFO and above.
 
-    Messages propagate to the root logger as before. A second call replaces the console.
+    Messages propagate to the root logger as before.
     """
-    logger = logging.getLogger("foldrace")
-    for handler in [h for h in logger.handlers if isinstance(h, ConsoleHandler)]:
-        logger.removeHandler(handler)
-    logger.addHandler(ConsoleHandler(console))
+    logger, handler = logging.getLogger("foldrace"), ConsoleHandler(console)
+    level = logger.level
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -25,33 +25,16 @@ log = logging.getLogger(__name__)
 
 
 class OutboxSink(EventSink):
-    """Puts each event into the outbox and returns: it never waits for MLflow.
+    """Puts each event into the outbox and returns: it never waits for MLflow."""
 
-    It also takes the place of the client and the writer of those who only log files (`fold_run`,
-    `log_artifacts`, `log_artifact`). A run is then named by its place, and its files, which must
-    be below ``folder``, are delivered with the other events.
-    """
-
-    sweep_run: tuple[int, ...] = ()
-
-    def __init__(self, outbox: Outbox, folder: Path) -> None:
-        self._outbox, self._folder = outbox, folder
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
 
     def _take(self, event: Event) -> None:
         self._outbox.append(event)
 
     def sync(self) -> None:
         self._outbox.sync()
-
-    def fold_run(self, trial: int, fold: int) -> tuple[int, ...]:
-        """The place of the fold's run."""
-        return trial, fold
-
-    def log_artifacts(self, run: tuple[int, ...], path: str, into: str = "") -> None:
-        """Logs a file, or the files of a folder, to a run."""
-        self.files(run, str(Path(path).relative_to(self._folder)), into)
-
-    log_artifact = log_artifacts
 
 
 class _SyncedWriter:
@@ -92,7 +75,7 @@ def recording(folder: SweepFolder, writer: MlflowWriter) -> Iterator[OutboxSink]
     """
     with ExitStack() as stack:
         stack.callback(_warn_of_waiting, folder)  # called after the delivery has ended
-        yield OutboxSink(stack.enter_context(_delivering(folder, writer)), folder.path)
+        yield OutboxSink(stack.enter_context(_delivering(folder, writer)))
 
 
 def _warn_of_waiting(folder: SweepFolder) -> None:

@@ -11,19 +11,16 @@ from rich.console import Console
 from rich.live import Live
 
 from foldrace.cli.app import main
-from foldrace.cli.logs import ConsoleHandler, show_log
+from foldrace.cli.logs import ConsoleHandler, shown_log
 
 log = logging.getLogger("foldrace.some.module")
 
 
 @pytest.fixture
 def console() -> Iterator[Console]:
-    logger = logging.getLogger("foldrace")
-    before, level = list(logger.handlers), logger.level
     made = Console(file=StringIO(), width=40)
-    show_log(made)
-    yield made
-    logger.handlers[:], logger.level = before, level
+    with shown_log(made):
+        yield made
 
 
 def printed(console: Console) -> str:
@@ -49,23 +46,17 @@ def test_warnings_are_yellow_on_a_terminal() -> None:
 
 def test_a_live_display_on_the_same_console_stays_whole() -> None:
     console = Console(file=StringIO(), force_terminal=True, width=40)
-    logger = logging.getLogger("foldrace")
-    before, level = list(logger.handlers), logger.level
-    show_log(console)
-    try:
+    with shown_log(console):
         with Live("the table", console=console, auto_refresh=False) as live:
             live.refresh()
             log.info("a note")
         text = printed(console)
         assert text.index("a note") < text.rindex("the table")
-    finally:
-        logger.handlers[:], logger.level = before, level
 
 
 def test_each_message_is_printed_once_and_pytest_still_sees_it(
     console: Console, caplog: pytest.LogCaptureFixture
 ) -> None:
-    show_log(console)
     log.info("once")
     assert printed(console) == "once\n"
     assert caplog.messages == ["once"]

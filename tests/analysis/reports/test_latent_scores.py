@@ -21,6 +21,7 @@ from foldrace.analysis.statistics.neighbours import (
 from foldrace.search.sweeps.evidence import Codec
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import Split
 from tests.helpers.points import normal
 
@@ -45,9 +46,8 @@ def test_every_score_is_clearly_worse_on_random_weights_than_on_trained_ones() -
         {"latent_dim": 8, "hidden": 64, "batch_size": 32, "lr": 5e-3, "dropout": 0.1}
     )
     everything = np.arange(300, 1000)
-    fold = Fold(
-        task, params, torch.from_numpy(images), Split(everything, everything[:0]), epochs=15
-    )
+    split, options = Split(everything, everything[:0]), TrainingOptions(epochs=15)
+    fold = Fold(task, params, torch.from_numpy(images), split, options)
 
     def scores() -> Any:
         codes = Codec(fold.task, fold.model, params, fold.device, 0).encode(images[:300])
