@@ -122,6 +122,20 @@ def test_files_that_are_named_exist(path: Path) -> None:
         assert (ROOT / named).exists(), named
 
 
+def test_definitions_that_are_named_exist() -> None:
+    """``path.py``: ``Name`` or ``Name.method`` in the page on the architecture."""
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)`:\s+`([\w.]+)`", text)
+    assert len(named) >= 12
+    for path, name in named:
+        code = (ROOT / path).read_text()
+        for part in name.split("."):
+            assert re.search(rf"^\s*(?:def |class )?{part}\b(?:\(|:| =|\[)", code, re.M), (
+                path,
+                name,
+            )
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
