@@ -39,7 +39,7 @@ def sweep_file() -> Iterator[str]:
     for name in ("Choice", "Uniform", "Log", "Int", "LogInt", "Fixed"):
         definition = definitions[name]
         key = definition.get("required", [name.lower()])[0]
-        yield f"### {key}\n"
+        yield f"\n### {key}\n"
         yield f"{definition.get('description', '')}\n"
         yield from _keys(definition, definitions)
 
@@ -58,7 +58,7 @@ def _keys(schema: Schema, definitions: Mapping[str, Schema]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name, key in schema["properties"].items():
         required = name in schema.get("required", ())
-        default = "required" if required else f"`{_inline(key.get('default'))}`"
+        default = "required" if required else _shown(key.get("default"))
         meaning = _cell(key.get("description", ""))
         yield f"| `{name}` | {_type(key, definitions)} | {default} | {meaning} |"
 
@@ -89,6 +89,11 @@ def _type(schema: Schema, definitions: Mapping[str, Schema]) -> str:
         if rule in schema
     ]
     return " ".join([words.get(kind, kind), ", ".join(bounds)]).strip()
+
+
+def _shown(value: object) -> str:
+    """A default as a cell: nothing for a section, whose own keys have theirs."""
+    return "" if isinstance(value, dict) or value is None else f"`{_inline(value)}`"
 
 
 def _inline(value: object) -> str:

@@ -35,8 +35,10 @@ class Parameter:
         default: the value if none is set. Its type is the parameter's type; None: an optional
             number.
         doc: one line of help, with the unit.
-        low, high: inclusive bounds of a number.
-        above, below: exclusive bounds of a number.
+        low: the lowest value allowed.
+        high: the highest value allowed.
+        above: a bound that the value must exceed.
+        below: a bound that the value must stay under.
         choices: the allowed values of a text parameter.
 
     >>> Parameter(1e-3, "learning rate", above=0.0).check("lr", 1)
