@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# The main job: a cross-validated sweep on FashionMNIST, the winner refitted and tested once.
+# The main job: a cross-validated sweep on FashionMNIST, the best configuration refitted and tested once.
 sweep: install
 	$(BIN)/foldrace sweep $(SPEC) --refit
 
@@ -68,7 +68,7 @@ check: install
 # The folders at the address that they are imported by, as links: mypy does not follow an editable install's mapping.
 .PHONY: .types
 .types:
-	mkdir -p .types/foldrace
+	rm -rf .types && mkdir -p .types/foldrace
 	ln -sfn $(foreach name,$(wildcard foldrace/*) trainables search analysis cluster,$(CURDIR)/$(name)) .types/foldrace
 
 # The documentation as a site in site/; any warning fails it.

@@ -1,1 +1,1 @@
-"""Reads what MLflow has recorded: tables and summaries."""
+"""Reads the record in MLflow: tables, statistics, reports, simulation, the reference study."""

@@ -59,7 +59,7 @@ def next_steps(folder: Path) -> list[str]:
         "2. Change the lines marked CHANGE in the file for your machines: onprem.yaml (by SSH),",
         "   cluster.yaml (AWS), gcp.yaml (Google Cloud) or kuberay.yaml (Kubernetes).",
         f"3. See what is left: foldrace cluster check --ready {folder / 'onprem.yaml'}",
-        f"4. Bring it up: cd {folder} && ray up onprem.yaml",
+        f"4. Bring it up: cd {folder} && RAY_UP_enable_autoscaler_v2=0 ray up onprem.yaml",
     ]
 
 

@@ -126,7 +126,7 @@ class SweepRecord:
         return ranking(self.trials)
 
     @property
-    def winner(self) -> int | None:
+    def best_trial(self) -> int | None:
         """The number of the best completed trial."""
         best = self.ranking
         return int(best.iloc[0]["trial"]) if len(best) else None

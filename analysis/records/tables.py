@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "artifact_text",
+    "best_trial",
     "fold_losses",
     "fold_runs",
     "folds_table",
@@ -164,6 +165,12 @@ def ranking(trials: pd.DataFrame) -> pd.DataFrame:
         & (trials["phase"] != "repeat")
     ]
     return done.sort_values(["val_loss", "trial"])
+
+
+def best_trial(trials: pd.DataFrame) -> pd.Series[Any] | None:
+    """The row of the best completed trial of a `trials_table`; None if no trial completed."""
+    found = ranking(trials)
+    return found.iloc[0] if len(found) else None
 
 
 def histories(

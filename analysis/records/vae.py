@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from foldrace.analysis.records.evidence import Evidence, load_evidence, refit_run
 from foldrace.analysis.records.tables import (
+    best_trial,
     fold_runs,
     histories,
     parameter_texts,
-    ranking,
     trials_table,
 )
 from foldrace.search.recording.schema import Tag
@@ -55,15 +55,14 @@ class VaeRecord:
     evidence: Evidence = field(default_factory=dict)
 
     @property
-    def winner(self) -> pd.Series[Any] | None:
+    def best_trial(self) -> pd.Series[Any] | None:
         """The best completed trial's row."""
-        found = ranking(self.trials)
-        return found.iloc[0] if len(found) else None
+        return best_trial(self.trials)
 
     @property
     def params(self) -> dict[str, str]:
         """The best trial's parameters, as text like in MLflow."""
-        return {} if self.winner is None else parameter_texts(self.winner)
+        return {} if self.best_trial is None else parameter_texts(self.best_trial)
 
     @property
     def variance(self) -> float | None:
@@ -86,14 +85,14 @@ class VaeRecord:
         For a Gaussian likelihood of fixed σ² and n values per image it is ½ n log 2πσ². It is
         computed from the record as reconstruction − squared error / 2σ². 0 for other likelihoods.
         """
-        winner, variance = self.winner, self.variance
+        best, variance = self.best_trial, self.variance
         if (
-            winner is None
+            best is None
             or variance is None
-            or not {"val_reconstruction", "val_squared_error"} <= set(winner.index)
+            or not {"val_reconstruction", "val_squared_error"} <= set(best.index)
         ):
             return 0.0
-        constant = float(winner["val_reconstruction"]) - float(winner["val_squared_error"]) / (
+        constant = float(best["val_reconstruction"]) - float(best["val_squared_error"]) / (
             2 * variance
         )
         return constant if math.isfinite(constant) else 0.0
@@ -138,9 +137,9 @@ def read_vae_record(client: MlflowClient, sweep: Run) -> VaeRecord:
         },
         evidence=load_evidence(client, refit),
     )
-    if record.winner is None:
+    if record.best_trial is None:
         return record
-    folds = fold_runs(client, sweep, int(record.winner["trial"]))
+    folds = fold_runs(client, sweep, int(record.best_trial["trial"]))
     return replace(record, curves=_curves(client, folds), fold_kl=_fold_kl(folds))
 
 

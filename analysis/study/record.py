@@ -14,7 +14,13 @@ import pandas as pd
 
 from foldrace.analysis.records.comparison import Comparison, read_comparison
 from foldrace.analysis.records.evidence import Evidence, load_evidence, refit_run
-from foldrace.analysis.records.tables import artifact_text, fold_losses, ranking, trials_table
+from foldrace.analysis.records.tables import (
+    artifact_text,
+    best_trial,
+    fold_losses,
+    ranking,
+    trials_table,
+)
 from foldrace.analysis.records.vae import VaeRecord, read_vae_record
 from foldrace.analysis.statistics.pca import LinearCode, linear_codes
 from foldrace.analysis.statistics.verdict import Verdict, judge
@@ -56,14 +62,13 @@ class PartRecord:
     figures: Path = Path()
 
     @cached_property
-    def winner(self) -> pd.Series[Any] | None:
+    def best_trial(self) -> pd.Series[Any] | None:
         """The best completed trial's row."""
-        found = ranking(self.trials)
-        return found.iloc[0] if len(found) else None
+        return best_trial(self.trials)
 
     def param(self, name: str) -> float | None:
         """A parameter of the best trial; None if it is missing or not a number."""
-        text = None if self.winner is None else self.winner.get(f"params.{name}")
+        text = None if self.best_trial is None else self.best_trial.get(f"params.{name}")
         try:
             return float(text) if text is not None else None
         except ValueError:
@@ -71,7 +76,7 @@ class PartRecord:
 
     def metric(self, name: str) -> float | None:
         """A final metric of the best trial, its mean over the folds; None if it is missing."""
-        value = math.nan if self.winner is None else float(self.winner.get(name, math.nan))
+        value = math.nan if self.best_trial is None else float(self.best_trial.get(name, math.nan))
         return value if math.isfinite(value) else None
 
     @property

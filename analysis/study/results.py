@@ -83,7 +83,7 @@ def _vae(record: StudyRecord) -> list[tuple[str, str, str]]:
     if folds := vae_fold_losses(record):
         each = ", ".join(f"{loss:.2f}" for loss in folds)
         reference = "0.0214060 in each, and in each epoch"
-        rows.append(("VAE: validation loss, fold by fold", reference, f"{each} nats an image"))
+        rows.append(("VAE: validation loss, fold by fold", reference, f"{each} nats per image"))
     if terms := vae_test_terms(record):
         error, kl = terms
         sum_text = f"{error:.2f} + {kl:.2f} = {error + kl:.2f}"

@@ -31,8 +31,8 @@ def data(
 
     out.print(datasets_table([fetch(name, data_dir)] if name else list_datasets(data_dir)))
     if not name:
-        also = "Also: a .npz file, a folder of images, or ./file.py:function. See the README."
-        out.print(also, style="dim")
+        also = "Also: a .npz file, a folder of images, or ./file.py:function."
+        out.print(f"{also} See docs/how-to/data.md.", style="dim")
 
 
 @app.command(rich_help_panel=PANEL)

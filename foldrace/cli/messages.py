@@ -66,7 +66,7 @@ def closing_lines(
         refitted: whether the best trial has been refitted already.
         again: the command that continues an interrupted sweep.
     """
-    from foldrace.commands import program
+    from foldrace.command_hints import program
     from foldrace.search.recording.outbox import waiting_records
 
     command, at = program(), f"{result.sweep}{place}"

@@ -180,7 +180,7 @@ def study(
     from foldrace.analysis.study.plan import QUICK
     from foldrace.analysis.study.run import whole_study
     from foldrace.cli.tables import study_tables
-    from foldrace.commands import program
+    from foldrace.command_hints import program
 
     name = "study-quick" if quick else "study"
     root = directory or Path(os.environ.get("FOLDRACE_DIR", RUNS)) / name
@@ -235,7 +235,7 @@ def _conclude(
         typer.Exit: the sweep was interrupted, or has failed trials.
     """
     from foldrace.analysis.reports.sweep.overview import log_overview
-    from foldrace.commands import dir_option
+    from foldrace.command_hints import dir_option
     from foldrace.search.recording.outbox import waiting_records
     from foldrace.search.recording.tracking import connect
 

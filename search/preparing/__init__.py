@@ -1,1 +1,1 @@
-"""From a sweep file to everything that a sweep needs, before anything is started."""
+"""What a sweep needs, loaded and checked before anything starts."""

@@ -213,7 +213,9 @@ class Delivery:
     def _back(self) -> None:
         if self._away:
             self._away = False
-            log.info("recording goes on; %s records are on their way", f"{self.outbox.waiting:,}")
+            log.info(
+                "recording resumed; %s records are being delivered", f"{self.outbox.waiting:,}"
+            )
 
     def _set_aside(self, waiting: Waiting, error: Exception) -> None:
         self._check()

@@ -21,6 +21,7 @@ from foldrace.files import write_text_atomically
 __all__ = [
     "ARTIFACTS",
     "STORE",
+    "TUNE_FORMAT",
     "SweepFolder",
     "SweepState",
     "check_root",
@@ -38,6 +39,10 @@ _RESERVED = (STORE, ARTIFACTS)
 _MISSING = object()
 
 
+TUNE_FORMAT = 1
+"""Raised whenever a module or class that Tune pickles moves or changes its meaning."""
+
+
 @dataclass(frozen=True)
 class SweepState:
     """What a sweep needs to be resumed and to find its record.
@@ -48,6 +53,8 @@ class SweepState:
         dataset_digest: digest of the data set.
         spec: the sweep file as it was when the sweep started, with every default written out.
         task_digest: digest of the user's file that defines the task; "" for a built-in task.
+        tune_format: of Ray Tune's pickled state. It names modules, so it can be read only by
+            versions in which these have the same places (`TUNE_FORMAT`).
     """
 
     key: str
@@ -57,6 +64,20 @@ class SweepState:
     dataset_digest: str = ""
     spec: str = ""
     task_digest: str = ""
+    tune_format: int = 0
+
+    def check_tune_format(self, sweep: str) -> None:
+        """Checks that this version can continue the sweep.
+
+        Raises:
+            StateError: another version began it.
+        """
+        if self.tune_format != TUNE_FORMAT:
+            raise StateError(
+                f"{sweep}: another version of Foldrace began it, and its search state cannot be"
+                " read by this one; resume it with that version, or start a new sweep. Its record"
+                " is unchanged"
+            )
 
     def check_spec(self, spec: str, sweep: str) -> None:
         """Checks that the sweep file has not changed since the sweep started.
@@ -69,7 +90,7 @@ class SweepState:
         """
         before, now = (_flat(yaml.safe_load(text) or {}) for text in (self.spec or spec, spec))
         changed = [
-            f"{name} was {before.get(name, 'not there')} and is {now.get(name, 'not there')}"
+            f"{name} was {before.get(name, 'missing')} and is {now.get(name, 'missing')}"
             for name in sorted(before.keys() | now.keys())
             if before.get(name, _MISSING) != now.get(name, _MISSING)
         ]
@@ -78,7 +99,7 @@ class SweepState:
                 f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
             )
             raise StateError(
-                f"{sweep}: its sweep.yaml was changed since it began: {what}. Change it back"
+                f"{sweep}: its sweep.yaml was changed since it began: {what}; restore sweep.yaml"
             )
 
     def check_task(self, reference: str, digest: str, sweep: str) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from foldrace.commands import dir_option, program
+from foldrace.command_hints import dir_option, program
 from foldrace.errors import StateError
 from foldrace.search.recording.delivery import Delivery
 from foldrace.search.recording.events import Event, EventSink
 from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.local_store import write_ahead
-from foldrace.search.recording.mlflow_internals import RETRIES
+from foldrace.search.recording.mlflow_internals import RETRIES, check_mlflow
 from foldrace.search.recording.outbox import OUTBOX, Outbox, waiting_records
 from foldrace.search.recording.tracking import check_tracking, connect
 from foldrace.search.recording.writer import MlflowWriter
@@ -83,7 +83,7 @@ def _warn_of_waiting(folder: SweepFolder) -> None:
         place, where = folder.path / OUTBOX, dir_option(folder.root, Path("runs").resolve())
         command = f"{program()} sync {folder.name}{where}"
         log.warning(
-            "recording: %d records wait in %s; `%s` delivers them", waiting, place, command
+            "recording: %s records wait in %s; `%s` delivers them", f"{waiting:,}", place, command
         )
 
 
@@ -136,6 +136,7 @@ def sync_sweep(name: str | None, root: Path) -> tuple[SweepFolder, int]:
         if not waiting_records(folder.path):
             return folder, 0
         state = folder.read_state()
+        check_mlflow()
         check_tracking(state.tracking_uri)
         client = connect(state.tracking_uri)
         writer = MlflowWriter(client, state.experiment_id, folder.name, state.key, folder.path)

@@ -1,4 +1,4 @@
-"""Writes the events of a sweep into MLflow; `foldrace.search.recording.schema` says as what."""
+"""Writes the events of a sweep into MLflow, by the names of `foldrace.search.recording.schema`."""
 
 from __future__ import annotations
 
@@ -102,10 +102,6 @@ class MlflowWriter(EventSink):
         """The id of a trial's run, which is created if it does not exist."""
         return self._runs.id((trial,))
 
-    def fold_run(self, trial: int, fold: int) -> str:
-        """The id of a fold's run, which is created if it does not exist."""
-        return self._runs.id((trial, fold))
-
     @property
     def finished_refit(self) -> str | None:
         """The id of the run of a completed refit; None before that."""
@@ -153,7 +149,7 @@ class MlflowWriter(EventSink):
         """Opens the sweep's run and records the sweep file, the environment and the data set.
 
         Args:
-            environment: see `foldrace.search.sweeps.environment.describe_environment`.
+            environment: see `foldrace.search.preparing.environment.describe_environment`.
             kind: ``sweep`` or ``comparison``.
         """
         run = self.sweep_run

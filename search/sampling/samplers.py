@@ -1,4 +1,4 @@
-"""Optuna's samplers by their names in a sweep file, each made anew for every suggestion."""
+"""Optuna's samplers by their names in a sweep file, each created for each suggestion."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 The rule is that of Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys
 2020), Algorithm 2: a trial pauses at each rung and is promoted when it is among the best 1/η that
 have reached it; otherwise a new trial starts. Three things are added, each for a reason measured
-in docs/racing.md: the first wave, the promotion of a rung's best trial, and the last chance when
-no new trials are left. This module does not use Ray.
+in docs/explanation/racing.md: the first wave, the promotion of a rung's best trial, and the last
+chance when no new trials are left. This module does not use Ray.
 """
 
 from __future__ import annotations

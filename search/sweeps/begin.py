@@ -16,6 +16,7 @@ from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_shared
 from foldrace.search.recording.folder import (
     ARTIFACTS,
+    TUNE_FORMAT,
     SweepFolder,
     SweepState,
     create_sweep_folder,
@@ -63,6 +64,7 @@ class NewSweep:
             dataset_digest=prepared.dataset.digest,
             spec=spec.to_yaml(),
             task_digest=prepared.task.digest,
+            tune_format=TUNE_FORMAT,
         )
         folder.write_state(state)
         return folder, state

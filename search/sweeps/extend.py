@@ -123,7 +123,8 @@ def prepare_extension(
 def _check_extendable(folder: SweepFolder, old: SweepSpec, epochs: int) -> None:
     if old.comparison is not None:
         raise StateError(
-            f"{folder.name}: a comparison gives all arms the same epochs; set epochs in a new one"
+            f"{folder.name}: a comparison gives all arms the same epochs; start a new comparison"
+            " with more epochs"
         )
     if epochs <= old.epochs:
         raise InputError(

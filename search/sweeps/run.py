@@ -17,6 +17,7 @@ from foldrace.search.preparing.resources import check_resources, largest_node, r
 from foldrace.search.preparing.warm_start import with_warm_start
 from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.folder import SweepFolder, SweepState, check_root
+from foldrace.search.recording.mlflow_internals import check_mlflow
 from foldrace.search.recording.schema import Outcome
 from foldrace.search.recording.sweep_outbox import recording
 from foldrace.search.recording.tracking import check_tracking, connect, tracking_uri
@@ -80,6 +81,7 @@ def resume_sweep(
     """
     folder.check_private()
     state = folder.read_state()
+    state.check_tune_format(folder.name)
     state.check_spec(prepared.spec.to_yaml(), folder.name)
     state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
     state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
@@ -129,6 +131,7 @@ class SweepRun:
             InputError, StateError: as `run_sweep`.
         """
         check_ray()
+        check_mlflow()
         with ExitStack() as stack:
             view = stack.enter_context(self._make_view())
             interrupt = stack.enter_context(graceful_interrupt())

@@ -46,7 +46,7 @@ def graceful_interrupt() -> Iterator[Interrupt]:
         again, state.asked = state.asked, True
         if again or not state.tuning or not callable(signal.getsignal(signal.SIGUSR1)):
             raise KeyboardInterrupt
-        log.info("Stopping: what is done is kept. Press Ctrl-C again to stop at once.")
+        log.info("Stopping: completed work is kept. Press Ctrl-C again to stop at once.")
         state.stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

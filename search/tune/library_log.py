@@ -13,7 +13,7 @@ __all__ = ["LIBRARY_LOG", "library_log"]
 LIBRARY_LOG = "libraries.log"
 """The file's name in the sweep's folder."""
 
-_LIBRARIES = ("ray", "mlflow")
+_LIBRARIES = ("ray", "mlflow", "mlflow.store", "alembic")
 _BYTES = 4_000_000
 
 
@@ -24,9 +24,11 @@ class _File(RotatingFileHandler):
 
 @contextmanager
 def library_log(folder: Path) -> Iterator[None]:
-    """Within this block, records of Ray's and MLflow's loggers from INFO on are appended to
-    `LIBRARY_LOG` in ``folder``, and are shown nowhere else. The file is made with the first
-    record, and starts anew (with one older file kept) after 4 MB."""
+    """Within this block, what Ray and MLflow log from INFO on goes to a file, and nowhere else.
+
+    Records are appended to `LIBRARY_LOG` in ``folder``. The file is made with the first record,
+    and starts anew after 4 MB; one older file is kept.
+    """
     path = folder / LIBRARY_LOG
     file = _File(path, maxBytes=_BYTES, backupCount=1, encoding="utf-8", delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -71,7 +71,7 @@ class LoadedTask:
         for name, values in terms.items():
             if values.shape[:1] != images.shape[:1]:
                 raise ValueError(
-                    f"losses() must give one value a sample: {name!r} has shape"
+                    f"losses() must give one value per sample: {name!r} has shape"
                     f" {tuple(values.shape)} for {len(images)} samples"
                 )
         return terms

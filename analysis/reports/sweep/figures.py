@@ -101,7 +101,7 @@ def learning_curves(record: SweepRecord) -> Figure:
     ended = "; a dot marks where a trial was pruned" if record.count("pruned") else ""
 
     def plot(canvas: Canvas) -> None:
-        plot_learning_curves(canvas.subplots(), record.curves, statuses, record.winner)
+        plot_learning_curves(canvas.subplots(), record.curves, statuses, record.best_trial)
 
     return draw(
         "learning-curves",

@@ -84,7 +84,7 @@ def draw_overview(overview: Overview, path: Path) -> None:
     """Writes the figure; the file's suffix says in which format."""
     statuses = dict(zip(overview.trials["trial"], overview.trials["status"], strict=True))
     best = overview.ranking.head(_SHOWN_TRIALS)
-    winner = int(best.iloc[0]["trial"]) if len(best) else None
+    best_trial = int(best.iloc[0]["trial"]) if len(best) else None
     has_strip = overview.strip is not None
     with figure_style():
         from matplotlib.figure import Figure as Canvas
@@ -94,7 +94,7 @@ def draw_overview(overview: Overview, path: Path) -> None:
         grid = canvas.add_gridspec(len(heights), 2, height_ratios=heights)
         canvas.suptitle(_headline(overview), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
         left, right = (canvas.add_subplot(grid[0, column]) for column in (0, 1))
-        plot_learning_curves(left, overview.curves, statuses, winner)
+        plot_learning_curves(left, overview.curves, statuses, best_trial)
         plot_best_trials(right, best, overview.folds)
         _note_parameters(right, overview, best)
         if overview.strip is not None:

@@ -45,21 +45,24 @@ def plot_best_trials(axes: Axes, best: pd.DataFrame, folds: Mapping[int, Sequenc
 
 
 def plot_learning_curves(
-    axes: Axes, curves: Mapping[int, pd.DataFrame], statuses: Mapping[int, str], winner: int | None
+    axes: Axes,
+    curves: Mapping[int, pd.DataFrame],
+    statuses: Mapping[int, str],
+    best_trial: int | None,
 ) -> None:
     """Each trial's loss over epochs, its mean over the folds trained by then.
 
     Args:
         curves: by trial: ``epoch``, ``val_loss``, ``val_loss_se``.
         statuses: by trial.
-        winner: the best completed trial, drawn with its standard error.
+        best_trial: the best completed trial, drawn with its standard error.
     """
     shown = [loss for curve in curves.values() for loss in curve["val_loss"]]
     for trial, curve in curves.items():
-        if trial != winner:
+        if trial != best_trial:
             _plot_curve(axes, curve, statuses[trial], 0.45 if len(curves) > _MANY_CURVES else 0.8)
-    if winner is not None:
-        best = curves[winner]
+    if best_trial is not None:
+        best = curves[best_trial]
         error = best["val_loss_se"].fillna(0)
         low, high = best["val_loss"] - error, best["val_loss"] + error
         shown.extend(low)
@@ -68,8 +71,8 @@ def plot_learning_curves(
     fit_losses(axes, shown, LOG_FROM)
     axes.set(xlabel="epoch", ylabel="validation loss, mean over its folds")
     whole_ticks(axes)
-    seen = {statuses[trial] for trial in curves if trial != winner}
-    names = [(f"trial {winner}, the best", ORANGE)] if winner is not None else []
+    seen = {statuses[trial] for trial in curves if trial != best_trial}
+    names = [(f"trial {best_trial}, the best", ORANGE)] if best_trial is not None else []
     names += [("completed", BLUE)] if "completed" in seen else []
     names += [("pruned (dot)", MUTED)] if "pruned" in seen else []
     names += [("failed (×)", MUTED)] if "failed" in seen else []

@@ -123,7 +123,7 @@ def _price(record: SweepRecord) -> str:
 
 def _facts(record: SweepRecord) -> tuple[tuple[str, str], ...]:
     facts: list[tuple[str, str]] = []
-    if record.winner is not None:
+    if record.best_trial is not None:
         first = record.ranking.iloc[0]
         facts.append(("Best trial", f"trial {first['trial']}"))
         facts.append(("Validation loss", loss_text(first["val_loss"], first["val_loss_se"])))
@@ -146,7 +146,7 @@ def _facts(record: SweepRecord) -> tuple[tuple[str, str], ...]:
 
 
 def _best(record: SweepRecord) -> tuple[Block, ...]:
-    if record.winner is None:
+    if record.best_trial is None:
         text = "No trial has completed. A pruned or failed trial is never called best."
         return (Paragraph(text),)
     blocks: list[Block] = [best_trials(record), best_table(record)]
@@ -195,7 +195,7 @@ def _space(record: SweepRecord) -> tuple[Block, ...]:
     if found is not None:
         blocks.append(importances(found))
     blocks.append(slices(record, parameters))
-    if len(parameters) > 1 and record.winner is not None and len(record.trials) > 1:
+    if len(parameters) > 1 and record.best_trial is not None and len(record.trials) > 1:
         blocks.append(parallel_coordinates(record, parameters))
     return tuple(blocks)
 

@@ -101,13 +101,15 @@ def slices(record: SweepRecord, parameters: Sequence[SearchedParameter]) -> Figu
         for axes in grid.flat[len(parameters) :]:
             axes.set_visible(False)
         for axes, parameter in zip(grid.flat, parameters, strict=False):
-            _slice(axes, parameter, losses, statuses, record.winner)
+            _slice(axes, parameter, losses, statuses, record.best_trial)
             _failed(axes, parameter, failed)
             axes.set_xlabel(parameter.name, color=INK)
         fit_losses(grid[0, 0], losses.values(), LOG_FROM)
         for line in grid:
             line[0].set_ylabel("validation loss")
-        best = [("best trial", ORANGE), ("completed", BLUE)] if record.winner is not None else []
+        best = (
+            [("best trial", ORANGE), ("completed", BLUE)] if record.best_trial is not None else []
+        )
         others = [("not completed", MUTED)] if set(statuses.values()) - {"completed"} else []
         canvas.suptitle(" ", fontsize=9)  # makes room for the key
         key(grid[0, 0], [*best, *others], beyond=True)
@@ -129,11 +131,11 @@ def _slice(
     parameter: SearchedParameter,
     losses: dict[int, float],
     statuses: dict[int, str],
-    winner: int | None,
+    best_trial: int | None,
 ) -> None:
     trials = [trial for trial in parameter.values if trial in losses]
     for trial, x in zip(trials, _places(parameter, trials, jitter=0.18), strict=True):
-        if trial == winner:
+        if trial == best_trial:
             colour, size, edge, order = ORANGE, 7.0, PAPER, 4
         elif statuses[trial] == "completed":
             colour, size, edge, order = BLUE, 4.5, "none", 3
@@ -221,9 +223,9 @@ def parallel_coordinates(record: SweepRecord, parameters: Sequence[SearchedParam
     return draw(
         "parallel-coordinates",
         "Every trial through its parameters",
-        "A line a trial, the stronger the better its loss; the best trial is orange. Where strong"
-        " lines run together, the good trials have that value in common; where they fan out, the"
-        f" parameter matters little.{' Grey: not completed.' if others else ''}",
+        "One line per trial; better trials are drawn stronger; the best trial is orange. Where"
+        " strong lines run together, the good trials have that value in common; where they fan"
+        f" out, the parameter matters little.{' Grey: not completed.' if others else ''}",
         f"Parallel coordinates of {len(record.trials)} trials over {len(parameters)} parameters"
         " and the loss.",
         plot,

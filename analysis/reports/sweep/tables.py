@@ -58,7 +58,7 @@ def best_table(record: SweepRecord) -> Table:
     for place, (_, row) in enumerate(best.iterrows(), 1):
         values = (row.get(f"params.{name}") for name in names)
         score = loss_text(row["val_loss"], row["val_loss_se"])
-        behind = _paired_difference(losses, row["trial"], record.winner)
+        behind = _paired_difference(losses, row["trial"], record.best_trial)
         rows.append((str(place), str(row["trial"]), score, behind, *map(_value_text, values)))
     return Table(
         f"The best {len(best)}" if len(best) > 1 else "The best trial",
@@ -79,11 +79,11 @@ def _value_text(value: object) -> str:
     return f"{found:#.3g}".rstrip(".") if isinstance(found, float) and not whole else value
 
 
-def _paired_difference(losses: pd.DataFrame, trial: int, winner: int | None) -> str:
-    """The mean difference to the winner over their common folds, with its standard error."""
-    if trial == winner or trial not in losses or winner not in losses:
+def _paired_difference(losses: pd.DataFrame, trial: int, best_trial: int | None) -> str:
+    """The mean difference to the best_trial over their common folds, with its standard error."""
+    if trial == best_trial or trial not in losses or best_trial not in losses:
         return _NONE
-    differences = (losses[trial] - losses[winner]).dropna()
+    differences = (losses[trial] - losses[best_trial]).dropna()
     return loss_text(float(differences.mean()), float(differences.sem()))
 
 

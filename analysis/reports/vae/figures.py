@@ -63,7 +63,7 @@ def rate_distortion(record: VaeRecord) -> Figure | None:
                 markeredgecolor=colour,
                 zorder=3,
             )
-        _name_winner(axes, record, seen)
+        _name_best(axes, record, seen)
         axes.set(
             xlabel="rate: KL, nats per image", ylabel="distortion: squared error, sum per image"
         )
@@ -133,11 +133,11 @@ def _beta_colours(figure: Canvas, axes: Axes, betas: pd.Series[float]) -> list[s
     return [to_hex(scale.to_rgba(beta)) if math.isfinite(beta) else GREY for beta in betas]
 
 
-def _name_winner(axes: Axes, record: VaeRecord, seen: pd.DataFrame) -> None:
-    winner = record.winner
-    if winner is None or winner["trial"] not in set(seen["trial"]):
+def _name_best(axes: Axes, record: VaeRecord, seen: pd.DataFrame) -> None:
+    best_trial = record.best_trial
+    if best_trial is None or best_trial["trial"] not in set(seen["trial"]):
         return
-    at = (float(winner["val_kl"]), float(winner["val_squared_error"]))
+    at = (float(best_trial["val_kl"]), float(best_trial["val_squared_error"]))
     axes.plot(
         *at,
         "o",
@@ -150,7 +150,7 @@ def _name_winner(axes: Axes, record: VaeRecord, seen: pd.DataFrame) -> None:
     # below the point, where no trial can be: it would be better in both respects
     left = at[0] < np.mean(axes.get_xlim())
     axes.annotate(
-        f"winner: trial {winner['trial']}",
+        f"best: trial {best_trial['trial']}",
         at,
         xytext=(-8 if left else 8, -10),
         textcoords="offset points",

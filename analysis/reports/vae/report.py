@@ -73,9 +73,9 @@ def _score(record: VaeRecord) -> tuple[str, dict[str, float]]:
     """The best trial's metrics and their source: the test set after a refit, else validation."""
     if record.test:
         return "test", dict(record.test)
-    assert record.winner is not None
+    assert record.best_trial is not None
     names = ("elbo", "reconstruction", "kl", "squared_error", "mse", "active_units")
-    given = {name: record.winner.get(f"val_{name}", math.nan) for name in names}
+    given = {name: record.best_trial.get(f"val_{name}", math.nan) for name in names}
     return "validation", {name: float(value) for name, value in given.items()}
 
 
@@ -85,7 +85,7 @@ def _dimensions(record: VaeRecord) -> int | None:
 
 
 def _facts(record: VaeRecord) -> tuple[tuple[str, str], ...]:
-    if record.winner is None:
+    if record.best_trial is None:
         return ()
     where, score = _score(record)
     label, loss = _loss(record, score)
@@ -113,10 +113,10 @@ def _loss(record: VaeRecord, score: Mapping[str, float]) -> tuple[str, float]:
 def _lead(record: VaeRecord) -> str:
     if not len(record.trials):
         return "No trial has started yet."
-    if record.winner is None:
+    if record.best_trial is None:
         failed = int((record.trials["status"] == "failed").sum())
         why = f"; {failed} of {len(record.trials)} failed" if failed else ""
-        return f"No trial was completed, so there is no winner{why}."
+        return f"No trial was completed, so there is no best trial{why}."
     where, score = _score(record)
     dimensions, active = _dimensions(record), score.get("active_units", math.nan)
     label, loss = _loss(record, score)
@@ -185,7 +185,7 @@ _MEANINGS = {
 
 
 def _test_table(record: VaeRecord) -> Table | None:
-    if not record.test or record.winner is None:
+    if not record.test or record.best_trial is None:
         return None
     test = {**record.test, "negative_elbo": -record.test.get("elbo", math.nan)}
     if record.variance == 0.5:

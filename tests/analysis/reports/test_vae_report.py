@@ -101,7 +101,7 @@ def test_every_picture_is_there_once(report: Report, tmp_path: Path) -> None:
 
 def test_points_know_their_beta_and_the_winner_is_named(report: Report) -> None:
     svg = blocks(report, Figure)["rate-distortion"].svg
-    assert "winner: trial 1" in svg and "β in training" in svg
+    assert "best: trial 1" in svg and "β in training" in svg
     assert "for 3 trials" in blocks(report, Figure)["rate-distortion"].alt
 
 
@@ -180,7 +180,7 @@ def test_a_refit_without_evidence_still_has_its_figures(
     [
         ([], "No trial has started yet"),
         ([{"outcome": Outcome.FAILED}, {"outcome": Outcome.FAILED}], "2 of 2 failed"),
-        ([{**COMPLETED, "outcome": Outcome.PRUNED}], "no winner"),
+        ([{**COMPLETED, "outcome": Outcome.PRUNED}], "no best trial"),
     ],
 )
 def test_without_a_winner_it_says_why(

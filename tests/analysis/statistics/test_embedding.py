@@ -73,7 +73,7 @@ def test_codes_of_one_number_are_laid_out_too() -> None:
     assert np.isfinite(tsne(np.linspace(0, 1, 40)[:, None], 5)).all()
 
 
-def test_perplexities_are_allowed_perplexities_by_the_number_of_points() -> None:
+def test_the_number_of_points_limits_the_perplexities() -> None:
     assert allowed_perplexities((100, 10, 30), 10_000) == (10, 30, 100)
     assert allowed_perplexities((10, 30, 100), 180) == (10, 30, 59)
     assert allowed_perplexities((10, 30, 100), 40) == (10, 13)

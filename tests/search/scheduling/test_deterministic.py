@@ -1,7 +1,7 @@
 """A sweep on a virtual clock is a function of its curves and its slots: of no worker, no order, no
 restart, no failure.
 
-The controller is a fake of Tune's (tests/racing.py).
+The controller is a fake of Tune's (tests/helpers/racing.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sweeps of the promotion scheduler in any order of events: sound at every step, and always at an
 end with a winner.
 
-The controller is a fake of Tune's (tests/racing.py); after every step `check_sweep` looks at the
-race and the trials.
+The controller is a fake of Tune's (tests/helpers/racing.py); after every step `check_sweep` looks
+at the race and the trials.
 """
 
 from __future__ import annotations
