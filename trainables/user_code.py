@@ -39,7 +39,9 @@ def load_object(
         try:
             module = importlib.import_module(where)
         except (Exception, SystemExit) as cause:
-            rule = f"module {where} does not import: {type(cause).__name__}: {cause}"
+            rule = (
+                f"module {where} does not import: {type(cause).__name__}: {cause}{_moved(cause)}"
+            )
             raise error(field, reference, rule) from cause
     found = getattr(module, name, None)
     if found is None or (noun == "function" and not callable(found)):
@@ -66,6 +68,14 @@ def _import_file(path: Path, field: str, error: type[InputError]) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as cause:
         del sys.modules[name]
-        rule = f"does not import: {type(cause).__name__}: {cause}"
+        rule = f"does not import: {type(cause).__name__}: {cause}{_moved(cause)}"
         raise error(field, str(path), rule) from cause
     return module
+
+
+def _moved(cause: BaseException) -> str:
+    """A hint where the code imports a part of Foldrace by a name that it had before."""
+    missing = (getattr(cause, "name", None) or "") if isinstance(cause, ImportError) else ""
+    if missing.removeprefix("foldrace.").partition(".")[0] != "trainables":
+        return ""
+    return "; Foldrace is imported as `foldrace`: `from foldrace import layers, Parameter`"

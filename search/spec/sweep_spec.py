@@ -212,8 +212,8 @@ class SweepSpec(SpecSection):
         return dump_yaml(self.model_dump(by_alias=True))
 
 
-def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """The spec in the sweep file at ``path``.
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The spec in the sweep file at ``path``, with its relative files resolved beside it.
 
     Args:
         overrides: ``key=value``, such as ``search.trials=40``; values are YAML.
@@ -221,6 +221,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     Raises:
         InputError: the file cannot be read, or as `parse_spec`.
     """
+    path = Path(path)
     return parse_spec(read_file(path), path.absolute().parent, overrides)
 
 

@@ -140,14 +140,15 @@ def _restored_tuner(path: Path, trainable: Any) -> tune.Tuner | None:
     before its first snapshot and cannot be read; then its folder is removed.
 
     Raises:
-        StateError: an experiment with a snapshot cannot be read.
+        StateError: an experiment with a snapshot, or one of another version, cannot be read.
     """
     if not tune.Tuner.can_restore(str(path)):
         return None
     try:
         return tune.Tuner.restore(str(path), trainable=trainable, resume_unfinished=True)
     except Exception as error:  # unpickling a truncated file can raise anything
-        if has_snapshot(path):
+        # a name that is not found is no truncated file: another version wrote it
+        if has_snapshot(path) or isinstance(error, (ImportError, AttributeError)):
             reason = f"Tune's state cannot be read: {first_line(error)}"
             raise StateError(f"{path}: {reason}") from error
         shutil.rmtree(path)

@@ -275,7 +275,7 @@ def test_wrong_data_of_the_users_is_refused(
         ),
         ("./build.py:Brokn", "has no Brokn; did you mean 'Broken'?"),
         ("./no_losses.py:Broken", "has no method losses"),
-        ("./shape.py:Broken", "losses() must give one value a sample"),
+        ("./shape.py:Broken", "losses() must give one value per sample"),
     ],
 )
 def test_a_broken_task_of_the_users_is_refused(place: Place, task: str, message: str) -> None:

@@ -136,6 +136,22 @@ def test_definitions_that_are_named_exist() -> None:
             )
 
 
+def test_pages_that_code_and_templates_name_exist() -> None:
+    files = [
+        path
+        for top in ("foldrace", "trainables", "search", "analysis", "cluster", "tests", "docs")
+        for path in (ROOT / top).rglob("*")
+        if path.suffix in {".py", ".yaml", ".md", ".css"}
+    ]
+    wrong = [
+        f"{path.relative_to(ROOT)}: {named}"
+        for path in [*files, ROOT / "CHANGELOG.md", ROOT / "Makefile"]
+        for named in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text())
+        if not (ROOT / named).exists() and not named.endswith(("command-line.md", "sweep-file.md"))
+    ]
+    assert len(files) > 300 and not wrong
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 

@@ -121,7 +121,7 @@ def test_killed_and_restarted_in_the_middle_of_a_sweep(server: TrackingServer) -
         server.start()
         out, err = process.communicate()
     assert process.returncode == 0, err
-    assert err.count("recording goes on") == 1 and "records wait in" not in err
+    assert err.count("recording resumed") == 1 and "records wait in" not in err
     assert_whole(server, json.loads(out.splitlines()[-1]))
     assert not (server.root / "sweeps" / "quick" / "spool").exists()
 

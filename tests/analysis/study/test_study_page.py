@@ -123,7 +123,7 @@ def test_our_results_stand_beside_the_studys(record: StudyRecord) -> None:
         "0.02000 ± 0.00100",
     )
     assert rows["its learning rate"][1] == "0.00300, searched from 0.0005 to 0.03"
-    assert rows["VAE: validation loss, fold by fold"][1] == "16.00, 16.32, 16.64 nats an image"
+    assert rows["VAE: validation loss, fold by fold"][1] == "16.00, 16.32, 16.64 nats per image"
     assert rows["VAE: test loss, squared error + KL"][1] == "18.00 + 6.50 = 24.50"
     assert rows["time"] == ("50 to 60 minutes", "1:40 on 2 cores")
 

@@ -294,7 +294,7 @@ def test_wherever_the_store_fails_for_a_while_nothing_is_lost_or_there_twice(
         assert state_of(client, experiment) == of_one, first
         assert [line.partition(";")[0] for line in said()] == [
             "recording waits: http://there does not answer",
-            "recording goes on",
+            "recording resumed",
         ], first
 
 

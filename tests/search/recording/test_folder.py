@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from foldrace.errors import StateError
 from foldrace.search.recording.folder import (
+    TUNE_FORMAT,
     SweepState,
     create_sweep_folder,
     find_sweep,
@@ -97,7 +99,9 @@ def test_a_changed_sweep_file_is_refused_with_the_difference() -> None:
         match=r"ae: its sweep\.yaml was changed since it began: epochs was 3 and is 5; ",
     ):
         state.check_spec("epochs: 5\nsearch: {trials: 4}\nspace: {lr: 0.1}\n", "ae")
-    with pytest.raises(StateError, match=r"search\.seed was 0 and is not there\. Change it back"):
+    with pytest.raises(
+        StateError, match=r"search\.seed was 0 and is missing; restore sweep\.yaml"
+    ):
         state.check_spec("epochs: 3\nsearch: {trials: 4}\nspace: {lr: 0.1}\n", "ae")
     SweepState("k", "sqlite:///x", "1").check_spec(
         "epochs: 5\n", "ae"
@@ -149,3 +153,10 @@ def test_a_folder_of_another_user_is_refused(
     monkeypatch.setattr("os.getuid", lambda: folder.path.stat().st_uid + 1)
     with pytest.raises(StateError, match=r"ae: .*ae belongs to another user"):
         folder.check_private()
+
+
+def test_a_sweep_of_a_version_with_another_search_state_is_refused_with_what_to_do() -> None:
+    old = SweepState("k", "sqlite:///x", "1")  # as versions without the field wrote it
+    with pytest.raises(StateError, match=r"ae: another version of Foldrace began it.*resume it"):
+        old.check_tune_format("ae")
+    replace(old, tune_format=TUNE_FORMAT).check_tune_format("ae")

@@ -433,3 +433,8 @@ def test_settings_without_effect_are_reported(
     assert len(lines) == len(said) and all(
         line.startswith(start) for line, start in zip(lines, said, strict=True)
     )
+
+
+def test_a_sweep_file_may_be_named_by_text() -> None:
+    path = ROOT / "search" / "specs" / "quick.yaml"
+    assert load_spec(str(path)) == load_spec(path)

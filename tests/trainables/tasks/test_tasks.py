@@ -221,3 +221,12 @@ def test_the_digest_is_that_of_the_users_file(file):
         digests.append(load_task(f"{file}:Mine").digest)
     assert digests[0] == digests[1] != digests[2] and digests[0]
     assert load_task("autoencoder").digest == ""
+
+
+@pytest.mark.parametrize(
+    "line", ["from trainables.layers import Conv2d", "import foldrace.trainables.layers"]
+)
+def test_a_name_that_foldrace_no_longer_has_is_answered_with_the_one_that_it_has(line, tmp_path):
+    (tmp_path / "old.py").write_text(line + "\n")
+    with pytest.raises(InputError, match="from foldrace import layers"):
+        load_task(f"{tmp_path}/old.py:Task")
