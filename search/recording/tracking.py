@@ -9,7 +9,6 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,19 +39,14 @@ def connect(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    from mlflow import MlflowClient
-
-    _quiet_mlflow()
-    return MlflowClient(tracking_uri=uri)
-
-
-@cache
-def _quiet_mlflow() -> None:
-    """Switches MLflow's log messages off, once: a sweep later sends them to a file of its own."""
+    # every time: importing parts of MLflow resets the levels
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # it logs with a traceback what it also raises
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
 
 
 def import_store_meanwhile(uri: str) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C: what is done is kept, nothing is left running."""
+"""Ctrl-C: completed work is kept, nothing is left running."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_it_ends_with_130_and_says_that_all_is_kept_and_how_to_go_on(
 ) -> None:
     swept, _ = interrupted
     assert swept.status == 130, swept.err
-    assert "Stopping: what is done is kept" in swept.err
+    assert "Stopping: completed work is kept" in swept.err
     assert re.search(r"[Ii]nterrupted.*kept", swept.err)
     assert f"foldrace resume quick --dir {swept.root}" in swept.err
     assert "Traceback" not in swept.err

@@ -11,11 +11,13 @@ from mlflow import environment_variables
 
 from foldrace.errors import StateError
 from foldrace.search.recording.local_store import write_ahead
-from foldrace.search.recording.mlflow_internals import RETRIES, check_mlflow
+from foldrace.search.recording.mlflow_internals import RETRIES, check_mlflow, store_engine
+from foldrace.search.recording.tracking import connect
 
 
 def test_the_installed_mlflow_has_all_that_is_used() -> None:
     check_mlflow()
+    assert store_engine(connect("sqlite://")).dialect.name == "sqlite"
 
 
 def test_a_name_that_mlflow_no_longer_has_is_said_with_the_version(
