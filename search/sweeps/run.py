@@ -29,7 +29,7 @@ from foldrace.search.sweeps.result import SweepResult, closing_tags, make_result
 from foldrace.search.tune.callback import RunningSweep
 from foldrace.search.tune.experiments import Experiment, comparison_experiment, sweep_experiment
 from foldrace.search.tune.interrupts import Interrupt, graceful_interrupt
-from foldrace.search.tune.library_log import library_log
+from foldrace.search.tune.log_file import library_log
 from foldrace.search.tune.patches import check_ray
 from foldrace.search.tune.session import ray_session
 from foldrace.search.tune.state import TrialTable

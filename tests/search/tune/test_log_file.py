@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foldrace.search.tune.library_log import LIBRARY_LOG, library_log
+from foldrace.search.tune.log_file import LIBRARY_LOG, library_log
 
 
 def test_records_of_the_libraries_go_to_the_file_and_not_to_the_terminal(
