@@ -201,7 +201,8 @@ def plain(tree: object, field: str = "", depth: int = 0) -> Any:
         field: the tree's name in errors.
 
     Raises:
-        InputError: a value of another type, a key that is not text, or more than 32 levels.
+        InputError: a value of another type, a key that is not text, text with half a surrogate
+            pair (which no file or message can hold), or more than 32 levels.
     """
     if depth > _DEEPEST:
         raise InputError(field[:60] + "...", None, f"has more than {_DEEPEST} levels")
@@ -209,6 +210,7 @@ def plain(tree: object, field: str = "", depth: int = 0) -> Any:
         for key in tree:
             if not isinstance(key, str):
                 raise InputError(field or "spec", key, "must be text, as every key")
+            _check_encodable(field or "spec", key)
         return {
             str(k): plain(v, f"{field}.{k}" if field else k, depth + 1) for k, v in tree.items()
         }
@@ -216,11 +218,21 @@ def plain(tree: object, field: str = "", depth: int = 0) -> Any:
         return [plain(item, f"{field}[{i}]", depth + 1) for i, item in enumerate(tree)]
     if tree is None or isinstance(tree, bool):
         return tree
+    if isinstance(tree, str):
+        _check_encodable(field, tree)
     for kind in (str, int, float):
         if isinstance(tree, kind):
             return kind(tree)
     rule = "must be text, a number, true, false, null, a list or a mapping"
     raise InputError(field, tree, rule, type(tree).__name__)
+
+
+def _check_encodable(field: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        rule = "must be Unicode text, without half a surrogate pair"
+        raise InputError(field, ascii(text), rule) from error
 
 
 def set_value(tree: dict[str, Any], override: str) -> None:

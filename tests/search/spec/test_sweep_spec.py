@@ -435,6 +435,13 @@ def test_settings_without_effect_are_reported(
     )
 
 
+@pytest.mark.parametrize("text", [r'{limit: "\ud83d\udca5"}', r'{"\ud800": 1}', r'"\udfff"'])
+def test_text_that_cannot_be_encoded_is_refused_wherever_it_stands(tmp_path, text) -> None:
+    (tmp_path / "a.yaml").write_text(f"dataset: {text}\n")
+    with pytest.raises(InputError, match="without half a surrogate pair"):
+        load_spec(tmp_path / "a.yaml")
+
+
 def test_a_sweep_file_may_be_named_by_text() -> None:
     path = ROOT / "search" / "specs" / "quick.yaml"
     assert load_spec(str(path)) == load_spec(path)
