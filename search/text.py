@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from foldrace.trainables.tasks.parameters import Value
 
-__all__ = ["clock", "params_text", "score_text"]
+__all__ = ["clock", "params_text", "reached", "score_text"]
 
 
 def clock(seconds: float | None) -> str:
@@ -49,3 +49,13 @@ def params_text(params: Mapping[str, Value], varying: Sequence[str] = ()) -> str
 
 def _short(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def reached(folds: int, epoch: int, of_folds: int, of_epochs: int) -> str:
+    """How far a trial has been evaluated.
+
+    >>> reached(1, 3, 3, 9), reached(3, 3, 3, 9)
+    ('1/3 folds, 3/9 epochs', '3/9 epochs')
+    """
+    part = f"{epoch}/{of_epochs} epochs"
+    return part if folds == of_folds else f"{folds}/{of_folds} folds, {part}"

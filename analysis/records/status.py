@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 import yaml
 
 from foldrace.analysis.records.tables import locate_sweep, ranking, trials_table
 from foldrace.search.recording.folder import SweepFolder
-from foldrace.search.recording.reader import spec_text
-from foldrace.search.recording.schema import Tag, sweep_state
+from foldrace.search.recording.reader import artifact_names, spec_text
+from foldrace.search.recording.schema import ERROR_FILE, Tag, sweep_state
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.text import clock
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 __all__ = ["Status", "read_status"]
 
+_SHOWN_FAILURES = 3
 _STATES = ("running", "completed", "pruned", "failed", "interrupted")
 
 
@@ -34,7 +40,9 @@ class Status:
         seconds: wall-clock time since the sweep started, or until it ended.
         remedy: what to do if the sweep's process on this node ended without closing the record;
             else "".
+        folds, epochs: of a completed trial.
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
+        tracebacks: by failed trial, where its ``error.txt`` is; for those that `failures` names.
     """
 
     sweep: str
@@ -43,7 +51,10 @@ class Status:
     planned: int
     varying: tuple[str, ...]
     seconds: float
+    folds: int
+    epochs: int
     trials: pd.DataFrame
+    tracebacks: Mapping[int, str]
     remedy: str = ""
 
     @property
@@ -56,6 +67,13 @@ class Status:
         """Completed trials, the best first."""
         return ranking(self.trials)
 
+    @property
+    def open_trials(self) -> pd.DataFrame:
+        """The running, paused and interrupted trials that have reported, the best first."""
+        still_open = self.trials["status"].isin(["running", "interrupted"])
+        seen = self.trials[still_open & self.trials["val_loss"].notna()]
+        return seen.sort_values(["folds", "epoch", "val_loss"], ascending=[False, False, True])
+
     def summary(self) -> str:
         """State, counts and time in one line."""
         counts = (
@@ -66,10 +84,16 @@ class Status:
         begun = f"{len(self.trials)} of {self.planned} trials: {counts}"
         return f"{self.sweep}: {self.state}{how}; {begun}; {clock(self.seconds)} since it started"
 
-    def failures(self, count: int = 3) -> list[str]:
-        """A line for each failed trial, ``count`` at most."""
-        failed = self.trials[self.trials["status"] == "failed"].head(count)
-        return [f"trial {row.trial} failed: {row.reason}" for row in failed.itertuples()]
+    def failures(self) -> list[str]:
+        """A line for each of the first failed trials and its traceback, and how many more."""
+        lines = []
+        for row in _first_failed(self.trials).itertuples():
+            lines.append(f"trial {row.trial} failed: {row.reason}")
+            if row.trial in self.tracebacks:
+                lines.append(f"    {self.tracebacks[row.trial]}")
+        if (more := self.counts["failed"] - _SHOWN_FAILURES) > 0:
+            lines.append(f"and {more} more failed; `foldrace report` lists them all")
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -110,6 +134,9 @@ def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
     gone = folder if running and folder is not None and folder.abandoned else None
     # a resumed run still has the end time of its first session
     end = None if running else run.info.end_time
+    trials = trials_table(client, run)
+    if gone:
+        trials["status"] = trials["status"].replace("running", "interrupted")
     return Status(
         sweep=run.data.tags[Tag.SWEEP],
         state="interrupted" if gone else state,
@@ -117,9 +144,27 @@ def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
         planned=spec.planned_trials,
         varying=spec.varying,
         seconds=((end or time.time() * 1000) - run.info.start_time) / 1000,
-        trials=trials_table(client, run),
+        folds=spec.folds.count,
+        epochs=spec.epochs,
+        trials=trials,
+        tracebacks=_tracebacks(client, trials),
         remedy=_remedy(gone) if gone else "",
     )
+
+
+def _first_failed(trials: pd.DataFrame) -> pd.DataFrame:
+    return trials[trials["status"] == "failed"].head(_SHOWN_FAILURES)
+
+
+def _tracebacks(client: MlflowClient, trials: pd.DataFrame) -> dict[int, str]:
+    """By trial, the path of its ``error.txt``, or its URI if it is not on this node."""
+    places: dict[int, str] = {}
+    for row in _first_failed(trials).itertuples():
+        if ERROR_FILE in artifact_names(client, row.run_id):
+            uri = f"{client.get_run(row.run_id).info.artifact_uri}/{ERROR_FILE}"
+            parts = urlsplit(uri)
+            places[row.trial] = unquote(parts.path) if parts.scheme == "file" else uri
+    return places
 
 
 def _remedy(folder: SweepFolder) -> str:

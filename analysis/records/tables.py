@@ -16,6 +16,8 @@ from foldrace.search.recording.reader import artifact, metric_points, runs_of, s
 from foldrace.search.recording.schema import (
     EPOCH,
     FOLDS,
+    PARAMETERS,
+    TRAIN_SECONDS,
     VAL_LOSS,
     VAL_LOSS_SE,
     Level,
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 _COLUMNS = ("trial", "run_id", "status", "reason", "end_time", "arm", "phase")
+_METRIC_OF_OBJECTIVE = {"parameters": PARAMETERS, "seconds": TRAIN_SECONDS}
 _METRICS = (VAL_LOSS, VAL_LOSS_SE, EPOCH, FOLDS)  # columns even if no trial has them
 
 
@@ -108,7 +111,8 @@ def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
     Columns:
         ``trial``; ``run_id``; ``status`` (completed, pruned, failed, interrupted, running);
         ``reason`` of a failure or pruning, else ""; ``end_time`` in ms since 1970, NaN before the
-        end; ``arm`` and ``phase`` of a comparison, else ""; every metric; every parameter as
+        end; ``arm`` and ``phase`` of a comparison, else ""; ``tie``, which orders trials of equal
+        ``val_loss`` by the sweep's further objectives; every metric; every parameter as
         ``params.NAME``, as text like in MLflow.
     """
     rows: list[dict[str, Any]] = []
@@ -129,7 +133,17 @@ def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     columns = dict.fromkeys([*_COLUMNS, *_METRICS, *table.columns])
-    return table.reindex(columns=[*columns]).sort_values("trial")
+    table = table.reindex(columns=[*columns]).sort_values("trial")
+    _, *others = sweep.data.tags.get(Tag.OBJECTIVES, VAL_LOSS).split(",")
+    return table.assign(tie=_places(table, [_METRIC_OF_OBJECTIVE[name] for name in others]))
+
+
+def _places(table: pd.DataFrame, metrics: Sequence[str]) -> pd.Series[int]:
+    """Each row's place among all by these metrics, the first one decides; equals share one."""
+    if not metrics:
+        return pd.Series(0, index=table.index)
+    values = table.reindex(columns=[*metrics]).fillna(np.inf)
+    return values.sort_values([*metrics]).groupby([*metrics], sort=True).ngroup()
 
 
 def parameter_texts(trial: pd.Series[Any]) -> dict[str, str]:
@@ -164,7 +178,7 @@ def ranking(trials: pd.DataFrame) -> pd.DataFrame:
         & trials["val_loss"].notna()
         & (trials["phase"] != "repeat")
     ]
-    return done.sort_values(["val_loss", "trial"])
+    return done.sort_values(["val_loss", "tie", "trial"])
 
 
 def best_trial(trials: pd.DataFrame) -> pd.Series[Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from foldrace.search.text import clock, params_text, score_text
+from foldrace.search.text import clock, params_text, reached, score_text
 
 if TYPE_CHECKING:
     from foldrace.analysis.records.status import Status
@@ -86,16 +86,25 @@ def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
 
 
 def status_table(status: Status, count: int = 5) -> Table:
-    """The best completed trials of a sweep."""
+    """The best completed trials of a sweep, and below them the best of those that are open."""
     from foldrace.analysis.records.tables import number
 
-    table = Table("#", "trial", "CV loss ± std. error", "parameters", header_style="bold")
-    for place, (_, row) in enumerate(status.ranking.head(count).iterrows(), 1):
+    table = Table("#", "trial", header_style="bold")
+    table.add_column("CV loss ± std. error", no_wrap=True)
+    table.add_column("evaluated", no_wrap=True)
+    table.add_column("parameters", overflow="fold")
+    completed = [row for _, row in status.ranking.head(count).iterrows()]
+    still_open = [row for _, row in status.open_trials.head(count).iterrows()]
+    for place, row in enumerate([*completed, *still_open], 1):
         given = {name: row.get(f"params.{name}") for name in status.varying}
         params = {name: number(text) for name, text in given.items() if isinstance(text, str)}
         score = score_text(row["val_loss"], row["val_loss_se"])
-        style = "bold green" if place == 1 else ""
-        table.add_row(str(place), str(row["trial"]), score, params_text(params), style=style)
+        done = place <= len(completed)
+        folds, epoch = int(row["folds"]), int(row["epoch"])
+        far = "completed" if done else reached(folds, epoch, status.folds, status.epochs)
+        style = "bold green" if done and place == 1 else "" if done else "dim"
+        where = str(place) if done else "·"
+        table.add_row(where, str(row["trial"]), score, far, params_text(params), style=style)
     return table
 
 

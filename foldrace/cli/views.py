@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from foldrace.search.text import clock, params_text, score_text
+from foldrace.search.text import clock, params_text, reached, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 
 __all__ = ["LiveView", "PlainView", "top_table"]
@@ -26,16 +26,11 @@ def _states(trials: TrialTable) -> str:
     return f"{len(trials.records)} of {trials.total} trials: " + (", ".join(counts) or "none yet")
 
 
-def reached(trial: TrialRecord, folds: int, epochs: int) -> str:
-    """``to the end``, ``3/9 epochs``, or ``1/3 folds, 3/9 epochs``."""
+def _evaluated(trial: TrialRecord, folds: int, epochs: int) -> str:
+    """``completed``, ``3/9 epochs``, or ``1/3 folds, 3/9 epochs``."""
     if trial.status is TrialStatus.COMPLETED or trial.report is None:
-        return "to the end"
-    part = f"{trial.report.epoch}/{epochs} epochs"
-    return (
-        part
-        if len(trial.report.folds) == folds
-        else f"{len(trial.report.folds)}/{folds} folds, {part}"
-    )
+        return trial.status.value
+    return reached(len(trial.report.folds), trial.report.epoch, folds, epochs)
 
 
 def top_table(
@@ -68,7 +63,7 @@ def top_table(
     for place, trial in enumerate([*best, *trials.pruned()][:count], 1):
         done = trial.status is TrialStatus.COMPLETED
         score = score_text(trial.val_loss, trial.standard_error)
-        row = (*([str(trial.part)] if arms else []), score, reached(trial, folds, epochs))
+        row = (*([str(trial.part)] if arms else []), score, _evaluated(trial, folds, epochs))
         style = "bold green" if done and place == 1 else "" if done else "dim"
         cells = (
             str(place) if done else "·",
@@ -81,6 +76,7 @@ def top_table(
 
 
 _QUIET = 30.0  # seconds
+_STARTING = "starting Ray and its workers …"
 
 
 def _change(trial: TrialRecord) -> str:
@@ -95,7 +91,8 @@ def _change(trial: TrialRecord) -> str:
 class PlainView:
     """Prints a line for each trial that ends or pauses, for logs and CI.
 
-    It also prints one when the first trial begins, and whenever half a minute has passed without.
+    It also prints one before Ray starts, one when the first trial begins, and one whenever half a
+    minute has passed without.
     """
 
     def __init__(
@@ -123,6 +120,7 @@ class PlainView:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def __enter__(self) -> PlainView:
+        self._console.print(_STARTING)
         return self
 
     def __exit__(
@@ -177,7 +175,7 @@ class LiveView:
 
     def __enter__(self) -> LiveView:
         self._live.__enter__()
-        self._live.update(Text("starting Ray and its workers …", style="dim"))
+        self._live.update(Text(_STARTING, style="dim"))
         return self
 
     def __exit__(

@@ -6,19 +6,23 @@ Nothing is written either, except a data set that has to be downloaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from foldrace.errors import InputError
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_resources, count_gpus
 from foldrace.search.preparing.task_checks import check_objective, try_task
 from foldrace.search.sampling.arms import Arm, build_arms, differing
+from foldrace.search.sampling.points import Key, point_key
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import SweepSpec
+from foldrace.search.text import params_text
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.data.datasets import load_dataset
 from foldrace.trainables.data.references import check_reference
 from foldrace.trainables.tasks.loading import BUILT_IN_TASKS, LoadedTask, load_task
+from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import FoldKind, FoldPlan
 
 __all__ = ["Prepared", "fold_plan", "prepare"]
@@ -38,10 +42,7 @@ def prepare(spec: SweepSpec, data_dir: Path, *, local: bool = True) -> Prepared:
     task = load_task(spec.task)
     arms = build_arms(spec, task)
     space = SearchSpace.build({} if arms else spec.space, task.declared)
-    points = tuple(
-        space.check_point(point, f"search.start_with[{i}]")
-        for i, point in enumerate(spec.search.start_with)
-    )
+    points = _starting_points(spec, space)
     if local:
         gpus = count_gpus() if spec.resources.gpu else 0
         available = {"CPU": os.cpu_count() or 1, "GPU": gpus}
@@ -54,6 +55,22 @@ def prepare(spec: SweepSpec, data_dir: Path, *, local: bool = True) -> Prepared:
     check_objective(task, spec.objective, differing(arms) if arms else space.tunable)
     _check_task(spec, task, dataset, space, arms)
     return Prepared(spec, task, dataset, folds, space, points, arms)
+
+
+def _starting_points(spec: SweepSpec, space: SearchSpace) -> tuple[Mapping[str, Value], ...]:
+    """The tunable part of each point to try first. Raises: InputError."""
+    points: list[Mapping[str, Value]] = []
+    places: dict[Key, int] = {}
+    for place, given in enumerate(spec.search.start_with):
+        field = f"search.start_with[{place}]"
+        point = space.check_point(given, field)
+        if space.is_complete(point):
+            earlier = places.setdefault(point_key(point), place)
+            if earlier != place:
+                rule = f"is the same configuration as search.start_with[{earlier}]"
+                raise InputError(field, params_text(point), rule, "leave it out")
+        points.append(point)
+    return tuple(points)
 
 
 def _check_task(

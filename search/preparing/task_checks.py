@@ -68,12 +68,14 @@ def try_task(
         doing = "losses()"
         terms = dict(trial.losses(model.train(), images, params, 0.0))
         _check_terms(task, terms, len(images), objective)
+        _check_summary(trial, terms, params, objective)
         doing = "the gradient of the loss"
         torch.autograd.backward(terms["loss"].mean())
         with torch.inference_mode():
             doing = "losses() in evaluation"
             terms = dict(trial.losses(model.eval(), images, params))
             _check_terms(task, terms, len(images), objective)
+            _check_summary(trial, terms, params, objective)
             doing = "reconstruct()"
             made = (
                 implementation.reconstruct(model, images, params) if task.reconstructs else images
@@ -121,3 +123,25 @@ def _check_terms(
     for name in ("loss", task.objective or "loss"):
         if name not in terms:
             raise wrong(f"losses() returns no {name!r}", known)
+
+
+def _check_summary(
+    task: LoadedTask,
+    terms: Mapping[str, Any],
+    params: Mapping[str, Value],
+    objective: str | None,
+) -> None:
+    means = {name: values.detach().double().mean(0).tolist() for name, values in terms.items()}
+    try:
+        summary = task.summarise(means, params)
+    except Exception as error:
+        rule = f"summarise() fails on the means of two samples: {type(error).__name__}: {error}"
+        raise InputError("task", task.reference, rule) from error
+    known = f"it returns: {', '.join(map(str, summary))}"
+    for name in ("loss", objective or task.objective or "loss"):
+        if name not in summary:
+            raise InputError("task", task.reference, f"summarise() returns no {name!r}", known)
+    for name in summary:
+        if not isinstance(name, str) or not _TERM.fullmatch(name) or name in _TAKEN:
+            rule = f"summarise() names a metric {name!r}; names are letters, digits and _"
+            raise InputError("task", task.reference, rule, known)

@@ -63,6 +63,9 @@ COMPARISON_FILE = "comparison.npz"
 REFIT_FILE, EVIDENCE_FILE = "refit.json", "evidence.npz"
 """What a refit found, and what the refitted model does with the test images."""
 
+ERROR_FILE = "error.txt"
+"""The traceback of a failed trial."""
+
 _PREFIX = "foldrace."
 
 
@@ -80,6 +83,7 @@ class Tag(StrEnum):
 
     ``KEY`` identifies a run: ``SWEEP_KEY`` and the run's place. ``PRUNED_AT`` and ``FAILURE`` say
     why a trial was pruned or failed. ``REFIT_DONE`` means that the test part has been used.
+    ``OBJECTIVES`` are separated by commas.
     """
 
     LEVEL = "foldrace.level"
@@ -96,6 +100,7 @@ class Tag(StrEnum):
     PHASE = "foldrace.phase"
     REPEAT = "foldrace.repeat"
     KIND = "foldrace.kind"
+    OBJECTIVES = "foldrace.objectives"
     TASK = "foldrace.task"
     GIT_REVISION = "foldrace.git_revision"
     DATASET_DIGEST = "foldrace.dataset_digest"

@@ -6,7 +6,7 @@ import base64
 import getpass
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from foldrace.search.recording.schema import (
     BEST_TRIAL,
     ENVIRONMENT_FILE,
     EPOCH,
+    ERROR_FILE,
     FOLD_EPOCHS,
     FOLDS,
     PARAMETERS,
@@ -145,12 +146,14 @@ class MlflowWriter(EventSink):
         dataset: Dataset,
         task: str,
         kind: str = "sweep",
+        objectives: Sequence[str] = (VAL_LOSS,),
     ) -> None:
         """Opens the sweep's run and records the sweep file, the environment and the data set.
 
         Args:
             environment: see `foldrace.search.preparing.environment.describe_environment`.
             kind: ``sweep`` or ``comparison``.
+            objectives: of the sweep, ``val_loss`` first.
         """
         run = self.sweep_run
         self._runs.write({(): Change(now_ms(), running=True)})
@@ -159,6 +162,7 @@ class MlflowWriter(EventSink):
         revision = environment.get("git_revision")
         tags = {
             Tag.KIND: kind,
+            Tag.OBJECTIVES: ",".join(objectives),
             Tag.TASK: task,
             Tag.GIT_REVISION: revision,
             Tag.DATASET_DIGEST: dataset.digest,
@@ -297,7 +301,7 @@ class _Changes:
             own.tags[str(tag)] = event.reason[:_TAG_LIMIT]
         own.tags |= _limited(event.tags)
         if event.detail:
-            own.files.append(("error.txt", event.detail.encode(errors="replace")))
+            own.files.append((ERROR_FILE, event.detail.encode(errors="replace")))
         for fold in event.folds:
             tags: dict[str, object] = {
                 "epochs": fold.epoch,

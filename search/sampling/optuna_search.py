@@ -177,7 +177,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
             return self._foldrace_space.suggest(FixedTrial(stored.params, number))
         given = self._start_with[number] if number < len(self._start_with) else None
         while self._discarded[number] < _ASKS:
-            params = self._ask(number, None if self._discarded[number] else given)
+            params = self._ask(number, given)
             if params is not None:
                 return params
         seed = self._samplers.seed_of(number, _ASKS, "unseen")

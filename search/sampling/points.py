@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Container, Mapping
 
-import optuna
-
 from foldrace.search.spec.space import SearchSpace
 from foldrace.trainables.tasks.parameters import Value
 
@@ -62,6 +60,8 @@ def unseen_point(space: SearchSpace, seen: Container[Key], seed: int) -> dict[st
     if points is not None:
         left = [point for point in points if point_key(point) not in seen]
         return random.Random(seed).choice(left) if left else None
+    import optuna  # a sweep file is checked without it
+
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     for _ in range(_DRAWS):
         params = space.suggest(study.ask())

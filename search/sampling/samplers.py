@@ -119,9 +119,9 @@ class PausedAsPruned(BaseSampler):
 
     Args:
         sampler: draws from what it is shown.
-        together: distributions of the parameters that every trial has, which are drawn together.
-            Optuna would look for them in all trials at every suggestion, which takes longer than
-            the draw.
+        together: distributions of the parameters that every trial has, which are drawn together
+            for a single objective. Optuna would look for them in all trials at every suggestion,
+            which takes longer than the draw.
         ranking: the study's trials; made from the study if it is None.
     """
 
@@ -146,7 +146,8 @@ class PausedAsPruned(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return dict(self._together)
+        # Optuna draws each parameter alone where there are several objectives.
+        return dict(self._together) if len(study.directions) == 1 else {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -41,6 +41,8 @@ class TrialRanking:
         else:
             del self._ranked[bisect_left(self._ranked, (_rank(before), number))]
             del self._reported[bisect_left(self._reported, number)]
+        if trial.state is TrialState.FAIL:
+            return  # TPE learns nothing from it, so it must not take a place
         if trial.intermediate_values or trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             insort(self._reported, number)
             insort(self._ranked, (_rank(trial), number))

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from foldrace.search.spec.comparison import ComparisonSpec
 from foldrace.search.spec.distribution_base import Distribution
 from foldrace.search.spec.fields import broken
-from foldrace.search.spec.search_sections import SchedulerSpec, SearchSpec
+from foldrace.search.spec.search_sections import LimitsSpec, SchedulerSpec, SearchSpec
 from foldrace.search.spec.training_sections import EarlyStoppingSpec, FoldsSpec
 from foldrace.trainables.training.ladder import Rung
 
@@ -22,6 +22,7 @@ __all__ = [
     "ladder_errors",
     "objective_errors",
     "shared_space_errors",
+    "starting_point_errors",
 ]
 
 Errors = Iterator[PydanticCustomError]
@@ -29,6 +30,20 @@ Errors = Iterator[PydanticCustomError]
 _SAMPLERS_OF_COMPARISONS = ("random", "qmc")
 _SAMPLERS_OF_SEVERAL_OBJECTIVES = ("nsga2", "tpe", "random")
 _FOLDS_OF_COMPARISONS = ("kfold", "stratified", "group")
+_NOT_DETERMINISTIC = {
+    "trial_timeout": "which fails a trial by the clock",
+    "memory": "which fails a trial by what its worker process holds",
+    "fail_fast": "which ends a sweep wherever the other trials are at that moment",
+}
+
+
+def starting_point_errors(search: SearchSpec) -> Errors:
+    """What ``search.start_with`` does not allow: points that would not be tried."""
+    points = len(search.start_with)
+    if points > search.trials:
+        rule = f"holds {points} points, more than the {search.trials} of search.trials"
+        hint = f"trials: {points}"
+        yield broken(rule, hint, at=("search", "start_with"), value=None)
 
 
 def objective_errors(search: SearchSpec, scheduler: SchedulerSpec) -> Errors:
@@ -119,8 +134,10 @@ def shared_space_errors(shared: Mapping[str, Distribution], comparison: Comparis
             yield broken(rule, hint, at=place, value=None)
 
 
-def deterministic_errors(search: SearchSpec, comparison: ComparisonSpec | None) -> Errors:
-    """What ``search.deterministic`` does not allow: anything that depends on a clock."""
+def deterministic_errors(
+    search: SearchSpec, limits: LimitsSpec, comparison: ComparisonSpec | None
+) -> Errors:
+    """What ``search.deterministic`` does not allow: anything that depends on a clock or a node."""
     place = ("search", "deterministic")
     if not search.deterministic:
         return
@@ -138,6 +155,10 @@ def deterministic_errors(search: SearchSpec, comparison: ComparisonSpec | None) 
     if "seconds" in search.objectives:
         rule = "cannot be combined with the objective seconds, which a clock measures"
         yield broken(rule, at=place, value=True)
+    for name, why in _NOT_DETERMINISTIC.items():
+        if getattr(limits, name):
+            rule = f"cannot be combined with limits.{name}, {why}"
+            yield broken(rule, f"leave limits.{name} out", at=place, value=True)
 
 
 def ladder_errors(

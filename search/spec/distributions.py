@@ -243,13 +243,14 @@ class _Stepped(_Range):
         (low, high), step = self.bounds, self.step
         if step is None:
             return self
-        if step > high - low:
+        # In decimals, as they are written: 0.3 - 0.1 is less than 0.2 in binary.
+        width, exact = Decimal(str(high)) - Decimal(str(low)), Decimal(str(step))
+        if exact > width:
             raise broken("is wider than the range", at=("step",), value=step)
-        if (high - low) / step > _MOST_STEPS:
+        if width / exact > _MOST_STEPS:
             rule = f"gives more than {_MOST_STEPS:,} values"
             raise broken(rule, "leave it out", at=("step",), value=step)
-        rest = (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step))
-        if rest:
+        if rest := width % exact:
             last = type(high)(Decimal(str(high)) - rest)
             rule = f"does not divide the range from {low!r} to {high!r}"
             raise broken(rule, f"did you mean [{low!r}, {last!r}]?", at=("step",), value=step)
@@ -270,7 +271,8 @@ class Uniform(_Stepped, _FloatRange):
         if not self.step:
             return None
         low, high = self.bounds
-        return [low + place * self.step for place in range(round((high - low) / self.step) + 1)]
+        steps = round((high - low) / self.step)
+        return [min(low + place * self.step, high) for place in range(steps + 1)]
 
     @property
     def middle(self) -> Value:

@@ -141,6 +141,14 @@ class SearchSpace:
                 settled[name] = entry.value
         return {name: settled[name] for name in self.tunable if name in settled}
 
+    def is_complete(self, point: Mapping[str, Value]) -> bool:
+        """Whether a point of `check_point` leaves nothing to the sampler."""
+        try:
+            self.point(lambda name, e: e.value if isinstance(e, Fixed) else point[name])
+        except KeyError:
+            return False
+        return True
+
     def _within(self, name: str, value: Value, field: str) -> Value:
         """``value`` in the parameter's type, if the space has it. Raises: InputError."""
         value = self.declared[name].check(field, value)

@@ -22,6 +22,7 @@ from foldrace.search.spec.consistency import (
     ladder_errors,
     objective_errors,
     shared_space_errors,
+    starting_point_errors,
 )
 from foldrace.search.spec.distributions import Fixed, SpaceEntry
 from foldrace.search.spec.errors import translate
@@ -150,6 +151,7 @@ class SweepSpec(SpecSection):
                 rule = "is for kind: comparison alone, and this is kind: sweep"
                 yield broken(rule, "add kind: comparison", at=("comparison",), value=None)
             yield from objective_errors(search, scheduler)
+            yield from starting_point_errors(search)
         elif comparison is None:
             rule = "is missing: kind: comparison compares its arms"
             hint = "comparison: {arms: {adam: {}, sgd: {}}}"
@@ -157,7 +159,7 @@ class SweepSpec(SpecSection):
         else:
             yield from comparison_errors(search, scheduler, self.folds, self.early_stopping)
             yield from shared_space_errors(self.space, comparison)
-        yield from deterministic_errors(search, comparison)
+        yield from deterministic_errors(search, self.limits, comparison)
         top = Rung(self.folds.count, self.epochs)
         yield from ladder_errors(search, scheduler, top, self.ladder)
 

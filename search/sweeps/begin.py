@@ -56,6 +56,8 @@ class NewSweep:
             check_shared(self.root)
         experiment = _experiment(spec.tracking.experiment or spec.name, self.root, self.uri)
         folder = create_sweep_folder(self.root, spec.name)
+        if folder.name != spec.name:
+            log.info("%s: the name is taken; this sweep is %s", spec.name, folder.name)
         write_text_atomically(folder.spec, spec.to_yaml())
         state = SweepState(
             uuid.uuid4().hex,
@@ -129,7 +131,12 @@ def begin_record(
     deliver_rest(folder, writer)
     try:
         writer.start_sweep(
-            folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task, spec.kind
+            folder.spec.read_text(),
+            describe_environment(),
+            prepared.dataset,
+            spec.task,
+            spec.kind,
+            spec.search.objectives,
         )
     except Exception as error:  # MLflow's own errors, and those of the database below it
         raise _unusable(state.tracking_uri, error) from error

@@ -32,21 +32,6 @@ class ParetoPoint:
         return {"trial": self.trial, "params": dict(self.params), **self.values}
 
 
-def _values(record: TrialRecord, objectives: Sequence[str]) -> dict[str, float] | None:
-    """The trial's value for each objective; None if one is missing."""
-    known = {
-        "val_loss": record.val_loss,
-        "parameters": record.parameters,
-        "seconds": record.report.seconds if record.report else None,
-    }
-    values = {
-        name: value
-        for name in objectives
-        if (value := known[name]) is not None and math.isfinite(value)
-    }
-    return values if len(values) == len(objectives) else None
-
-
 def pareto_front(
     records: Iterable[TrialRecord], objectives: Sequence[str]
 ) -> tuple[ParetoPoint, ...]:
@@ -62,10 +47,15 @@ def pareto_front(
     if len(objectives) < 2:
         return ()
     done = [
-        ParetoPoint(record.number, record.params, values, record.standard_error)
+        ParetoPoint(
+            record.number,
+            record.params,
+            dict(zip(objectives, values, strict=True)),
+            record.standard_error,
+        )
         for record in records
         if record.status is TrialStatus.COMPLETED
-        and (values := _values(record, objectives)) is not None
+        and all(map(math.isfinite, values := record.values(objectives)))
     ]
     front = [
         point

@@ -18,6 +18,8 @@ from foldrace.trainables.tasks.parameters import Value
 
 __all__ = ["Best", "SweepResult", "closing_tags", "make_result", "note"]
 
+_ENDED, _OPEN = ("completed", "pruned", "failed"), ("paused", "running")
+
 
 @dataclass(frozen=True)
 class Best:
@@ -64,7 +66,8 @@ class SweepResult:
 
     Attributes:
         run_id: of the sweep's run in MLflow.
-        trials: the number of completed, pruned and failed trials.
+        trials: the number of completed, pruned and failed trials; of an interrupted sweep also of
+            those that were paused or running.
         best: the best completed trial; None if there is none.
         arms: by label, for a comparison.
         pareto: the Pareto front, for a sweep with several objectives.
@@ -116,13 +119,16 @@ def make_result(
         arms: the labels of a comparison's arms.
         objectives: of the sweep; two or more give a Pareto front.
     """
-    ended = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
+    counts = {name: trials.count(TrialStatus(name)) for name in _ENDED}
+    if interrupted:
+        still_open = {name: trials.count(TrialStatus(name)) for name in _OPEN}
+        counts |= {name: count for name, count in still_open.items() if count}
     return SweepResult(
         sweep=folder.name,
         folder=folder.path,
         tracking_uri=state.tracking_uri,
         run_id=writer.sweep_run,
-        trials={status.value: trials.count(status) for status in ended},
+        trials=counts,
         best=Best.of(trials.best) if trials.best else None,
         fold_epochs=trials.fold_epochs,
         wall_seconds=trials.elapsed,
@@ -134,7 +140,7 @@ def make_result(
 
 def closing_tags(result: SweepResult) -> dict[str, object]:
     """The tags of the sweep's run at its end, without their prefix."""
-    tags: dict[str, object] = {f"trials_{name}": count for name, count in result.trials.items()}
+    tags: dict[str, object] = {f"trials_{name}": result.trials[name] for name in _ENDED}
     tags |= {"fold_epochs": result.fold_epochs, "wall_seconds": round(result.wall_seconds, 1)}
     if result.best is not None:
         tags["best_trial"] = result.best.trial

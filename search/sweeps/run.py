@@ -174,7 +174,10 @@ class SweepRun:
         check_resources(self.spec.resources.cpu, self.spec.resources.gpu, largest_node())
         self.folder, self.state = self._source.open(on_cluster=self._address is not None)
         self.trials = TrialTable(
-            total=self.spec.planned_trials, earlier=self.state.seconds, started=self._started
+            total=self.spec.planned_trials,
+            earlier=self.state.seconds,
+            started=self._started,
+            objectives=self.spec.search.objectives,
         )
         self.writer = MlflowWriter(
             connect(self.state.tracking_uri),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -66,6 +66,16 @@ class TrialRecord:
         """Of ``val_loss`` over the folds; NaN for a single fold."""
         return self.report.metrics["val_loss_se"] if self.report else math.nan
 
+    def values(self, objectives: Sequence[str]) -> tuple[float, ...]:
+        """The trial's value for each objective; infinite where it has none."""
+        known = {
+            "val_loss": self.val_loss,
+            "parameters": self.parameters,
+            "seconds": self.report.seconds if self.report else None,
+        }
+        values = (known[name] for name in objectives)
+        return tuple(math.inf if value is None else float(value) for value in values)
+
     @property
     def fold_losses(self) -> list[float]:
         """The objective of each fold."""
@@ -90,6 +100,8 @@ class TrialTable:
         spent_before: fold-epochs of the sweep that are not in ``records``, where these are the
             survivors that an extension trains.
         started: when this session started, on the monotonic clock.
+        objectives: all minimised, ``val_loss`` first; among trials of equal ``val_loss`` the next
+            one decides, so that the best trial lies on the Pareto front.
         records: the trials, by number.
 
     >>> trials = TrialTable(total=2)
@@ -102,11 +114,13 @@ class TrialTable:
     earlier: float = 0.0
     spent_before: int = 0
     started: float = field(default_factory=time.monotonic)
+    objectives: Sequence[str] = ("val_loss",)
     records: dict[int, TrialRecord] = field(default_factory=dict)
     _noted: dict[int, tuple[TrialStatus, int]] = field(
         default_factory=dict, init=False, repr=False
     )
     _counts: Counter[TrialStatus] = field(default_factory=Counter, init=False, repr=False)
+    _settled: set[int] = field(default_factory=set, init=False, repr=False)
     _best: TrialRecord | None = field(default=None, init=False, repr=False)
     _fold_epochs: int = field(default=0, init=False, repr=False)
     _start_up: float = field(default=0.0, init=False, repr=False)
@@ -128,7 +142,11 @@ class TrialTable:
         self._counts[status] += 1
         self._fold_epochs += fold_epochs - spent
         self._noted[trial.number] = status, fold_epochs
-        if _can_be_best(trial) and (self._best is None or _place(trial) < _place(self._best)):
+        if status is not TrialStatus.RUNNING:
+            self._settled.add(trial.number)
+        if _can_be_best(trial) and (
+            self._best is None or self._place(trial) < self._place(self._best)
+        ):
             self._best = trial
 
     def count(self, status: TrialStatus) -> int:
@@ -138,12 +156,15 @@ class TrialTable:
     @property
     def ended(self) -> int:
         """How many trials have ended: a paused one may still be promoted."""
-        return self.settled - self.count(TrialStatus.PAUSED)
+        return sum(map(self.count, _ENDED))
 
     @property
     def settled(self) -> int:
-        """How many trials are not running: most of the paused ones stay paused."""
-        return len(self.records) - self.count(TrialStatus.RUNNING)
+        """How many trials have paused or ended at least once: it never falls.
+
+        Most of the paused ones stay paused.
+        """
+        return len(self._settled)
 
     @property
     def fold_epochs(self) -> int:
@@ -152,17 +173,21 @@ class TrialTable:
 
     def ranking(self) -> list[TrialRecord]:
         """The completed trials that compete, best first; the earlier one of equals first."""
-        return sorted(filter(_can_be_best, self.records.values()), key=_place)
+        return sorted(filter(_can_be_best, self.records.values()), key=self._place)
 
     def pruned(self) -> list[TrialRecord]:
         """The pruned and the paused trials, those that reached most folds and epochs first, the
         better of equals first."""
         reached = [
-            ((-len(trial.report.folds), -trial.report.epoch, *_place(trial)), trial)
+            ((-len(trial.report.folds), -trial.report.epoch, *self._place(trial)), trial)
             for trial in self.records.values()
             if trial.status in (TrialStatus.PRUNED, TrialStatus.PAUSED) and trial.report
         ]
         return [trial for _, trial in sorted(reached, key=lambda pair: pair[0])]
+
+    def _place(self, trial: TrialRecord) -> tuple[float, ...]:
+        """Smaller is better; the earlier one of equals."""
+        return *trial.values(self.objectives), trial.number
 
     @property
     def best(self) -> TrialRecord | None:
@@ -177,20 +202,23 @@ class TrialTable:
     def remaining(self, time_budget: float | None = None) -> float | None:
         """Estimated seconds to the end, from the trials that have settled; None before the first.
 
-        The time until the first trial begins is not counted as a trial's: most of the first minute
-        of a short sweep is Ray's start.
+        A promoted trial that runs counts as one more to settle. The time until the first trial
+        begins is not counted as a trial's: most of the first minute of a short sweep is Ray's
+        start.
         """
         if not self.settled:
             return None
-        left = (self.elapsed - self._start_up) / self.settled * max(0, self.total - self.settled)
+        running = self.count(TrialStatus.RUNNING)
+        promoted = running - (len(self.records) - self.settled)
+        trials = max(0, self.total - self.settled) + promoted
+        left = (self.elapsed - self._start_up) / self.settled * trials
         return left if time_budget is None else min(left, max(0.0, time_budget - self.elapsed))
+
+
+_ENDED = (TrialStatus.COMPLETED, TrialStatus.PRUNED, TrialStatus.FAILED)
 
 
 def _can_be_best(trial: TrialRecord) -> bool:
     return (
         trial.status is TrialStatus.COMPLETED and trial.competes and math.isfinite(trial.val_loss)
     )
-
-
-def _place(trial: TrialRecord) -> tuple[float, int]:
-    return trial.val_loss, trial.number

@@ -39,7 +39,17 @@ TASKS = {
         + "import torch; return torch.nn.Identity()\n    def losses(self, m, x, p):\n       "
         " return {'loss': x.mean()}\n"
     ),
+    "summary": (
+        "import torch\nclass Broken:\n    def build(self, params, sample_shape):\n"
+        "        return torch.nn.Conv2d(1, 1, 1)\n    def losses(self, m, x, p):\n"
+        "        return {'loss': m(x).square().flatten(1).mean(1)}\n"
+        "    def summarise(self, means, params): return "
+    ),
 }
+TASKS |= {"raises": TASKS["summary"] + "{'loss': means['mse']}\n"}
+TASKS |= {"forgets": TASKS["summary"] + "{'mse': 1.0}\n"}
+TASKS |= {"names": TASKS["summary"] + "{**means, 'a=b': 1.0}\n"}
+del TASKS["summary"]
 
 
 class Place:
@@ -276,6 +286,9 @@ def test_wrong_data_of_the_users_is_refused(
         ("./build.py:Brokn", "has no Brokn; did you mean 'Broken'?"),
         ("./no_losses.py:Broken", "has no method losses"),
         ("./shape.py:Broken", "losses() must give one value per sample"),
+        ("./raises.py:Broken", "summarise() fails on the means of two samples: KeyError: 'mse'"),
+        ("./forgets.py:Broken", "summarise() returns no 'loss'"),
+        ("./names.py:Broken", "summarise() names a metric 'a=b'"),
     ],
 )
 def test_a_broken_task_of_the_users_is_refused(place: Place, task: str, message: str) -> None:
@@ -284,6 +297,12 @@ def test_a_broken_task_of_the_users_is_refused(place: Place, task: str, message:
     err = place.refused(place.write("sweep.yaml", spec_text({"task": task})))
     assert err.startswith("Error: task: ")
     assert message in err
+
+
+def test_a_starting_point_that_would_not_be_tried_is_refused(place: Place) -> None:
+    search = {"trials": 3, "start_with": [{"lr": 1e-3}, {"lr": 2e-3}, {"lr": 0.001}]}
+    err = place.refused(place.write("sweep.yaml", spec_text({"search": search})))
+    assert err.startswith("Error: search.start_with[2]: lr=0.001: is the same configuration as")
 
 
 def test_a_gpu_is_refused_where_there_is_none(

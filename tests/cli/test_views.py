@@ -82,7 +82,8 @@ def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
         view.update(race, race.records[0])
         view.update(race)  # nothing has ended: nothing is printed
         view.update(race, race.records[1])
-    first, second = file.getvalue().splitlines()
+    starting, first, second = file.getvalue().splitlines()
+    assert starting == "starting Ray and its workers …"
     assert (
         first
         == "[0:00] trial 0 completed 0.20000 ± 0.10000 | 3 of 10 trials: 1 running, 1 completed, 1"
@@ -108,6 +109,7 @@ def test_the_plain_view_shows_that_the_first_trial_has_begun_and_that_long_ones_
         race.note(record(0, RUNNING, 0.1, epoch=2))
         view.update(race)
     assert file.getvalue().splitlines() == [
+        "starting Ray and its workers …",
         "[0:05] 1 of 4 trials: 1 running | no best yet | 0 fold-epochs | ETA –",
         "[0:45] 1 of 4 trials: 1 running | no best yet | 2 fold-epochs | ETA –",
     ]
@@ -169,4 +171,4 @@ def test_pruned_trials_follow_the_completed_ones_and_have_no_place() -> None:
     cells = [list(column.cells) for column in table.columns]
     assert cells[0] == ["1", "·", "·"]
     assert cells[1] == ["1", "0", "2"]
-    assert cells[3] == ["to the end", "2/9 epochs", "1/2 folds, 1/9 epochs"]
+    assert cells[3] == ["completed", "2/9 epochs", "1/2 folds, 1/9 epochs"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -34,8 +36,8 @@ SPEC = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sweeps: ``first`` finished with every kind of trial, ``second`` interrupted, ``ae``
-    running and new."""
+    """Four sweeps: ``first`` finished with every kind of trial, ``second`` interrupted, ``gone``
+    killed, ``ae`` running and new."""
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -43,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     experiment = client.create_experiment("ae", artifact_location=(root / "artifacts").as_uri())
     spec = parse_spec(SPEC, root).to_yaml()
     sweeps = {}
-    for at, name in enumerate(("first", "second", "ae")):
+    for at, name in enumerate(("first", "second", "gone", "ae")):
         folder = create_sweep_folder(root, name)
         folder.spec.write_text(spec)
         os.utime(folder.spec, (at, at))
@@ -64,12 +66,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         first.started(number, {"lr": 0.1 / (number + 1), "optimizer": "adam", "latent_dim": 16})
         last = report(2, 0.4 - 0.1 * number, 0.5 - 0.1 * number)
         first.reported(number, last, None, 1000)
-        first.finished(
-            number, outcome, last.folds, "" if outcome is Outcome.COMPLETED else f"why {number}"
-        )
+        why = "" if outcome is Outcome.COMPLETED else f"why {number}"
+        traceback = "Traceback: …" if outcome is Outcome.FAILED else ""
+        first.finished(number, outcome, last.folds, why, traceback)
     first.close(Outcome.COMPLETED, {}, "")
     sweeps["second"].started(0, {"lr": 0.1, "optimizer": "adam"})
     sweeps["second"].close(Outcome.PRUNED, {}, "")
+    sweeps["gone"].started(0, {"lr": 0.1, "optimizer": "adam"})
     return root
 
 
@@ -160,3 +163,39 @@ def test_without_a_folder_the_server_in_the_environment_is_asked(
     assert read_status(tmp_path, "first").counts["completed"] == 3
     with pytest.raises(StateError, match="is named nothing"):
         read_status(tmp_path, "nothing")
+
+
+def test_failed_trials_are_counted_and_their_tracebacks_are_named(root: Path) -> None:
+    status = read_status(root, "first")
+    line, place = status.failures()
+    assert line == "trial 2 failed: why 2"
+    assert Path(place.strip()).read_text() == "Traceback: …"
+    many = pd.concat([status.trials.assign(status="failed")] * 2)
+    assert replace(status, trials=many).failures()[-1].startswith("and 7 more failed; ")
+
+
+def test_the_scores_of_open_trials_are_shown_below_those_of_the_completed(root: Path) -> None:
+    status = read_status(root, "first")
+    still_open = status.trials["trial"].isin([1, 4])
+    trials = status.trials.assign(
+        status=status.trials["status"].mask(still_open, "running"),
+        folds=status.trials["folds"].mask(status.trials["trial"] == 4, 1),
+    )
+    file = StringIO()
+    Console(file=file, width=80).print(status_table(replace(status, trials=trials)))
+    lines = [line.split("│")[1:5] for line in file.getvalue().splitlines()]
+    rows = [[cell.strip() for cell in line] for line in lines]
+    shown = [row for row in rows if row and row[0] in ("1", "2", "·")]
+    assert [row[:2] for row in shown] == [["1", "3"], ["2", "0"], ["·", "1"], ["·", "4"]]
+    assert [row[3] for row in shown[1:]] == [
+        "completed",
+        "2/3 folds, 2/9 epochs",
+        "1/3 folds, 2/9 epochs",
+    ]
+
+
+def test_no_trial_of_a_sweep_whose_process_is_gone_is_called_running(root: Path) -> None:
+    with find_sweep(root, "gone").locked():
+        assert read_status(root, "gone").counts["running"] == 1
+    counts = read_status(root, "gone").counts
+    assert (counts["running"], counts["interrupted"]) == (0, 1)

@@ -37,6 +37,7 @@ from foldrace.search.recording.schema import Outcome
 from foldrace.search.recording.sweep_outbox import OutboxSink, recording
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
+from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.sweeps.begin import begin_record
 from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.state import TrialTable
@@ -554,7 +555,7 @@ def test_a_session_that_goes_on_delivers_first_what_an_earlier_one_left(
     state = folder.read_state()
     writer = MlflowWriter(client, state.experiment_id, "ae", state.key, folder.path)
     prepared: Any = SimpleNamespace(
-        spec=SimpleNamespace(task="autoencoder", kind="sweep"), dataset=dataset()
+        spec=parse_spec({"dataset": "digits"}, folder.path), dataset=dataset()
     )
     begin_record(writer, prepared, folder, state)
     assert waiting_records(folder.path) == 0

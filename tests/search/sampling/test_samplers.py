@@ -199,10 +199,16 @@ def test_a_ranking_updated_trial_by_trial_shows_the_best_the_newest_and_the_runn
             study.tell(trial, drawn.random())
         elif drawn.random() < 0.5 and study.trials[trial.number].intermediate_values:
             study.tell(trial, state=TrialState.PRUNED)
+        elif drawn.random() < 0.3:
+            study.tell(trial, state=TrialState.FAIL)
         ranking.update(study.trials[trial.number])
     heard = [
-        one for one in study.trials if one.intermediate_values or one.state is TrialState.COMPLETE
+        one
+        for one in study.trials
+        if one.state is not TrialState.FAIL
+        and (one.intermediate_values or one.state is TrialState.COMPLETE)
     ]
+    assert any(one.state is TrialState.FAIL and one.intermediate_values for one in study.trials)
 
     def place(one: FrozenTrial) -> tuple[bool, int, float]:
         if one.state is TrialState.COMPLETE:
@@ -242,3 +248,16 @@ def test_a_ranking_gives_the_same_suggestions_as_the_whole_study(
     make = Samplers.make
     monkeypatch.setattr(Samplers, "make", lambda self, *which: make(self, *which[:3]))
     assert run() == noted
+
+
+def test_tpe_draws_parameters_together_for_one_objective_only() -> None:
+    """As Optuna's TPE does by default."""
+    for objectives in (["val_loss"], ["val_loss", "parameters"]):
+        search = make_search("tpe", SMOOTH, objectives=objectives)
+        search.suggest("0")
+        trial = search.study.trials[0]
+        optunas = optuna.samplers.TPESampler().infer_relative_search_space
+        search.on_trial_complete("0", result(0.5, 1, finished=True) | {"parameters": 3})
+        ours = search.study.sampler.infer_relative_search_space(search.study, trial)
+        assert ours == optunas(search.study, trial)
+        assert bool(ours) is (len(objectives) == 1)

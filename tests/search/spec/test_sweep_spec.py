@@ -342,6 +342,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"space": {"n": {"log_int": [0, 8]}}}, "space.n.log_int[0]", "at least 1"),
     ({"space": {"n": {"int": [1, 8], "step": 3}}}, "space.n.step", "did you mean [1, 7]?"),
     ({"space": {"n": {"int": [1, 8], "step": 9}}}, "space.n.step", "wider"),
+    ({"space": {"n": {"uniform": [0.1, 0.3], "step": 0.21}}}, "space.n.step", "wider"),
     (
         {"space": {"n": {"uniform": [0, 1], "step": 0.3}}},
         "space.n.step",
@@ -445,3 +446,34 @@ def test_text_that_cannot_be_encoded_is_refused_wherever_it_stands(tmp_path, tex
 def test_a_sweep_file_may_be_named_by_text() -> None:
     path = ROOT / "search" / "specs" / "quick.yaml"
     assert load_spec(str(path)) == load_spec(path)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("trial_timeout", "10m"), ("memory", "4GB"), ("fail_fast", True)]
+)
+def test_what_depends_on_a_clock_or_a_node_is_refused_where_results_must_not(
+    limit: str, value: Any
+) -> None:
+    search = {"deterministic": True, "max_concurrent_trials": 2}
+    error = refused(search=search, limits={limit: value})
+    assert error.field == "search.deterministic" and f"limits.{limit}" in str(error)
+    assert parse(search=search, limits={"max_failures": 1}).search.deterministic
+
+
+def test_more_starting_points_than_trials_are_refused() -> None:
+    points = [{"lr": 0.1}, {"lr": 0.2}]
+    error = refused(search={"trials": 1, "start_with": points}, space={"lr": {"log": [0.01, 1]}})
+    assert error.field == "search.start_with" and "trials: 2" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step"),
+    [(0.1, 0.3, 0.2), (0.1, 0.7, 0.2), (-0.3, 0.3, 0.2), (0.001, 0.01, 0.001), (0, 0.7, 0.7)],
+)
+def test_a_step_fits_as_it_is_written_and_every_value_can_be_drawn(
+    low: float, high: float, step: float
+) -> None:
+    entry = parse(space={"x": {"uniform": [low, high], "step": step}}).space["x"]
+    assert entry.grid is not None and (entry.grid[0], entry.grid[-1]) == (low, high)
+    drawn = entry.to_optuna()
+    assert all(entry.contains(value) and drawn._contains(value) for value in entry.grid)

@@ -83,7 +83,7 @@ def test_the_tables_name_arms_and_leave_repeats_out_of_the_best(ended: TrialTabl
     file = StringIO()
     console = Console(file=file, width=100)
     console.print(top_table(ended, ["optimizer", "lr"], folds=3, epochs=3))
-    best = [line for line in file.getvalue().splitlines() if "to the end" in line]
+    best = [line for line in file.getvalue().splitlines() if "completed" in line]
     assert [line.split("│")[3].strip() for line in best] == [
         "adam default",
         "adam",

@@ -16,7 +16,7 @@ from foldrace.errors import InputError
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.sweeps.pareto import pareto_front
 from foldrace.search.sweeps.result import SweepResult
-from foldrace.search.tune.state import TrialRecord, TrialStatus
+from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.training.reports import EpochReport, FoldReport
 
 BOTH = ("val_loss", "parameters")
@@ -155,3 +155,15 @@ def test_several_objectives_need_a_sampler_that_knows_them(sampler: str) -> None
         {"dataset": "digits", "search": search, "scheduler": {"kind": "fifo"}}, Path.cwd()
     )
     assert spec.search.objectives == ("val_loss", "seconds", "parameters")
+
+
+def test_the_best_trial_is_never_dominated_whatever_comes_first() -> None:
+    records = [record(0, 0.4, 200), record(1, 0.4, 100), record(2, 0.5, 50), record(3, 0.4, 100)]
+    for order in (records, records[::-1]):
+        table = TrialTable(total=4, objectives=BOTH)
+        for each in order:
+            table.note(each)
+        assert table.best is not None
+        assert table.best.number == table.ranking()[0].number == front(records)[0] == 1
+    alone = TrialTable(total=4, records={each.number: each for each in records})
+    assert alone.best is records[0]

@@ -90,6 +90,14 @@ def test_the_sums_follow_what_changes_in_a_trial() -> None:
         assert race.count(state) == sum(each.status is state for each in race.records.values())
 
 
+def test_a_promoted_trial_neither_turns_progress_back_nor_leaves_no_time() -> None:
+    race = trial_table(*(record(n, TrialStatus.PAUSED, 0.1) for n in range(4)), total=4, ago=8.0)
+    assert (race.settled, race.ended, race.remaining()) == (4, 0, 0)
+    race.records[2].status = RUNNING
+    race.note(race.records[2])
+    assert (race.settled, race.remaining()) == (4, pytest.approx(2.0, abs=0.5))
+
+
 def test_what_was_spent_before_counts_whenever_it_is_told() -> None:
     full = trial_table(record(0, TrialStatus.COMPLETED, 0.3))
     spent = full.fold_epochs
