@@ -21,6 +21,7 @@ __all__ = [
     "closest",
     "first_line",
     "nearest",
+    "reason",
 ]
 
 _LONGEST_VALUE = 120  # characters of a value in a message
@@ -95,3 +96,14 @@ def first_line(error: BaseException) -> str:
     'TimeoutError'
     """
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line, without its number and without the path it is about.
+
+    >>> reason(FileNotFoundError(2, "No such file or directory", "sweep.yaml"))
+    'No such file or directory'
+    >>> reason(ValueError("odd"))
+    'odd'
+    """
+    return getattr(error, "strerror", None) or first_line(error)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from foldrace.analysis.study.plan import PARTS, REPORTS, Stage, StudyPart, StudyProgress
+from foldrace.errors import InputError, reason
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.folder import SweepFolder, check_root
@@ -117,7 +118,10 @@ def begin_study(root: Path, overrides: Sequence[str]) -> StudyProgress:
     progress = StudyProgress.open(root, overrides)
     for part in PARTS:
         part.spec(progress.overrides)
-    progress.save()  # a study that is killed in its first sweep continues with these overrides
+    try:
+        progress.save()  # a study that is killed in its first sweep continues with these overrides
+    except OSError as error:
+        raise InputError("--dir", str(root), f"cannot be written: {reason(error)}") from error
     return progress
 
 

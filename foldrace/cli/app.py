@@ -81,8 +81,8 @@ def _guarded(command: Callable[[], Any]) -> int:
             raise
         where = f" ({full.filename})" if full.filename else ""
         show_error(
-            f"the disk is full{where}; checkpoints are kept: free some space, then run `foldrace"
-            " resume`"
+            f"no space is left to write to{where}: free some; `foldrace resume` continues an"
+            " interrupted sweep"
         )
         return WRONG_INPUT
     return status if isinstance(status, int) else 0

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from foldrace.errors import StateError
@@ -22,6 +25,7 @@ __all__ = [
     "TUNE_VARIABLES",
     "check_ray",
     "patch_tune",
+    "private_staging",
     "use_started_workers",
 ]
 
@@ -166,6 +170,25 @@ def _ignoring_second_report(process: Callable[[Any, Any, Exception], None]) -> A
 
 def _keep_no_statistics(self: Any, metric: str, value: float, step: int | None = 1) -> None:
     """Replaces the method that adds a metric's value to its statistics."""
+
+
+@contextmanager
+def private_staging() -> Iterator[None]:
+    """Within this block Tune's driver writes its state into a private temporary folder.
+
+    Tune would write it below Ray's session folder, where every user of the node may replace files
+    and folders. Snapshots are gathered from there, and a resumed sweep unpickles them.
+    """
+    from ray.train._internal.storage import StorageContext
+
+    rays = StorageContext.experiment_driver_staging_path
+    with tempfile.TemporaryDirectory(prefix="foldrace-", ignore_cleanup_errors=True) as folder:
+        own = property(lambda self: str(Path(folder, self.experiment_dir_name)))
+        StorageContext.experiment_driver_staging_path = own
+        try:
+            yield
+        finally:
+            StorageContext.experiment_driver_staging_path = rays
 
 
 def use_started_workers() -> None:

@@ -25,7 +25,7 @@ from foldrace.search.scheduling.base import LadderScheduler
 from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.experiments import Experiment, make_run_state
 from foldrace.search.tune.interrupts import Interrupt
-from foldrace.search.tune.patches import patch_tune
+from foldrace.search.tune.patches import patch_tune, private_staging
 from foldrace.search.tune.snapshots import Snapshots, go_back_to_snapshot, has_snapshot
 from foldrace.search.tune.state import TrialRecord
 from foldrace.trainables.ray.trainable import FoldTrainable
@@ -63,6 +63,18 @@ def run_experiment(
     Raises:
         StateError: the saved state of an earlier session cannot be read.
     """
+    with private_staging():
+        return _run(experiment, prepared, folder, work, sweep, interrupt)
+
+
+def _run(
+    experiment: Experiment,
+    prepared: Prepared,
+    folder: SweepFolder,
+    work: Work,
+    sweep: RunningSweep,
+    interrupt: Interrupt,
+) -> dict[int, Path]:
     callback = SweepCallback(f"{folder.name}/{experiment.path.name}")
     tuner = _make_tuner(experiment, prepared, work, callback)
 

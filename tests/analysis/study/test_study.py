@@ -182,3 +182,8 @@ def test_the_small_study_is_small() -> None:
     for part in PARTS:
         spec = part.spec(QUICK)
         assert (spec.dataset.limit, spec.epochs) == (3000, 2)
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(InputError, match="--dir: /proc/study: cannot be written"):
+        begin_study(Path("/proc/study"), [])
