@@ -22,6 +22,7 @@ from foldrace.trainables.ray.checkpoint import (
     newest_checkpoints,
     save_checkpoint_file,
 )
+from foldrace.trainables.ray.gpus import check_assigned_gpus
 from foldrace.trainables.ray.limits import (
     Output,
     TrialTimeout,
@@ -80,8 +81,11 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         assert work is not None
         self._work = work
         prepare_process(work.threads, work.options.precision)
-        self._gpus = ",".join(map(str, ray.get_gpu_ids())) if work.gpu else ""
+        assigned = ray.get_gpu_ids() if work.gpu else []
+        self._gpus = ",".join(map(str, assigned))
         on_gpu = work.gpu and _TRAIN_ON_CPU not in os.environ
+        if on_gpu:
+            check_assigned_gpus(assigned)
         self._images = shared_tensor(work.images).to("cuda" if on_gpu else "cpu")
         self._held = 0 if work.limits.memory is None else limit_memory(work.limits.memory)
         self._begin(config)
