@@ -59,16 +59,16 @@ def sweeps(client: MlflowClient) -> list[Run]:
 
 
 def sweep_run(client: MlflowClient, name: str | None, key: str | None = None) -> Run:
-    """The run of the latest sweep; if given, of the latest with this name and key.
+    """The run of the latest sweep; if given, of the one with this key, or the latest of this name.
+
+    A key is enough: the folder of a sweep may be renamed.
 
     Raises:
         StateError: there is none.
     """
-    found = [
-        run
-        for run in sweeps(client)
-        if name in (None, run.data.tags[Tag.SWEEP]) and key in (None, run.data.tags[Tag.SWEEP_KEY])
-    ]
+    tag = Tag.SWEEP_KEY if key else Tag.SWEEP
+    wanted = key or name
+    found = [run for run in sweeps(client) if wanted in (None, run.data.tags[tag])]
     if not found:
         raise StateError(
             "no sweep in the tracking store" + (f" is named {name}" if name else " yet")

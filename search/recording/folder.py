@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ import yaml
 
 from foldrace.errors import InputError, StateError, nearest
 from foldrace.files import write_text_atomically
+from foldrace.search.recording.local_store import (
+    ARTIFACTS,
+    STORE,
+    follow_move,
+    store_of_sweep,
+)
 
 __all__ = [
-    "ARTIFACTS",
-    "STORE",
     "TUNE_FORMAT",
     "SweepFolder",
     "SweepState",
@@ -30,10 +34,6 @@ __all__ = [
     "sweep_names",
 ]
 
-STORE = "mlflow.db"
-"""The SQLite store of all sweeps, in the folder of all sweeps."""
-ARTIFACTS = "artifacts"
-"""The folder of that store's artifacts, beside it."""
 _SPEC = "sweep.yaml"
 _RESERVED = (STORE, ARTIFACTS)
 _MISSING = object()
@@ -53,6 +53,7 @@ class SweepState:
         dataset_digest: digest of the data set.
         spec: the sweep file as it was when the sweep started, with every default written out.
         task_digest: digest of the user's file that defines the task; "" for a built-in task.
+        name: of the sweep when it began; its folder may have been renamed since.
         tune_format: of Ray Tune's pickled state. It names modules, so it can be read only by
             versions in which these have the same places (`TUNE_FORMAT`).
     """
@@ -65,6 +66,7 @@ class SweepState:
     spec: str = ""
     task_digest: str = ""
     tune_format: int = 0
+    name: str = ""
 
     def check_tune_format(self, sweep: str) -> None:
         """Checks that this version can continue the sweep.
@@ -262,7 +264,18 @@ class SweepFolder:
                 raise StateError(
                     f"{self.name}: its state.json is damaged: {field.name} is not a {field.type}"
                 )
-        return state
+        follow_move(self.root)
+        uri = store_of_sweep(self.root, state.tracking_uri, state.key)
+        return replace(state, tracking_uri=uri)
+
+    @property
+    def began_as(self) -> str:
+        """The sweep's name when it began: pickled callbacks and schedulers are found by it.
+
+        Raises:
+            StateError: as `read_state`.
+        """
+        return self.read_state().name or self.name
 
     def read_result(self) -> dict[str, Any]:
         """The sweep's result, as ``--json`` prints it.

@@ -9,11 +9,12 @@ import re
 import threading
 import urllib.error
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foldrace.errors import InputError, StateError
-from foldrace.search.recording.folder import STORE
+from foldrace.search.recording.local_store import STORE, alone_in, follow_move
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,11 +31,17 @@ def tracking_uri(root: Path, uri: str | None = None) -> str:
 
     It is ``uri`` if given, else MLFLOW_TRACKING_URI, else the SQLite store in ``root``.
     """
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / STORE).resolve()}"
+    if given := uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    follow_move(root)
+    return f"sqlite:///{(root / STORE).resolve()}"
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store at ``uri``, with few retries and MLflow's own log messages off."""
+    """A client of the store at ``uri``, with few retries and MLflow's own log messages off.
+
+    A new SQLite store is set up by one process at a time.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -46,7 +53,10 @@ def connect(uri: str) -> MlflowClient:
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    path = Path(uri.removeprefix("sqlite:///"))
+    own = uri.startswith("sqlite:///") and path.name == STORE and path.parent.is_dir()
+    with alone_in(path.parent) if own else nullcontext():
+        return MlflowClient(tracking_uri=uri)
 
 
 def import_store_meanwhile(uri: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,29 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["STUDY_NAME", "JournalFile", "SingleWriterStorage", "open_journal"]
+from foldrace.search.live_objects import live_object
+
+__all__ = [
+    "JOURNAL",
+    "STUDY_NAME",
+    "JournalFile",
+    "JournalPlace",
+    "SingleWriterStorage",
+    "open_journal",
+]
 
 STUDY_NAME = "foldrace"
+JOURNAL = "journal"
+
+
+@dataclass(frozen=True)
+class JournalPlace:
+    """Where the journal of the sweep that runs is, attached as `JOURNAL` for the time of the run.
+
+    A folder of sweeps may have been moved or copied since its journal's path was pickled.
+    """
+
+    path: Path
 
 
 class JournalFile(JournalFileBackend):
@@ -31,10 +52,15 @@ class JournalFile(JournalFileBackend):
         _remove_partial_line(Path(path))
         super().__init__(path)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_file_path": self._file_path}  # the file may have been replaced since
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._log_number_offset = {0: 0}  # offsets of its lines; the file may have been replaced
-        _remove_partial_line(Path(self._file_path))
+        try:
+            path = str(live_object(JournalPlace, JOURNAL).path)
+        except LookupError:
+            path = state["_file_path"]
+        JournalFile.__init__(self, path)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)

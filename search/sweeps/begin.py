@@ -15,12 +15,12 @@ from foldrace.search.preparing.environment import describe_environment
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_shared
 from foldrace.search.recording.folder import (
-    ARTIFACTS,
     TUNE_FORMAT,
     SweepFolder,
     SweepState,
     create_sweep_folder,
 )
+from foldrace.search.recording.local_store import ARTIFACTS
 from foldrace.search.recording.sweep_outbox import deliver_rest
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
@@ -67,6 +67,7 @@ class NewSweep:
             spec=spec.to_yaml(),
             task_digest=prepared.task.digest,
             tune_format=TUNE_FORMAT,
+            name=folder.name,
         )
         folder.write_state(state)
         return folder, state
@@ -97,7 +98,12 @@ def _experiment(name: str, root: Path, uri: str) -> str:
         client = connect(uri)
         known = client.get_experiment_by_name(name)
         if known is None:
-            return str(client.create_experiment(name, artifact_location=location))
+            try:
+                return str(client.create_experiment(name, artifact_location=location))
+            except Exception:
+                known = client.get_experiment_by_name(name)  # another sweep has just created it
+                if known is None:
+                    raise
     except Exception as error:  # MLflow's own errors, and those of the database below it
         raise _unusable(uri, error) from error
     if known.lifecycle_stage != "active":

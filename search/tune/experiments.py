@@ -73,7 +73,7 @@ class Experiment:
 def sweep_experiment(prepared: Prepared, folder: SweepFolder) -> Experiment:
     """The trials that the sweep's sampler draws, under the sweep's scheduler."""
     spec = prepared.spec
-    scheduler = make_scheduler(spec, folder.name)
+    scheduler = make_scheduler(spec, folder.began_as)
     searcher = FoldSearch(
         prepared.space,
         sampler=spec.search.sampler,

@@ -6,6 +6,7 @@ starts; without it snapshots would silently stop, or memory grow.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import tempfile
@@ -56,6 +57,8 @@ _SIGNATURES = {
     f"{_CONTROLLER}._process_trial_failure": ("self", "trial", "exception"),
     f"{_CONTROLLER}._set_trial_status": ("self", "trial", "status"),
     f"{_CONTROLLER}.stop_trial": ("self", "trial"),
+    f"{_CONTROLLER}.add_trial": ("self", "trial"),
+    "ray.tune.experiment:Trial.set_storage": ("self", "new_storage"),
     "ray.tune.experiment:Trial.set_status": ("self", "status"),
     "ray.tune.trainable.metadata:_TrainingRunMetadata.update_metric": (
         "self",
@@ -78,9 +81,12 @@ _THERE = (
     "ray.tune.execution.class_cache:DEFAULT_ENV_VARS.clear",
     "ray.train._internal.storage:StorageContext.experiment_driver_staging_path",
 )
+# where an experiment is
+_PLACE = ("storage_filesystem", "storage_fs_path", "experiment_dir_name")
 # attributes that a constructor sets
 _SET = {
-    f"{_CONTROLLER}.__init__": ("_resetting_trials",),
+    f"{_CONTROLLER}.__init__": ("_resetting_trials", "_storage"),
+    "ray.train._internal.storage:StorageContext.__init__": _PLACE,
     "ray.tune.search.optuna:OptunaSearch.__init__": ("_ot_study", "_storage"),
 }
 
@@ -132,7 +138,7 @@ def _find(path: str) -> Any:
 
 
 def patch_tune() -> None:
-    """Patches Tune in two places; calling it again changes nothing.
+    """Patches Tune in three places; calling it again changes nothing.
 
     Tune retries a trial whose worker died while it was kept for the next trial. Ray 2.60 reports
     such a death twice, as that of the actor and of the task that resets it. After the first report
@@ -143,6 +149,9 @@ def patch_tune() -> None:
     and ten values and its extremes: half of what a trial takes in the driver's memory and in each
     snapshot. Only `tune.ResultGrid.get_best_result` with a ``scope`` other than the last result
     reads them.
+
+    Tune gives a new trial of a restored experiment the place at which the experiment began. If its
+    folder was moved or copied since, the trial would write its checkpoints there.
     """
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.trainable.metadata import _TrainingRunMetadata
@@ -150,6 +159,9 @@ def patch_tune() -> None:
     process = TuneController._process_trial_failure
     if not hasattr(process, "patched"):
         TuneController._process_trial_failure = _ignoring_second_report(process)
+    add = TuneController.add_trial
+    if not hasattr(add, "patched"):
+        TuneController.add_trial = _where_the_experiment_is(add)
     _TrainingRunMetadata.update_metric = _keep_no_statistics
 
 
@@ -166,6 +178,19 @@ def _ignoring_second_report(process: Callable[[Any, Any, Exception], None]) -> A
 
     process_trial_failure.__dict__["patched"] = process
     return process_trial_failure
+
+
+def _where_the_experiment_is(add: Callable[[Any, Any], None]) -> Any:
+    def add_trial(self: Any, trial: Any) -> None:
+        if trial.storage.storage_fs_path != self._storage.storage_fs_path:
+            storage = copy.copy(trial.storage)
+            for name in _PLACE:
+                setattr(storage, name, getattr(self._storage, name))
+            trial.set_storage(storage)
+        add(self, trial)
+
+    add_trial.__dict__["patched"] = add
+    return add_trial
 
 
 def _keep_no_statistics(self: Any, metric: str, value: float, step: int | None = 1) -> None:

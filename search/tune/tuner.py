@@ -18,8 +18,10 @@ from ray import tune
 
 from foldrace.errors import StateError, first_line
 from foldrace.files import fsync_path
+from foldrace.search.live_objects import attached
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.folder import SweepFolder
+from foldrace.search.sampling.journal import JOURNAL, JournalPlace
 from foldrace.search.sampling.optuna_search import METRIC
 from foldrace.search.scheduling.base import LadderScheduler
 from foldrace.search.tune.callback import RunningSweep, SweepCallback
@@ -63,7 +65,7 @@ def run_experiment(
     Raises:
         StateError: the saved state of an earlier session cannot be read.
     """
-    with private_staging():
+    with private_staging(), attached(JOURNAL, JournalPlace(folder.optuna)):
         return _run(experiment, prepared, folder, work, sweep, interrupt)
 
 
@@ -75,7 +77,7 @@ def _run(
     sweep: RunningSweep,
     interrupt: Interrupt,
 ) -> dict[int, Path]:
-    callback = SweepCallback(f"{folder.name}/{experiment.path.name}")
+    callback = SweepCallback(f"{folder.began_as}/{experiment.path.name}")
     tuner = _make_tuner(experiment, prepared, work, callback)
 
     def settle() -> None:
