@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -176,22 +177,23 @@ class SweepRecord:
                 if name in space
             ]
             entries = [entry for at, entry in enumerate(given) if entry not in given[:at]]
-        choices = tuple(
-            str(one) for entry in entries if isinstance(entry, Choice) for one in entry.choices
-        )
         texts = self.trials.set_index("trial")[f"params.{name}"].dropna()
-        values = {
-            int(trial): _chosen(text, choices) if choices else number(text)
-            for trial, text in texts.items()
-        }
+        values = {int(trial): _read(text, entries) for trial, text in texts.items()}
         return SearchedParameter(name, tuple(entries), values)
 
 
-def _chosen(text: str, choices: tuple[str, ...]) -> str:
-    """The choice that is recorded as ``text``; 1 may have become 1.0."""
-    return next(
-        (choice for choice in choices if choice == text or number(choice) == number(text)), text
-    )
+def _read(text: str, entries: Sequence[Distribution]) -> float | str:
+    """A recorded value by the first distribution that has it; else a number, if it looks like one.
+    One of several choices is text, as it stands in the sweep file."""
+    for entry in entries:
+        try:
+            value = entry.read(text)
+        except ValueError:
+            continue
+        if isinstance(entry, Choice) or isinstance(value, bool | str) or value is None:
+            return str(value)
+        return float(value)
+    return number(text)
 
 
 def read_sweep_record(client: MlflowClient, run: Run) -> SweepRecord:

@@ -145,12 +145,14 @@ class MlflowWriter(EventSink):
         dataset: Dataset,
         task: str,
         kind: str = "sweep",
+        task_digest: str = "",
     ) -> None:
         """Opens the sweep's run and records the sweep file, the environment and the data set.
 
         Args:
             environment: see `foldrace.search.preparing.environment.describe_environment`.
             kind: ``sweep`` or ``comparison``.
+            task_digest: of the code of a user's task (`LoadedTask.digest`).
         """
         run = self.sweep_run
         self._runs.write({(): Change(now_ms(), running=True)})
@@ -162,6 +164,7 @@ class MlflowWriter(EventSink):
             Tag.TASK: task,
             Tag.GIT_REVISION: revision,
             Tag.DATASET_DIGEST: dataset.digest,
+            Tag.TASK_DIGEST: task_digest or None,
             "mlflow.user": _user(),
             "mlflow.source.name": "foldrace",
         }
