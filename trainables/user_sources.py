@@ -80,9 +80,16 @@ def _text(content: bytes) -> str:
 def _program(text: str) -> str:
     tree = ast.parse(text)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                del node.body[0]
+        match node:
+            case (
+                ast.Module(body=body)
+                | ast.ClassDef(body=body)
+                | ast.FunctionDef(body=body)
+                | ast.AsyncFunctionDef(body=body)
+            ) if body:
+                match body[0]:
+                    case ast.Expr(value=ast.Constant(value=str())):
+                        del body[0]
     return ast.dump(tree)
 
 
