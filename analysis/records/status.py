@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from foldrace.analysis.records.tables import locate_sweep, ranking, trials_table
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.recording.reader import spec_text
 from foldrace.search.recording.schema import Tag, sweep_state
 from foldrace.search.spec.sweep_spec import parse_spec
+from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.search.text import clock
 
 __all__ = ["Status", "read_status"]
@@ -104,7 +104,7 @@ def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
         StateError: there is no such sweep, or its file is not recorded.
     """
     client, run, folder = locate_sweep(root, name, uri)
-    spec = parse_spec(yaml.safe_load(spec_text(client, run)), base=root)
+    spec = parse_spec(read_yaml(spec_text(client, run), run.data.tags[Tag.SWEEP]), base=root)
     state = sweep_state(run)
     running = state == "running"
     gone = folder if running and folder is not None and folder.abandoned else None

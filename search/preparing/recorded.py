@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foldrace.errors import StateError
+from foldrace.errors import StateError, first_line
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.folder import SweepFolder, SweepState
@@ -100,13 +100,28 @@ def recorded_spec(folder: SweepFolder, state: SweepState) -> SweepSpec:
     """
     text = state.spec
     if not text:
-        check_tracking(state.tracking_uri)
-        client = connect(state.tracking_uri)
+        text = _text_in_mlflow(folder, state)
+    return parse_spec(read_yaml(text, f"{folder.name}'s recorded sweep file"), folder.path)
+
+
+def _text_in_mlflow(folder: SweepFolder, state: SweepState) -> str:
+    uri = state.tracking_uri
+    check_tracking(uri)
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).is_file():  # connecting would create it
+        raise StateError(f"{folder.name}: its tracking store, {uri}, is missing")
+    try:
+        client = connect(uri)
         run = Runs(client, state.experiment_id, folder.name, state.key).find(())
         if run is None:
-            raise StateError(f"{folder.name}: it has no run in {state.tracking_uri}")
-        text = spec_text(client, run)
-    return parse_spec(read_yaml(text, f"{folder.name}'s recorded sweep file"), folder.path)
+            raise StateError(f"{folder.name}: it has no run in {uri}")
+        return spec_text(client, run)
+    except StateError:
+        raise
+    except Exception as error:  # MLflow's errors, and those of the store below it
+        raise StateError(
+            f"{uri}: the tracking store cannot be read: {first_line(error)}"
+        ) from error
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> Iterator[str]:

@@ -210,6 +210,8 @@ class SweepFolder:
                 raise StateError(
                     f"{self.name}: its state.json is damaged: {each.name} is not a {each.type}"
                 )
+        if not all(isinstance(text, str) for text in state.task_sources.values()):
+            raise StateError(f"{self.name}: its state.json is damaged: task_sources is not text")
         return state
 
     def read_result(self) -> dict[str, Any]:
