@@ -157,8 +157,8 @@ def refit(
         best["trial"],
         epochs,
     )
-    params = task.complete(best["params"])
-    _check_recorded(Runs(client, state.experiment_id, folder.name, state.key), best, task, params)
+    runs = Runs(client, state.experiment_id, folder.name, state.key)
+    params = _recorded_params(runs, best, task)
     run_id = writer.refit_run({**params, "epochs": epochs})
     try:
         fold = _train(make_work(prepared), params, epochs, client, run_id)
@@ -205,23 +205,23 @@ def _best_trial(folder: SweepFolder) -> dict[str, Any]:
     return best
 
 
-def _check_recorded(
-    runs: Runs, best: Mapping[str, Any], task: LoadedTask, params: Mapping[str, Value]
-) -> None:
-    """Refuses a ``result.json`` whose best trial has other parameters than its run in MLflow.
+def _recorded_params(runs: Runs, best: Mapping[str, Any], task: LoadedTask) -> dict[str, Value]:
+    """All parameters of the best trial: those of its run in MLflow; without one, of the result.
 
     Raises:
-        StateError: names the first parameter that differs.
+        StateError: ``result.json`` says otherwise than the record; names the first parameter.
     """
     run = runs.find((best["trial"],))
     texts = run.data.params if run else {}
     known = {name: text for name, text in texts.items() if name in task.declared}
-    for name, value in parameter_values(known, task.declared).items():
-        if not same(params.get(name), value):
+    recorded = parameter_values(known, task.declared)
+    for name, value in best["params"].items():
+        if name in recorded and not same(recorded[name], value):
             raise StateError(
-                f"trial {best['trial']}: {name} is {params.get(name)!r} in result.json, and"
-                f" {value!r} in its record; restore result.json"
+                f"trial {best['trial']}: {name} is {value!r} in result.json, and"
+                f" {recorded[name]!r} in its record; change result.json back"
             )
+    return task.complete({**best["params"], **recorded})
 
 
 def _test(fold: Fold, images: NDArray[np.uint8], bound_samples: int | None) -> dict[str, float]:
