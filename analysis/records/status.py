@@ -14,7 +14,7 @@ from foldrace.analysis.records.tables import locate_sweep, ranking, trials_table
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.recording.reader import spec_text
 from foldrace.search.recording.schema import Tag, sweep_state
-from foldrace.search.spec.sweep_spec import parse_spec
+from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.search.text import clock
 
@@ -35,6 +35,7 @@ class Status:
         remedy: what to do if the sweep's process on this node ended without closing the record;
             else "".
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
+        spec: the recorded sweep file, by which the parameters are read.
     """
 
     sweep: str
@@ -45,6 +46,7 @@ class Status:
     seconds: float
     trials: pd.DataFrame
     remedy: str = ""
+    spec: SweepSpec | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -119,6 +121,7 @@ def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
         seconds=((end or time.time() * 1000) - run.info.start_time) / 1000,
         trials=trials_table(client, run),
         remedy=_remedy(gone) if gone else "",
+        spec=spec,
     )
 
 

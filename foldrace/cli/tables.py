@@ -87,12 +87,13 @@ def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
 
 def status_table(status: Status, count: int = 5) -> Table:
     """The best completed trials of a sweep."""
-    from foldrace.analysis.records.tables import number
+    from foldrace.analysis.records.tables import parameter_texts
+    from foldrace.analysis.records.values import read_values
 
     table = Table("#", "trial", "CV loss ± std. error", "parameters", header_style="bold")
     for place, (_, row) in enumerate(status.ranking.head(count).iterrows(), 1):
-        given = {name: row.get(f"params.{name}") for name in status.varying}
-        params = {name: number(text) for name, text in given.items() if isinstance(text, str)}
+        given = read_values(parameter_texts(row), status.spec)
+        params = {name: given[name] for name in status.varying if name in given}
         score = score_text(row["val_loss"], row["val_loss_se"])
         style = "bold green" if place == 1 else ""
         table.add_row(str(place), str(row["trial"]), score, params_text(params), style=style)
