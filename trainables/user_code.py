@@ -12,7 +12,7 @@ from typing import Any
 
 from foldrace.errors import InputError, nearest
 
-__all__ = ["load_object"]
+__all__ = ["load_object", "referenced_module"]
 
 
 def load_object(
@@ -55,11 +55,23 @@ def load_object(
     return found
 
 
+def referenced_module(reference: str) -> ModuleType:
+    """The module of what `load_object` has loaded by this reference."""
+    where = reference.rpartition(":")[0]
+    return sys.modules[_file_module(Path(where)) if where.endswith(".py") else where]
+
+
+def _file_module(path: Path) -> str:
+    """The private name of a file's module."""
+    path = path.expanduser().resolve()
+    return f"_foldrace_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
 def _import_file(path: Path, field: str, error: type[InputError]) -> ModuleType:
     path = path.expanduser().resolve()
     if not path.is_file():
         raise error(field, str(path), "no such file")
-    name = f"_foldrace_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = _file_module(path)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 
 from foldrace.analysis.records.tables import (
     histories,
-    number,
     parameter_texts,
     ranking,
     trials_table,
 )
+from foldrace.analysis.records.values import read_spec, read_values
 from foldrace.search.recording.reader import artifact_arrays, runs_of, spec_text
 from foldrace.search.recording.schema import (
     COMPARISON_FILE,
@@ -30,6 +29,7 @@ from foldrace.search.recording.schema import (
     Tag,
     sweep_state,
 )
+from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -148,9 +148,10 @@ class Comparison:
         chosen = ranking(rows)
         if not len(chosen):
             return {}
+        texts = parameter_texts(chosen.iloc[0])
         return {
-            name: number(text)
-            for name, text in parameter_texts(chosen.iloc[0]).items()
+            name: value
+            for name, value in read_values(texts, read_spec(self.spec)).items()
             if rows[f"params.{name}"].nunique(dropna=False) > 1
         }
 
@@ -177,7 +178,7 @@ def read_comparison(client: MlflowClient, run: Run) -> Comparison:
         StateError: its file is not recorded.
     """
     spec = spec_text(client, run)
-    tree = yaml.safe_load(spec)
+    tree = read_yaml(spec, "the recorded sweep file")
     runs = runs_of(client, run)
     fold_runs = [found for found in runs if found.data.tags[Tag.LEVEL] == Level.FOLD]
     trials = _trials(

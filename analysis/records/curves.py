@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 
 from foldrace.analysis.records.recorded_curves import Curves
@@ -16,10 +15,10 @@ from foldrace.analysis.records.tables import (
     artifact_text,
     histories,
     locate_sweep,
-    number,
     parameter_texts,
     trials_table,
 )
+from foldrace.analysis.records.values import read_spec, read_values
 from foldrace.errors import InputError, StateError
 from foldrace.search.recording.reader import runs_of
 from foldrace.search.recording.schema import (
@@ -110,7 +109,7 @@ def curves_of(client: MlflowClient, sweep: Run) -> Curves:
             f" {shape[2]}, so their curves are not complete; record curves with a sweep without"
             " early_stopping"
         )
-    return Curves(loss, _seconds(reports, shape), _configurations(trials))
+    return Curves(loss, _seconds(reports, shape), _configurations(client, sweep, trials))
 
 
 def _check_endings(name: str, trials: pd.DataFrame) -> None:
@@ -134,9 +133,8 @@ def _most(reports: Sequence[pd.DataFrame], column: str) -> int:
 
 def _epochs(client: MlflowClient, sweep: Run) -> int | None:
     """The epochs of the sweep file; None if it is not recorded."""
-    spec = yaml.safe_load(artifact_text(client, sweep, SPEC_FILE) or "{}")
-    epochs = spec.get("epochs") if isinstance(spec, dict) else None
-    return epochs if isinstance(epochs, int) else None
+    spec = read_spec(artifact_text(client, sweep, SPEC_FILE))
+    return spec.epochs if spec else None
 
 
 def _losses(
@@ -169,13 +167,9 @@ def _seconds(reports: Sequence[pd.DataFrame], shape: tuple[int, int, int]) -> ND
     return np.where(np.isfinite(seconds), seconds, np.median(known) if len(known) else 1.0)
 
 
-def _configurations(trials: pd.DataFrame) -> tuple[dict[str, Value], ...]:
-    """The parameters of each trial, with numbers as numbers."""
-    return tuple(
-        {name: _value(text) for name, text in parameter_texts(row).items()}
-        for _, row in trials.iterrows()
-    )
-
-
-def _value(text: str) -> Value:
-    return int(text) if text.lstrip("-").isdecimal() else number(text)
+def _configurations(
+    client: MlflowClient, sweep: Run, trials: pd.DataFrame
+) -> tuple[dict[str, Value], ...]:
+    """The parameters of each trial, as values."""
+    spec = read_spec(artifact_text(client, sweep, SPEC_FILE))
+    return tuple(read_values(parameter_texts(row), spec) for _, row in trials.iterrows())

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
-import yaml
 
 from foldrace.analysis.records.tables import locate_sweep, ranking, trials_table
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.recording.reader import artifact_names, spec_text
 from foldrace.search.recording.schema import ERROR_FILE, Tag, sweep_state
-from foldrace.search.spec.sweep_spec import parse_spec
+from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
+from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.search.text import clock
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Status:
         folds, epochs: of a completed trial.
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
         tracebacks: by failed trial, where its ``error.txt`` is; for those that `failures` names.
+        spec: the recorded sweep file, by which the parameters are read.
     """
 
     sweep: str
@@ -56,6 +57,7 @@ class Status:
     trials: pd.DataFrame
     tracebacks: Mapping[int, str]
     remedy: str = ""
+    spec: SweepSpec | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -128,7 +130,7 @@ def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
         StateError: there is no such sweep, or its file is not recorded.
     """
     client, run, folder = locate_sweep(root, name, uri)
-    spec = parse_spec(yaml.safe_load(spec_text(client, run)), base=root)
+    spec = parse_spec(read_yaml(spec_text(client, run), run.data.tags[Tag.SWEEP]), base=root)
     state = sweep_state(run)
     running = state == "running"
     gone = folder if running and folder is not None and folder.abandoned else None
@@ -149,6 +151,7 @@ def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
         trials=trials,
         tracebacks=_tracebacks(client, trials),
         remedy=_remedy(gone) if gone else "",
+        spec=spec,
     )
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from foldrace.analysis.records.tables import (
     artifact_text,
     folds_table,
     histories,
-    number,
     ranking,
     trial_curves,
     trials_table,
 )
-from foldrace.errors import InputError
+from foldrace.analysis.records.values import distributions, read_spec, read_value
 from foldrace.search.recording.reader import artifact, artifact_names
 from foldrace.search.recording.schema import (
     BEST_TRIAL,
@@ -34,7 +32,7 @@ from foldrace.search.recording.schema import (
 )
 from foldrace.search.spec.distribution_base import Distribution
 from foldrace.search.spec.distributions import Choice
-from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
+from foldrace.search.spec.sweep_spec import SweepSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -167,31 +165,19 @@ class SweepRecord:
         return (*first, *(self._parameter(name) for name in names))
 
     def _parameter(self, name: str) -> SearchedParameter:
-        entries: list[Distribution] = []
-        if self.spec is not None:
-            arms = self.spec.comparison.arms.values() if self.spec.comparison else ()
-            given = [
-                space[name]
-                for space in (self.spec.space, *(arm.space for arm in arms))
-                if name in space
-            ]
-            entries = [entry for at, entry in enumerate(given) if entry not in given[:at]]
-        choices = tuple(
-            str(one) for entry in entries if isinstance(entry, Choice) for one in entry.choices
-        )
+        entries = distributions(self.spec, name)
         texts = self.trials.set_index("trial")[f"params.{name}"].dropna()
-        values = {
-            int(trial): _chosen(text, choices) if choices else number(text)
-            for trial, text in texts.items()
-        }
-        return SearchedParameter(name, tuple(entries), values)
+        values = {int(trial): _plotted(text, entries) for trial, text in texts.items()}
+        return SearchedParameter(name, entries, values)
 
 
-def _chosen(text: str, choices: tuple[str, ...]) -> str:
-    """The choice that is recorded as ``text``; 1 may have become 1.0."""
-    return next(
-        (choice for choice in choices if choice == text or number(choice) == number(text)), text
-    )
+def _plotted(text: str, entries: Sequence[Distribution]) -> float | str:
+    """A recorded value as it is plotted: a number, or the name of a category."""
+    value = read_value(text, entries)
+    categorical = any(isinstance(entry, Choice) for entry in entries)
+    if categorical or isinstance(value, bool | str) or value is None:
+        return str(value)
+    return float(value)
 
 
 def read_sweep_record(client: MlflowClient, run: Run) -> SweepRecord:
@@ -215,7 +201,7 @@ def read_sweep_record(client: MlflowClient, run: Run) -> SweepRecord:
         curves=trial_curves(client, run, seen["trial"]),
         folds=folds_table(client, run),
         incumbents=_incumbents(client, run),
-        spec=_spec(spec_text),
+        spec=read_spec(spec_text),
         spec_text=spec_text,
         environment=artifact_text(client, run, ENVIRONMENT_FILE) or "",
         strip=last_strip(client, best.iloc[0]["run_id"]) if len(best) else None,
@@ -232,13 +218,6 @@ def _incumbents(client: MlflowClient, run: Run) -> pd.DataFrame:
     )
     history = history.dropna(subset=["val_loss", "best_trial"])
     return history.assign(minutes=(history["timestamp"] - run.info.start_time) / 60_000)
-
-
-def _spec(text: str) -> SweepSpec | None:
-    try:
-        return parse_spec(yaml.safe_load(text), Path())
-    except InputError:  # not recorded, or by a version that this one cannot read
-        return None
 
 
 def last_strip(client: MlflowClient, run_id: str) -> bytes | None:

@@ -25,9 +25,9 @@ from foldrace.analysis.records.vae import VaeRecord, read_vae_record
 from foldrace.analysis.statistics.pca import LinearCode, linear_codes
 from foldrace.analysis.statistics.verdict import Verdict, judge
 from foldrace.analysis.study.plan import PARTS, REPORTS, StudyPart, StudyProgress
+from foldrace.search.preparing.recorded import recorded_spec
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.recording.tracking import connect
-from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.trainables.data.datasets import load_dataset
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _read_part(client: MlflowClient, run: Run, part: StudyPart, folder: SweepFol
     pages = sorted(folder.path.glob(f"{REPORTS}/*.html"))
     return PartRecord(
         part=part,
-        spec=load_spec(folder.spec),
+        spec=recorded_spec(folder, folder.read_state()),
         run=run,
         trials=trials,
         folds=tuple(fold_losses(client, run, int(best.iloc[0]["trial"]))) if len(best) else (),

@@ -14,9 +14,9 @@ from foldrace.analysis.study.plan import PARTS, REPORTS, Stage, StudyPart, Study
 from foldrace.errors import InputError, reason
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
+from foldrace.search.preparing.recorded import open_recorded
 from foldrace.search.recording.folder import SweepFolder, check_root
 from foldrace.search.recording.tracking import connect
-from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.text import clock
 from foldrace.search.tune.view import View
 
@@ -177,13 +177,17 @@ class SweepStages:
         folder = self.folder(part)
         if folder.result.is_file():
             return
-        begun = folder.spec.is_file()
-        spec = load_spec(folder.spec) if begun else part.spec(self._overrides)
-        prepared = prepare(spec, self._data_dir, local=self._address is None)
-        view = self._make_view(prepared)
-        if begun:
-            result, trials = resume_sweep(prepared, folder, make_view=view, address=self._address)
+        local = self._address is None
+        if folder.spec.is_file():
+            recorded = open_recorded(folder)
+            prepared = recorded.prepare(self._data_dir, local=local)
+            view = self._make_view(prepared)
+            result, trials = resume_sweep(
+                prepared, recorded, make_view=view, address=self._address
+            )
         else:
+            prepared = prepare(part.spec(self._overrides), self._data_dir, local=local)
+            view = self._make_view(prepared)
             result, trials = run_sweep(prepared, self._root, make_view=view, address=self._address)
         if result.interrupted:
             raise KeyboardInterrupt

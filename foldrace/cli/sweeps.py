@@ -101,10 +101,9 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted sweep."""
-    from foldrace.search.preparing.prepare import prepare
+    from foldrace.search.preparing.recorded import open_recorded
     from foldrace.search.recording.folder import find_sweep
     from foldrace.search.recording.outbox import waiting_records
-    from foldrace.search.spec.sweep_spec import load_spec
     from foldrace.search.tune.session import ray_session
 
     folder = find_sweep(directory, sweep_name)
@@ -118,14 +117,14 @@ def resume(
         if as_json:
             print_json(folder.read_result() | ({"refit": refitted} if refitted else {}))
         return
-    folder.read_state()
-    prepared = prepare(load_spec(folder.spec), data_dir, local=address is None)
+    recorded = open_recorded(folder)
+    prepared = recorded.prepare(data_dir, local=address is None)
 
     say(f"{folder.name}: resuming")
     with ray_session(address, prepared.spec):
         from foldrace.search.sweeps.run import resume_sweep
 
-        outcome = resume_sweep(prepared, folder, make_view=_view_of(prepared), address=address)
+        outcome = resume_sweep(prepared, recorded, make_view=_view_of(prepared), address=address)
     _conclude(*outcome, prepared, _Ending(directory, data_dir, as_json, then_refit))
 
 

@@ -87,7 +87,8 @@ def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
 
 def status_table(status: Status, count: int = 5) -> Table:
     """The best completed trials of a sweep, and below them the best of those that are open."""
-    from foldrace.analysis.records.tables import number
+    from foldrace.analysis.records.tables import parameter_texts
+    from foldrace.analysis.records.values import read_values
 
     table = Table("#", "trial", header_style="bold")
     table.add_column("CV loss ± std. error", no_wrap=True)
@@ -96,8 +97,8 @@ def status_table(status: Status, count: int = 5) -> Table:
     completed = [row for _, row in status.ranking.head(count).iterrows()]
     still_open = [row for _, row in status.open_trials.head(count).iterrows()]
     for place, row in enumerate([*completed, *still_open], 1):
-        given = {name: row.get(f"params.{name}") for name in status.varying}
-        params = {name: number(text) for name, text in given.items() if isinstance(text, str)}
+        given = read_values(parameter_texts(row), status.spec)
+        params = {name: given[name] for name in status.varying if name in given}
         score = score_text(row["val_loss"], row["val_loss_se"])
         done = place <= len(completed)
         folds, epoch = int(row["folds"]), int(row["epoch"])

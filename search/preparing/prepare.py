@@ -28,18 +28,21 @@ from foldrace.trainables.training.splits import FoldKind, FoldPlan
 __all__ = ["Prepared", "fold_plan", "prepare"]
 
 
-def prepare(spec: SweepSpec, data_dir: Path, *, local: bool = True) -> Prepared:
+def prepare(
+    spec: SweepSpec, data_dir: Path, *, local: bool = True, task: LoadedTask | None = None
+) -> Prepared:
     """Reads and checks everything that ``spec`` names; the data set last, as it may be downloaded.
 
     Args:
         data_dir: folder of downloaded data sets.
         local: the sweep runs on this node, so its CPUs and GPUs must be enough for a trial.
+        task: the one that ``spec`` names, if it is loaded already.
 
     Raises:
         InputError: the first thing that is wrong.
     """
     check_reference(spec.dataset.name)
-    task = load_task(spec.task)
+    task = task or load_task(spec.task)
     arms = build_arms(spec, task)
     space = SearchSpace.build({} if arms else spec.space, task.declared)
     points = _starting_points(spec, space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = ["WarmStart", "read_warm_start", "with_warm_start"]
+
+log = logging.getLogger(__name__)
 
 _FIELD = "search.warm_start"
 _WAY_OUT = "to try its best points all the same, put them into search.start_with"
@@ -121,7 +124,8 @@ def _spec_of(client: MlflowClient, run: Run, name: str, root: Path) -> SweepSpec
 
 
 def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> None:
-    """Refuses a sweep whose losses are values of another function. Raises: InputError."""
+    """Refuses a sweep whose losses are values of another function; warns of a task whose code has
+    changed, since not every change is one of the loss. Raises: InputError."""
     spec, own = prepared.spec, prepared.task.objective
     if earlier.kind != "sweep":
         rule = f"is a {earlier.kind}, and the sampler can learn only from a sweep's trials"
@@ -140,6 +144,15 @@ def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> 
                 " here"
             )
             raise InputError(_FIELD, name, rule, _WAY_OUT)
+    code = run.data.tags.get(Tag.TASK_DIGEST, prepared.task.digest)
+    if code != prepared.task.digest:
+        log.warning(
+            "%s: the code of %s has changed since %s ran; if its loss has changed with it, leave"
+            " the warm start out",
+            _FIELD,
+            spec.task,
+            name,
+        )
     if run.data.tags.get(Tag.DATASET_DIGEST) != prepared.dataset.digest:
         then, now = earlier.dataset.model_dump(), spec.dataset.model_dump()
         differing = [key for key in {**then, **now} if then.get(key) != now.get(key)]

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from foldrace.errors import InputError
 from foldrace.search.preparing.prepared import Prepared
-from foldrace.search.recording.reader import metric_points, parameter_value
+from foldrace.search.recording.reader import metric_points, parameter_values
 from foldrace.search.recording.schema import EPOCH, VAL_LOSS, Tag, trial_status
 from foldrace.search.spec.fields import same
 from foldrace.search.spec.search_sections import SchedulerSpec
@@ -79,7 +79,7 @@ def _point(texts: Mapping[str, str], prepared: Prepared) -> dict[str, Value]:
         InputError: names a parameter, its value, and why the space cannot give it.
     """
     space, declared = prepared.space, prepared.task.declared
-    params = {name: parameter_value(name, text, declared) for name, text in texts.items()}
+    params = parameter_values(texts, declared)
     defaults = {name: parameter.default for name, parameter in declared.items()}
     whole = defaults | prepared.task.complete(params, "space")
     settled: dict[str, Value] = {}

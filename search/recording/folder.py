@@ -7,13 +7,11 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from foldrace.errors import InputError, StateError, nearest
 from foldrace.files import write_text_atomically
@@ -36,7 +34,6 @@ __all__ = [
 
 _SPEC = "sweep.yaml"
 _RESERVED = (STORE, ARTIFACTS)
-_MISSING = object()
 
 
 TUNE_FORMAT = 1
@@ -52,7 +49,10 @@ class SweepState:
         seconds: wall-clock time spent so far, over all sessions.
         dataset_digest: digest of the data set.
         spec: the sweep file as it was when the sweep started, with every default written out.
-        task_digest: digest of the user's file that defines the task; "" for a built-in task.
+        task_digest: in records of earlier versions, the digest of the user's file that defines
+            the task.
+        task_sources: the user's code that the task is made of (`LoadedTask.sources`); empty for a
+            built-in task.
         name: of the sweep when it began; its folder may have been renamed since.
         tune_format: of Ray Tune's pickled state. It names modules, so it can be read only by
             versions in which these have the same places (`TUNE_FORMAT`).
@@ -67,6 +67,7 @@ class SweepState:
     task_digest: str = ""
     tune_format: int = 0
     name: str = ""
+    task_sources: dict[str, str] = field(default_factory=dict)
 
     def check_tune_format(self, sweep: str) -> None:
         """Checks that this version can continue the sweep.
@@ -80,59 +81,6 @@ class SweepState:
                 " read by this one; resume it with that version, or start a new sweep. Its record"
                 " is unchanged"
             )
-
-    def check_spec(self, spec: str, sweep: str) -> None:
-        """Checks that the sweep file has not changed since the sweep started.
-
-        Args:
-            spec: the file as it is now, with every default written out.
-
-        Raises:
-            StateError: it has changed; the message lists the changes.
-        """
-        before, now = (_flat(yaml.safe_load(text) or {}) for text in (self.spec or spec, spec))
-        changed = [
-            f"{name} was {before.get(name, 'missing')} and is {now.get(name, 'missing')}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name, _MISSING) != now.get(name, _MISSING)
-        ]
-        if changed:
-            what = "; ".join(changed[:5]) + (
-                f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
-            )
-            raise StateError(
-                f"{sweep}: its sweep.yaml was changed since it began: {what}; restore sweep.yaml"
-            )
-
-    def check_task(self, reference: str, digest: str, sweep: str) -> None:
-        """Checks that the task's file has not changed since the sweep started.
-
-        Raises:
-            StateError: it has changed.
-        """
-        if self.spec and digest != self.task_digest:
-            raise StateError(
-                f"{reference}: its file has changed since {sweep} began; change it back, or"
-                " start a new sweep"
-            )
-
-    def check_data(self, name: str, digest: str, sweep: str) -> None:
-        """Checks that the data set is the one that the sweep ran on.
-
-        Raises:
-            StateError: its digest differs.
-        """
-        if digest != self.dataset_digest:
-            raise StateError(f"{name}: not the data that {sweep} ran on (its digest differs)")
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested mappings with dotted names: ``{"search.trials": 20, …}``."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        place = f"{above}{name}"
-        flat |= _flat(value, f"{place}.") if isinstance(value, dict) and value else {place: value}
-    return flat
 
 
 @dataclass(frozen=True)
@@ -259,11 +207,13 @@ class SweepFolder:
             raise StateError(
                 f"{self.name}: its state.json cannot be read, so it cannot be resumed: {error}"
             ) from error
-        for field in fields(state):
-            if type(getattr(state, field.name)).__name__ != field.type:
+        for each in fields(state):
+            if type(getattr(state, each.name)).__name__ != str(each.type).partition("[")[0]:
                 raise StateError(
-                    f"{self.name}: its state.json is damaged: {field.name} is not a {field.type}"
+                    f"{self.name}: its state.json is damaged: {each.name} is not a {each.type}"
                 )
+        if not all(isinstance(text, str) for text in state.task_sources.values()):
+            raise StateError(f"{self.name}: its state.json is damaged: task_sources is not text")
         follow_move(self.root)
         uri = store_of_sweep(self.root, state.tracking_uri, state.key)
         return replace(state, tracking_uri=uri)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ __all__ = [
     "artifact_arrays",
     "artifact_names",
     "metric_points",
-    "parameter_value",
+    "parameter_values",
     "runs_of",
     "search_runs",
     "spec_text",
@@ -88,22 +88,21 @@ def metric_points(
         return dict(zip(wanted, answers, strict=True))
 
 
-def parameter_value(name: str, text: str, declared: Mapping[str, Parameter]) -> Value:
-    """A recorded parameter, which MLflow keeps as text, in its type.
+def parameter_values(
+    texts: Mapping[str, str], declared: Mapping[str, Parameter]
+) -> dict[str, Value]:
+    """A trial's recorded parameters, which MLflow keeps as text, in their types.
 
     Raises:
         InputError: the task has no such parameter, or the parameter no such value.
     """
-    field = f"space.{name}"
-    if name not in declared:
-        raise InputError(field, text, "the task has no such parameter")
-    readings: list[Callable[[], Value]] = [lambda: int(text), lambda: float(text)]
-    for reading in readings:
-        try:
-            return declared[name].check(field, reading())
-        except ValueError:  # of which InputError is one
-            continue
-    return declared[name].check(field, {"True": True, "False": False}.get(text, text))
+    values = {}
+    for name, text in texts.items():
+        field = f"space.{name}"
+        if name not in declared:
+            raise InputError(field, text, "the task has no such parameter")
+        values[name] = declared[name].check(field, declared[name].read(text))
+    return values
 
 
 def artifact_names(client: MlflowClient, run_id: str, folder: str | None = None) -> list[str]:

@@ -104,6 +104,7 @@ class Tag(StrEnum):
     TASK = "foldrace.task"
     GIT_REVISION = "foldrace.git_revision"
     DATASET_DIGEST = "foldrace.dataset_digest"
+    TASK_DIGEST = "foldrace.task_digest"
     WALL_SECONDS = "foldrace.wall_seconds"
     REFIT_DONE = "foldrace.refit_done"
 

@@ -146,6 +146,7 @@ class MlflowWriter(EventSink):
         dataset: Dataset,
         task: str,
         kind: str = "sweep",
+        task_digest: str = "",
         objectives: Sequence[str] = (VAL_LOSS,),
     ) -> None:
         """Opens the sweep's run and records the sweep file, the environment and the data set.
@@ -153,6 +154,7 @@ class MlflowWriter(EventSink):
         Args:
             environment: see `foldrace.search.preparing.environment.describe_environment`.
             kind: ``sweep`` or ``comparison``.
+            task_digest: of the code of a user's task (`LoadedTask.digest`).
             objectives: of the sweep, ``val_loss`` first.
         """
         run = self.sweep_run
@@ -166,6 +168,7 @@ class MlflowWriter(EventSink):
             Tag.TASK: task,
             Tag.GIT_REVISION: revision,
             Tag.DATASET_DIGEST: dataset.digest,
+            Tag.TASK_DIGEST: task_digest or None,
             "mlflow.user": _user(),
             "mlflow.source.name": "foldrace",
         }

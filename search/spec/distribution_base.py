@@ -88,6 +88,20 @@ class Distribution(SpecSection):
         """The middle of a range, on its own scale; the first of several choices."""
 
     @abstractmethod
+    def read(self, text: str) -> Value:
+        """The value that is recorded as ``text``, for readers that do not have the task.
+
+        The task's declaration, where it is at hand, says more: see `Parameter.read`.
+
+        Raises:
+            ValueError: it has no such value.
+
+        >>> from foldrace.search.spec.distributions import Choice
+        >>> Choice(choice=["1000", "1e3"]).read("1e3"), Choice(choice=[None, 1]).read("1.0")
+        ('1e3', 1)
+        """
+
+    @abstractmethod
     def suggest(self, trial: BaseTrial, name: str) -> Value:
         """A value that an Optuna trial draws for the parameter ``name``."""
 

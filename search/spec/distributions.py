@@ -68,6 +68,14 @@ class _Listed(Distribution):
     @abstractmethod
     def values(self) -> Sequence[Value]: ...
 
+    def read(self, text: str) -> Value:
+        exact = [value for value in self.values if str(value) == text]
+        # 1 in the file is 1.0 in the record, if the parameter is a number
+        equal = [v for v in self.values if isinstance(v, int | float) and str(float(v)) == text]
+        if not exact + equal:
+            raise ValueError(f"{text}: not in {self}")
+        return (exact + equal)[0]
+
     @property
     def upper(self) -> Value:
         return self.values[0]
@@ -164,6 +172,9 @@ class _Range(Distribution):
 
     bounds: tuple[Any, ...]
     whole: ClassVar[bool] = False
+
+    def read(self, text: str) -> Value:
+        return int(text) if self.whole else float(text)
 
     @property
     def _spacing(self) -> dict[str, Any]:

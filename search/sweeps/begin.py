@@ -65,7 +65,7 @@ class NewSweep:
             experiment,
             dataset_digest=prepared.dataset.digest,
             spec=spec.to_yaml(),
-            task_digest=prepared.task.digest,
+            task_sources=dict(prepared.task.sources),
             tune_format=TUNE_FORMAT,
             name=folder.name,
         )
@@ -133,15 +133,17 @@ def begin_record(
     Raises:
         StateError: the tracking store cannot be used.
     """
-    spec = prepared.spec
+    spec, text = prepared.spec, state.spec or folder.spec.read_text()
     deliver_rest(folder, writer)
     try:
+        environment, task = describe_environment(), prepared.task
         writer.start_sweep(
-            folder.spec.read_text(),
-            describe_environment(),
+            text,
+            environment,
             prepared.dataset,
-            spec.task,
+            task.reference,
             spec.kind,
+            task.digest,
             spec.search.objectives,
         )
     except Exception as error:  # MLflow's own errors, and those of the database below it

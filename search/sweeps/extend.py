@@ -12,15 +12,15 @@ from typing import Any
 
 from foldrace.errors import InputError, StateError
 from foldrace.files import write_text_atomically
-from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
+from foldrace.search.preparing.recorded import open_recorded
 from foldrace.search.recording.events import Files, now_ms
 from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.sweep_outbox import keep_for_later
 from foldrace.search.recording.tracking import check_tracking, connect
 from foldrace.search.recording.writer import MlflowWriter
-from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
+from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.sweeps.begin import FoundSweep
 from foldrace.search.sweeps.result import SweepResult
 from foldrace.search.sweeps.run import MakeView, SweepRun
@@ -92,12 +92,13 @@ def prepare_extension(
     Raises:
         InputError: the epochs are no more than before, or a survivor's learning rate schedule ends
             with the old epochs.
-        StateError: there is no such sweep; it has not ended, or has been refitted; there is no
-            survivor, or a checkpoint is missing.
+        StateError: there is no such sweep, or it is not as recorded; it has not ended, or has been
+            refitted; there is no survivor, or a checkpoint is missing.
     """
     folder = find_sweep(root, name)
     folder.check_private()
-    earlier, state, old = folder.read_result(), folder.read_state(), load_spec(folder.spec)
+    earlier, recorded = folder.read_result(), open_recorded(folder)
+    state, old = recorded.state, recorded.spec
     _check_extendable(folder, old, epochs)
     check_tracking(state.tracking_uri)
     writer = MlflowWriter(connect(state.tracking_uri), state.experiment_id, folder.name, state.key)
@@ -106,10 +107,7 @@ def prepare_extension(
             f"{folder.name}: its best trial has been tested; another choice now would be a choice"
             " by the test set"
         )
-    prepared = prepare(_longer(old, epochs), data_dir, local=local)
-    state.check_spec(old.to_yaml(), folder.name)
-    state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
-    state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
+    prepared = recorded.prepare(data_dir, local=local, spec=_longer(old, epochs))
     survivors = _begun(folder, epochs, top)
     if survivors is None:
         survivors = _survivors(folder, writer, old.ladder[-1])[:top]

@@ -17,23 +17,25 @@ import torch
 from numpy.typing import NDArray
 
 from foldrace.errors import InputError, StateError, first_line
-from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.recorded import open_recorded
 from foldrace.search.preparing.resources import count_gpus
 from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.events import now_ms
 from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.outbox import waiting_records
-from foldrace.search.recording.reader import artifact
+from foldrace.search.recording.reader import artifact, parameter_values
+from foldrace.search.recording.runs import Runs
 from foldrace.search.recording.schema import REFIT_FILE, Outcome, Tag
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
-from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.search.spec.fields import same
 from foldrace.search.sweeps.champion import register_champion
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.search.sweeps.models import WEIGHTS
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import Work, shared_tensor
+from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.seeds import derive_seed, seeded
@@ -129,7 +131,7 @@ def refit(
 
     Raises:
         StateError: there is no such sweep, it has no completed trial, its record is not delivered
-            yet, or the data set is not the one that it ran on.
+            yet, or its file, task or data are not the recorded ones.
         InputError: the data set or the task cannot be read any more.
     """
     folder = find_sweep(root, name)
@@ -142,9 +144,8 @@ def refit(
         if recorded is None:
             raise StateError(f"{folder.name}: its refit is recorded, but {REFIT_FILE} is missing")
         return RefitResult(**{**json.loads(recorded), "repeated": True})
-    prepared = prepare(load_spec(folder.spec), data_dir)
+    prepared = open_recorded(folder).prepare(data_dir)
     task, dataset = prepared.task, prepared.dataset
-    state.check_data(dataset.name, dataset.digest, folder.name)
     if bound_samples is not None and not task.can("bound"):
         raise InputError(
             "--bound-samples", bound_samples, f"{task.reference} has no bound on log p(x)"
@@ -156,7 +157,8 @@ def refit(
         best["trial"],
         epochs,
     )
-    params = task.complete(best["params"])
+    runs = Runs(client, state.experiment_id, folder.name, state.key)
+    params = _recorded_params(runs, best, task)
     run_id = writer.refit_run({**params, "epochs": epochs})
     try:
         fold = _train(make_work(prepared), params, epochs, client, run_id)
@@ -201,6 +203,25 @@ def _best_trial(folder: SweepFolder) -> dict[str, Any]:
             " first"
         )
     return best
+
+
+def _recorded_params(runs: Runs, best: Mapping[str, Any], task: LoadedTask) -> dict[str, Value]:
+    """All parameters of the best trial: those of its run in MLflow; without one, of the result.
+
+    Raises:
+        StateError: ``result.json`` says otherwise than the record; names the first parameter.
+    """
+    run = runs.find((best["trial"],))
+    texts = run.data.params if run else {}
+    known = {name: text for name, text in texts.items() if name in task.declared}
+    recorded = parameter_values(known, task.declared)
+    for name, value in best["params"].items():
+        if name in recorded and not same(recorded[name], value):
+            raise StateError(
+                f"trial {best['trial']}: {name} is {value!r} in result.json, and"
+                f" {recorded[name]!r} in its record; change result.json back"
+            )
+    return task.complete({**best["params"], **recorded})
 
 
 def _test(fold: Fold, images: NDArray[np.uint8], bound_samples: int | None) -> dict[str, float]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import StateError, first_line
 from foldrace.search.preparing.environment import describe_environment
-from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.recorded import open_recorded
 from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.folder import find_sweep
-from foldrace.search.recording.reader import artifact, metric_points, parameter_value
+from foldrace.search.recording.reader import artifact, metric_points, parameter_values
 from foldrace.search.recording.runs import Runs
 from foldrace.search.recording.schema import (
     BEST_EPOCH,
@@ -25,7 +25,6 @@ from foldrace.search.recording.schema import (
     Tag,
 )
 from foldrace.search.recording.tracking import check_tracking, connect
-from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import shared_tensor
 
@@ -107,12 +106,10 @@ def replay_trial(
         InputError: the data set or the task cannot be read any more.
     """
     folder = find_sweep(root, name)
-    state, spec = folder.read_state(), load_spec(folder.spec)
+    opened = open_recorded(folder)
+    state = opened.state
     check_tracking(state.tracking_uri)
-    prepared = prepare(spec, data_dir)
-    state.check_spec(spec.to_yaml(), folder.name)
-    state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
-    state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
+    prepared = opened.prepare(data_dir)
     client = connect(state.tracking_uri)
     runs = Runs(client, state.experiment_id, folder.name, state.key)
     own = runs.find((trial,))
@@ -126,11 +123,8 @@ def replay_trial(
     work = make_work(prepared)
     prepare_process(work.threads, work.options.precision)
     declared = prepared.task.declared
-    params = {
-        name: parameter_value(name, text, declared)
-        for name, text in own.data.params.items()
-        if name in declared
-    }
+    texts = {name: text for name, text in own.data.params.items() if name in declared}
+    params = parameter_values(texts, declared)
     repeat = int(own.data.tags.get(Tag.REPEAT, 0))
     cv = work.cross_validation(params, shared_tensor(work.images), repeat)
     again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))

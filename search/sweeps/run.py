@@ -13,6 +13,7 @@ from pathlib import Path
 from foldrace.errors import first_line
 from foldrace.files import fsync_tree, write_text_atomically
 from foldrace.search.preparing.prepared import Prepared
+from foldrace.search.preparing.recorded import RecordedSweep
 from foldrace.search.preparing.resources import check_resources, largest_node, requested
 from foldrace.search.preparing.warm_start import with_warm_start
 from foldrace.search.preparing.work import make_work
@@ -65,7 +66,7 @@ def run_sweep(
 
 
 def resume_sweep(
-    prepared: Prepared, folder: SweepFolder, *, make_view: MakeView, address: str | None = None
+    prepared: Prepared, recorded: RecordedSweep, *, make_view: MakeView, address: str | None = None
 ) -> tuple[SweepResult, TrialTable]:
     """Continues an interrupted sweep from its last snapshot.
 
@@ -73,18 +74,14 @@ def resume_sweep(
     none. Their metrics are the same as without the interruption.
 
     Args:
-        prepared: the sweep, prepared from its own copy of the sweep file.
+        prepared: the sweep, as `recorded` prepares it.
 
     Raises:
-        InputError, StateError: as `run_sweep`; StateError also if the sweep file, the task or the
-            data has changed, or if another process runs the sweep.
+        InputError, StateError: as `run_sweep`; StateError also if another process runs the sweep.
     """
+    folder, state = recorded.folder, recorded.state
     folder.check_private()
-    state = folder.read_state()
     state.check_tune_format(folder.name)
-    state.check_spec(prepared.spec.to_yaml(), folder.name)
-    state.check_task(prepared.task.reference, prepared.task.digest, folder.name)
-    state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
     check_tracking(state.tracking_uri)
     return _kind(prepared)(prepared, FoundSweep(folder, state), make_view, address).execute()
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 
 from foldrace.errors import StateError
-from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.recorded import open_recorded
 from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
-from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.ray.work import shared_tensor
@@ -41,15 +40,14 @@ def log_trial_evidence(
         The id of the trial's run.
 
     Raises:
-        StateError: there is no such sweep, or no checkpoint of the trial in its folder.
+        StateError: there is no such sweep, it is not as recorded, or there is no checkpoint of the
+            trial in its folder.
         InputError: the data set or the task cannot be read any more.
     """
     folder = find_sweep(root, name)
-    spec = load_spec(folder.spec)
-    saved = load_checkpoint_file(_checkpoint(folder, trial, spec.epochs))
-    state = folder.read_state()
-    prepared = prepare(spec, data_dir)
-    state.check_data(prepared.dataset.name, prepared.dataset.digest, folder.name)
+    recorded = open_recorded(folder)
+    saved = load_checkpoint_file(_checkpoint(folder, trial, recorded.spec.epochs))
+    state, prepared = recorded.state, recorded.prepare(data_dir)
     work = make_work(prepared)
     cv = work.cross_validation(
         saved["params"], shared_tensor(work.images), repeat=saved.get("repeat", 0)

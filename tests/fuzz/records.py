@@ -18,8 +18,9 @@ import torch
 
 from foldrace.cli.app import main
 from foldrace.errors import StateError
-from foldrace.search.recording.folder import SweepState
+from foldrace.search.recording.folder import TUNE_FORMAT, SweepState
 from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.trainables.data.datasets import load_dataset
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from tests.fuzz.damage import Harm, damaged
 
@@ -45,6 +46,14 @@ _VALUES: tuple[Any, ...] = (
 
 class _Started(BaseException):
     pass
+
+
+@cache
+def _data_digest() -> str:
+    given = load_spec(_SPEC).dataset
+    return load_dataset(
+        given.name, limit=given.limit, seed=given.seed, size=given.size, data_dir=Path()
+    ).digest
 
 
 @cache
@@ -100,7 +109,8 @@ def _resume(draw: random.Random, place: Path) -> str:
     sweep = place / "fault"
     sweep.mkdir()
     spec = load_spec(_SPEC).to_yaml()
-    state = asdict(SweepState("key", f"sqlite:///{place}/mlflow.db", "1", 3.0, "digest", spec, ""))
+    uri = f"sqlite:///{place}/mlflow.db"
+    state = asdict(SweepState("key", uri, "1", 3.0, _data_digest(), spec, tune_format=TUNE_FORMAT))
     if draw.random() < 0.3:
         state[draw.choice(list(state))] = draw.choice(_VALUES)
     if draw.random() < 0.2:

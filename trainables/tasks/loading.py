@@ -5,19 +5,17 @@ PyTorch is not imported here, so that a sweep file is checked quickly.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, nearest
 from foldrace.trainables.tasks.parameters import TRAINING_PARAMETERS, Parameter, Value, complete
 from foldrace.trainables.tasks.protocol import Means, Params, SampleShape, numbered
-from foldrace.trainables.user_code import load_object
+from foldrace.trainables.user_code import load_object, referenced_module
+from foldrace.trainables.user_sources import project_sources, sources_digest
 
 if TYPE_CHECKING:
     import torch
@@ -41,12 +39,15 @@ class LoadedTask:
         implementation: the instance of the task's class (see `Task`).
         parameters: the task's tunable names, without those of the training.
         objective: the term that trials are compared by; None if the task does not say.
+        sources: the code of a user's task as it was loaded, and of the project modules that it
+            imports, by name (`project_sources`); empty for a built-in task.
     """
 
     reference: str
     implementation: Any
     parameters: Mapping[str, Parameter]
     objective: str | None
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def losses(
         self,
@@ -76,14 +77,10 @@ class LoadedTask:
                 )
         return terms
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """SHA-256, in hex, of the file that defines the task; empty for a built-in task."""
-        module = sys.modules.get(type(self.implementation).__module__)
-        file = getattr(module, "__file__", None)
-        if self.reference in BUILT_IN_TASKS or file is None:
-            return ""
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        """SHA-256, in hex, of the task's `sources`; empty for a built-in task."""
+        return sources_digest(self.sources)
 
     @cached_property
     def _takes_epoch(self) -> bool:
@@ -189,7 +186,8 @@ def load_task(reference: str) -> LoadedTask:
         raise InputError("task", reference, rule)
     parameters = _parameters(reference, getattr(implementation, "parameters", {}))
     objective = getattr(implementation, "objective", None)
-    return LoadedTask(reference, implementation, parameters, objective)
+    sources = {} if reference in BUILT_IN_TASKS else project_sources(referenced_module(target))
+    return LoadedTask(reference, implementation, parameters, objective, sources)
 
 
 def _parameters(reference: str, declared: object) -> dict[str, Parameter]:

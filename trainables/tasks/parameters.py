@@ -84,6 +84,29 @@ class Parameter:
             and (self.below is None or value < self.below)
         )
 
+    def read(self, text: str) -> Value:
+        """The value that is recorded as ``text``, which is its ``str``.
+
+        The parameter's type decides, not the look of the text. Text that is no such value is
+        returned as it is, for `check` to refuse.
+
+        >>> Parameter("a").read("1e3"), Parameter(None).read("None"), Parameter(0.1).read("1e3")
+        ('1e3', None, 1000.0)
+        """
+        if self.choices is not None:
+            return next((choice for choice in self.choices if str(choice) == text), text)
+        if isinstance(self.default, str):
+            return text
+        if isinstance(self.default, bool):
+            return {"True": True, "False": False}.get(text, text)
+        if self.default is None and text == "None":
+            return None
+        try:
+            # a whole number can be larger than what a float holds exactly
+            return int(text) if text.lstrip("-").isdecimal() else float(text)
+        except ValueError:
+            return text
+
     def check(self, field: str, value: Value) -> Value:
         """Check ``value`` and convert it to the parameter's type.
 

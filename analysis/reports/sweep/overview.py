@@ -14,15 +14,19 @@ from numpy.typing import NDArray
 
 from foldrace.analysis.records.sweep import last_strip
 from foldrace.analysis.records.tables import (
+    artifact_text,
     fold_losses,
-    number,
+    parameter_texts,
     ranking,
     trial_curves,
     trials_table,
 )
+from foldrace.analysis.records.values import read_spec, read_values
 from foldrace.analysis.reports.marks import label
 from foldrace.analysis.reports.style import MUTED, figure_style
 from foldrace.analysis.reports.sweep.panels import plot_best_trials, plot_learning_curves
+from foldrace.search.recording.schema import SPEC_FILE
+from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.text import params_text
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ class Overview:
     curves: dict[int, pd.DataFrame]
     folds: dict[int, list[float]]
     strip: NDArray[np.uint8] | None
+    spec: SweepSpec | None = None
 
     @property
     def ranking(self) -> pd.DataFrame:
@@ -68,7 +73,8 @@ def read_overview(client: MlflowClient, run: Run) -> Overview:
     best = ranking(trials).head(_SHOWN_TRIALS)
     folds = {int(trial): fold_losses(client, run, int(trial)) for trial in best["trial"]}
     strip = _pixels(last_strip(client, best.iloc[0]["run_id"])) if len(best) else None
-    return Overview(run.data.tags["foldrace.sweep"], trials, curves, folds, strip)
+    spec = read_spec(artifact_text(client, run, SPEC_FILE))
+    return Overview(run.data.tags["foldrace.sweep"], trials, curves, folds, strip, spec)
 
 
 def _pixels(png: bytes | None) -> NDArray[np.uint8] | None:
@@ -137,14 +143,12 @@ def _varying_parameters(overview: Overview, trial: int) -> str:
     """A trial's values of the parameters that vary; one that some trials lack varies too."""
     table = overview.trials
     row = table.set_index("trial").loc[trial]
-    given = {
-        name.removeprefix("params."): number(row[name])
-        for name in table.columns
-        if name.startswith("params.")
-        and table[name].nunique(dropna=False) > 1
-        and isinstance(row[name], str)
+    texts = {
+        name: text
+        for name, text in parameter_texts(row).items()
+        if table[f"params.{name}"].nunique(dropna=False) > 1
     }
-    return params_text(given)
+    return params_text(read_values(texts, overview.spec))
 
 
 def log_overview(client: MlflowClient, run_id: str, folder: Path) -> Path:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from foldrace.analysis.records.tables import number
+from foldrace.analysis.records.tables import parameter_texts
+from foldrace.analysis.records.values import read_values
 from foldrace.analysis.reports.page import Table
 from foldrace.analysis.reports.style import BLUE, GREY, INK
 from foldrace.analysis.text import digits, percent, plural
 from foldrace.search.text import clock, params_text
+from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,10 +58,11 @@ def best_table(record: SweepRecord) -> Table:
     names = [parameter.name for parameter in record.parameters]
     rows = []
     for place, (_, row) in enumerate(best.iterrows(), 1):
-        values = (row.get(f"params.{name}") for name in names)
+        given = read_values(parameter_texts(row), record.spec)
+        values = (_value_text(given[name]) if name in given else _NONE for name in names)
         score = loss_text(row["val_loss"], row["val_loss_se"])
         behind = _paired_difference(losses, row["trial"], record.best_trial)
-        rows.append((str(place), str(row["trial"]), score, behind, *map(_value_text, values)))
+        rows.append((str(place), str(row["trial"]), score, behind, *values))
     return Table(
         f"The best {len(best)}" if len(best) > 1 else "The best trial",
         ("#", "trial", "loss ± std. error", "behind, fold by fold", *names),
@@ -70,13 +73,9 @@ def best_table(record: SweepRecord) -> Table:
     )
 
 
-def _value_text(value: object) -> str:
+def _value_text(value: Value) -> str:
     """A parameter's value; a number to three digits, unless it is a whole one."""
-    if not isinstance(value, str):
-        return _NONE
-    found = number(value)
-    whole = value.lstrip("-").isdigit()
-    return f"{found:#.3g}".rstrip(".") if isinstance(found, float) and not whole else value
+    return f"{value:#.3g}".rstrip(".") if isinstance(value, float) else str(value)
 
 
 def _paired_difference(losses: pd.DataFrame, trial: int, best_trial: int | None) -> str:
@@ -144,14 +143,11 @@ def failures_table(record: SweepRecord) -> Table | None:
     failed = record.trials[record.trials["status"] == "failed"]
     if not len(failed):
         return None
-    columns = {f"params.{parameter.name}": parameter.name for parameter in record.parameters}
+    varying = {parameter.name for parameter in record.parameters}
     rows = []
     for _, row in failed.head(_SHOWN_FAILURES).iterrows():
-        given = {
-            name: number(row[column])
-            for column, name in columns.items()
-            if isinstance(row.get(column), str)
-        }
+        texts = {name: text for name, text in parameter_texts(row).items() if name in varying}
+        given = read_values(texts, record.spec)
         reason = str(row["reason"]) or "no reason was recorded"
         rows.append((str(row["trial"]), reason, params_text(given)))
     hidden = len(failed) - len(rows)

@@ -220,3 +220,25 @@ def test_several_objectives_need_their_metrics(store: Store) -> None:
 def test_without_the_field_nothing_is_read(tmp_path: Path) -> None:
     asked = prepared(tmp_path)
     assert with_warm_start(asked, tmp_path, "sqlite:///nowhere/mlflow.db") is asked
+
+
+def test_a_trial_whose_parameter_was_not_set_comes_with_it(store: Store) -> None:
+    values: list[float | None] = [None, 1e-8, None]
+    fixed = {"optimizer": "adam", "lr": 0.01, "latent_dim": 16}
+    losses = [[0.3, 0.3], [0.2, 0.2], [0.1, 0.1]]
+    store.record("unset", [Trial({**fixed, "eps": eps}, losses) for eps in values])
+    space = {**fixed, "eps": {"choice": [None, 1e-8]}}
+    warm = read_warm_start("unset", store.root, store.uri, prepared(store.root, space))
+    assert [trial.params for trial in warm.trials] == [{"eps": eps} for eps in values]
+
+
+def test_a_task_whose_code_has_changed_is_said(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = store.record("by-older-code", many())
+    asked = prepared(store.root)
+    read_warm_start("by-older-code", store.root, store.uri, asked)
+    assert not caplog.records
+    store.client.set_tag(run.info.run_id, "foldrace.task_digest", "1")
+    warm = read_warm_start("by-older-code", store.root, store.uri, asked)
+    assert warm.trials and "the code of autoencoder has changed since by-older-code" in caplog.text

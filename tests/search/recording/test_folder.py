@@ -89,32 +89,6 @@ def test_the_state_is_read_back(tmp_path: Path) -> None:
     assert [path.name for path in folder.path.iterdir()] == ["state.json"]
 
 
-def test_a_changed_sweep_file_is_refused_with_the_difference() -> None:
-    state = SweepState(
-        "k", "sqlite:///x", "1", spec="epochs: 3\nsearch: {trials: 4, seed: 0}\nspace: {lr: 0.1}\n"
-    )
-    state.check_spec("space: {lr: 0.1}\nsearch: {seed: 0, trials: 4}\nepochs: 3\n", "ae")
-    with pytest.raises(
-        StateError,
-        match=r"ae: its sweep\.yaml was changed since it began: epochs was 3 and is 5; ",
-    ):
-        state.check_spec("epochs: 5\nsearch: {trials: 4}\nspace: {lr: 0.1}\n", "ae")
-    with pytest.raises(
-        StateError, match=r"search\.seed was 0 and is missing; restore sweep\.yaml"
-    ):
-        state.check_spec("epochs: 3\nsearch: {trials: 4}\nspace: {lr: 0.1}\n", "ae")
-    SweepState("k", "sqlite:///x", "1").check_spec(
-        "epochs: 5\n", "ae"
-    )  # a sweep of before knows no more
-
-
-def test_a_changed_task_file_is_refused() -> None:
-    state = SweepState("k", "sqlite:///x", "1", spec="epochs: 3\n", task_digest="1")
-    state.check_task("./my.py:Task", "1", "ae")
-    with pytest.raises(StateError, match=r"\./my\.py:Task: its file has changed since ae began"):
-        state.check_task("./my.py:Task", "2", "ae")
-
-
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"key": "k"}', '{"other": 1}'])
 def test_a_state_that_cannot_be_read_is_said(tmp_path: Path, content: str | None) -> None:
     folder = create_sweep_folder(tmp_path, "ae")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +18,14 @@ from foldrace.search.recording.reader import (
     artifact_arrays,
     artifact_names,
     metric_points,
-    parameter_value,
+    parameter_values,
     runs_of,
     search_runs,
     spec_text,
 )
 from foldrace.search.recording.schema import Level, having, prefixed, sweep_state, trial_status
 from foldrace.search.recording.tracking import connect
-from foldrace.trainables.tasks.parameters import Parameter
+from foldrace.trainables.tasks.parameters import Parameter, Value
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +126,27 @@ def test_a_parameters_text_comes_back_in_its_type() -> None:
         "layers": Parameter(2, low=1),
         "nesterov": Parameter(False),
         "width": Parameter("64", choices=("64", "128")),
+        "eps": Parameter(None),
+        "label": Parameter("a"),
     }
-    texts = {"lr": repr(1 / 3), "layers": "3", "nesterov": "True", "width": "128"}
-    values = {name: parameter_value(name, text, declared) for name, text in texts.items()}
-    assert values == {"lr": 1 / 3, "layers": 3, "nesterov": True, "width": "128"}
-    assert math.isclose(float(values["lr"] or 0), 1 / 3, rel_tol=0)
+    values: dict[str, Value] = {
+        "lr": 1 / 3,
+        "layers": 3,
+        "nesterov": True,
+        "width": "128",
+        "eps": None,
+        "label": "True",
+    }
+    read = parameter_values({name: str(value) for name, value in values.items()}, declared)
+    assert read == values and {type(value) for value in read.values()} == {
+        float,
+        int,
+        bool,
+        str,
+        type(None),
+    }
     with pytest.raises(InputError, match="the task has no such parameter"):
-        parameter_value("other", "1", declared)
-    with pytest.raises(InputError, match=r"space\.layers"):
-        parameter_value("layers", "0", declared)
+        parameter_values({"other": "1"}, declared)
+    for name, text in {"layers": "0", "lr": "nan", "nesterov": "1", "width": "12"}.items():
+        with pytest.raises(InputError, match=rf"space\.{name}"):
+            parameter_values({name: text}, declared)

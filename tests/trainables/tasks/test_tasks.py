@@ -214,11 +214,13 @@ def test_a_task_travels_to_a_worker_that_does_not_have_its_file(file, tmp_path):
     assert worker.stdout == "Mine 4 (2,)\n", worker.stderr
 
 
-def test_the_digest_is_that_of_the_users_file(file):
+def test_the_digest_is_that_of_the_users_code(file):
     digests = []
-    for comment in ("", "", "# changed\n"):
-        file.write_text(SOURCE + comment)
-        digests.append(load_task(f"{file}:Mine").digest)
+    for more in ("", "", "CHANGED = 1\n"):
+        file.write_text(SOURCE + more)
+        task = load_task(f"{file}:Mine")
+        assert task.sources == {"my_models.py": SOURCE + more}
+        digests.append(task.digest)
     assert digests[0] == digests[1] != digests[2] and digests[0]
     assert load_task("autoencoder").digest == ""
 

@@ -1,0 +1,157 @@
+"""Opens a recorded sweep: the one way to compute with what an earlier command has begun.
+
+A sweep's numbers belong to its sweep file, its task and its data. Whoever trains or evaluates
+under a sweep's name opens it here, where a file, a task or data other than the recorded ones are
+refused. Commands that only show a sweep read its record instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foldrace.errors import StateError, first_line
+from foldrace.search.preparing.prepare import prepare
+from foldrace.search.preparing.prepared import Prepared
+from foldrace.search.recording.folder import SweepFolder, SweepState
+from foldrace.search.recording.reader import spec_text
+from foldrace.search.recording.runs import Runs
+from foldrace.search.recording.tracking import check_tracking, connect
+from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
+from foldrace.search.spec.yaml_files import read_yaml
+from foldrace.trainables.tasks.loading import LoadedTask, load_task
+from foldrace.trainables.user_sources import same_code
+
+__all__ = ["RecordedSweep", "open_recorded", "recorded_spec"]
+
+_MISSING = object()
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class RecordedSweep:
+    """A sweep whose file is the recorded one. Made by `open_recorded`.
+
+    Attributes:
+        spec: the recorded sweep file.
+    """
+
+    folder: SweepFolder
+    state: SweepState
+    spec: SweepSpec
+
+    def prepare(
+        self, data_dir: Path, *, local: bool = True, spec: SweepSpec | None = None
+    ) -> Prepared:
+        """As `foldrace.search.preparing.prepare.prepare`, with the recorded task and data.
+
+        Args:
+            spec: the sweep's file as an extension changes it; None: as it is recorded.
+
+        Raises:
+            StateError: the task's code or the data differ from the recorded ones.
+            InputError: as `foldrace.search.preparing.prepare.prepare`.
+        """
+        spec = spec or self.spec
+        task = load_task(spec.task)
+        _check_task(self.state, task, self.folder.name)
+        prepared = prepare(spec, data_dir, local=local, task=task)
+        dataset = prepared.dataset
+        if dataset.digest != self.state.dataset_digest:
+            raise StateError(
+                f"{dataset.name}: not the data that {self.folder.name} ran on (its digest"
+                " differs); put them back, or start a new sweep"
+            )
+        return prepared
+
+
+def open_recorded(folder: SweepFolder) -> RecordedSweep:
+    """Opens a sweep for a command that computes with it; reads neither task nor data yet.
+
+    Raises:
+        StateError: the sweep's ``sweep.yaml`` differs from the recorded one in a value, or there
+            is no record.
+        InputError: ``sweep.yaml`` is not a valid sweep file.
+    """
+    state = folder.read_state()
+    recorded, now = recorded_spec(folder, state), load_spec(folder.spec)
+    changes = list(_changes(recorded.model_dump(by_alias=True), now.model_dump(by_alias=True)))
+    if changes:
+        more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+        raise StateError(
+            f"{folder.name}: its sweep.yaml was changed since it began:"
+            f" {'; '.join(changes[:_SHOWN])}{more}; change {folder.spec} back, or start a new"
+            " sweep with it"
+        )
+    return RecordedSweep(folder, state, recorded)
+
+
+def recorded_spec(folder: SweepFolder, state: SweepState) -> SweepSpec:
+    """The sweep's file as it was recorded, whatever stands in its ``sweep.yaml`` now.
+
+    A record of an earlier version that has no copy of the file is looked for in MLflow.
+
+    Raises:
+        StateError: it is not recorded, or the tracking store does not answer.
+        InputError: this version cannot read it.
+    """
+    text = state.spec
+    if not text:
+        text = _text_in_mlflow(folder, state)
+    return parse_spec(read_yaml(text, f"{folder.name}'s recorded sweep file"), folder.path)
+
+
+def _text_in_mlflow(folder: SweepFolder, state: SweepState) -> str:
+    uri = state.tracking_uri
+    check_tracking(uri)
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).is_file():  # connecting would create it
+        raise StateError(f"{folder.name}: its tracking store, {uri}, is missing")
+    try:
+        client = connect(uri)
+        run = Runs(client, state.experiment_id, folder.name, state.key).find(())
+        if run is None:
+            raise StateError(f"{folder.name}: it has no run in {uri}")
+        return spec_text(client, run)
+    except StateError:
+        raise
+    except Exception as error:  # MLflow's errors, and those of the store below it
+        raise StateError(
+            f"{uri}: the tracking store cannot be read: {first_line(error)}"
+        ) from error
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """What differs between two trees: ``search.trials was 20 and is 40``."""
+    for name in dict.fromkeys((*before, *now)):
+        was, here = before.get(name, _MISSING), now.get(name, _MISSING)
+        if isinstance(was, Mapping) and isinstance(here, Mapping):
+            yield from _changes(was, here, f"{above}{name}.")
+        elif repr(was) != repr(here):
+            was, here = ("missing" if each is _MISSING else each for each in (was, here))
+            yield f"{above}{name} was {was} and is {here}"
+
+
+def _check_task(state: SweepState, task: LoadedTask, sweep: str) -> None:
+    """Refuses a task whose code has changed. Raises: StateError."""
+    recorded, here = state.task_sources, task.sources
+    if recorded:
+        changed = [
+            name
+            for name in sorted({*recorded, *here})
+            if name not in recorded
+            or name not in here
+            or not same_code(recorded[name], here[name])
+        ]
+    else:  # a built-in task, or the record of an earlier version: the digest of one file, or none
+        digests = {hashlib.sha256(text.encode()).hexdigest() for text in here.values()}
+        known = state.task_digest in (digests or {""}) or not state.spec
+        changed = [] if known else list(here)[:1]
+    if changed:
+        raise StateError(
+            f"{task.reference}: its code has changed since {sweep} began:"
+            f" {', '.join(changed[:_SHOWN])}; change it back, or start a new sweep"
+        )

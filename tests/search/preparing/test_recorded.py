@@ -1,0 +1,123 @@
+"""The door to a recorded sweep: what it takes as recorded, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from foldrace.errors import InputError, StateError
+from foldrace.search.preparing.recorded import RecordedSweep, open_recorded
+from foldrace.search.recording.folder import SweepFolder, SweepState, create_sweep_folder
+from foldrace.search.spec.sweep_spec import parse_spec
+from foldrace.trainables.data.datasets import load_dataset
+from tests.helpers.recorded_sweeps import Store
+
+TREE = {
+    "dataset": {"name": "digits", "limit": 40},
+    "epochs": 3,
+    "space": {"lr": {"log": [1e-4, 1.0]}, "latent_dim": 16},
+}
+TASK = (
+    "import torch\nclass Mine:\n    def build(self, params, shape):\n"
+    "        return torch.nn.Conv2d(1, 1, 1)\n    def losses(self, model, images, params):\n"
+    "        return {'loss': model(images).flatten(1).mean(1)}\n"
+)
+
+
+def recorded(root: Path, text: str | None = None, **state: str) -> SweepFolder:
+    """The folder of a sweep whose sweep.yaml is ``text``."""
+    spec = parse_spec({**TREE, "task": state.pop("task", "autoencoder")}, root)
+    folder = create_sweep_folder(root, "ae")
+    data = load_dataset("digits", limit=40, data_dir=root).digest
+    known = SweepState("k", f"sqlite:///{root}/no.db", "1", 0.0, data, spec.to_yaml())
+    folder.write_state(replace(known, **state))  # type: ignore[arg-type]
+    folder.spec.write_text(spec.to_yaml() if text is None else text)
+    return folder
+
+
+def test_a_file_with_other_words_for_the_same_is_accepted(tmp_path: Path) -> None:
+    text = (
+        "# a comment\nspace: {latent_dim: {value: 16}, lr: {log: [0.0001, 1]}}\nepochs: 3\n"
+        "dataset: {name: digits, limit: 40}\n"
+    )
+    opened = open_recorded(recorded(tmp_path, text))
+    assert opened.spec == parse_spec(TREE, tmp_path) and list(opened.spec.space) == [
+        "lr",
+        "latent_dim",
+    ]
+    assert opened.prepare(tmp_path).spec == opened.spec
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("epochs: 3", "epochs: 5", r"ae: its sweep\.yaml was changed since .*: epochs was 3 and"),
+        ("latent_dim: 16", "latent_dim: 16.5", r"space\.latent_dim was 16 and is 16\.5"),
+        ("  latent_dim: 16\n", "", r"space\.latent_dim was 16 and is missing; change .* back"),
+        ("log:", "uniform:", r"space\.lr\.log was .* and is missing; space\.lr\.uniform was miss"),
+    ],
+)
+def test_a_changed_sweep_file_is_refused_with_the_difference(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    folder = recorded(tmp_path)
+    text = folder.spec.read_text()
+    assert before in text
+    folder.spec.write_text(text.replace(before, after))
+    with pytest.raises(StateError, match=said):
+        open_recorded(folder)
+
+
+def test_a_damaged_sweep_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="colour"):
+        open_recorded(recorded(tmp_path, "dataset: digits\ncolour: red\n"))
+
+
+def test_a_key_that_is_newer_than_the_record_is_no_change(tmp_path: Path) -> None:
+    folder = recorded(
+        tmp_path, spec="dataset: {name: digits, limit: 40}\nepochs: 3\nspace: {lr: 0.1}"
+    )
+    folder.spec.write_text(
+        parse_spec(TREE | {"space": {"lr": 0.1}, "search": {"trials": 20}}, tmp_path).to_yaml()
+    )
+    assert open_recorded(folder).spec.search.trials == 20
+
+
+def test_a_record_without_the_file_has_it_in_mlflow(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.record("ae", [])
+    folder = SweepFolder(tmp_path, "ae")
+    assert folder.read_state().spec == "" and open_recorded(folder).spec.epochs == 3
+    folder.spec.write_text(folder.spec.read_text().replace("epochs: 3", "epochs: 4"))
+    with pytest.raises(StateError, match="epochs was 3 and is 4"):
+        open_recorded(folder)
+    folder.write_state(replace(folder.read_state(), key="other"))
+    with pytest.raises(StateError, match="ae: it has no run in sqlite"):
+        open_recorded(folder)
+
+
+def test_a_store_that_is_missing_is_said_and_not_created(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="is missing"):
+        open_recorded(recorded(tmp_path, spec=""))
+    assert not (tmp_path / "no.db").exists()
+
+
+def test_a_record_with_the_digest_of_one_file_is_compared_by_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(TASK)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    opened = open_recorded(recorded(tmp_path, task=f"{file}:Mine", task_digest=digest))
+    with pytest.raises(InputError, match=r"space\.latent_dim"):  # the task has no such parameter
+        opened.prepare(tmp_path)
+    file.write_text(TASK.replace("mean(1)", "sum(1)"))
+    with pytest.raises(StateError, match=r"mine\.py:Mine: its code has changed since ae began"):
+        opened.prepare(tmp_path)
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    opened: RecordedSweep = open_recorded(recorded(tmp_path, dataset_digest="another"))
+    with pytest.raises(StateError, match="digits: not the data that ae ran on"):
+        opened.prepare(tmp_path)

@@ -1,0 +1,110 @@
+"""The code that a user's task is made of: which modules belong to it, and when it is the same."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from foldrace.trainables.user_code import load_object, referenced_module
+from foldrace.trainables.user_sources import project_sources, same_code, sources_digest
+
+PROJECT = {
+    "task.py": "import math, numpy, foldrace.errors, absent_package\nfrom models import dae\n"
+    "import beside\nclass Mine:\n    def late(self):\n        from layers import late\n",
+    "beside.py": "import importlib\nother = importlib.import_module('named')\n",
+    "named.py": "NAMED = 1\n",
+    "unrelated.py": "x = 1\n",
+    "models/__init__.py": "",
+    "models/dae.py": "from .parts.block import Block\nfrom . import base\n",
+    "models/base.py": "x = 1\n",
+    "models/parts/block.py": "from ..base import x\nclass Block: ...\n",
+    "layers/late.py": "LATE = 1\n",
+}
+NAMES = {
+    "task.py",
+    "beside",
+    "named",
+    "models",
+    "models.dae",
+    "models.base",
+    "models.parts.block",
+    "layers.late",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a task, from which Python imports; forgotten afterwards."""
+    known = set(sys.modules)
+    write(tmp_path, PROJECT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text.replace(", absent_package", ""))
+
+
+def sources(folder: Path) -> dict[str, str]:
+    reference = f"{folder}/task.py:Mine"
+    load_object(reference, "task")
+    return project_sources(referenced_module(reference))
+
+
+def test_the_sources_are_the_project_modules_that_a_task_imports(project: Path) -> None:
+    found = sources(project)
+    assert set(found) == NAMES
+    assert found["models.parts.block"] == PROJECT["models/parts/block.py"]
+    assert found == sources(project)  # whatever has been imported meanwhile
+
+
+def test_the_same_code_has_the_same_digest_wherever_it_lies(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sources_digest(sources(project))
+    elsewhere = project / "deeper" / "place"
+    write(elsewhere, PROJECT)
+    for name in NAMES:
+        sys.modules.pop(name, None)
+    monkeypatch.setattr(sys, "path", [str(elsewhere), *sys.path[1:]])
+    assert sources_digest(sources(elsewhere)) == before
+    (elsewhere / "models" / "parts" / "block.py").write_text("class Block: x = 1\n")
+    assert sources_digest(sources(elsewhere)) != before
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("x = 1\n", "x = 1  # the first\n\n\n", True),
+        (
+            "def f(a, b):\n    return a\n",
+            'def f(a,\n      b):\n    """Says."""\n    return a',
+            True,
+        ),
+        ('"""Old."""\nx = 1\n', "x = 1\n", True),
+        ("x = 1\n", "x = 1.0\n", False),
+        ("x = 'a'\n", "x = 'b'\n", False),
+        ("def f(:", "def f(: ", False),
+        ("def f(:", "def f(:", True),
+        ("sha256:1", "sha256:2", False),
+    ],
+)
+def test_comments_layout_and_docstrings_do_not_change_a_program(
+    one: str, other: str, same: bool
+) -> None:
+    assert same_code(one, other) is same
+
+
+def test_a_module_that_is_not_text_counts_by_its_bytes(project: Path) -> None:
+    (project / "beside.py").write_bytes(
+        b"# -*- coding: latin-1 -*-\nname = '\xfc'\nimport named\n"
+    )
+    found = sources(project)
+    assert found["beside"].startswith("sha256:") and "named" in found
