@@ -216,7 +216,7 @@ def _train(
     work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str
 ) -> Fold:
     """Trains on all training data; the schedule spans the same epochs as in the search."""
-    prepare_process(work.threads, work.options.precision)
+    prepare_process(work.threads, work.gpu)
     device = torch.device("cuda" if work.gpu and count_gpus() else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     fold = Fold(

@@ -79,7 +79,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         """Prepares the worker's process; Tune calls this once per process."""
         assert work is not None
         self._work = work
-        prepare_process(work.threads, work.options.precision)
+        prepare_process(work.threads, work.gpu)
         self._gpus = ",".join(map(str, ray.get_gpu_ids())) if work.gpu else ""
         on_gpu = work.gpu and _TRAIN_ON_CPU not in os.environ
         self._images = shared_tensor(work.images).to("cuda" if on_gpu else "cpu")
