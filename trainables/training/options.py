@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 __all__ = ["EarlyStopping", "Precision", "TrainingOptions"]
 
@@ -28,7 +29,7 @@ class Precision(StrEnum):
         """
         import torch  # here, since most users of this module need no torch
 
-        backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+        backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
         before = [backend.allow_tf32 for backend in backends]
         for backend in backends:
             backend.allow_tf32 = self is Precision.TF32
