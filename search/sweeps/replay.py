@@ -124,7 +124,7 @@ def replay_trial(
             f"{folder.name}: trial {trial} has no recorded epoch; there is nothing to compare"
         )
     work = make_work(prepared)
-    prepare_process(work.threads, work.gpu)
+    prepare_process(work.threads)  # on the CPU
     declared = prepared.task.declared
     params = {
         name: parameter_value(name, text, declared)

@@ -79,9 +79,9 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         """Prepares the worker's process; Tune calls this once per process."""
         assert work is not None
         self._work = work
-        prepare_process(work.threads, work.gpu)
-        self._gpus = ",".join(map(str, ray.get_gpu_ids())) if work.gpu else ""
         on_gpu = work.gpu and _TRAIN_ON_CPU not in os.environ
+        prepare_process(work.threads, on_gpu)
+        self._gpus = ",".join(map(str, ray.get_gpu_ids())) if work.gpu else ""
         self._images = shared_tensor(work.images).to("cuda" if on_gpu else "cpu")
         self._held = 0 if work.limits.memory is None else limit_memory(work.limits.memory)
         self._begin(config)

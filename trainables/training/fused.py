@@ -21,9 +21,9 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ __all__ = ["CannotFuseError", "can_fuse", "train_epoch_fused"]
 
 _UNSTACKED_STATES = ("step", "mu_product")
 """An optimizer's states for a weight that do not have the weight's shape and are not stacked."""
+
+_NAMED = (Tensor, type, FunctionType, BuiltinFunctionType, ModuleType)
 
 _OF_THE_DEVICE = re.compile(r"CUDA|HIP|cuBLAS|cuDNN|out of memory|allocate memory", re.IGNORECASE)
 
@@ -254,25 +256,27 @@ class _Shared:
             raise CannotFuseError("the task or its network keeps notes while it trains")
 
 
-class _Notes(cloudpickle.Pickler):  # type: ignore[misc]
+class _Notes(pickle.Pickler):
     """All that a fold's task and network hold, in bytes that can be compared.
 
-    Of a tensor these have its identity and version. The tensors are kept, so that no other one
-    gets the identity of one of them.
+    Of a tensor these have its identity and version; of a function, a class or a module its
+    identity. Such objects are kept, so that no other one gets the identity of one of them.
     """
 
     def __init__(self, fold: Fold) -> None:
-        self._file, self._tensors = io.BytesIO(), list[Tensor]()
+        self._file, self._named = io.BytesIO(), list[object]()
         super().__init__(self._file)
         self.dump((fold.task.implementation, fold.model))
         self.content = self._file.getvalue()
 
     def persistent_id(self, obj: Any) -> Any:
-        """A name for a tensor; None for all else, which is pickled."""
-        if not isinstance(obj, Tensor):
+        """A name for an object that is not pickled; None for all others."""
+        if not isinstance(obj, _NAMED):
             return None
-        self._tensors.append(obj)
-        return id(obj), None if obj.is_inference() else obj._version
+        self._named.append(obj)
+        if isinstance(obj, Tensor) and not obj.is_inference():
+            return id(obj), obj._version
+        return id(obj)
 
 
 def _twin(fold: Fold) -> Fold:

@@ -19,6 +19,7 @@ from foldrace.trainables.training import cross_validation
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.fused import CannotFuseError
+from foldrace.trainables.training.fused_random import PerFoldRandom, _drawing_from
 from foldrace.trainables.training.ladder import Rung, default_ladder
 from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
 from foldrace.trainables.training.splits import FoldPlan
@@ -377,8 +378,6 @@ def test_when_a_fold_that_joins_has_diverged_the_others_stop_too(digits: Tensor)
 @pytest.mark.parametrize("draw", [F.dropout, torch.randn_like, torch.rand_like])
 def test_numbers_are_drawn_by_the_same_function_for_the_same_layout(draw: Any) -> None:
     """A GPU's dropout draws in an order that depends on the kernel, the type and the layout."""
-    from foldrace.trainables.training.fused_random import PerFoldRandom
-
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     like = torch.ones(2, 5, 4, 6).permute(0, 1, 3, 2)
     pair = PerFoldRandom(generators)
@@ -399,3 +398,29 @@ def test_numbers_are_drawn_by_the_same_function_for_the_same_layout(draw: Any) -
         torch.manual_seed(seed)
         draw(like[index])
         assert torch.equal(generators[index].get_state(), torch.get_rng_state())
+
+
+def test_on_a_gpu_the_state_of_its_own_global_generator_is_lent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OnGpu:
+        """A generator of a GPU that this test does not need to have."""
+
+        device = torch.device("cuda", 1)
+
+        def __init__(self, seed: int) -> None:
+            self.actual = torch.Generator().manual_seed(seed)
+            self.get_state, self.set_state = self.actual.get_state, self.actual.set_state
+
+    other, shared, own, alike = (OnGpu(seed) for seed in (1, 2, 3, 3))
+    monkeypatch.setattr(torch.cuda, "default_generators", (other, shared))
+    before = [one.get_state() for one in (other, shared)]
+    on_cpu = torch.get_rng_state()
+    generator: Any = own
+    for _ in range(2):
+        with _drawing_from(generator):
+            drawn = torch.rand(4, generator=shared.actual)
+        assert torch.equal(drawn, torch.rand(4, generator=alike.actual))
+    for one, state in zip((other, shared), before, strict=True):
+        assert torch.equal(one.get_state(), state)
+    assert torch.equal(torch.get_rng_state(), on_cpu)
