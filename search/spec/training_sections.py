@@ -177,5 +177,5 @@ class TrainingSpec(SpecSection):
     where the model allows it. Default: auto."""
 
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Precision of the arithmetic: float32; tf32, faster float32 products on a GPU (no effect
-    on a CPU); or bfloat16, automatic mixed precision. Default: float32."""
+    """Precision of training: float32; tf32, faster float32 products on a GPU (no effect on a
+    CPU); or bfloat16, automatic mixed precision. Evaluation is in float32. Default: float32."""

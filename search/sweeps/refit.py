@@ -237,8 +237,9 @@ def _train(
     work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str
 ) -> Fold:
     """Trains on all training data; the schedule spans the same epochs as in the search."""
-    prepare_process(work.threads, work.options.precision)
-    device = torch.device("cuda" if work.gpu and count_gpus() else "cpu")
+    on_gpu = work.gpu and count_gpus() > 0
+    prepare_process(work.threads, on_gpu)
+    device = torch.device("cuda" if on_gpu else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     fold = Fold(
         work.task,

@@ -121,7 +121,7 @@ def replay_trial(
             f"{folder.name}: trial {trial} has no recorded epoch; there is nothing to compare"
         )
     work = make_work(prepared)
-    prepare_process(work.threads, work.options.precision)
+    prepare_process(work.threads)  # on the CPU
     declared = prepared.task.declared
     texts = {name: text for name, text in own.data.params.items() if name in declared}
     params = parameter_values(texts, declared)

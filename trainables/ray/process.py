@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import torch
-
-from foldrace.trainables.training.options import Precision
 
 __all__ = ["prepare_process"]
 
@@ -14,11 +13,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _LARGE = 2**30
 
 
-def prepare_process(threads: int, precision: Precision = Precision.FLOAT32) -> None:
-    """Prepares this process for training.
+def prepare_process(threads: int, gpu: bool = False) -> None:
+    """Prepares this process for training, before it uses a GPU.
 
-    Sets the number of torch's CPU threads, deterministic GPU kernels in float32 or tf32, and a
-    memory allocator that keeps freed memory.
+    Sets the number of torch's CPU threads, deterministic GPU kernels in float32, and a memory
+    allocator that keeps freed memory.
 
     A training step frees and allocates the same few megabytes again and again. By default glibc
     returns them to the system and requests them again, page by page, each page cleared. That took
@@ -26,13 +25,16 @@ def prepare_process(threads: int, precision: Precision = Precision.FLOAT32) -> N
 
     Args:
         threads: CPU threads, at least 1.
-        precision: allows tf32 on a GPU. bfloat16 is a setting of each fold.
+        gpu: it trains on a GPU. An operation for which torch has no deterministic kernel warns.
     """
     torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
-        precision is Precision.TF32
-    )
+    if gpu:
+        # cuBLAS reads it when the process first uses it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # another C library

@@ -80,10 +80,10 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         """Prepares the worker's process; Tune calls this once per process."""
         assert work is not None
         self._work = work
-        prepare_process(work.threads, work.options.precision)
+        on_gpu = work.gpu and _TRAIN_ON_CPU not in os.environ
+        prepare_process(work.threads, on_gpu)
         assigned = ray.get_gpu_ids() if work.gpu else []
         self._gpus = ",".join(map(str, assigned))
-        on_gpu = work.gpu and _TRAIN_ON_CPU not in os.environ
         if on_gpu:
             check_assigned_gpus(assigned)
         self._images = shared_tensor(work.images).to("cuda" if on_gpu else "cpu")

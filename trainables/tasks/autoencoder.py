@@ -49,13 +49,17 @@ class AutoencoderTask(EncoderDecoderTask):
         """``loss`` (the chosen loss) and ``mse``, each (B,): means over pixels and channels."""
         from torch.nn import functional as F
 
+        from foldrace.trainables.tasks.elbo import cross_entropy
+
         reconstruction = model(images)
         mse = F.mse_loss(reconstruction, images, reduction="none").flatten(1).mean(1)
         if params["loss"] == "mse":
             return {"loss": mse, "mse": mse}
-        criterion = F.binary_cross_entropy if params["loss"] == "bce" else F.l1_loss
-        loss = criterion(reconstruction, images, reduction="none").flatten(1).mean(1)
-        return {"loss": loss, "mse": mse.detach()}
+        if params["loss"] == "bce":
+            each = cross_entropy(images, reconstruction)
+        else:
+            each = F.l1_loss(reconstruction, images, reduction="none")
+        return {"loss": each.flatten(1).mean(1), "mse": mse.detach()}
 
     def encode(self, model: torch.nn.Module, images: torch.Tensor, params: Params) -> torch.Tensor:
         """(B, C, H, W) → the codes, (B, latent_dim)."""

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 __all__ = [
     "active_units",
     "bernoulli_nll",
+    "cross_entropy",
     "free_bits",
     "gaussian_kl",
     "gaussian_nll",
@@ -67,7 +68,17 @@ def bernoulli_nll(images: Tensor, reconstruction: Tensor) -> Tensor:
     It is a likelihood only for pixels that are 0 or 1; for grey pixels it is the cross-entropy
     that is commonly used instead.
     """
-    return F.binary_cross_entropy(reconstruction, images, reduction="none").flatten(1).sum(1)
+    return cross_entropy(images, reconstruction).flatten(1).sum(1)
+
+
+def cross_entropy(images: Tensor, reconstruction: Tensor) -> Tensor:
+    """−x log x̂ − (1 − x) log (1 − x̂) per pixel: (B, …), (B, …) → (B, …), float32 or float64.
+
+    It is computed outside `torch.autocast`, within which torch refuses it on a GPU.
+    """
+    exact = torch.promote_types(reconstruction.dtype, torch.float32)
+    with torch.autocast(images.device.type, enabled=False):
+        return F.binary_cross_entropy(reconstruction.to(exact), images.to(exact), reduction="none")
 
 
 def free_bits(kl: Tensor, least: float) -> Tensor:

@@ -65,7 +65,7 @@ class LoadedTask:
         Raises:
             ValueError: the first axis of a term is not B.
         """
-        timing = {"epoch": epoch} if self._takes_epoch else {}
+        timing = {"epoch": epoch} if self.takes_epoch else {}
         terms: Mapping[str, torch.Tensor] = self.implementation.losses(
             model, images, params, **timing
         )
@@ -83,7 +83,8 @@ class LoadedTask:
         return sources_digest(self.sources)
 
     @cached_property
-    def _takes_epoch(self) -> bool:
+    def takes_epoch(self) -> bool:
+        """Whether its ``losses`` gets the epochs trained so far."""
         try:
             return "epoch" in inspect.signature(self.implementation.losses).parameters
         except (TypeError, ValueError):  # a callable without a readable signature

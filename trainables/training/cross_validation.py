@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 from torch import Tensor
@@ -79,10 +80,13 @@ class CrossValidation:
 
         At an aligned point all active folds are at the same epoch. Points at which there is
         nothing to train, because every fold has stopped early, are skipped up to the next rung.
+        If folds are fused, those that join before the next rung join, and catch up, together.
         """
         assert not self.finished
         self._trained, self._heading = [], len(self._rungs)
         while not self._trained and not self.finished:
+            while self._fused and self._more_join():
+                self._position += 1
             point = self._points[self._position]
             self._train_to(point)
             self._position += 1
@@ -96,13 +100,21 @@ class CrossValidation:
             self._rungs += [self._objectives()] * above
         return self.report()
 
+    def _more_join(self) -> bool:
+        """Whether a fold joins at the next point, which is no rung, and another one after it."""
+        around = self._points[max(0, self._position - 1) : self._position + 2]
+        joins = all(one.folds < next_.folds for one, next_ in pairwise(around))
+        return len(around) == 3 and joins and around[1] not in self._ladder
+
     def _train_to(self, point: Rung) -> None:
         """Starts folds and trains them up to a point, those with the fewest epochs first."""
         while len(self._folds) < point.folds:
             self._folds.append(self._start(len(self._folds)))
-        while behind := [
-            fold for fold in self._folds if fold.epoch < point.epochs and not fold.stopped
-        ]:
+        while not self._diverged and (
+            behind := [
+                fold for fold in self._folds if fold.epoch < point.epochs and not fold.stopped
+            ]
+        ):
             least = min(fold.epoch for fold in behind)
             self._trained += self._train_epoch([fold for fold in behind if fold.epoch == least])
 

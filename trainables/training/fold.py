@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.protocol import Params
@@ -68,10 +69,7 @@ class Fold:
             model = self.task.implementation.build(params, (channels, height, width))
             self.model: torch.nn.Module = model.to(self.device)
         self.optimizer = build_optimizer(params, self.model.parameters())
-        steps = options.epochs * len(self.batches(self.train_indices))
-        self.schedule = build_schedule(
-            str(params["schedule"]), self.optimizer, float(params["lr"] or 0.0), steps
-        )
+        self.schedule = self.new_schedule(self.optimizer)
         self.epoch = 0
         self.seconds = 0.0
         self.diverged: str | None = None
@@ -103,10 +101,10 @@ class Fold:
         self.model.train()
         sums: dict[str, Tensor] = {}
         count = 0
-        with seeded(self._epoch_seed, self.device):
+        with self.options.precision.of_products(), seeded(self._epoch_seed, self.device):
             order = self._shuffled()
             for batch in self.batches(order):
-                terms = self.losses(self.pixels(batch), self.epoch + count / len(order))
+                terms = self.losses(self.pixels(batch), self.moment(count))
                 sums = add_terms(sums, terms)
                 self.optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(terms["loss"].mean())
@@ -160,7 +158,8 @@ class Fold:
 
         Args:
             pixels: (B, C, H, W) in [0, 1].
-            moment: epochs trained so far, with their fraction; None in evaluation.
+            moment: epochs trained so far, with their fraction; None in evaluation, which is in
+                float32, as the kept weights are for whoever loads them.
 
         Returns:
             Tensors of shape (B, …) by the name of the term.
@@ -168,7 +167,7 @@ class Fold:
         with torch.autocast(
             self.device.type,
             dtype=torch.bfloat16,
-            enabled=self.options.precision is Precision.BFLOAT16,
+            enabled=moment is not None and self.options.precision is Precision.BFLOAT16,
             cache_enabled=False,
         ):
             return self.task.losses(self.model, pixels, self.params, moment)
@@ -193,6 +192,16 @@ class Fold:
     def note_untrained(self, means: Mapping[str, float]) -> None:
         """Notes the means over the very first batch, which training has to improve on."""
         self._untrained_loss = means.get("criterion", means["loss"])
+
+    def moment(self, count: int) -> float:
+        """The epochs trained so far, after ``count`` images of the next one."""
+        return self.epoch + count / len(self.train_indices)
+
+    def new_schedule(self, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
+        """The trial's learning-rate schedule from its first step on, for ``optimizer``."""
+        steps = self.options.epochs * len(self.batches(self.train_indices))
+        lr = float(self.params["lr"] or 0.0)
+        return build_schedule(str(self.params["schedule"]), optimizer, lr, steps)
 
     def batches(self, indices: Tensor) -> Sequence[Tensor]:
         """``indices`` (n,) in batches.

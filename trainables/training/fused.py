@@ -12,26 +12,38 @@ if it were trained alone.
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
+import random
+import re
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.func import functional_call, stack_module_state, vmap
 
 from foldrace.trainables.cpu.layers import torch_kernels
 from foldrace.trainables.training.fold import Fold, add_terms
 from foldrace.trainables.training.fused_random import PerFoldRandom
 from foldrace.trainables.training.optimizers import build_optimizer
 from foldrace.trainables.training.reports import FoldReport
+from foldrace.trainables.training.seeds import seeded
 
 __all__ = ["CannotFuseError", "can_fuse", "train_epoch_fused"]
 
 _UNSTACKED_STATES = ("step", "mu_product")
 """An optimizer's states for a weight that do not have the weight's shape and are not stacked."""
+
+_NAMED = (Tensor, type, FunctionType, BuiltinFunctionType, ModuleType)
+
+_OF_THE_DEVICE = re.compile(r"CUDA|HIP|cuBLAS|cuDNN|out of memory|allocate memory", re.IGNORECASE)
 
 
 class CannotFuseError(RuntimeError):
@@ -51,14 +63,21 @@ def train_epoch_fused(folds: Sequence[Fold]) -> list[FoldReport]:
         folds: folds that `can_fuse` and have not stopped.
 
     Raises:
-        CannotFuseError: the task cannot be batched; the folds are unchanged.
+        CannotFuseError: the task cannot be batched; the folds are unchanged. What a device or the
+            lack of memory raises is raised as it is.
     """
     assert can_fuse(folds) and not any(fold.stopped for fold in folds)
     started = time.perf_counter()
     try:
         metrics = _Stack(folds).train()
-    except (RuntimeError, NotImplementedError) as error:
-        raise CannotFuseError(str(error).strip().splitlines()[0]) from error
+    except (CannotFuseError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        # Whatever else it is: training fold by fold raises it again if it is the task's own.
+        if isinstance(error, RuntimeError) and _OF_THE_DEVICE.search(str(error)):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CannotFuseError(reason) from error
     seconds = (time.perf_counter() - started) / len(folds)
     return [fold.end_epoch(each, seconds) for fold, each in zip(folds, metrics, strict=True)]
 
@@ -76,15 +95,22 @@ class _Losses(nn.Module):
 
 
 class _Stack:
-    """Weights, buffers and optimizer states of several folds, stacked in a new first dimension."""
+    """Weights, buffers, optimizer and schedule of several folds, stacked in a new first dimension.
+
+    All of it are copies, the task and the network that is called among them.
+    """
 
     def __init__(self, folds: Sequence[Fold]) -> None:
         self._folds = folds
-        modules = [_Losses(fold) for fold in folds]
-        self._losses = modules[0]
-        self._weights, self._buffers = stack_module_state(modules)
+        for fold in folds:
+            fold.model.train()
+        self._twin = _twin(folds[0])
+        self._losses = _Losses(self._twin)
+        self._weights, self._buffers = stack_module_state([_Losses(fold) for fold in folds])
         self._indices = torch.arange(len(folds))  # on the CPU: reading it from a GPU would wait
-        self._optimizer = self._stacked_optimizer()
+        self._optimizer = build_optimizer(folds[0].params, self._weights.values())
+        self._schedule = folds[0].new_schedule(self._optimizer)
+        self._copy_states()
         self._sums: dict[str, Tensor] = {}
 
     def train(self) -> list[dict[str, float]]:
@@ -93,64 +119,75 @@ class _Stack:
         randomness = [fold.random_epoch() for fold in folds]
         batches = [fold.batches(order) for fold, (order, _) in zip(folds, randomness, strict=True)]
         counts = [0] * len(folds)
-        random = PerFoldRandom([generator for _, generator in randomness])
-        with ExitStack() as stack:
-            stack.enter_context(torch_kernels())
-            stack.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            for fold in folds:
-                fold.model.train()
-            for parts in zip(*batches, strict=True):
-                moment = first.epoch + counts[0] / sum(map(len, batches[0]))
-                self._step(parts, moment, random)
+        generators = PerFoldRandom([generator for _, generator in randomness])
+        with first.options.precision.of_products(), torch_kernels(), seeded(0, first.device):
+            shared = _Shared(self._twin)
+            for number, parts in enumerate(zip(*batches, strict=True), 1):
+                self._step(parts, counts, generators)
                 counts = [count + len(part) for count, part in zip(counts, parts, strict=True)]
-                if first.schedule is not None:
-                    first.schedule.step()
-                    self._optimizer.param_groups[0]["lr"] = first.optimizer.param_groups[0]["lr"]
+                if self._schedule is not None:
+                    self._schedule.step()
                 if first.epoch == 0 and counts[0] == len(parts[0]):
                     for fold, means in zip(folds, self._means(counts), strict=True):
                         fold.note_untrained(means)
+                if number in (1, len(batches[0])):
+                    shared.check_unchanged()
             metrics = self._means(counts)
-        for index in range(len(folds)):
-            self._write_back(index)
+        self._write_back()
         return [{f"train_{name}": value for name, value in means.items()} for means in metrics]
 
-    def _step(self, parts: Sequence[Tensor], moment: float, random: PerFoldRandom) -> None:
-        """One optimizer step on a batch of indices per fold."""
-        trained = {name: weight for name, weight in self._weights.items() if weight.requires_grad}
-        frozen = {name: self._weights[name] for name in self._weights if name not in trained}
-        others = {**frozen, **self._buffers}
-        pixels = [fold.pixels(part) for fold, part in zip(self._folds, parts, strict=True)]
-
-        def fold_loss(
-            weights: Mapping[str, Tensor],
-            others: Mapping[str, Tensor],
-            images: Tensor,
-            fold: Tensor,
-        ) -> tuple[Tensor, dict[str, Tensor]]:
-            with random.of(fold):
-                found: tuple[Tensor, dict[str, Tensor]] = functional_call(
-                    self._losses, {**weights, **others}, (images, moment)
-                )
-            return found
-
-        batched: Callable[..., Any] = vmap(
-            grad_and_value(fold_loss, has_aux=True), randomness="error"
-        )
-        if len({len(part) for part in parts}) == 1:
-            gradients, (_, sums) = batched(trained, others, torch.stack(pixels), self._indices)
-        else:  # the last batches differ in size by a sample: one fold at a time
-            found = [
-                batched(*_slice((trained, others), i), images[None], self._indices[i : i + 1])
-                for i, images in enumerate(pixels)
-            ]
-            gradients = _concatenate([gradient for gradient, _ in found])
-            sums = _concatenate([sums for _, (_, sums) in found])
-        for name, total in sums.items():
+    def _step(
+        self, parts: Sequence[Tensor], counts: Sequence[int], generators: PerFoldRandom
+    ) -> None:
+        """One optimizer step on a batch of indices per fold, after ``counts`` images of each."""
+        alike: dict[tuple[int, float], list[int]] = defaultdict(list)
+        for index, (fold, part) in enumerate(zip(self._folds, parts, strict=True)):
+            alike[len(part), self._moment(fold, counts[index])].append(index)
+        found = []
+        for (_, moment), members in alike.items():
+            images = torch.stack([self._folds[i].pixels(parts[i]) for i in members])
+            found.append(self._batched(members, images, moment, generators))
+        losses, sums, buffers = zip(*found, strict=True)
+        order = [index for members in alike.values() for index in members]
+        self._buffers = _joined(buffers, order)
+        for name, total in _joined(sums, order).items():
             self._sums[name] = self._sums[name] + total if name in self._sums else total
-        for name, weight in trained.items():
-            weight.grad = gradients[name]
+        self._optimizer.zero_grad(set_to_none=True)
+        # A fold's weights change its own loss alone, so these are the gradients of each.
+        torch.autograd.backward(torch.cat(losses).sum())
         self._optimizer.step()
+
+    def _moment(self, fold: Fold, count: int) -> float:
+        """What `Fold.losses` gets after ``count`` images; the same for all if the task ignores
+        it."""
+        return fold.moment(count) if fold.task.takes_epoch else float(fold.epoch)
+
+    def _batched(
+        self, members: Sequence[int], images: Tensor, moment: float, generators: PerFoldRandom
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The loss, the summed terms and the new buffers of the folds at ``members``.
+
+        Args:
+            images: (folds, B, C, H, W).
+        """
+
+        def one_fold(
+            state: dict[str, Tensor], pixels: Tensor, fold: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+            state = dict(state)
+            with generators.of(fold):
+                loss, sums = functional_call(self._losses, state, (pixels, moment))
+            # functional_call puts a buffer that was assigned anew into its argument
+            return loss, sums, {name: state[name] for name in self._buffers}
+
+        chosen = self._indices[list(members)]
+        state = {**self._weights, **self._buffers}
+        if len(members) < len(self._folds):
+            state = {name: value[list(members)] for name, value in state.items()}
+        found: tuple[Tensor, dict[str, Tensor], dict[str, Tensor]] = vmap(
+            one_fold, randomness="error"
+        )(state, images, chosen)
+        return found
 
     def _means(self, counts: Sequence[int]) -> list[dict[str, float]]:
         return [
@@ -158,15 +195,18 @@ class _Stack:
             for index, (fold, count) in enumerate(zip(self._folds, counts, strict=True))
         ]
 
-    def _stacked_optimizer(self) -> torch.optim.Optimizer:
-        stacked = build_optimizer(self._folds[0].params, self._weights.values())
-        group = self._folds[0].optimizer.param_groups[0]
-        stacked.param_groups[0].update(
+    def _copy_states(self) -> None:
+        """Copies the states of the folds' optimizers and schedules into the stacked ones."""
+        first = self._folds[0]
+        if self._schedule is not None and first.schedule is not None:
+            self._schedule.load_state_dict(first.schedule.state_dict())
+        group = first.optimizer.param_groups[0]
+        self._optimizer.param_groups[0].update(
             {key: value for key, value in group.items() if key != "params"}
         )
         for index, weight in enumerate(self._weights.values()):
             states = [_state(fold, index) for fold in self._folds]
-            stacked.state[weight] = {
+            self._optimizer.state[weight] = {
                 key: (
                     torch.stack([state[key] for state in states])
                     if _is_stacked(key, value)
@@ -174,24 +214,83 @@ class _Stack:
                 )
                 for key, value in states[0].items()
             }
-        return stacked
 
     @torch.no_grad()
-    def _write_back(self, index: int) -> None:
-        """Copies weights, buffers, optimizer and schedule states into the fold at ``index``."""
-        first, fold = self._folds[0], self._folds[index]
-        for buffer, value in zip(fold.model.buffers(), self._buffers.values(), strict=True):
-            buffer.copy_(value[index])
-        for weight, stacked in zip(fold.model.parameters(), self._weights.values(), strict=True):
-            weight.copy_(stacked[index])
-            weight.grad = None if stacked.grad is None else stacked.grad[index].clone()
-            fold.optimizer.state[weight] = {
-                key: value[index].clone() if _is_stacked(key, value) else _copy(value)
-                for key, value in self._optimizer.state[stacked].items()
-            }
-        if fold is not first and fold.schedule is not None and first.schedule is not None:
-            fold.schedule.load_state_dict(first.schedule.state_dict())
-            fold.optimizer.param_groups[0]["lr"] = first.optimizer.param_groups[0]["lr"]
+    def _write_back(self) -> None:
+        """Copies weights, buffers, optimizer and schedule states into the folds."""
+        for index, fold in enumerate(self._folds):
+            for buffer, value in zip(fold.model.buffers(), self._buffers.values(), strict=True):
+                buffer.copy_(value[index])
+            for weight, stacked in zip(
+                fold.model.parameters(), self._weights.values(), strict=True
+            ):
+                weight.copy_(stacked[index])
+                weight.grad = None if stacked.grad is None else stacked.grad[index].clone()
+                if stacked in self._optimizer.state:
+                    fold.optimizer.state[weight] = {
+                        key: value[index].clone() if _is_stacked(key, value) else _copy(value)
+                        for key, value in self._optimizer.state[stacked].items()
+                    }
+            if fold.schedule is not None and self._schedule is not None:
+                fold.schedule.load_state_dict(self._schedule.state_dict())
+            group = self._optimizer.param_groups[0]
+            fold.optimizer.param_groups[0]["lr"] = _copy(group["lr"])
+
+
+class _Shared:
+    """What all folds share while their task is called once for all of them: the task, the
+    network without its weights, and the random states that are not drawn from per fold.
+
+    A task that changes any of it would have another outcome for each fold.
+    """
+
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+        self._notes, self._states = _Notes(fold), _random_states()
+
+    def check_unchanged(self) -> None:
+        """Raises: CannotFuseError."""
+        if _random_states() != self._states:
+            raise CannotFuseError("the task draws from a global random state")
+        if _Notes(self._fold).content != self._notes.content:
+            raise CannotFuseError("the task or its network keeps notes while it trains")
+
+
+class _Notes(pickle.Pickler):
+    """All that a fold's task and network hold, in bytes that can be compared.
+
+    Of a tensor these have its identity and version; of a function, a class or a module its
+    identity. Such objects are kept, so that no other one gets the identity of one of them.
+    """
+
+    def __init__(self, fold: Fold) -> None:
+        self._file, self._named = io.BytesIO(), list[object]()
+        super().__init__(self._file)
+        self.dump((fold.task.implementation, fold.model))
+        self.content = self._file.getvalue()
+
+    def persistent_id(self, obj: Any) -> Any:
+        """A name for an object that is not pickled; None for all others."""
+        if not isinstance(obj, _NAMED):
+            return None
+        self._named.append(obj)
+        if isinstance(obj, Tensor) and not obj.is_inference():
+            return id(obj), obj._version
+        return id(obj)
+
+
+def _twin(fold: Fold) -> Fold:
+    """The fold with copies of its task and network."""
+    twin = copy.copy(fold)
+    implementation, twin.model = copy.deepcopy((fold.task.implementation, fold.model))
+    twin.task = replace(fold.task, implementation=implementation)
+    return twin
+
+
+def _random_states() -> tuple[Any, ...]:
+    """The states of Python's, NumPy's and torch's global generators on the CPU."""
+    numpy = np.random.get_state(legacy=False)
+    return random.getstate(), pickle.dumps(numpy), torch.random.get_rng_state().numpy().tobytes()
 
 
 def _state(fold: Fold, index: int) -> dict[str, Any]:
@@ -209,10 +308,9 @@ def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def _slice(stacked: Sequence[Mapping[str, Tensor]], index: int) -> list[dict[str, Tensor]]:
-    """One fold's part, as views: running statistics written to them are written to the whole."""
-    return [{name: value[index : index + 1] for name, value in each.items()} for each in stacked]
-
-
-def _concatenate(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _joined(parts: Sequence[Mapping[str, Tensor]], order: Sequence[int]) -> dict[str, Tensor]:
+    """The values of groups of folds, whose indices are in ``order``, as one tensor by index."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    places = [order.index(index) for index in range(len(order))]
+    return {name: torch.cat([part[name] for part in parts])[places] for name in parts[0]}

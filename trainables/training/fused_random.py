@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,13 +15,17 @@ from foldrace.trainables.cpu.dropout import dropout_mask
 
 __all__ = ["PerFoldRandom"]
 
-Draw = Callable[[Tensor, torch.Generator], Tensor]
+Draw = Callable[[Tensor], Tensor]
+"""Draws numbers in the shape, type and layout of a tensor."""
+
+_SHAPED = (dropout_mask, torch.randn_like, torch.rand_like)
 
 
 class PerFoldRandom(TorchFunctionMode):
     """While active, each fold's random numbers come from its own generator.
 
-    So a fold draws the numbers that it would draw if it were trained alone. This covers dropout,
+    So a fold draws the numbers that it would draw if it were trained alone: by the same function,
+    from the same state, for a tensor of the same shape, type and layout. This covers dropout,
     `torch.randn_like` and `torch.rand_like`.
 
     Args:
@@ -45,20 +50,10 @@ class PerFoldRandom(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = dict(kwargs or {})
-        if function is dropout_mask:
-            return self._draw(
-                args[0], lambda like, generator: dropout_mask(like, args[1], generator)
-            )
         if function is F.dropout:
             return self._dropout(*args, **options)
-        if function in (torch.randn_like, torch.rand_like):
-            fill = "normal_" if function is torch.randn_like else "uniform_"
-            return self._draw(
-                args[0],
-                lambda like, generator: getattr(torch.empty_like(like, **options), fill)(
-                    generator=generator
-                ),
-            )
+        if function in _SHAPED and args and "generator" not in options:
+            return self._draw(args[0], lambda one: function(one, *args[1:], **options))
         return function(*args, **options)
 
     def _dropout(
@@ -68,20 +63,39 @@ class PerFoldRandom(TorchFunctionMode):
             return input
         if p == 1.0:
             return torch.zeros_like(input)
-        mask = self._draw(
-            input,
-            lambda like, generator: (
-                torch.empty_like(like).bernoulli_(1 - p, generator=generator).div_(1 - p)
-            ),
+        # A GPU draws dropout's numbers in an order of their own: only dropout itself repeats them.
+        kept = self._draw(
+            input, lambda one: F.dropout(torch.ones_like(one), p).ne(0).to(one.dtype)
         )
-        return input.mul_(mask) if inplace else input * mask
+        output = input.mul_(kept) if inplace else input * kept
+        return output.mul_(1 / (1 - p))
 
     def _draw(self, like: Tensor, draw: Draw) -> Tensor:
         def draw_for(fold: int, one: Tensor) -> Tensor:
-            return draw(one, self._generators[fold])
+            with _drawing_from(self._generators[fold]):
+                return draw(one)
 
         drawn: Tensor = _Drawn.apply(self._fold, like, draw_for)
         return drawn
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Within this block the numbers of the generator's device come from it: its state stands in
+    for that of torch's global one, which is as before afterwards."""
+    on_gpu = generator.device.type == "cuda"
+    shared = (
+        torch.cuda.default_generators[generator.device.index]
+        if on_gpu
+        else torch.default_generator
+    )
+    before = shared.get_state()
+    shared.set_state(generator.get_state())
+    try:
+        yield
+    finally:
+        generator.set_state(shared.get_state())
+        shared.set_state(before)
 
 
 class _Drawn(torch.autograd.Function):

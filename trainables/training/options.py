@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 __all__ = ["EarlyStopping", "Precision", "TrainingOptions"]
 
 
 class Precision(StrEnum):
-    """The number format of a network's matrix products; its weights are always float32."""
+    """The number format of the matrix products of training.
+
+    Weights are always float32, and evaluation computes in float32.
+    """
 
     FLOAT32 = "float32"
     TF32 = "tf32"
     BFLOAT16 = "bfloat16"
+
+    @contextmanager
+    def of_products(self) -> Iterator[None]:
+        """Within this block a GPU computes float32 products in tf32, if this is tf32.
+
+        bfloat16 is a matter of `torch.autocast`, around the losses alone.
+        """
+        import torch  # here, since most users of this module need no torch
+
+        backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+        before = [backend.allow_tf32 for backend in backends]
+        for backend in backends:
+            backend.allow_tf32 = self is Precision.TF32
+        try:
+            yield
+        finally:
+            for backend, allowed in zip(backends, before, strict=True):
+                backend.allow_tf32 = allowed
 
 
 @dataclass(frozen=True)
@@ -39,8 +63,7 @@ class TrainingOptions:
         seed: a fold's randomness follows from (seed, fold, epoch) alone.
         objective: the task's term that trials are compared by; None: the task's own.
         early_stopping: when a fold stops before its last epoch.
-        precision: bfloat16 computes the losses under `torch.autocast`; tf32 is a setting of the
-            process (`foldrace.trainables.ray.process`).
+        precision: of training; evaluation is in float32.
     """
 
     epochs: int

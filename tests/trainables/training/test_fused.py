@@ -51,13 +51,21 @@ def climb(cv: CrossValidation) -> list[EpochReport]:
 
 
 def assert_close(ours: list[EpochReport], theirs: list[EpochReport], *, rel: float = 2e-3) -> None:
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert [(f.fold, f.epoch, f.stopped, f.best_epoch) for f in one.trained] == [
-            (f.fold, f.epoch, f.stopped, f.best_epoch) for f in other.trained
-        ]
-        for mine, his in zip(one.trained, other.trained, strict=True):
-            assert dict(mine.metrics) == pytest.approx(dict(his.metrics), rel=rel, abs=5e-5)
+    trained = [
+        sorted(
+            (fold for report in reports for fold in report.trained),
+            key=lambda fold: (fold.fold, fold.epoch),
+        )
+        for reports in (ours, theirs)
+    ]
+    for mine, his in zip(*trained, strict=True):
+        assert (mine.fold, mine.epoch, mine.stopped, mine.best_epoch) == (
+            his.fold,
+            his.epoch,
+            his.stopped,
+            his.best_epoch,
+        )
+        assert dict(mine.metrics) == pytest.approx(dict(his.metrics), rel=rel, abs=5e-5)
 
 
 @pytest.mark.parametrize(
