@@ -107,9 +107,6 @@ class _Stack:
                 if first.schedule is not None:
                     first.schedule.step()
                     self._optimizer.param_groups[0]["lr"] = first.optimizer.param_groups[0]["lr"]
-                if first.epoch == 0 and counts[0] == len(parts[0]):
-                    for fold, means in zip(folds, self._means(counts), strict=True):
-                        fold.note_untrained(means)
             metrics = self._means(counts)
         for index in range(len(folds)):
             self._write_back(index)
