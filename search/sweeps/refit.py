@@ -26,15 +26,15 @@ from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.reader import artifact
 from foldrace.search.recording.schema import REFIT_FILE, Outcome, Tag
 from foldrace.search.recording.tracking import connect
-from foldrace.search.recording.writer import MlflowWriter
+from foldrace.search.recording.writer import MlflowWriter, finite_metrics
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.champion import register_champion
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.search.sweeps.models import WEIGHTS
 from foldrace.trainables.data.arrays import Dataset
-from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.parameters import Value
+from foldrace.trainables.training.divergence import not_finite
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.seeds import derive_seed, seeded
 from foldrace.trainables.training.splits import Split
@@ -157,13 +157,15 @@ def refit(
         epochs,
     )
     params = task.complete(best["params"])
+    work = make_work(prepared)
     run_id = writer.refit_run({**params, "epochs": epochs})
     try:
-        fold = _train(make_work(prepared), params, epochs, client, run_id)
-        test = _test(fold, dataset.test_images, bound_samples)
-        values = {f"test_{name}": value for name, value in test.items()}
-        client.log_batch(run_id, metrics=_metrics(values, epochs))
-        _log_evidence(client, run_id, fold, dataset, folder.winner, test)
+        with work.process():
+            fold = _train(work, params, epochs, client, run_id)
+            test = _test(fold, dataset.test_images, bound_samples)
+            values = {f"test_{name}": value for name, value in test.items()}
+            client.log_batch(run_id, metrics=finite_metrics(values, epochs, now_ms()))
+            _log_evidence(client, run_id, fold, dataset, folder.winner, test)
         uri = register_champion(
             client, state.tracking_uri, run_id, folder.name, fold, dataset.test_images
         )
@@ -216,7 +218,6 @@ def _train(
     work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str
 ) -> Fold:
     """Trains on all training data; the schedule spans the same epochs as in the search."""
-    prepare_process(work.threads, work.options.precision)
     device = torch.device("cuda" if work.gpu and count_gpus() else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     fold = Fold(
@@ -229,12 +230,12 @@ def _train(
     )
     for epoch in range(1, epochs + 1):
         values = fold.train_only_epoch()
-        if not all(math.isfinite(value) for value in values.values()):
+        if (reason := not_finite(values, fold.model)) is not None:
             raise StateError(
-                f"the best trial diverged on all training data, in epoch {epoch}; it was not"
-                " tested"
+                f"the best trial diverged on all training data, in epoch {epoch} ({reason}); it"
+                " was not tested"
             )
-        client.log_batch(run_id, metrics=_metrics(values, epoch))
+        client.log_batch(run_id, metrics=finite_metrics(values, epoch, now_ms()))
     return fold
 
 
@@ -280,9 +281,3 @@ def _log_evidence(
         log_evidence(client, run_id, codec, folds, dataset, test)
     except Exception as error:
         log.warning("the reports will lack codes and reconstructions: %s", first_line(error))
-
-
-def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
-    from mlflow.entities import Metric
-
-    return [Metric(name, value, now_ms(), step) for name, value in values.items()]

@@ -26,7 +26,6 @@ from foldrace.search.recording.schema import (
 )
 from foldrace.search.recording.tracking import check_tracking, connect
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import shared_tensor
 
 if TYPE_CHECKING:
@@ -124,7 +123,6 @@ def replay_trial(
             f"{folder.name}: trial {trial} has no recorded epoch; there is nothing to compare"
         )
     work = make_work(prepared)
-    prepare_process(work.threads, work.options.precision)
     declared = prepared.task.declared
     params = {
         name: parameter_value(name, text, declared)
@@ -133,7 +131,8 @@ def replay_trial(
     }
     repeat = int(own.data.tags.get(Tag.REPEAT, 0))
     cv = work.cross_validation(params, shared_tensor(work.images), repeat)
-    again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))
+    with work.process():
+        again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))
     differences = [
         Difference(*key, value, again.get(key))
         for key, value in sorted(recorded.items())
