@@ -4,8 +4,8 @@
 
 It prints a Markdown table: kinds of training, runs, how many were failed, and after how many of
 eight epochs. Healthy kinds are slow, uneven or have a loss whose weight grows; hopeless ones
-explode, saturate, or lose a weight. A second table has the time of a first epoch with and without
-the comparison to the untrained network. Two minutes on a core.
+explode, saturate, or lose a weight. A second table has the processor time of a first epoch with
+and without the comparison to the untrained network. Two minutes on a core.
 """
 
 from __future__ import annotations
@@ -64,16 +64,15 @@ class NanGradient(LinearAutoencoder):
 
 
 class Classifier:
-    """Says which of ten pixels is the brightest; the rare classes weigh up to 50 times as much."""
+    """Says which quarter of an image is the brightest; the rarest answer weighs 50 times."""
 
     def build(self, params: Mapping[str, Any], sample_shape: tuple[int, ...]) -> nn.Module:
         n = math.prod(sample_shape)
-        return nn.Sequential(nn.Flatten(), nn.Linear(n, 32), nn.ReLU(), nn.Linear(32, 10))
+        return nn.Sequential(nn.Flatten(), nn.Linear(n, 32), nn.ReLU(), nn.Linear(32, 4))
 
     def losses(self, model: nn.Module, images: Tensor, params: Any) -> dict[str, Tensor]:
-        labels = images.flatten(1)[:, 18:28].argmax(1)
-        counts = torch.bincount(labels, minlength=10)
-        weights = torch.where(counts * 10 > len(images), 1.0, 50.0)
+        labels = F.adaptive_avg_pool2d(images, 2).flatten(1).argmax(1)
+        weights = torch.tensor([1.0, 1.0, 50.0, 1.0])
         loss = F.cross_entropy(model(images), labels, weight=weights, reduction="none")
         return {"loss": loss}
 
@@ -127,7 +126,7 @@ def healthy(fashion: Tensor, digits: Tensor) -> Iterator[Run]:
     linear, classifier, psnr = own(LinearAutoencoder()), own(Classifier()), own(WithPsnr())
     for seed in (0, 1):
         for batch_size in (2, 3, 4):
-            params = {"lr": 1e-3, "batch_size": batch_size}
+            params = {"lr": 1e-4, "batch_size": batch_size}
             yield Run("linear, uneven images", linear, uneven_images(seed), params, seed)
     for seed in range(6):
         params = {"warm_up": 2.0, "free_bits": 2.0, "latent_dim": 32, "lr": 1e-3}
@@ -136,7 +135,7 @@ def healthy(fashion: Tensor, digits: Tensor) -> Iterator[Run]:
             "classifier with class weights",
             classifier,
             digits,
-            {"lr": 1e-3, "batch_size": 4},
+            {"lr": 1e-3, "batch_size": 2},
             seed,
         )
         yield Run("linear, an infinite PSNR is recorded", psnr, digits, {"lr": 1e-3}, seed)
@@ -168,18 +167,18 @@ def print_table(title: str, runs: Iterator[Run]) -> None:
         print(f"| {kind} | {len(epochs)} | {len(failed)} | {when} |", flush=True)
 
 
-def print_cost(digits: Tensor, rounds: int = 5) -> None:
-    """Prints what the comparison adds to a fold's first epoch: the shortest of some rounds."""
-    print("\n| first epoch, ms | compared | not compared |\n|---|---|---|")
+def print_cost(digits: Tensor, rounds: int = 9) -> None:
+    """Prints the processor time of a fold's first epoch: the shortest of some rounds."""
+    print("\n| first epoch, ms of processor time | compared | not compared |\n|---|---|---|")
     for name in ("autoencoder", "variational"):
         run = Run(name, load_task(name), digits, {"batch_size": 32})
         shortest = {3: math.inf, None: math.inf}
         for _ in range(rounds):
             for patience in shortest:
                 fold = run.fold(divergence_patience=patience)
-                started = time.perf_counter()
+                started = time.process_time()
                 fold.train_epoch()
-                shortest[patience] = min(shortest[patience], time.perf_counter() - started)
+                shortest[patience] = min(shortest[patience], time.process_time() - started)
         with_it, without = (1e3 * shortest[patience] for patience in (3, None))
         print(f"| {name} | {with_it:.1f} | {without:.1f} |", flush=True)
 
