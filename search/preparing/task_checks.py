@@ -100,6 +100,7 @@ def _check_terms(
         return InputError("task", task.reference, rule, hint)
 
     compared = objective or task.objective
+    judged = ("loss", compared or "mse")  # any other term is only recorded, and may be infinite
     for name, values in terms.items():
         if not _TERM.fullmatch(name) or name in _TAKEN:
             raise wrong(
@@ -115,7 +116,7 @@ def _check_terms(
                 f" {count} samples"
             )
             raise wrong(rule, "average over pixels, not over the batch")
-        if not math.isfinite(float(values.detach().sum())):
+        if name in judged and not math.isfinite(float(values.detach().sum())):
             raise wrong(f"{name!r} is not finite on two samples with an untrained model")
     known = f"it returns: {', '.join(sorted(terms))}"
     if objective is not None and objective not in terms:

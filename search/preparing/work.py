@@ -29,6 +29,7 @@ def make_work(prepared: Prepared) -> Work:
             early_stopping=EarlyStopping(
                 spec.early_stopping.patience, spec.early_stopping.min_delta
             ),
+            divergence_patience=spec.divergence.patience,
             precision=Precision(spec.training.precision),
         ),
         threads=max(1, int(spec.resources.cpu)),

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from foldrace.trainables.data.arrays import Dataset
 
-__all__ = ["MlflowWriter"]
+__all__ = ["MlflowWriter", "finite_metrics"]
 
 _TAG_LIMIT = 5000
 _REFIT: Place = ("refit",)
@@ -268,7 +268,7 @@ class _Changes:
         for fold in report.trained:
             values = {**fold.metrics, BEST_EPOCH: fold.best_epoch}
             self._of((trial, fold.fold), event.at).metrics.extend(
-                _metrics(values, fold.epoch, event.at)
+                finite_metrics(values, fold.epoch, event.at)
             )
         means = {
             **report.metrics,
@@ -279,7 +279,7 @@ class _Changes:
         }
         means |= {} if event.parameters is None else {PARAMETERS: event.parameters}
         own = self._of((trial,), event.at)
-        own.metrics.extend(_metrics(means, report.fold_epochs, event.at))
+        own.metrics.extend(finite_metrics(means, report.fold_epochs, event.at))
         if event.picture is not None:
             name = f"{PICTURES}/epoch-{report.epoch:03d}.png"
             own.files.append((name, base64.b64decode(event.picture)))
@@ -295,7 +295,7 @@ class _Changes:
             VAL_LOSS_SE: event.standard_error,
             BEST_TRIAL: event.trial,
         }
-        self._of((), event.at).metrics.extend(_metrics(metrics, event.fold_epochs, event.at))
+        self._of((), event.at).metrics.extend(finite_metrics(metrics, event.fold_epochs, event.at))
 
     def _finished(self, event: Finished) -> None:
         own = self._of((event.trial,), event.at)
@@ -336,7 +336,12 @@ def _user() -> str:
         return "unknown"
 
 
-def _metrics(values: Mapping[str, float], step: int, timestamp: int) -> list[Metric]:
+def finite_metrics(values: Mapping[str, float], step: int, timestamp: int) -> list[Metric]:
+    """The finite ones of ``values`` as MLflow's metrics.
+
+    Args:
+        timestamp: in milliseconds since 1970.
+    """
     # MLflow's SQL store would keep an infinity as 1.8e308; the status and the tag of a diverged
     # trial say it better
     return [

@@ -35,6 +35,7 @@ from foldrace.search.spec.search_sections import (
     TrackingSpec,
 )
 from foldrace.search.spec.training_sections import (
+    DivergenceSpec,
     EarlyStoppingSpec,
     FoldsSpec,
     NamedDataset,
@@ -93,6 +94,9 @@ class SweepSpec(SpecSection):
 
     early_stopping: EarlyStoppingSpec = EarlyStoppingSpec()
     """When a fold stops before its last epoch. By default never."""
+
+    divergence: DivergenceSpec = DivergenceSpec()
+    """When a fold has diverged. By default after 3 epochs that are worse than no training."""
 
     objective: _Objective | None = None
     """The task's per-sample term by which trials are compared, such as mse. By default the one

@@ -19,6 +19,7 @@ from foldrace.search.spec.fields import Count, Line, Seed, SpecSection, Worded, 
 
 __all__ = [
     "DatasetSpec",
+    "DivergenceSpec",
     "EarlyStoppingSpec",
     "FoldKindName",
     "FoldsSpec",
@@ -167,6 +168,17 @@ class EarlyStoppingSpec(SpecSection):
     min_delta: Annotated[float, Field(ge=0), Worded()] = 0.0
     """Smallest decrease of the loss that counts as an improvement, in units of the loss.
     Default: 0."""
+
+
+class DivergenceSpec(SpecSection):
+    """The ``divergence`` section: fails a fold that training keeps making worse.
+
+    A loss, an objective or a weight that is not finite fails it at once, whatever stands here.
+    """
+
+    patience: Annotated[int, Field(ge=1), Worded()] | None = 3
+    """Successive epochs far worse than the untrained network, or worse with a vanished gradient,
+    after which a fold has diverged; null: never while its numbers are finite. Default: 3."""
 
 
 class TrainingSpec(SpecSection):

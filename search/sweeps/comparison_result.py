@@ -165,5 +165,6 @@ def _reconstruct(
 ) -> NDArray[np.uint8]:
     cv = work.cross_validation(trial.params, shared_tensor(work.images), repeat=1)
     cv.load_state_dict(load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["cross_validation"])
-    made: NDArray[np.uint8] = cv.folds[0].reconstruct(shared_tensor(images)).cpu().numpy()
+    with work.process():
+        made: NDArray[np.uint8] = cv.folds[0].reconstruct(shared_tensor(images)).cpu().numpy()
     return made

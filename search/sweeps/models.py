@@ -84,10 +84,11 @@ def log_fold_models(
     state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)
     cv = work.cross_validation(trial.params, shared_tensor(work.images))
     cv.load_state_dict(state["cross_validation"])
-    while trial.report is not None and cv.report().fold_epochs < trial.report.fold_epochs:
-        # a kill came between the trial's last report and its checkpoint; the numbers are the same
-        # again
-        cv.advance()
+    with work.process():
+        while trial.report is not None and cv.report().fold_epochs < trial.report.fold_epochs:
+            # a kill came between the trial's last report and its checkpoint; the numbers are the
+            # same again
+            cv.advance()
     for run, split in zip(cv.folds, work.splits, strict=False):
         run.model.load_state_dict(run.weights())
         about = {

@@ -27,16 +27,16 @@ from foldrace.search.recording.reader import artifact, parameter_values
 from foldrace.search.recording.runs import Runs
 from foldrace.search.recording.schema import REFIT_FILE, Outcome, Tag
 from foldrace.search.recording.tracking import connect
-from foldrace.search.recording.writer import MlflowWriter
+from foldrace.search.recording.writer import MlflowWriter, finite_metrics
 from foldrace.search.spec.fields import same
 from foldrace.search.sweeps.champion import register_champion
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.search.sweeps.models import WEIGHTS
 from foldrace.trainables.data.arrays import Dataset
-from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
+from foldrace.trainables.training.divergence import not_finite
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.seeds import derive_seed, seeded
 from foldrace.trainables.training.splits import Split
@@ -159,13 +159,16 @@ def refit(
     )
     runs = Runs(client, state.experiment_id, folder.name, state.key)
     params = _recorded_params(runs, best, task)
+    work = make_work(prepared)
+    on_gpu = work.gpu and count_gpus() > 0
     run_id = writer.refit_run({**params, "epochs": epochs})
     try:
-        fold = _train(make_work(prepared), params, epochs, client, run_id)
-        test = _test(fold, dataset.test_images, bound_samples)
-        values = {f"test_{name}": value for name, value in test.items()}
-        client.log_batch(run_id, metrics=_metrics(values, epochs))
-        _log_evidence(client, run_id, fold, dataset, folder.winner, test)
+        with work.process(on_gpu):
+            fold = _train(work, params, epochs, client, run_id, on_gpu)
+            test = _test(fold, dataset.test_images, bound_samples)
+            values = {f"test_{name}": value for name, value in test.items()}
+            client.log_batch(run_id, metrics=finite_metrics(values, epochs, now_ms()))
+            _log_evidence(client, run_id, fold, dataset, folder.winner, test)
         uri = register_champion(
             client, state.tracking_uri, run_id, folder.name, fold, dataset.test_images
         )
@@ -234,11 +237,14 @@ def _test(fold: Fold, images: NDArray[np.uint8], bound_samples: int | None) -> d
 
 
 def _train(
-    work: Work, params: Mapping[str, Value], epochs: int, client: MlflowClient, run_id: str
+    work: Work,
+    params: Mapping[str, Value],
+    epochs: int,
+    client: MlflowClient,
+    run_id: str,
+    on_gpu: bool,
 ) -> Fold:
     """Trains on all training data; the schedule spans the same epochs as in the search."""
-    on_gpu = work.gpu and count_gpus() > 0
-    prepare_process(work.threads, on_gpu)
     device = torch.device("cuda" if on_gpu else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     fold = Fold(
@@ -251,12 +257,12 @@ def _train(
     )
     for epoch in range(1, epochs + 1):
         values = fold.train_only_epoch()
-        if not all(math.isfinite(value) for value in values.values()):
+        if (reason := not_finite(values, fold.model)) is not None:
             raise StateError(
-                f"the best trial diverged on all training data, in epoch {epoch}; it was not"
-                " tested"
+                f"the best trial diverged on all training data, in epoch {epoch} ({reason}); it"
+                " was not tested"
             )
-        client.log_batch(run_id, metrics=_metrics(values, epoch))
+        client.log_batch(run_id, metrics=finite_metrics(values, epoch, now_ms()))
     return fold
 
 
@@ -302,9 +308,3 @@ def _log_evidence(
         log_evidence(client, run_id, codec, folds, dataset, test)
     except Exception as error:
         log.warning("the reports will lack codes and reconstructions: %s", first_line(error))
-
-
-def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
-    from mlflow.entities import Metric
-
-    return [Metric(name, value, now_ms(), step) for name, value in values.items()]

@@ -25,7 +25,6 @@ from foldrace.search.recording.schema import (
     Tag,
 )
 from foldrace.search.recording.tracking import check_tracking, connect
-from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.ray.work import shared_tensor
 
 if TYPE_CHECKING:
@@ -121,13 +120,13 @@ def replay_trial(
             f"{folder.name}: trial {trial} has no recorded epoch; there is nothing to compare"
         )
     work = make_work(prepared)
-    prepare_process(work.threads)  # on the CPU
     declared = prepared.task.declared
     texts = {name: text for name, text in own.data.params.items() if name in declared}
     params = parameter_values(texts, declared)
     repeat = int(own.data.tags.get(Tag.REPEAT, 0))
     cv = work.cross_validation(params, shared_tensor(work.images), repeat)
-    again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))
+    with work.process():
+        again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))
     differences = [
         Difference(*key, value, again.get(key))
         for key, value in sorted(recorded.items())

@@ -63,7 +63,8 @@ def log_trial_evidence(
     client = connect(state.tracking_uri)
     writer = MlflowWriter(client, state.experiment_id, folder.name, state.key)
     run_id = writer.trial_run(trial)
-    log_evidence(client, run_id, folds[0], folds, prepared.dataset, terms)
+    with work.process():
+        log_evidence(client, run_id, folds[0], folds, prepared.dataset, terms)
     return run_id
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-__all__ = ["prepare_process"]
+__all__ = ["prepare_process", "prepared_process"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _LARGE = 2**30
@@ -41,3 +43,27 @@ def prepare_process(threads: int, gpu: bool = False) -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _LARGE)
     mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE - 1)
+
+
+@contextmanager
+def prepared_process(threads: int, gpu: bool = False) -> Iterator[None]:
+    """Within the block this process computes as a trial's worker does, to the bit.
+
+    A sum over pixels depends on how many threads share it. So whatever trains or evaluates a
+    trial outside its worker does it in such a block. After it, threads and kernels are as before.
+
+    Args:
+        threads, gpu: as in `prepare_process`.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    own_threads = torch.get_num_threads()
+    strict = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    prepare_process(threads, gpu)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own_threads)
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before

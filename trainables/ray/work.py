@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from foldrace.trainables.ray.limits import Limits
+from foldrace.trainables.ray.process import prepared_process
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.cross_validation import CrossValidation, Fused
@@ -60,6 +62,14 @@ class Work:
     fused: Fused = "auto"
     limits: Limits = field(default_factory=Limits)
     report_seconds: float = 1.0
+
+    def process(self, gpu: bool = False) -> AbstractContextManager[None]:
+        """A block in which this process, the driver's say, computes as a trial's worker does.
+
+        Args:
+            gpu: it computes on a GPU.
+        """
+        return prepared_process(self.threads, gpu)
 
     def cross_validation(
         self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.protocol import Params
-from foldrace.trainables.training.divergence import find_divergence
+from foldrace.trainables.training.divergence import DivergenceCheck, Untrained, criterion
 from foldrace.trainables.training.optimizers import build_optimizer, build_schedule
 from foldrace.trainables.training.options import Precision, TrainingOptions
 from foldrace.trainables.training.reports import FoldReport
@@ -57,6 +57,7 @@ class Fold:
         *,
         number: int = 0,
     ) -> None:
+        self._given = task, split
         # A task may keep notes on itself. They belong to this fold: a worker trains many trials.
         self.task = replace(task, implementation=copy.deepcopy(task.implementation))
         self.params, self.images, self.options, self.number = params, images, options, number
@@ -73,7 +74,7 @@ class Fold:
         self.epoch = 0
         self.seconds = 0.0
         self.diverged: str | None = None
-        self._untrained_loss = math.inf
+        self._divergence = DivergenceCheck(options.divergence_patience)
         self._kept_epoch = 0
         self._kept_metrics: dict[str, float] = {"val_loss": math.inf}
         self._kept_weights: dict[str, Tensor] | None = None
@@ -112,8 +113,6 @@ class Fold:
                 if self.schedule is not None:
                     self.schedule.step()
                 count += len(batch)
-                if self.epoch == 0 and count == len(batch):
-                    self.note_untrained(self.means(sums, count))
             means = self.means(sums, count)
         return {f"train_{name}": value for name, value in means.items()}
 
@@ -128,7 +127,9 @@ class Fold:
         self.epoch += 1
         validation = self.evaluate(self.validation_indices)
         metrics = {**metrics, **{f"val_{name}": value for name, value in validation.items()}}
-        reason = find_divergence(metrics, self._untrained_loss, self.model)
+        if self._divergence.needs_untrained:
+            self._divergence.untrained = self._untrained()
+        reason = self._divergence.verdict(metrics, self.model)
         if reason is not None:
             self.diverged = f"fold {self.number}, epoch {self.epoch}: {reason}"
         self._keep(metrics)
@@ -145,13 +146,39 @@ class Fold:
         Returns:
             The objective is named ``loss``. See `means`.
         """
-        self.model.eval()
         sums: dict[str, Tensor] = {}
+        for terms in self._evaluated(indices, images):
+            sums = add_terms(sums, terms)
+        return self.means(sums, len(indices))
+
+    def _evaluated(
+        self, indices: Tensor, images: Tensor | None = None
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """The terms of each batch in evaluation mode; the caller takes them all."""
+        self.model.eval()
         seed = derive_seed(self.options.seed, self.number, "validate")
         with torch.inference_mode(), seeded(seed, self.device):
             for batch in torch.split(indices, _VALIDATION_BATCH):
-                sums = add_terms(sums, self.losses(self.pixels(batch, images)))
-        return self.means(sums, len(indices))
+                yield self.losses(self.pixels(batch, images))
+
+    def _untrained(self) -> Untrained:
+        """What training has to improve on: this fold as it was before its first step.
+
+        It is made anew from the same seed, with a copy of the task of its own. So training draws
+        the same random numbers with and without it, and neither batch norm's statistics nor a
+        task's notes change.
+        """
+        task, split = self._given
+        fresh = Fold(task, self.params, self.images, split, self.options, number=self.number)
+        sums: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
+        for terms in fresh._evaluated(fresh.validation_indices):
+            sums = add_terms(sums, terms)
+            losses.append(terms["loss"].double())
+        count = len(fresh.validation_indices)
+        means = {f"val_{name}": value for name, value in fresh.means(sums, count).items()}
+        deviation = float(torch.cat(losses).std(correction=0))
+        return Untrained(criterion(means, "val"), deviation, count)
 
     def losses(self, pixels: Tensor, moment: float | None = None) -> Mapping[str, Tensor]:
         """The task's terms of a batch.
@@ -188,10 +215,6 @@ class Fold:
         if objective == "loss":
             return means
         return {**means, "criterion": means["loss"], "loss": means[objective]}
-
-    def note_untrained(self, means: Mapping[str, float]) -> None:
-        """Notes the means over the very first batch, which training has to improve on."""
-        self._untrained_loss = means.get("criterion", means["loss"])
 
     def moment(self, count: int) -> float:
         """The epochs trained so far, after ``count`` images of the next one."""
@@ -302,7 +325,7 @@ class Fold:
             "epoch": self.epoch,
             "seconds": self.seconds,
             "diverged": self.diverged,
-            "untrained_loss": self._untrained_loss,
+            "divergence": self._divergence.state_dict(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
@@ -315,7 +338,9 @@ class Fold:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from the `state_dict` of a fold with the same arguments."""
         self.epoch, self.seconds = state["epoch"], state["seconds"]
-        self.diverged, self._untrained_loss = state["diverged"], state["untrained_loss"]
+        self.diverged = state["diverged"]
+        if "divergence" in state:  # not in a checkpoint of an earlier version
+            self._divergence.load_state_dict(state["divergence"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:

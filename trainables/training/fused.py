@@ -127,9 +127,6 @@ class _Stack:
                 counts = [count + len(part) for count, part in zip(counts, parts, strict=True)]
                 if self._schedule is not None:
                     self._schedule.step()
-                if first.epoch == 0 and counts[0] == len(parts[0]):
-                    for fold, means in zip(folds, self._means(counts), strict=True):
-                        fold.note_untrained(means)
                 if number in (1, len(batches[0])):
                     shared.check_unchanged()
             metrics = self._means(counts)

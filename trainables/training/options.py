@@ -63,6 +63,9 @@ class TrainingOptions:
         seed: a fold's randomness follows from (seed, fold, epoch) alone.
         objective: the task's term that trials are compared by; None: the task's own.
         early_stopping: when a fold stops before its last epoch.
+        divergence_patience: after how many successive epochs in which training makes a network
+            worse it has diverged (see `foldrace.trainables.training.divergence`); None: not as
+            long as its numbers are finite.
         precision: of training; evaluation is in float32.
     """
 
@@ -70,4 +73,5 @@ class TrainingOptions:
     seed: int = 0
     objective: str | None = None
     early_stopping: EarlyStopping = EarlyStopping()
+    divergence_patience: int | None = 3
     precision: Precision = Precision.FLOAT32

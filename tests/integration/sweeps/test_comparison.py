@@ -189,7 +189,9 @@ def written(folder: Path) -> Path:
 def test_an_arm_that_fails_altogether_has_no_repeats_and_the_sweep_ends(
     cluster: Any, tmp_path: Path
 ) -> None:
-    swept = run_here(written(tmp_path), tmp_path, [HOPELESS], cluster.address)
+    swept = run_here(
+        written(tmp_path), tmp_path, [HOPELESS, "divergence.patience=1"], cluster.address
+    )
     assert swept.status == FAILED_TRIALS, swept.err
     assert swept.result["trials"] == {"completed": 4, "pruned": 0, "failed": 2}
     assert sorted(swept.record.trials) == [0, 1, 2, 3, 4, 5]

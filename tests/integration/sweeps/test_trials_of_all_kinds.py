@@ -61,6 +61,7 @@ scheduler: {kind: fifo}
 DIVERGING = """
 dataset: digits
 epochs: 2
+divergence: {patience: 1}
 space:
   lr: {choice: [3.0e-3, 1.0e+3]}
   batch_size: 32
