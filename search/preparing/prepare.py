@@ -12,6 +12,7 @@ from pathlib import Path
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_resources, count_gpus
 from foldrace.search.preparing.task_checks import check_objective, try_task
+from foldrace.search.recording.mlflow_internals import check_name
 from foldrace.search.sampling.arms import Arm, build_arms, differing
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import SweepSpec
@@ -36,6 +37,8 @@ def prepare(spec: SweepSpec, data_dir: Path, *, local: bool = True) -> Prepared:
     """
     check_reference(spec.dataset.name)
     task = load_task(spec.task)
+    for name in task.declared:
+        check_name("task", name)
     arms = build_arms(spec, task)
     space = SearchSpace.build({} if arms else spec.space, task.declared)
     points = tuple(

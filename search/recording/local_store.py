@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -17,7 +19,7 @@ from foldrace.search.recording.mlflow_internals import store_engine
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["write_ahead"]
+__all__ = ["set_up_alone", "write_ahead"]
 
 _SCHEME = "sqlite:///"
 # file systems over which SQLite cannot share a write-ahead log
@@ -35,6 +37,22 @@ _REMOTE = {
     "glusterfs",
     "fuse.sshfs",
 }
+
+
+@contextmanager
+def set_up_alone(root: Path) -> Iterator[None]:
+    """Within the block, no other process sets up a store for sweeps in ``root``.
+
+    MLflow creates the tables of a new store, and then an experiment, without a lock: of two
+    processes that begin together, one fails.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    folder = os.open(root, os.O_RDONLY)  # a folder can be locked, and nothing is left behind
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextmanager

@@ -21,8 +21,9 @@ from foldrace.search.recording.folder import (
     SweepState,
     create_sweep_folder,
 )
+from foldrace.search.recording.local_store import set_up_alone
 from foldrace.search.recording.sweep_outbox import deliver_rest
-from foldrace.search.recording.tracking import connect
+from foldrace.search.recording.tracking import connect, redacted
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import SweepSpec
 
@@ -92,10 +93,11 @@ def _experiment(name: str, root: Path, uri: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "experiment"
     location = (root.resolve() / ARTIFACTS / safe).as_uri() if uri.startswith("sqlite:") else None
     try:
-        client = connect(uri)
-        known = client.get_experiment_by_name(name)
-        if known is None:
-            return str(client.create_experiment(name, artifact_location=location))
+        with set_up_alone(root):
+            client = connect(uri)
+            known = client.get_experiment_by_name(name)
+            if known is None:
+                return str(client.create_experiment(name, artifact_location=location))
     except Exception as error:  # MLflow's own errors, and those of the database below it
         raise _unusable(uri, error) from error
     if known.lifecycle_stage != "active":
@@ -136,4 +138,5 @@ def begin_record(
 
 
 def _unusable(uri: str, error: Exception) -> StateError:
-    return StateError(f"{uri}: the tracking store cannot be used: {first_line(error)}")
+    reason = redacted(f"{uri}: the tracking store cannot be used: {first_line(error)}")
+    return StateError(reason)

@@ -24,7 +24,7 @@ from foldrace.search.recording.events import now_ms
 from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.reader import artifact
-from foldrace.search.recording.schema import REFIT_FILE, Outcome, Tag
+from foldrace.search.recording.schema import REFIT_FILE, Tag
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import load_spec
@@ -60,7 +60,7 @@ class RefitResult:
         samples, test_samples: sizes of the training data and of the test part.
         test: the task's terms on the test part; ``loss`` is the objective.
         val_loss: the cross-validation loss of the trial that was refitted.
-        model_uri: of the registered champion; None if torch cannot export the model.
+        model_uri: of the registered champion; its weights alone if torch cannot export the model.
         repeated: read from the record of an earlier refit; the test part was not used again.
     """
 
@@ -157,8 +157,7 @@ def refit(
         epochs,
     )
     params = task.complete(best["params"])
-    run_id = writer.refit_run({**params, "epochs": epochs})
-    try:
+    with writer.refit_run({**params, "epochs": epochs}) as run_id:
         fold = _train(make_work(prepared), params, epochs, client, run_id)
         test = _test(fold, dataset.test_images, bound_samples)
         values = {f"test_{name}": value for name, value in test.items()}
@@ -179,10 +178,6 @@ def refit(
         )
         client.log_text(run_id, json.dumps(refitted.to_json(), indent=2), REFIT_FILE)
         client.set_tag(run_id, str(Tag.REFIT_DONE), "true")
-    except BaseException:
-        client.set_terminated(run_id, status=Outcome.FAILED.value)
-        raise
-    client.set_terminated(run_id, status=Outcome.COMPLETED.value)
     return refitted
 
 
