@@ -13,6 +13,7 @@ from foldrace.errors import InputError
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_resources, count_gpus
 from foldrace.search.preparing.task_checks import check_objective, try_task
+from foldrace.search.recording.mlflow_internals import check_name
 from foldrace.search.sampling.arms import Arm, build_arms, differing
 from foldrace.search.sampling.points import Key, point_key
 from foldrace.search.spec.space import SearchSpace
@@ -43,6 +44,8 @@ def prepare(
     """
     check_reference(spec.dataset.name)
     task = task or load_task(spec.task)
+    for name in task.declared:
+        check_name("task", name)
     arms = build_arms(spec, task)
     space = SearchSpace.build({} if arms else spec.space, task.declared)
     points = _starting_points(spec, space)

@@ -10,13 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mlflow.exceptions import RestException
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from foldrace.errors import first_line
 from foldrace.search.recording.events import Event
-from foldrace.search.recording.mlflow_internals import REFUSALS_THAT_PASS
+from foldrace.search.recording.mlflow_internals import may_pass
 from foldrace.search.recording.outbox import Outbox, Waiting
 
 __all__ = ["Delivery", "Patience", "Writer"]
@@ -176,7 +172,7 @@ class Delivery:
             try:
                 self._writer.apply([waiting.event for waiting in events])
             except Exception as error:  # MLflow's, requests', or any database driver's
-                if _may_pass(error):
+                if may_pass(error):
                     self._pause(error, delay)
                     continue
                 self._back()
@@ -229,24 +225,6 @@ class Delivery:
     def _check(self) -> None:
         if self._abandoned.is_set():  # another process may use the outbox by now
             raise _AbandonedError
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether a retry may succeed: the store is away, is busy, or does not accept us now."""
-    code = getattr(error, "error_code", None)
-    if code == "INTERNAL_ERROR":
-        # from a server: its own fault, or no connection; from a store in this process: the event's
-        return isinstance(error, RestException) or "API request" in str(error)
-    if code is not None:
-        return code in REFUSALS_THAT_PASS
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:  # requests', of an upload
-        return status >= 500 or status in (401, 403, 408, 429)
-    if isinstance(error, OperationalError | PoolTimeout):
-        return True
-    return isinstance(error, OSError) and not isinstance(
-        error, FileNotFoundError | IsADirectoryError
-    )
 
 
 def _short(error: Exception) -> str:

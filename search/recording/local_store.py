@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -128,19 +129,22 @@ def _held(lock: Path) -> bool:
 def alone_in(root: Path) -> Iterator[None]:
     """Within the block no other process is in such a block for the same folder of sweeps.
 
-    Where the folder or its file system permits no lock, nothing is held.
+    MLflow creates the tables of a new store without a lock: of two processes that begin together,
+    one fails. Where the folder or its file system permits no lock, nothing is held.
     """
     try:
-        file = (root / f".{STORE}.lock").open("w")
+        folder = os.open(root, os.O_RDONLY)  # a folder can be locked, and nothing is left behind
     except OSError:
         yield
         return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            log.debug("%s: its file system has no locks", root)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    except OSError:
+        log.debug("%s: its file system has no locks", root)
+    try:
         yield
+    finally:
+        os.close(folder)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlflow.entities import Metric, Param, RunTag
 
 from foldrace.search.recording.events import now_ms
+from foldrace.search.recording.mlflow_internals import may_pass
 from foldrace.search.recording.reader import metric_points, search_runs
 from foldrace.search.recording.schema import (
     BEST_TRIAL,
@@ -86,6 +87,7 @@ class Runs:
         self._sweep, self._key = sweep, key
         self._ids: dict[Place, str] = {}
         self._open: set[Place] = set()
+        self._refusals: list[Exception] = []
         self._known: dict[int | str, list[Place]] = {}  # the runs of a trial and its folds
         self._tags: dict[int | str, dict[str, str]] = {}
         # whether every run that the store has of the sweep is in `_ids`
@@ -218,11 +220,14 @@ class Runs:
     def write(self, changes: Mapping[Place, Change]) -> None:
         """Writes the changes, each run's in as few calls as possible.
 
-        After an error it may be called again with the same changes: nothing is stored twice. A
+        After an error it may be called again with the same changes: nothing is stored twice. What
+        MLflow refuses does not keep the rest from being written; the first refusal is then raised.
+        A
         trial's own metrics are written after its folds' and after all its files. So everything up
         to the fold-epochs of the trial's run is complete in the store.
         """
         created = set()
+        self._refusals.clear()
         for place in sorted(changes, key=len):
             change = changes[place]
             if place not in self._ids and self._find_or_create(place, change.at, change.tags):
@@ -230,6 +235,8 @@ class Runs:
         for place in sorted(changes, key=len, reverse=True):
             self._write(place, changes[place], {} if place in created else changes[place].tags)
             self.written += 1
+        if self._refusals:
+            raise self._refusals[0]
 
     def _write(self, place: Place, change: Change, new_tags: Mapping[str, str]) -> None:
         run = self.id(place)
@@ -250,11 +257,26 @@ class Runs:
             many = list(islice(metrics, _CALL - len(few["params"]) - len(few["tags"])))
             if not (many or few["params"] or few["tags"]):
                 break
-            self.client.log_batch(run, metrics=many, **few)
+            self._log(run, [*few["params"], *few["tags"], *many])
         if change.ending is not None:
             outcome, at = change.ending
             self.client.set_terminated(run, status=outcome.value, end_time=at)
             self._open.discard(place)
+
+    def _log(self, run: str, items: Sequence[Param | RunTag | Metric]) -> None:
+        """Writes in one call; what MLflow refuses, in halves, until the bad items stand alone."""
+        kinds = {"params": Param, "tags": RunTag, "metrics": Metric}
+        batch = {name: [i for i in items if isinstance(i, kind)] for name, kind in kinds.items()}
+        try:
+            self.client.log_batch(run, **batch)
+        except Exception as error:
+            if may_pass(error):
+                raise
+            if len(items) == 1:
+                self._refusals.append(error)
+                return
+            self._log(run, items[: len(items) // 2])
+            self._log(run, items[len(items) // 2 :])
 
     def _log_file(self, run: str, name: str, content: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:

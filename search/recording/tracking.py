@@ -19,11 +19,13 @@ from foldrace.search.recording.local_store import STORE, alone_in, follow_move
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["check_tracking", "connect", "import_store_meanwhile", "tracking_uri"]
+__all__ = ["check_tracking", "connect", "import_store_meanwhile", "redacted", "tracking_uri"]
 
 _URI = re.compile(
     r"(https?|sqlite|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|databricks(://.*)?$"
 )
+
+_CREDENTIALS = re.compile(r"(\w://)[^/\s]*@")
 
 
 def tracking_uri(root: Path, uri: str | None = None) -> str:
@@ -59,6 +61,15 @@ def connect(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
 
 
+def redacted(text: str) -> str:
+    """The text with the user and the password of each address in it replaced by ``***``.
+
+    >>> redacted("cannot reach postgresql://me:secret@host/db")
+    'cannot reach postgresql://***@host/db'
+    """
+    return _CREDENTIALS.sub(r"\1***@", text)
+
+
 def import_store_meanwhile(uri: str) -> None:
     """Starts a thread that imports what `connect` and the first request need; it takes seconds."""
     kind = "rest_store" if uri.startswith(("http://", "https://")) else "sqlalchemy_store"
@@ -75,10 +86,17 @@ def check_tracking(uri: str) -> None:
         InputError: MLflow does not know such addresses.
         StateError: the server does not answer.
     """
+    if uri.startswith(("http://", "https://")) and redacted(uri) != uri:
+        raise InputError(
+            "tracking.uri",
+            redacted(uri),
+            "must not contain a user or a password",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
     if not _URI.match(uri):
         raise InputError(
             "tracking.uri",
-            uri,
+            redacted(uri),
             "must be http://…, https://…, sqlite:///…, postgresql://… or databricks",
         )
     if not uri.startswith(("http://", "https://")):

@@ -6,7 +6,8 @@ import base64
 import getpass
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,14 +112,26 @@ class MlflowWriter(EventSink):
             return None
         return str(run.info.run_id)
 
-    def refit_run(self, params: Mapping[str, Value]) -> str:
-        """The id of the refit's run, created or reopened, with these params."""
+    @contextmanager
+    def refit_run(self, params: Mapping[str, Value]) -> Iterator[str]:
+        """Yields the id of the refit's run, created or reopened, with these params.
+
+        The run ends with the block: as completed, as failed after an exception, as killed after
+        an interruption.
+        """
         run = self._runs.id(_REFIT)
         self._client.update_run(run, status=RUNNING)
-        self._client.log_batch(
-            run, params=[Param(name, str(value)) for name, value in params.items()]
-        )
-        return run
+        try:
+            self._client.log_batch(
+                run, params=[Param(name, str(value)) for name, value in params.items()]
+            )
+            yield run
+        except BaseException as error:
+            ending = Outcome.FAILED if isinstance(error, Exception) else Outcome.PRUNED
+            with suppress(Exception):  # of a store that is away; the first error is raised
+                self._client.set_terminated(run, status=ending.value)
+            raise
+        self._client.set_terminated(run, status=Outcome.COMPLETED.value)
 
     def completed_trials(self, folds: int, epochs: int) -> list[tuple[int, float, int]]:
         """(number, loss, fold-epochs) of each trial that completed, by number.

@@ -22,7 +22,7 @@ from foldrace.search.recording.folder import (
 )
 from foldrace.search.recording.local_store import ARTIFACTS
 from foldrace.search.recording.sweep_outbox import deliver_rest
-from foldrace.search.recording.tracking import connect
+from foldrace.search.recording.tracking import connect, redacted
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import SweepSpec
 
@@ -151,4 +151,5 @@ def begin_record(
 
 
 def _unusable(uri: str, error: Exception) -> StateError:
-    return StateError(f"{uri}: the tracking store cannot be used: {first_line(error)}")
+    reason = redacted(f"{uri}: the tracking store cannot be used: {first_line(error)}")
+    return StateError(reason)

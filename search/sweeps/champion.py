@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register_champion"]
 
+log = logging.getLogger(__name__)
+
 _ALIAS = "champion"
 _CHECKED = 16
 
@@ -33,7 +36,7 @@ def register_champion(
     name: str,
     fold: Fold,
     images: np.ndarray[Any, np.dtype[np.uint8]],
-) -> str | None:
+) -> str:
     """Logs the weights of a refitted model, and registers the model as champion.
 
     Args:
@@ -43,7 +46,8 @@ def register_champion(
         images: (N, C, H, W) uint8, on which the registered model is checked.
 
     Returns:
-        The model's URI; None if torch cannot export it, or with fewer than two images.
+        The model's URI. Its version is the weights alone, with a warning, if torch cannot export
+        the model or there are fewer than two images.
 
     Raises:
         StateError: the registered model, loaded back, computes something else.
@@ -55,9 +59,30 @@ def register_champion(
     model = deployable(fold.task, fold.model.cpu(), fold.params)
     sample = shared_tensor(images[:_CHECKED]).float().div(255)
     if len(sample) < 2 or export_program(model, sample) is None:
-        return None
+        log.warning(
+            "torch.export cannot export this model: models:/%s has its weights (%s), not a"
+            " program",
+            name,
+            WEIGHTS,
+        )
+        return _register_weights(client, run_id, name)
     with _default_store(uri):
         return _register(client, run_id, name, model, sample)
+
+
+def _create(client: MlflowClient, name: str) -> None:
+    """Creates the registered model if it does not exist."""
+    if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        client.create_registered_model(name)
+
+
+def _register_weights(client: MlflowClient, run_id: str, name: str) -> str:
+    """Registers the logged weights alone, and sets the alias."""
+    _create(client, name)
+    source = f"{client.get_run(run_id).info.artifact_uri}/{WEIGHTS}"
+    version = client.create_model_version(name, source, run_id)
+    client.set_registered_model_alias(name, _ALIAS, version.version)
+    return f"models:/{name}@{_ALIAS}"
 
 
 @contextmanager
@@ -102,8 +127,7 @@ def _register(
             serialization_format="pt2",
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
         )
-    if not client.search_registered_models(filter_string=f"name = '{name}'"):
-        client.create_registered_model(name)
+    _create(client, name)
     version = client.create_model_version(name, info.model_uri, run_id, model_id=info.model_id)
     loaded = mlflow.pytorch.load_model(f"models:/{name}/{version.version}")
     with torch.inference_mode():

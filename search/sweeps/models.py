@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import Split
 
 __all__ = ["WEIGHTS", "deployable", "export_program", "log_fold_models"]
+
+log = logging.getLogger(__name__)
 
 PROGRAM, WEIGHTS, ABOUT = "model.pt2", "state_dict.pt", "fold.json"
 INDICES, POSITIONS = "validation_indices.npy", "validation_positions.npy"
@@ -121,7 +124,14 @@ def _write(
     program = export_program(
         deployable(work.task, model.cpu(), work.task.complete(params)), sample
     )
-    if program is not None:
+    if program is None:
+        log.warning(
+            "%s: torch.export cannot export this model: there is %s, but no %s",
+            folder.name,
+            WEIGHTS,
+            PROGRAM,
+        )
+    else:
         torch.export.save(program, folder / PROGRAM)
     shown = {"task": work.task.reference, "params": work.task.complete(params), **about}
     (folder / ABOUT).write_text(json.dumps(shown, indent=2))

@@ -25,7 +25,7 @@ from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.reader import artifact, parameter_values
 from foldrace.search.recording.runs import Runs
-from foldrace.search.recording.schema import REFIT_FILE, Outcome, Tag
+from foldrace.search.recording.schema import REFIT_FILE, Tag
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter, finite_metrics
 from foldrace.search.spec.fields import same
@@ -62,7 +62,7 @@ class RefitResult:
         samples, test_samples: sizes of the training data and of the test part.
         test: the task's terms on the test part; ``loss`` is the objective.
         val_loss: the cross-validation loss of the trial that was refitted.
-        model_uri: of the registered champion; None if torch cannot export the model.
+        model_uri: of the registered champion; its weights alone if torch cannot export the model.
         repeated: read from the record of an earlier refit; the test part was not used again.
     """
 
@@ -161,14 +161,12 @@ def refit(
     params = _recorded_params(runs, best, task)
     work = make_work(prepared)
     on_gpu = work.gpu and count_gpus() > 0
-    run_id = writer.refit_run({**params, "epochs": epochs})
-    try:
-        with work.process(on_gpu):
-            fold = _train(work, params, epochs, client, run_id, on_gpu)
-            test = _test(fold, dataset.test_images, bound_samples)
-            values = {f"test_{name}": value for name, value in test.items()}
-            client.log_batch(run_id, metrics=finite_metrics(values, epochs, now_ms()))
-            _log_evidence(client, run_id, fold, dataset, folder.winner, test)
+    with writer.refit_run({**params, "epochs": epochs}) as run_id, work.process(on_gpu):
+        fold = _train(work, params, epochs, client, run_id, on_gpu)
+        test = _test(fold, dataset.test_images, bound_samples)
+        values = {f"test_{name}": value for name, value in test.items()}
+        client.log_batch(run_id, metrics=finite_metrics(values, epochs, now_ms()))
+        _log_evidence(client, run_id, fold, dataset, folder.winner, test)
         uri = register_champion(
             client, state.tracking_uri, run_id, folder.name, fold, dataset.test_images
         )
@@ -184,10 +182,6 @@ def refit(
         )
         client.log_text(run_id, json.dumps(refitted.to_json(), indent=2), REFIT_FILE)
         client.set_tag(run_id, str(Tag.REFIT_DONE), "true")
-    except BaseException:
-        client.set_terminated(run_id, status=Outcome.FAILED.value)
-        raise
-    client.set_terminated(run_id, status=Outcome.COMPLETED.value)
     return refitted
 
 

@@ -116,23 +116,22 @@ def record_refit(
     client: MlflowClient, writer: MlflowWriter, found: dict[str, Any] | None, tmp: Path
 ) -> None:
     """A finished refit with its figures, and evidence where there is any."""
-    run = writer.refit_run({"epochs": 2})
-    figures = {
-        "loss": 52.0,
-        "elbo": -52.0,
-        "reconstruction": 46.0,
-        "kl": 6.0,
-        "squared_error": 46.0 - CONSTANT,
-        "mse": 0.14,
-        "active_units": 2,
-        "kl_0": 2.0,
-        "iwae_64": -50.5,
-    }
-    client.log_batch(
-        run, metrics=[Metric(f"test_{name}", value, 1, 2) for name, value in figures.items()]
-    )
-    if found is not None:
-        np.savez(tmp / "evidence.npz", **found)
-        client.log_artifact(run, str(tmp / "evidence.npz"))
-    client.set_tag(run, Tag.REFIT_DONE, "true")
-    client.set_terminated(run)
+    with writer.refit_run({"epochs": 2}) as run:
+        figures = {
+            "loss": 52.0,
+            "elbo": -52.0,
+            "reconstruction": 46.0,
+            "kl": 6.0,
+            "squared_error": 46.0 - CONSTANT,
+            "mse": 0.14,
+            "active_units": 2,
+            "kl_0": 2.0,
+            "iwae_64": -50.5,
+        }
+        client.log_batch(
+            run, metrics=[Metric(f"test_{name}", value, 1, 2) for name, value in figures.items()]
+        )
+        if found is not None:
+            np.savez(tmp / "evidence.npz", **found)
+            client.log_artifact(run, str(tmp / "evidence.npz"))
+        client.set_tag(run, Tag.REFIT_DONE, "true")

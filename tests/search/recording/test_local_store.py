@@ -4,6 +4,8 @@ after."""
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -125,3 +127,30 @@ def test_the_mount_that_holds_the_file_tells_whether_it_is_local(
     assert not local_store._is_local(tmp_path / "runs" / "mlflow.db")
     assert local_store._is_local(tmp_path / "own" / "mlflow.db")
     assert local_store._is_local(Path("/elsewhere/mlflow.db"))
+
+
+@pytest.mark.slow
+def test_processes_that_begin_together_in_a_new_folder_share_one_experiment(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys; from pathlib import Path;"
+        " from foldrace.search.sweeps.begin import _experiment;"
+        " root = Path(sys.argv[1]); sys.stdin.read();"
+        " print(_experiment('e', root, f'sqlite:///{root}/mlflow.db'))"
+    )
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "new")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in begun:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+    said = [process.communicate(timeout=120)[0].strip() for process in begun]
+    assert [process.returncode for process in begun] == [0, 0] and len({*said}) == 1

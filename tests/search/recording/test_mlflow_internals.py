@@ -9,9 +9,14 @@ import mlflow
 import pytest
 from mlflow import environment_variables
 
-from foldrace.errors import StateError
+from foldrace.errors import InputError, StateError
 from foldrace.search.recording.local_store import write_ahead
-from foldrace.search.recording.mlflow_internals import RETRIES, check_mlflow, store_engine
+from foldrace.search.recording.mlflow_internals import (
+    RETRIES,
+    check_mlflow,
+    check_name,
+    store_engine,
+)
 from foldrace.search.recording.tracking import connect
 
 
@@ -26,6 +31,12 @@ def test_a_name_that_mlflow_no_longer_has_is_said_with_the_version(
     monkeypatch.delattr(environment_variables, RETRIES)
     with pytest.raises(StateError, match=rf"mlflow {mlflow.__version__} .* it has no {RETRIES};"):
         check_mlflow()
+
+
+@pytest.mark.parametrize("name", ["a=b", "lr[0]", "", "x" * 251, "/a", "a//b", "é%"])
+def test_a_name_that_mlflow_cannot_store_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="MLflow cannot store this name"):
+        check_name("task", name)
 
 
 def test_a_store_without_an_engine_is_refused_before_anything_is_written(tmp_path: Path) -> None:

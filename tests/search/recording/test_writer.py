@@ -15,6 +15,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from foldrace.search.recording.schema import Outcome, Tag
 from foldrace.search.recording.tracking import connect
@@ -372,14 +373,53 @@ def test_a_refit_is_found_again_once_it_has_finished(
 ) -> None:
     key = uuid.uuid4().hex
     writer = MlflowWriter(client, experiment, "ae", key)
-    run = writer.refit_run({"lr": 0.003, "epochs": 4})
-    client.set_terminated(run, status="FAILED")
+    with pytest.raises(OSError), writer.refit_run({"lr": 0.003, "epochs": 4}) as run:
+        raise OSError
     again = MlflowWriter(client, experiment, "ae", key)
     assert again.finished_refit is None
-    assert again.refit_run({"lr": 0.003, "epochs": 4}) == run
-    client.set_tag(run, Tag.REFIT_DONE, "true")
-    client.set_terminated(run, status="FINISHED")
+    with again.refit_run({"lr": 0.003, "epochs": 4}) as second:
+        client.set_tag(second, Tag.REFIT_DONE, "true")
+    assert second == run
     assert MlflowWriter(client, experiment, "ae", key).finished_refit == run
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")]
+)
+def test_a_refit_that_does_not_complete_ends_its_run(
+    client: MlflowClient, experiment: str, error: type[BaseException], status: str
+) -> None:
+    writer = MlflowWriter(client, experiment, "ae", uuid.uuid4().hex)
+    with pytest.raises(error), writer.refit_run({"epochs": 4}) as run:
+        raise error
+    assert client.get_run(run).info.status == status
+
+
+def test_a_refit_whose_parameters_are_refused_ends_its_run(
+    client: MlflowClient, experiment: str
+) -> None:
+    writer = MlflowWriter(client, experiment, "ae", uuid.uuid4().hex)
+    with pytest.raises(MlflowException), writer.refit_run({"a=b": 1}):
+        pass
+    found = runs(client, experiment)
+    assert [run.info.status for name, run in found.items() if name != "ae"] == ["FAILED"]
+
+
+def test_what_mlflow_refuses_does_not_keep_the_rest_of_its_call_from_the_record(
+    client: MlflowClient, experiment: str, writer: MlflowWriter
+) -> None:
+    good = {f"p{i}": i for i in range(20)}
+    with pytest.raises(MlflowException, match="a=b"):
+        writer.started(0, {**good, "a=b": 1, "long": "x" * 7000})
+    bad = report(1, 0.5)
+    bad.folds[0].metrics["val_(%)"] = 0.5  # type: ignore[index]
+    with pytest.raises(MlflowException, match=r"val_\(%\)"):
+        writer.reported(0, bad, None, 1000)
+    found = runs(client, experiment)
+    stored = found["trial 0000"].data.params
+    assert {name: stored[name] for name in good} == {n: str(v) for n, v in good.items()}
+    assert "a=b" not in stored
+    assert found["trial 0000 fold 0"].data.metrics["val_loss"] == 0.5
 
 
 def test_a_trial_that_was_trained_on_and_interrupted_is_still_one_of_those_at_the_end(
