@@ -123,7 +123,9 @@ def submit(
     Raises:
         InputError: the sweep file is wrong, or names code or data outside its folder.
     """
-    loaded = load_spec(spec, overrides)
+    tracking = destination.tracking
+    given = () if tracking is None else (f"tracking.uri={json.dumps(tracking)}",)
+    loaded = load_spec(spec, [*overrides, *given])
     folder = spec.resolve().parent
     for field, reference in (("task", loaded.task), ("dataset", loaded.dataset.name)):
         _check_sent(field, reference, folder)

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -22,13 +23,23 @@ __all__ = [
     "first_line",
     "nearest",
     "reason",
+    "redacted",
 ]
 
 _LONGEST_VALUE = 120  # characters of a value in a message
+# a user and a password before the @ of an address; before that of a server, a token alone as well
+_SECRETS = re.compile(r"(?<=://)(?:[^\s/@:]*:[^\s/]*|(?<=http://|ttps://)[^\s/]+)(?=@)")
+_NAMED_SECRETS = re.compile(r"(?i)([?&](?:password|token|sslpassword)=)[^\s&]+")
 
 
 class FoldraceError(Exception):
-    """Base class of every error that Foldrace raises on purpose."""
+    """Base class of every error that Foldrace raises on purpose.
+
+    Its text never contains the password or token of an address.
+    """
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class InputError(FoldraceError, ValueError):
@@ -107,3 +118,14 @@ def reason(error: BaseException) -> str:
     'odd'
     """
     return getattr(error, "strerror", None) or first_line(error)
+
+
+def redacted(text: str) -> str:
+    """The text without the passwords and tokens of the addresses in it.
+
+    >>> redacted("cannot reach postgresql://me:secret@host/db")
+    'cannot reach postgresql://***@host/db'
+    >>> redacted("https://token@host, postgresql://me@host/db?password=secret")
+    'https://***@host, postgresql://me@host/db?password=***'
+    """
+    return _NAMED_SECRETS.sub(r"\1***", _SECRETS.sub("***", text))

@@ -147,7 +147,7 @@ def read_study(root: Path, data_dir: Path, progress: StudyProgress) -> StudyReco
         if not folder.result.is_file():
             continue
         result = folder.read_result()
-        client = connect(result["tracking_uri"])
+        client = connect(folder.read_state().tracking_uri)
         record = parts[part.key] = _read_part(
             client, client.get_run(result["run_id"]), part, folder
         )

@@ -211,5 +211,5 @@ class SweepStages:
 
         folder = self.folder(part)
         result = folder.read_result()
-        client = connect(result["tracking_uri"])
+        client = connect(folder.read_state().tracking_uri)
         make_reports(client, client.get_run(result["run_id"]), None, folder.path / REPORTS)

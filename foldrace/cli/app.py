@@ -6,7 +6,10 @@ import atexit
 import errno
 import gc
 import signal
+import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import typer
@@ -14,7 +17,7 @@ import typer
 from foldrace.cli import cluster, data, results, sweeps
 from foldrace.cli.logs import shown_log
 from foldrace.cli.messages import INTERRUPTED, WRONG_INPUT, err, say, show_error
-from foldrace.errors import FoldraceError
+from foldrace.errors import FoldraceError, redacted
 from foldrace.search.tune.interrupts import repeat_swallowed_interrupts
 
 __all__ = ["app", "main"]
@@ -56,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Otherwise Ctrl-C during the interpreter's shutdown would show tracebacks.
         if arguments is None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            sys.excepthook = _show_traceback  # Typer has put its own there
 
 
 def _guarded(command: Callable[[], Any]) -> int:
@@ -86,6 +90,13 @@ def _guarded(command: Callable[[], Any]) -> int:
         )
         return WRONG_INPUT
     return status if isinstance(status, int) else 0
+
+
+def _show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What Python does with an error that nothing has caught, without the passwords in it."""
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _full_disk(error: BaseException | None) -> OSError | None:

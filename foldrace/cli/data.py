@@ -58,9 +58,13 @@ def ui(
         show(f"The latest sweep is on a server: {state.tracking_uri.rstrip('/')}/{page}")
         return
     show(f"MLflow, at the latest sweep: http://127.0.0.1:{port}/{page}  (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", state.tracking_uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # Not an argument: every user of the machine can read those, and it may hold a password.
+    environment = os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": state.tracking_uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     os.execve(sys.executable, command, environment)
 
 

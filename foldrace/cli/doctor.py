@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from foldrace.errors import first_line
+from foldrace.errors import first_line, redacted
 from foldrace.search.recording.tracking import tracking_uri
 
 __all__ = ["Finding", "Grade", "examine"]
@@ -168,9 +168,9 @@ def _tracking(directory: Path) -> Finding:
     from foldrace.search.recording.tracking import connect
 
     what, uri = "tracking store", tracking_uri(directory)
-    local = uri.startswith("sqlite:")
+    local, shown = uri.startswith("sqlite:"), redacted(uri)
     if local and not (directory / "mlflow.db").exists():
-        return Finding(what, Grade.NOTE, f"{uri}: the first sweep will create it")
+        return Finding(what, Grade.NOTE, f"{shown}: the first sweep will create it")
     try:
         count = len(connect(uri).search_experiments())
     except Exception as error:
@@ -179,5 +179,5 @@ def _tracking(directory: Path) -> Finding:
             if local
             else "start the server, or unset MLFLOW_TRACKING_URI"
         )
-        return Finding(what, Grade.BAD, f"{uri}: {first_line(error)}", remedy)
-    return Finding(what, Grade.GOOD, f"{uri}: {count} experiments")
+        return Finding(what, Grade.BAD, redacted(f"{uri}: {first_line(error)}"), remedy)
+    return Finding(what, Grade.GOOD, f"{shown}: {count} experiments")

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
+from foldrace.errors import redacted
+
 __all__ = ["ConsoleHandler", "shown_log"]
 
 
@@ -26,7 +28,7 @@ class ConsoleHandler(logging.Handler):
         """Prints one record."""
         try:
             style = "yellow" if record.levelno >= logging.WARNING else ""
-            self._console.print(Text(self.format(record), style=style), soft_wrap=True)
+            self._console.print(Text(redacted(self.format(record)), style=style), soft_wrap=True)
         except Exception:  # a full disk or a closed pipe must not end the sweep
             self.handleError(record)
 

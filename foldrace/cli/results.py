@@ -239,5 +239,6 @@ def deliver(sweep_name: str | None, directory: Path) -> tuple[str, int]:
     folder, delivered = sync_sweep(sweep_name, directory)
     if delivered and folder.result.is_file():
         result = folder.read_result()
-        log_overview(connect(result["tracking_uri"]), result["run_id"], folder.path)
+        client = connect(folder.read_state().tracking_uri)
+        log_overview(client, result["run_id"], folder.path)
     return folder.name, delivered

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from foldrace.errors import InputError, StateError, nearest
+from foldrace.errors import InputError, StateError, nearest, redacted
 from foldrace.files import write_text_atomically
 from foldrace.search.recording.local_store import (
     ARTIFACTS,
@@ -21,6 +21,7 @@ from foldrace.search.recording.local_store import (
     follow_move,
     store_of_sweep,
 )
+from foldrace.search.recording.tracking import whole_address
 
 __all__ = [
     "TUNE_FORMAT",
@@ -192,14 +193,16 @@ class SweepFolder:
         return True
 
     def write_state(self, state: SweepState) -> None:
-        """Replaces the sweep's state (an atomic write)."""
+        """Replaces the sweep's state (an atomic write), without the password of its store."""
+        state = replace(state, tracking_uri=redacted(state.tracking_uri))
         write_text_atomically(self.path / "state.json", json.dumps(asdict(state)))
 
     def read_state(self) -> SweepState:
         """The sweep's state.
 
         Raises:
-            StateError: it was never written, cannot be read, or is damaged.
+            StateError: it was never written, cannot be read, or is damaged; or the password of the
+                tracking store is missing.
         """
         try:
             state = SweepState(**json.loads((self.path / "state.json").read_text()))
@@ -216,7 +219,7 @@ class SweepFolder:
             raise StateError(f"{self.name}: its state.json is damaged: task_sources is not text")
         follow_move(self.root)
         uri = store_of_sweep(self.root, state.tracking_uri, state.key)
-        return replace(state, tracking_uri=uri)
+        return replace(state, tracking_uri=whole_address(uri))
 
     @property
     def began_as(self) -> str:

@@ -13,19 +13,24 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foldrace.errors import InputError, StateError
+from foldrace.errors import InputError, StateError, first_line, redacted
 from foldrace.search.recording.local_store import STORE, alone_in, follow_move
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["check_tracking", "connect", "import_store_meanwhile", "redacted", "tracking_uri"]
+__all__ = [
+    "check_tracking",
+    "connect",
+    "import_store_meanwhile",
+    "tracking_uri",
+    "unusable",
+    "whole_address",
+]
 
 _URI = re.compile(
     r"(https?|sqlite|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|databricks(://.*)?$"
 )
-
-_CREDENTIALS = re.compile(r"(\w://)[^/\s]*@")
 
 
 def tracking_uri(root: Path, uri: str | None = None) -> str:
@@ -43,6 +48,9 @@ def connect(uri: str) -> MlflowClient:
     """A client of the store at ``uri``, with few retries and MLflow's own log messages off.
 
     A new SQLite store is set up by one process at a time.
+
+    Raises:
+        StateError: the store cannot be opened.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -57,17 +65,35 @@ def connect(uri: str) -> MlflowClient:
 
     path = Path(uri.removeprefix("sqlite:///"))
     own = uri.startswith("sqlite:///") and path.name == STORE and path.parent.is_dir()
-    with alone_in(path.parent) if own else nullcontext():
-        return MlflowClient(tracking_uri=uri)
+    try:
+        with alone_in(path.parent) if own else nullcontext():
+            return MlflowClient(tracking_uri=uri)
+    except Exception as error:  # MLflow's own errors, those of the database below it, a driver
+        raise unusable(uri, error) from error
 
 
-def redacted(text: str) -> str:
-    """The text with the user and the password of each address in it replaced by ``***``.
+def unusable(uri: str, error: Exception) -> StateError:
+    """The error of a tracking store that cannot be used."""
+    return StateError(f"{uri}: the tracking store cannot be used: {first_line(error)}")
 
-    >>> redacted("cannot reach postgresql://me:secret@host/db")
-    'cannot reach postgresql://***@host/db'
+
+def whole_address(uri: str) -> str:
+    """The address that is recorded as ``uri``, with its password.
+
+    Passwords are written nowhere. MLFLOW_TRACKING_URI is expected to be the whole address.
+
+    Raises:
+        StateError: it is not.
     """
-    return _CREDENTIALS.sub(r"\1***@", text)
+    if redacted(uri) == uri and "***" not in uri:
+        return uri
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if redacted(given) != redacted(uri):
+        raise StateError(
+            f"{uri}: the password of this tracking store is not recorded; set MLFLOW_TRACKING_URI"
+            " to the whole address"
+        )
+    return given
 
 
 def import_store_meanwhile(uri: str) -> None:
@@ -89,14 +115,14 @@ def check_tracking(uri: str) -> None:
     if uri.startswith(("http://", "https://")) and redacted(uri) != uri:
         raise InputError(
             "tracking.uri",
-            redacted(uri),
+            uri,
             "must not contain a user or a password",
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
     if not _URI.match(uri):
         raise InputError(
             "tracking.uri",
-            redacted(uri),
+            uri,
             "must be http://…, https://…, sqlite:///…, postgresql://… or databricks",
         )
     if not uri.startswith(("http://", "https://")):

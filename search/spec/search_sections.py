@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from foldrace.errors import nearest
+from foldrace.errors import nearest, redacted
 from foldrace.search.spec.fields import (
     Bare,
     Count,
@@ -202,11 +202,24 @@ class LimitsSpec(SpecSection):
     what its worker process started with. By default there is no limit."""
 
 
+def _without_password(uri: str) -> str:
+    if redacted(uri) != uri:
+        hint = (
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or"
+            " MLFLOW_TRACKING_URI for a database"
+        )
+        raise broken(
+            "must not contain a password, which would be recorded", hint, value=redacted(uri)
+        )
+    return uri
+
+
 class TrackingSpec(SpecSection):
     """The ``tracking`` section: where results are recorded."""
 
     experiment: Line | None = None
     """MLflow experiment. By default the sweep's name."""
 
-    uri: Line | None = None
-    """URI of the MLflow server. By default a SQLite store in the folder of sweeps."""
+    uri: Annotated[Line, AfterValidator(_without_password)] | None = None
+    """URI of the MLflow server, without a password: this file is recorded. By default
+    MLFLOW_TRACKING_URI, or else a SQLite store in the folder of sweeps."""

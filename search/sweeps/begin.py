@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from foldrace.errors import InputError, StateError, first_line
+from foldrace.errors import InputError, StateError
 from foldrace.files import write_text_atomically
 from foldrace.search.preparing.environment import describe_environment
 from foldrace.search.preparing.prepared import Prepared
@@ -22,7 +22,7 @@ from foldrace.search.recording.folder import (
 )
 from foldrace.search.recording.local_store import ARTIFACTS
 from foldrace.search.recording.sweep_outbox import deliver_rest
-from foldrace.search.recording.tracking import connect, redacted
+from foldrace.search.recording.tracking import connect, unusable
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import SweepSpec
 
@@ -104,8 +104,10 @@ def _experiment(name: str, root: Path, uri: str) -> str:
                 known = client.get_experiment_by_name(name)  # another sweep has just created it
                 if known is None:
                     raise
+    except StateError:
+        raise
     except Exception as error:  # MLflow's own errors, and those of the database below it
-        raise _unusable(uri, error) from error
+        raise unusable(uri, error) from error
     if known.lifecycle_stage != "active":
         raise StateError(
             f"{name}: this MLflow experiment is deleted; restore it, or set tracking.experiment"
@@ -147,9 +149,4 @@ def begin_record(
             spec.search.objectives,
         )
     except Exception as error:  # MLflow's own errors, and those of the database below it
-        raise _unusable(state.tracking_uri, error) from error
-
-
-def _unusable(uri: str, error: Exception) -> StateError:
-    reason = redacted(f"{uri}: the tracking store cannot be used: {first_line(error)}")
-    return StateError(reason)
+        raise unusable(state.tracking_uri, error) from error

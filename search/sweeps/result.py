@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from foldrace.errors import redacted
 from foldrace.search.recording.folder import SweepFolder, SweepState
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.comparison_result import ArmResult, make_arm_results
@@ -89,7 +90,7 @@ class SweepResult:
         """The object that ``--json`` prints."""
         found: dict[str, Any] = {
             "sweep": self.sweep,
-            "tracking_uri": self.tracking_uri,
+            "tracking_uri": redacted(self.tracking_uri),
             "run_id": self.run_id,
             "trials": dict(self.trials),
             "best": self.best.to_json() if self.best else None,

@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from foldrace.errors import redacted
+
 __all__ = ["LIBRARY_LOG", "library_log"]
 
 LIBRARY_LOG = "libraries.log"
@@ -22,6 +24,11 @@ class _File(RotatingFileHandler):
         """Ignores a full disk: nothing depends on this file."""
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 @contextmanager
 def library_log(folder: Path) -> Iterator[None]:
     """Within this block, what Ray and MLflow log from INFO on goes to a file, and nowhere else.
@@ -31,7 +38,7 @@ def library_log(folder: Path) -> Iterator[None]:
     """
     path = folder / LIBRARY_LOG
     file = _File(path, maxBytes=_BYTES, backupCount=1, encoding="utf-8", delay=True)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     with ExitStack() as stack:
         stack.callback(file.close)
         for name in _LIBRARIES:
