@@ -10,7 +10,9 @@ import pytest
 from tests.fuzz import __main__ as fuzz
 
 
-@pytest.mark.parametrize(("kind", "count"), [("specs", 250), ("data", 150), ("records", 80)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("specs", 250), ("data", 150), ("folders", 60), ("records", 80)]
+)
 def test_damaged_files_end_in_a_message(kind: str, count: int) -> None:
     found = fuzz.run_cases(kind, range(count))
     assert not found.amiss, "\n".join(found.amiss)
