@@ -21,6 +21,7 @@ __all__ = [
     "closest",
     "first_line",
     "nearest",
+    "printable",
 ]
 
 _LONGEST_VALUE = 120  # characters of a value in a message
@@ -31,7 +32,7 @@ class FoldraceError(Exception):
 
 
 class InputError(FoldraceError, ValueError):
-    """The user's input is wrong.
+    """The user's input is wrong. The message is one line of printable text.
 
     Args:
         field: what is wrong, as a path: ``folds.splits``.
@@ -49,7 +50,7 @@ class InputError(FoldraceError, ValueError):
         if len(shown) > _LONGEST_VALUE:
             shown = shown[: _LONGEST_VALUE - 3] + "..."
         parts = [field, *([shown] if value is not None else []), rule]
-        super().__init__(": ".join(parts) + (f"; {hint}" if hint else ""))
+        super().__init__(printable(": ".join(parts) + (f"; {hint}" if hint else "")))
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.field, self.value, self.rule, self.hint)
@@ -95,3 +96,15 @@ def first_line(error: BaseException) -> str:
     'TimeoutError'
     """
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def printable(text: object) -> str:
+    r"""A path, or a name from a user's file, as one line that can be printed and stored.
+
+    >>> printable("a\nb\udcff")
+    'a\\nb\\udcff'
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )

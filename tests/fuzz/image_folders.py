@@ -110,6 +110,8 @@ def _fill(draw: random.Random, root: Path) -> None:
     mode = draw.choice(_FORMATS[suffix][1])
     same, strange = draw.random() < 0.5, draw.random() < 0.3
     folders = [base / folder for folder in draw.choice(_LAYOUTS)]
+    if strange:
+        folders = [f.with_name(f.name + draw.choice(_NAMES).format("")) for f in folders]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(draw.choice((3, 4, 5))):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from foldrace.errors import DataError
+from foldrace.errors import DataError, printable
 from foldrace.trainables.data.arrays import Images, Labels, Parts
 
 __all__ = ["DARK", "number_classes", "part_keys", "parts_from", "to_images"]
@@ -68,7 +68,9 @@ def part_keys(name: str, available: Iterable[str]) -> dict[str, str]:
             rule = f"holds {found[part]} but no {' (or '.join(_KEYS[of])})"
             raise DataError("dataset", name, rule)
     if unread := sorted(set(present) - set(found.values())):
-        log.warning("%s: %d arrays are not read: %s", name, len(unread), ", ".join(unread))
+        log.warning(
+            "%s: %d arrays are not read: %s", name, len(unread), printable(", ".join(unread))
+        )
     return found
 
 
@@ -301,7 +303,7 @@ def _to_bytes(name: str, part: str, array: NDArray[np.generic]) -> Images:
         rule = f"{part} must be in [0, 1] if floating point; it spans [{low!s}, {high!s}]"
         raise DataError("dataset", name, rule, _scaling(part, array))
     levels = np.rint(array.astype(np.float32, copy=False) * 255)
-    return np.clip(levels, 0, 255, out=levels).astype(np.uint8)
+    return levels.clip(0, 255).astype(np.uint8)
 
 
 def _scaling(part: str, array: NDArray[np.generic]) -> str:

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foldrace.errors import DataError
+from foldrace.errors import DataError, printable
 from foldrace.trainables.data.parts import Part, part_named
 
-__all__ = ["IMAGE_SUFFIXES", "FolderLayout", "Remarks", "lay_out", "shown", "walk"]
+__all__ = ["IMAGE_SUFFIXES", "FolderLayout", "Remarks", "lay_out", "walk"]
 
 IMAGE_SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"}
@@ -34,7 +34,7 @@ class Remarks:
     def lines(self) -> Iterator[str]:
         """One line for each remark: ``left out, hidden (2): .DS_Store, cat/.thumbnails``."""
         for remark, paths in self.files.items():
-            names = [shown(path.relative_to(self.root)) for path in sorted(paths)[:_EXAMPLES]]
+            names = [printable(path.relative_to(self.root)) for path in sorted(paths)[:_EXAMPLES]]
             more = f" and {len(paths) - _EXAMPLES:,} more" if len(paths) > _EXAMPLES else ""
             yield f"{remark} ({len(paths):,}): {', '.join(names)}{more}"
 
@@ -58,18 +58,6 @@ class FolderLayout:
 class _Found:
     images: list[Path]
     folders: dict[Path, list[Path]]  # by the folder that they are in
-
-
-def shown(path: Path | str) -> str:
-    r"""A path or its part on one line, as text that can be printed and stored anywhere.
-
-    >>> shown(Path("a\nb\udcff"))
-    'a\\nb\\udcff'
-    """
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in str(path)
-    )
 
 
 def lay_out(name: str, root: Path, remarks: Remarks) -> FolderLayout:
@@ -172,7 +160,7 @@ def _readable(name: str, folder: Path) -> Iterator[None]:
     except OSError as error:
         rule = f"cannot be read: {error.strerror or error}"
         hint = "make it readable, or move it away"
-        raise DataError("dataset", name, f"{shown(folder)} {rule}", hint) from error
+        raise DataError("dataset", name, f"{folder} {rule}", hint) from error
 
 
 def _only_folder(base: Path, images: list[Path]) -> Path | None:
@@ -193,14 +181,14 @@ def _parts_in(name: str, base: Path, found: _Found) -> dict[Part, Path]:
             parts[part] = folder
     if not parts:
         return parts
-    names = " and ".join(f"{shown(folder.name)}/" for folder in parts.values())
+    names = " and ".join(f"{folder.name}/" for folder in parts.values())
     if Part.TRAINING not in parts:
         rule = f"has {names} but no train/"
         raise DataError("dataset", name, rule, "put the other images, or all classes, into train/")
     outside = [p for p in found.images if not any(p.is_relative_to(f) for f in parts.values())]
     if outside:
-        first = shown(outside[0].relative_to(base).parts[0])
-        rule = f"has {len(outside):,} images outside {names}: {first}"
+        first = outside[0].relative_to(base).parts[0]
+        rule = f"has images outside {names} ({len(outside):,}): {first}"
         hint = "move them into train/ (which is divided into folds) or away"
         classes = "; if the names are classes, put all of them into train/"
         raise DataError("dataset", name, rule, hint + classes)
@@ -211,12 +199,12 @@ def _classes(name: str, folder: Path, images: list[Path]) -> list[str]:
     """The class folder of each image of a part; empty if there are no class folders."""
     loose = [path for path in images if path.parent == folder]
     if loose and len(loose) < len(images):
-        rule = f"has images beside its class folders in {shown(folder)}: {shown(loose[0].name)}"
+        rule = f"has images beside its class folders in {folder}: {loose[0].name}"
         raise DataError("dataset", name, rule, "give each image a class folder, or none")
     classes = [] if loose else [path.relative_to(folder).parts[0] for path in images]
     if classes and all(part_named(label) for label in set(classes)):
-        both = ", ".join(sorted(map(shown, set(classes))))
-        rule = f"has folders that are named as parts inside {shown(folder)}: {both}"
+        both = ", ".join(sorted(set(classes)))
+        rule = f"has folders that are named as parts inside {folder}: {both}"
         hint = "name the folder of that part itself, or rename them if they are classes"
         raise DataError("dataset", name, rule, hint)
     return classes
@@ -224,10 +212,10 @@ def _classes(name: str, folder: Path, images: list[Path]) -> list[str]:
 
 def _no_images(name: str, folder: Path, remarks: Remarks) -> DataError:
     left_out: Iterable[str] = remarks.lines()
-    rule = "; ".join([f"no images in {shown(folder)}", *left_out])
+    rule = "; ".join([f"no images in {folder}", *left_out])
     hint = f"files with these endings count: {', '.join(sorted(IMAGE_SUFFIXES))}"
     return DataError("dataset", name, rule, hint)
 
 
 def _below(folder: Path, root: Path) -> str:
-    return f"{shown(folder.relative_to(root))}/"
+    return f"{printable(folder.relative_to(root))}/"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foldrace.errors import DataError
+from foldrace.errors import DataError, printable
 from foldrace.trainables.data.arrays import Images, Parts, check_memory
 from foldrace.trainables.data.conversion import number_classes
-from foldrace.trainables.data.folder_layout import FolderLayout, Remarks, lay_out, shown
+from foldrace.trainables.data.folder_layout import FolderLayout, Remarks, lay_out
 from foldrace.trainables.data.parts import Part, resize
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def read_folder(name: str, size: tuple[int, int] | None) -> Parts:
     root = Path(name).expanduser()
     remarks = Remarks(root)
     layout = lay_out(name, root, remarks)
+    labels, test_labels, class_names = number_classes(name, *_joined(name, layout))
     for step in layout.steps:
         log.warning("%s: %s", name, step)
     train, validation, test = (layout.files.get(part, []) for part in Part)
@@ -62,14 +63,13 @@ def read_folder(name: str, size: tuple[int, int] | None) -> Parts:
     for line in remarks.lines():
         log.warning("%s: %s", name, line)
     count = len(train) + len(validation)
-    labels, test_labels, class_names = number_classes(name, *_joined(name, layout))
     return Parts(
         images=images[:count],
-        source=shown(root),
+        source=printable(root),
         labels=labels,
         test_images=images[count:] if test else None,
         test_labels=test_labels,
-        class_names=tuple(map(shown, class_names)),
+        class_names=tuple(map(printable, class_names)),
     )
 
 
@@ -122,10 +122,8 @@ def _decode(
     if others:
         assert first is not None
         (path, (_, height, width)), (first_height, first_width) = others[0], images.shape[2:]
-        rule = (
-            f"is {width}×{height} pixels where {shown(first.name)} is {first_width}×{first_height}"
-        )
-        odd = DataError("dataset", shown(path), rule, "set the data set's size: [height, width]")
+        rule = f"is {width}×{height} pixels where {first.name} is {first_width}×{first_height}"
+        odd = DataError("dataset", str(path), rule, "set the data set's size: [height, width]")
         raise _counted(odd, len(others), len(paths))
     return images
 
@@ -142,9 +140,10 @@ def _planes(path: Path, size: tuple[int, int] | None, remarks: Remarks) -> Image
 
     if not path.is_file():
         rule = "is a link that leads nowhere" if path.is_symlink() else "is not a regular file"
-        raise DataError("dataset", shown(path), rule, "repair it or remove it")
+        raise DataError("dataset", str(path), rule, "repair it or remove it")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 deep = image.mode.startswith(("I", "F")) or ";16" in str(image.tile)
@@ -152,12 +151,12 @@ def _planes(path: Path, size: tuple[int, int] | None, remarks: Remarks) -> Image
                     planes = _pixels(path, image, remarks)
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
     except Exception as error:
-        rule = shown(f"cannot be read as an image: {type(error).__name__}: {error}")
-        raise DataError("dataset", shown(path), rule, "repair it or remove it") from error
+        rule = f"cannot be read as an image: {type(error).__name__}: {error}"
+        raise DataError("dataset", str(path), rule, "repair it or remove it") from error
     if deep:
         rule = f"has more than 8 bits per channel (mode {image.mode})"
         hint = "convert it to 8 bits (of 16: value / 257), or return floats in [0, 1] from a"
-        raise DataError("dataset", shown(path), rule, f"{hint} ./file.py:function")
+        raise DataError("dataset", str(path), rule, f"{hint} ./file.py:function")
     return planes if size is None else resize(planes[None], size)[0]
 
 
@@ -183,7 +182,9 @@ def _upright(path: Path, image: Image.Image, remarks: Remarks) -> Image.Image:
 
     image.load()  # what cannot be decoded is not to be taken for poor EXIF data below
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # Pillow raises many kinds of errors for damaged EXIF data
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow warns of damaged EXIF data, or raises many kinds of errors
         remarks.add("damaged EXIF data, so not turned upright", path)
         return image

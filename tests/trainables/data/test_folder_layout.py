@@ -91,7 +91,7 @@ def test_a_single_folder_in_each_part_is_no_class(tmp_path, caplog):
         ("test", "no train/"),
         ("valid invalid", "put the other images, or all classes, into train/"),
         ("car train plane", "if the names are classes, put all of them into train/"),
-        ("train/a train/b other/a", "outside train/: other"),
+        ("train/a train/b other/a", "has images outside train/ (6): other"),
         ("train Training test", "two folders for the training part: Training, train"),
         ("train/train/a train/test/a", "named as parts inside"),
         ("train/train/a train/test/a test/a", "named as parts inside"),
