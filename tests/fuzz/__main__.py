@@ -4,6 +4,7 @@ line: ``python -m tests.fuzz --help``."""
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import tempfile
@@ -95,6 +96,7 @@ def main() -> int:
         "--seed", type=int, default=int(time.time()), help="of the first case; the time by default"
     )
     asked = parser.parse_args()
+    logging.getLogger("foldrace").addHandler(logging.NullHandler())  # no warnings between ours
     amiss = 0
     for kind in KINDS:
         count, began = getattr(asked, kind), time.monotonic()

@@ -68,9 +68,8 @@ def part_keys(name: str, available: Iterable[str]) -> dict[str, str]:
             rule = f"holds {found[part]} but no {' (or '.join(_KEYS[of])})"
             raise DataError("dataset", name, rule)
     if unread := sorted(set(present) - set(found.values())):
-        log.warning(
-            "%s: %d arrays are not read: %s", name, len(unread), printable(", ".join(unread))
-        )
+        listed = printable(", ".join(unread))
+        log.warning("%s: arrays that are not read (%d): %s", name, len(unread), listed)
     return found
 
 
