@@ -7,6 +7,7 @@ and ``.pbm``), has no test part, and decodes lazily; here every image is decoded
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["read_folder"]
 
 log = logging.getLogger(__name__)
+
+_DEEP = re.compile(r";16[BLN]")  # as Pillow calls 16 bits per channel, of which it reads 8
 
 
 def read_folder(name: str, size: tuple[int, int] | None) -> Parts:
@@ -146,7 +149,7 @@ def _planes(path: Path, size: tuple[int, int] | None, remarks: Remarks) -> Image
             warnings.simplefilter("ignore")  # of damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                deep = image.mode.startswith(("I", "F")) or ";16" in str(image.tile)
+                deep = image.mode.startswith(("I", "F")) or bool(_DEEP.search(str(image.tile)))
                 if not deep:
                     planes = _pixels(path, image, remarks)
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.

@@ -150,6 +150,15 @@ def test_more_than_eight_bits_are_refused_in_grey_and_in_colour(tmp_path, channe
     assert "value / 257" in message
 
 
+def test_sixteen_bits_for_all_channels_together_are_read(tmp_path):
+    header = struct.pack("<IiiHHIIiiII", 40, 8, 6, 1, 16, 3, 96, 0, 0, 0, 0)
+    header += struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    start = struct.pack("<2sIHHI", b"BM", 14 + len(header) + 96, 0, 0, 14 + len(header))
+    for i in range(4):
+        (tmp_path / f"{i}.bmp").write_bytes(start + header + struct.pack("<H", 0xF81F) * 48)
+    assert load(tmp_path).images[0, :, 0, 0].tolist() == [255, 0, 255]
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "P"])
 def test_grey_images_have_one_channel_however_they_are_stored(tmp_path, mode):
     for i in range(10):
@@ -191,12 +200,15 @@ def test_what_is_used_in_part_is_named(tmp_path, caplog):
     page = Image.new("L", (5, 6), 50)
     page.save(tmp_path / "pages.tif", save_all=True, append_images=[page, page])
     Image.new("LA", (5, 6), (60, 9)).save(tmp_path / "clear.png")
+    for i in range(6):
+        Image.new("LA", (5, 6), (60, 9)).save(tmp_path / f"more{i}.png")
     Image.new("L", (5, 6), 70).save(tmp_path / "exif.png", exif=b"Exif\0\0MM\0*\0\0")
     data = load(tmp_path)
     values = np.concatenate([data.images, data.test_images])[:, 0, 0, 0]
     assert set(values.tolist()) == {50, 60, 70, 100, 101, 102, 103}
     assert "several pages, of which the first is used (1): pages.tif" in caplog.text
-    assert "transparency, which is left out (1): clear.png" in caplog.text
+    listed = "clear.png, more0.png, more1.png, more2.png, more3.png and 2 more"
+    assert f"transparency, which is left out (7): {listed}" in caplog.text
     assert "damaged EXIF data, so not turned upright (1): exif.png" in caplog.text
 
 
