@@ -111,7 +111,9 @@ def _fill(draw: random.Random, root: Path) -> None:
     same, strange = draw.random() < 0.5, draw.random() < 0.3
     folders = [base / folder for folder in draw.choice(_LAYOUTS)]
     if strange:
-        folders = [f.with_name(f.name + draw.choice(_NAMES).format("")) for f in folders]
+        ends = [draw.choice(_NAMES).format("") if f != base else "" for f in folders]
+        folders = [f.with_name(f.name + end) for f, end in zip(folders, ends, strict=True)]
+    base.mkdir(parents=True, exist_ok=True)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(draw.choice((3, 4, 5))):

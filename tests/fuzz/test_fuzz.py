@@ -42,3 +42,8 @@ def test_a_traceback_of_the_command_line_is_found(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("foldrace.search.spec.sweep_spec.load_spec", broken)
     assert all("ZeroDivisionError" in line for line in fuzz.run_cases("specs", range(3)).amiss)
+
+
+def test_a_file_that_is_dropped_in_silence_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foldrace.trainables.data.folder_layout.Remarks.lines", lambda _: iter(()))
+    assert any("used, 0 named of" in line for line in fuzz.run_cases("folders", range(12)).amiss)
