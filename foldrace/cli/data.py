@@ -46,9 +46,12 @@ def data(
     out, and why.
     """
     from foldrace.cli.tables import datasets_table
+    from foldrace.errors import InputError
     from foldrace.trainables.data.datasets import fetch, list_datasets, load_dataset
     from foldrace.trainables.data.references import ReferenceKind, reference_kind
 
+    if size and not name:
+        raise InputError("--size", list(size), "needs a data set", "name one before it")
     if name is not None and (size or reference_kind(name) is not ReferenceKind.NAMED):
         for line in _described(load_dataset(name, size=size, data_dir=data_dir)):
             show(line)

@@ -395,6 +395,7 @@ def test_data_of_a_folder_shows_what_is_understood_and_what_is_left_out(place: P
     assert "left out, not an image by the ending of the name (1): labels.csv" in err
     status, out, _ = place.ask("data", str(place.folder / "pets"), "--size", "3", "4")
     assert status == 0 and "1 × 3 × 4" in out
+    assert place.ask("data", "--size", "3", "4")[0] == 2
     (place.folder / "pets" / "Training" / "cat" / "0.png").write_text("no image")
     status, out, err = place.ask("data", str(place.folder / "pets"))
     assert (status, out) == (2, "") and "0.png: cannot be read" in err and err.count("\n") == 1

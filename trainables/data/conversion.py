@@ -80,7 +80,8 @@ def parts_from(
 
     Args:
         name: the data set's name in an error.
-        values: arrays by key (see `ARRAY_KEYS`); None counts as missing.
+        values: arrays by key (see `part_keys`); None counts as missing. A validation part joins
+            the training part.
         source: see `Dataset`.
         channels_first: see `to_images`.
 
