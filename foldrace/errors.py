@@ -22,6 +22,7 @@ __all__ = [
     "closest",
     "first_line",
     "nearest",
+    "printable",
     "reason",
     "redacted",
 ]
@@ -43,7 +44,7 @@ class FoldraceError(Exception):
 
 
 class InputError(FoldraceError, ValueError):
-    """The user's input is wrong.
+    """The user's input is wrong. The message is one line of printable text.
 
     Args:
         field: what is wrong, as a path: ``folds.splits``.
@@ -61,7 +62,7 @@ class InputError(FoldraceError, ValueError):
         if len(shown) > _LONGEST_VALUE:
             shown = shown[: _LONGEST_VALUE - 3] + "..."
         parts = [field, *([shown] if value is not None else []), rule]
-        super().__init__(": ".join(parts) + (f"; {hint}" if hint else ""))
+        super().__init__(printable(": ".join(parts) + (f"; {hint}" if hint else "")))
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.field, self.value, self.rule, self.hint)
@@ -129,3 +130,15 @@ def redacted(text: str) -> str:
     'https://***@host, postgresql://me@host/db?password=***'
     """
     return _NAMED_SECRETS.sub(r"\1***", _SECRETS.sub("***", text))
+
+
+def printable(text: object) -> str:
+    r"""A path, or a name from a user's file, as one line that can be printed and stored.
+
+    >>> printable("a\nb\udcff")
+    'a\\nb\\udcff'
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )

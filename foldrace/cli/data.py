@@ -5,35 +5,89 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Annotated
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foldrace.cli.messages import FAILED, out, print_json, show
 from foldrace.cli.options import DATA, RUNS, AsJson, DataDirectory, Directory
 
+if TYPE_CHECKING:
+    from foldrace.trainables.data.arrays import Dataset, Labels
+
 __all__ = ["PANEL", "app"]
 
 PANEL = "Data and this machine"
 app = typer.Typer()
+
+_CLASSES = 20  # whose numbers of images are shown
 
 
 @app.command(rich_help_panel=PANEL)
 def data(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="The data set to fetch; by default all are listed."),
+        typer.Argument(
+            metavar="NAME",
+            help="The data set to fetch, or your own to examine; by default all with a name are"
+            " listed.",
+        ),
+    ] = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="Resize the images, as `size` does in a sweep."),
     ] = None,
     data_dir: DataDirectory = DATA,
 ) -> None:
-    """List the data sets, or fetch one."""
-    from foldrace.cli.tables import datasets_table
-    from foldrace.trainables.data.datasets import fetch, list_datasets
+    """List the data sets, fetch one, or show how your own is understood.
 
+    Of your own (a .npz file, a folder of images, ./file.py:function) warnings say what is left
+    out, and why.
+    """
+    from foldrace.cli.tables import datasets_table
+    from foldrace.errors import InputError
+    from foldrace.trainables.data.datasets import fetch, list_datasets, load_dataset
+    from foldrace.trainables.data.references import ReferenceKind, reference_kind
+
+    if size and not name:
+        raise InputError("--size", list(size), "needs a data set", "name one before it")
+    if name is not None and (size or reference_kind(name) is not ReferenceKind.NAMED):
+        for line in _described(load_dataset(name, size=size, data_dir=data_dir)):
+            show(line)
+        return
     out.print(datasets_table([fetch(name, data_dir)] if name else list_datasets(data_dir)))
     if not name:
         also = "Also: a .npz file, a folder of images, or ./file.py:function."
         out.print(f"{also} See docs/how-to/data.md.", style="dim")
+
+
+def _described(dataset: Dataset) -> Iterator[str]:
+    """How a data set has been understood, one line each."""
+    shape = " × ".join(map(str, dataset.sample_shape))
+    held_out = ", a part of its own" if dataset.positions is None else ", held out of all images"
+    yield f"read from      {dataset.source}"
+    yield f"an image       {shape} (channels × height × width)"
+    yield f"training part  {len(dataset):,} images{_by_class(dataset, dataset.labels)}"
+    yield (
+        f"test part      {len(dataset.test_images):,} images{held_out}"
+        f"{_by_class(dataset, dataset.test_labels)}"
+    )
+    if dataset.groups is not None:
+        yield f"groups         {len(set(dataset.groups.tolist())):,}"
+    yield f"fingerprint    {dataset.digest}"
+
+
+def _by_class(dataset: Dataset, labels: Labels | None) -> str:
+    """``: cat (800), dog (817)``, of the first classes."""
+    if labels is None:
+        return ", no labels"
+    counts = sorted(Counter(labels.tolist()).items())
+    names = dict(enumerate(dataset.class_names))
+    listed = ", ".join(f"{names.get(i, i)} ({count:,})" for i, count in counts[:_CLASSES])
+    more = f" and {len(counts) - _CLASSES:,} classes more" if len(counts) > _CLASSES else ""
+    return f": {listed}{more}"
 
 
 @app.command(rich_help_panel=PANEL)

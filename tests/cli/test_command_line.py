@@ -398,6 +398,28 @@ def test_data_of_an_unknown_name(place: Place) -> None:
     assert not place.data.exists()
 
 
+def test_data_of_a_folder_shows_what_is_understood_and_what_is_left_out(place: Place) -> None:
+    from PIL import Image
+
+    for part, count in (("Training/cat", 6), ("Training/dog", 5), ("Testing/cat", 2)):
+        (place.folder / "pets" / part).mkdir(parents=True)
+        for i in range(count):
+            Image.new("L", (5, 6), 100).save(place.folder / "pets" / part / f"{i}.png")
+    (place.folder / "pets" / "labels.csv").write_text("")
+    status, out, err = place.ask("data", str(place.folder / "pets"))
+    assert status == 0
+    assert "training part  11 images: cat (6), dog (5)" in out
+    assert "test part      2 images, a part of its own: cat (2)" in out
+    assert "1 × 6 × 5" in out
+    assert "left out, not an image by the ending of the name (1): labels.csv" in err
+    status, out, _ = place.ask("data", str(place.folder / "pets"), "--size", "3", "4")
+    assert status == 0 and "1 × 3 × 4" in out
+    assert place.ask("data", "--size", "3", "4")[0] == 2
+    (place.folder / "pets" / "Training" / "cat" / "0.png").write_text("no image")
+    status, out, err = place.ask("data", str(place.folder / "pets"))
+    assert (status, out) == (2, "") and "0.png: cannot be read" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", ["refit", "status", "ui", "resume"])
 def test_a_command_on_an_empty_folder_says_how_to_begin(place: Place, command: str) -> None:
     status, out, err = place.ask(command, "--dir", str(place.runs))

@@ -4,6 +4,7 @@ line: ``python -m tests.fuzz --help``."""
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import tempfile
@@ -18,13 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fuzz import data, records, specs
+from tests.fuzz import data, image_folders, records, specs
 
 __all__ = ["KINDS", "Found", "run_cases"]
 
 KINDS: Mapping[str, Callable[[int, Path], str]] = {
     "specs": specs.run_case,
     "data": data.run_case,
+    "folders": image_folders.run_case,
     "records": records.run_case,
 }
 _LIMIT = 20.0
@@ -86,6 +88,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--specs", type=int, default=10_000, help="sweep files (10,000)")
     parser.add_argument("--data", type=int, default=500, help="data sets (500)")
+    parser.add_argument("--folders", type=int, default=1000, help="folders of images (1,000)")
     parser.add_argument(
         "--records", type=int, default=500, help="checkpoints and sweeps' folders (500)"
     )
@@ -93,6 +96,7 @@ def main() -> int:
         "--seed", type=int, default=int(time.time()), help="of the first case; the time by default"
     )
     asked = parser.parse_args()
+    logging.getLogger("foldrace").addHandler(logging.NullHandler())  # no warnings between ours
     amiss = 0
     for kind in KINDS:
         count, began = getattr(asked, kind), time.monotonic()

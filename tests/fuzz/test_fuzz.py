@@ -10,7 +10,9 @@ import pytest
 from tests.fuzz import __main__ as fuzz
 
 
-@pytest.mark.parametrize(("kind", "count"), [("specs", 250), ("data", 150), ("records", 80)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("specs", 250), ("data", 150), ("folders", 60), ("records", 80)]
+)
 def test_damaged_files_end_in_a_message(kind: str, count: int) -> None:
     found = fuzz.run_cases(kind, range(count))
     assert not found.amiss, "\n".join(found.amiss)
@@ -40,3 +42,8 @@ def test_a_traceback_of_the_command_line_is_found(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("foldrace.search.spec.sweep_spec.load_spec", broken)
     assert all("ZeroDivisionError" in line for line in fuzz.run_cases("specs", range(3)).amiss)
+
+
+def test_a_file_that_is_dropped_in_silence_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foldrace.trainables.data.folder_layout.Remarks.lines", lambda _: iter(()))
+    assert any("used, 0 named of" in line for line in fuzz.run_cases("folders", range(12)).amiss)

@@ -7,12 +7,14 @@ A data set is referred to by:
 ``digits``
     scikit-learn's digits, resized to 28×28 unless a size is set.
 a ``.npz`` file
-    with ``images`` (or ``x_train``), and optionally ``labels`` (``y_train``), ``groups``,
-    ``test_images`` (``x_test``) and ``test_labels`` (``y_test``). Images are (N, H, W), (N, C, H,
-    W) or (N, H, W, C) with 1, 3 or 4 channels (if both fit, (N, C, H, W)); bytes, or floating
-    point numbers in [0, 1].
+    with ``images`` (or ``x_train``, ``train_images``), and optionally ``labels`` (``y_train``,
+    ``train_labels``), ``groups``, ``test_images`` (``x_test``) and ``test_labels`` (``y_test``).
+    Images are (N, H, W), (N, C, H, W) or (N, H, W, C) with 1, 3 or 4 channels (if both fit, (N,
+    C, H, W)); bytes, or floating point numbers in [0, 1]. Labels are whole numbers or texts.
+    ``val_images`` (``x_val``) and their ``val_labels`` join the training part.
 a folder
-    of images, or of one folder of images per class; or ``train/`` and ``test/`` of either kind.
+    of images, or of one folder of images per class; or ``train/`` and ``test/`` (in any common
+    spelling) of either kind; ``val/`` joins the training part.
 ``./file.py:function`` or ``package.module:function``
     a function without arguments that returns a `Dataset`, a mapping with the keys of a ``.npz``
     file, or only the images.
@@ -24,6 +26,7 @@ scikit-learn nor Ray.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -31,6 +34,7 @@ from pathlib import Path
 from foldrace.errors import DataError, nearest
 from foldrace.trainables.data.arrays import Dataset, Parts
 from foldrace.trainables.data.catalogue import CATALOGUE
+from foldrace.trainables.data.conversion import DARK
 from foldrace.trainables.data.fetching import obtain
 from foldrace.trainables.data.image_folders import read_folder
 from foldrace.trainables.data.parts import digest, hold_out, resize, subset
@@ -47,6 +51,8 @@ __all__ = [
     "list_datasets",
     "load_dataset",
 ]
+
+log = logging.getLogger(__name__)
 
 _MAX_SEED = 2**32 - 1
 
@@ -145,6 +151,9 @@ def _assemble(name: str, parts: Parts, size: tuple[int, int] | None) -> Dataset:
         rule = f"the training images have shape {train} (C, H, W), the test images {test}"
         hint = "if only the sizes differ, set its size: [height, width]"
         raise DataError("dataset", name, rule, hint)
+    if (brightest := int(images.max())) <= DARK:
+        scaled = "if they are masks or numbers of levels, scale them to 0 to 255"
+        log.warning("%s: almost black: no value exceeds %d of 255; %s", name, brightest, scaled)
     return Dataset(name=name, digest=digest(parts), **vars(parts))
 
 

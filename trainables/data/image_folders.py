@@ -6,161 +6,188 @@ and ``.pbm``), has no test part, and decodes lazily; here every image is decoded
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foldrace.errors import DataError
-from foldrace.trainables.data.arrays import Images, Labels, Parts, check_memory
-from foldrace.trainables.data.parts import resize
+from foldrace.errors import DataError, printable
+from foldrace.trainables.data.arrays import Images, Parts, check_memory
+from foldrace.trainables.data.conversion import number_classes
+from foldrace.trainables.data.folder_layout import FolderLayout, Remarks, lay_out
+from foldrace.trainables.data.parts import Part, resize
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "read_folder"]
+__all__ = ["read_folder"]
 
-_Result = TypeVar("_Result")
+log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+_DEEP = re.compile(r";16[BLN]")  # as Pillow calls 16 bits per channel, of which it reads 8
 
 
 def read_folder(name: str, size: tuple[int, int] | None) -> Parts:
     """Read a folder of images, in the order of their sorted paths.
 
     One folder per class gives labels, numbered in the order of the sorted folder names; images
-    without class folders have no labels. Either kind may be under ``train/``, with a test part
-    under ``test/``. Hidden files and files without an image's suffix are ignored. Images have one
-    channel if all of them are grey (Pillow's mode L), else three; transparency is lost.
+    without class folders have no labels. Either kind may be in folders named as parts: ``train``,
+    ``test`` and ``val`` in any common spelling; a validation part joins the training part. Images
+    have one channel if all of them are grey, else three. They are turned upright as their EXIF
+    data say. Every file is used, or named in a warning or an error.
 
     Args:
         size: (height, width) to resize every image to, bilinear; None: all must have the same
             size.
 
     Raises:
-        DataError: no images; a file that cannot be read; images of different sizes, or with more
-            than 8 bits per channel; images beside class folders; or a class in ``test/`` that is
-            not in ``train/``.
+        DataError: no images; files that cannot be read; images of different sizes, or with more
+            than 8 bits per channel; a class in the test part that the training part does not have;
+            or the folder can be understood in more than one way (see `lay_out`).
     """
     root = Path(name).expanduser()
-    train, test = _divide(name, root)
-    files, train_labels = _labelled(name, train)
-    test_files, test_labels = _labelled(name, test) if test else ([], [])
-    classes = sorted(set(train_labels))
-    for extra in sorted(set(test_labels) - set(classes)):
-        raise DataError("dataset", name, f"test/ has a class {extra} that train/ does not have")
-    modes = {_mode(path) for path in files + test_files}
-    mode = "L" if modes == {"L"} else "RGB"
-
-    number_of = {label: number for number, label in enumerate(classes)}
-
-    def numbers(labels: list[str]) -> Labels | None:
-        return np.array([number_of[label] for label in labels], dtype=np.int64) if labels else None
-
+    remarks = Remarks(root)
+    layout = lay_out(name, root, remarks)
+    labels, test_labels, class_names = number_classes(name, *_joined(name, layout))
+    for step in layout.steps:
+        log.warning("%s: %s", name, step)
+    train, validation, test = (layout.files.get(part, []) for part in Part)
+    images = _decode(name, [*train, *validation, *test], size, remarks)
+    trained_on = {_identity(path) for path in [*train, *validation]} if test else set()
+    for path in test:
+        if _identity(path) in trained_on:
+            remarks.add("test images that are training images too", path)
+    for path in validation:
+        remarks.add("validation images, which join the training part", path)
+    for line in remarks.lines():
+        log.warning("%s: %s", name, line)
+    count = len(train) + len(validation)
     return Parts(
-        images=_decode(files, mode, size),
-        source=str(root),
-        labels=numbers(train_labels),
-        test_images=_decode(test_files, mode, size) if test else None,
-        test_labels=numbers(test_labels),
-        class_names=tuple(classes),
+        images=images[:count],
+        source=printable(root),
+        labels=labels,
+        test_images=images[count:] if test else None,
+        test_labels=test_labels,
+        class_names=tuple(map(printable, class_names)),
     )
 
 
-def _images_below(folder: Path, *, leave_out: tuple[str, ...] = ()) -> list[Path]:
-    """The image files at any depth, sorted; without hidden files and folders."""
-    children = (
-        child
-        for child in folder.iterdir()
-        if child.name not in leave_out and not child.name.startswith(".")
-    )
-    # A child that is a link to a folder is followed; links further down are not.
-    found = (path for child in children for path in (child, *child.rglob("*")))
-    return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all links to a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
-def _divide(name: str, root: Path) -> tuple[Path, Path | None]:
-    """The folders of the training part and of the test part, if there is one."""
-    train, test = root / "train", root / "test"
-    if not train.is_dir() and not test.is_dir():
-        return root, None
-    if not train.is_dir():
-        hint = "put the other images into train/"
-        raise DataError("dataset", name, "has test/ but no train/", hint)
-    outside = _images_below(root, leave_out=("train", "test"))
-    if outside:
-        first = outside[0].relative_to(root).parts[0]
-        rule = f"has images outside train/ and test/: {first}"
-        hint = "move them into train/ (which is divided into folds) or away"
-        raise DataError("dataset", name, rule, hint)
-    return train, test if test.is_dir() else None
+def _joined(name: str, layout: FolderLayout) -> tuple[list[str], list[str]]:
+    """The classes of the training and validation parts together, and of the test part."""
+    train, validation, test = (layout.labels.get(part, []) for part in Part)
+    if Part.VALIDATION in layout.files and bool(train) != bool(validation):
+        rule = "has class folders in only one of its training and validation parts"
+        raise DataError("dataset", name, rule, "give both of them class folders, or none")
+    return train + validation, test
 
 
-def _labelled(name: str, part: Path) -> tuple[list[Path], list[str]]:
-    """The images of a part, and the class folder of each; no classes if there are no folders."""
-    files = _images_below(part)
-    if not files:
-        hint = f"files with these endings count: {', '.join(sorted(IMAGE_SUFFIXES))}"
-        raise DataError("dataset", name, f"no images in {part}", hint)
-    loose = [path.name for path in files if path.parent == part]
-    if loose and len(loose) < len(files):
-        rule = f"has images beside its class folders in {part}: {loose[0]}"
-        raise DataError("dataset", name, rule, "give each image a class folder, or none")
-    return files, [] if loose else [path.relative_to(part).parts[0] for path in files]
+def _decode(
+    name: str, paths: Sequence[Path], size: tuple[int, int] | None, remarks: Remarks
+) -> Images:
+    """Decode files into one array (N, C, H, W), with one channel if all of them are grey.
 
-
-def _mode(path: Path) -> str:
-    """The image's mode, from its header alone. Raises: DataError."""
-    mode = _with_image(path, lambda image: image.mode)
-    if mode.startswith(("I", "F")):
-        rule = f"has more than 8 bits per channel (mode {mode})"
-        raise DataError("dataset", str(path), rule, "convert it to 8 bits")
-    return mode
-
-
-def _decode(paths: list[Path], mode: str, size: tuple[int, int] | None) -> Images:
-    """Decode the files one by one into one array (N, C, H, W). Raises: DataError."""
-
-    def pixels(image: Image.Image) -> Images:
-        array = np.asarray(image.convert(mode), dtype=np.uint8)
-        planes = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[None]
-        return planes if size is None else resize(np.ascontiguousarray(planes), size)
-
-    first = _with_image(paths[0], pixels)
-    check_memory(str(paths[0].parent), len(paths) * first.nbytes)
-    images = np.empty((len(paths), *first.shape[1:]), dtype=np.uint8)
-    for path, target in zip(paths, images, strict=True):
-        decoded = _with_image(path, pixels)[0]
-        if decoded.shape != target.shape:
-            (height, width), (other_height, other_width) = target.shape[1:], decoded.shape[1:]
-            rule = (
-                f"is {other_width}×{other_height} pixels where {paths[0].name} is {width}×{height}"
-            )
-            hint = "set the data set's size: [height, width]"
-            raise DataError("dataset", str(path), rule, hint)
-        target[:] = decoded
+    Raises:
+        DataError: files that cannot be read, or of different sizes: the first one, and how many.
+    """
+    images = np.empty((0, 0, 0, 0), dtype=np.uint8)
+    first = None
+    unreadable: list[tuple[Path, DataError]] = []
+    others: list[tuple[Path, tuple[int, ...]]] = []
+    for index, path in enumerate(paths):
+        try:
+            planes = _planes(path, size, remarks)
+        except DataError as error:
+            unreadable.append((path, error))
+            continue
+        if first is None:
+            first = path
+            check_memory(name, len(paths) * planes.nbytes)
+            images = np.empty((len(paths), *planes.shape), dtype=np.uint8)
+        if planes.shape[1:] != images.shape[2:]:
+            others.append((path, planes.shape))
+        elif not (unreadable or others):
+            if len(planes) > images.shape[1]:
+                check_memory(name, len(planes) * images.nbytes)
+                images = np.repeat(images, len(planes), axis=1)
+            images[index] = planes
+    if unreadable:
+        raise _counted(unreadable[0][1], len(unreadable), len(paths))
+    if others:
+        assert first is not None
+        (path, (_, height, width)), (first_height, first_width) = others[0], images.shape[2:]
+        rule = f"is {width}×{height} pixels where {first.name} is {first_width}×{first_height}"
+        odd = DataError("dataset", str(path), rule, "set the data set's size: [height, width]")
+        raise _counted(odd, len(others), len(paths))
     return images
 
 
-def _with_image(path: Path, use: Callable[[Image.Image], _Result]) -> _Result:
+def _counted(error: DataError, count: int, of: int) -> DataError:
+    """The error of the first file, with the number of files that have one."""
+    more = f" ({count:,} such files of {of:,})" if count > 1 else ""
+    return DataError(error.field, error.value, error.rule + more, error.hint)
+
+
+def _planes(path: Path, size: tuple[int, int] | None, remarks: Remarks) -> Images:
+    """Decode one file, (C, H, W), C being 1 or 3. Raises: DataError."""
     from PIL import Image
 
+    if not path.is_file():
+        rule = "is a link that leads nowhere" if path.is_symlink() else "is not a regular file"
+        raise DataError("dataset", str(path), rule, "repair it or remove it")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return use(image)
+                deep = image.mode.startswith(("I", "F")) or bool(_DEEP.search(str(image.tile)))
+                if not deep:
+                    planes = _pixels(path, image, remarks)
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
     except Exception as error:
         rule = f"cannot be read as an image: {type(error).__name__}: {error}"
         raise DataError("dataset", str(path), rule, "repair it or remove it") from error
+    if deep:
+        rule = f"has more than 8 bits per channel (mode {image.mode})"
+        hint = "convert it to 8 bits (of 16: value / 257), or return floats in [0, 1] from a"
+        raise DataError("dataset", str(path), rule, f"{hint} ./file.py:function")
+    return planes if size is None else resize(planes[None], size)[0]
+
+
+def _pixels(path: Path, image: Image.Image, remarks: Remarks) -> Images:
+    """The first page of an opened image, upright, without transparency."""
+    if getattr(image, "n_frames", 1) > 1:
+        remarks.add("several pages, of which the first is used", path)
+    image = _upright(path, image, remarks)
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            remarks.add("transparency, which is left out", path)
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"), dtype=np.uint8)[None]
+    array = np.asarray(image.convert("RGB"), dtype=np.uint8)
+    # A palette may hold greys only. What is stored as colours stays so, be they equal or not.
+    is_grey = image.mode in ("P", "PA") and (array == array[:, :, :1]).all()
+    return np.ascontiguousarray(array.transpose(2, 0, 1)[: 1 if is_grey else 3])
+
+
+def _upright(path: Path, image: Image.Image, remarks: Remarks) -> Image.Image:
+    from PIL import ImageOps
+
+    image.load()  # what cannot be decoded is not to be taken for poor EXIF data below
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow warns of damaged EXIF data, or raises many kinds of errors
+        remarks.add("damaged EXIF data, so not turned upright", path)
+        return image

@@ -1,19 +1,51 @@
-"""Cuts, resizes and digests the parts of a data set: training and test images and their labels."""
+"""The parts of a data set, training and test images and their labels: named, cut, digested."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foldrace.errors import DataError
-from foldrace.trainables.data.arrays import ARRAY_KEYS, Images, Parts
+from foldrace.trainables.data.arrays import ARRAYS, Images, Parts
 
-__all__ = ["digest", "hold_out", "resize", "subset"]
+__all__ = ["Part", "digest", "hold_out", "part_named", "resize", "subset"]
 
 _HELD_OUT_SEED = 0
+
+
+class Part(Enum):
+    """A part of a data set as its maker has divided it.
+
+    The validation part joins the training part, which is divided into folds.
+    """
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+_PART_OF_WORD = {
+    **dict.fromkeys(("train", "training", "trn"), Part.TRAINING),
+    **dict.fromkeys(("val", "valid", "validation", "validate"), Part.VALIDATION),
+    **dict.fromkeys(("test", "testing", "tst"), Part.TEST),
+}
+_FILLERS = frozenset(("", "data", "image", "images", "img", "imgs", "part", "seg", "split"))
+
+
+def part_named(name: str) -> Part | None:
+    """The part that a folder is by its name, in any case and with words like ``set``; or None.
+
+    >>> part_named("Training_Set"), part_named("val2017"), part_named("trains")
+    (<Part.TRAINING: 'training'>, <Part.VALIDATION: 'validation'>, None)
+    """
+    words = [word.removesuffix("set") for word in re.findall(r"[^\W\d_]+", name.casefold())]
+    telling = [word for word in words if word not in _FILLERS]
+    return _PART_OF_WORD.get(telling[0]) if len(telling) == 1 else None
 
 
 def hold_out(name: str, parts: Parts) -> Parts:
@@ -80,7 +112,7 @@ def resize(images: Images, size: tuple[int, int]) -> Images:
 def digest(parts: Parts) -> str:
     """SHA-256, in hex, of the name, shape and bytes of the arrays; not of names and source."""
     total = hashlib.sha256()
-    for part in ARRAY_KEYS:
+    for part in ARRAYS:
         array = getattr(parts, part)
         if array is not None:
             total.update(f"{part} {array.shape}\n".encode())

@@ -10,21 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from foldrace.errors import DataError, FoldraceError
-from foldrace.trainables.data.arrays import (
-    ARRAY_KEYS,
-    Dataset,
-    Parts,
-    check_memory,
-    part_keys,
-    parts_from,
-)
+from foldrace.trainables.data.arrays import ARRAYS, Dataset, Parts, check_memory
+from foldrace.trainables.data.conversion import part_keys, parts_from
 from foldrace.trainables.user_code import load_object
 
 __all__ = ["read_function", "read_npz"]
 
 
 def read_npz(name: str) -> Parts:
-    """Read the arrays of a ``.npz`` file. Nothing is unpickled, and other keys are not read.
+    """Read the arrays of a ``.npz`` file. Nothing is unpickled; a warning names what is not read.
 
     Raises:
         DataError: no such file, damaged, not a ``.npz`` file, or an array that cannot be used.
@@ -92,8 +86,8 @@ def _parts_of(name: str, data: Dataset) -> Parts:
     if not (isinstance(data.images, np.ndarray) and isinstance(data.test_images, np.ndarray)):
         rule = "must fill images and test_images with arrays"
         raise DataError("dataset", name, rule, "or return a mapping")
-    arrays = {part: getattr(data, part) for part in ARRAY_KEYS}
+    arrays = {part: getattr(data, part) for part in ARRAYS}
     if not len(data.test_images):
         arrays |= {"test_images": None, "test_labels": None}
     parts = parts_from(name, arrays, data.source or name, channels_first=True)
-    return replace(parts, class_names=tuple(data.class_names))
+    return replace(parts, class_names=tuple(data.class_names) or parts.class_names)

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from foldrace.errors import DataError
-from foldrace.trainables.data.arrays import Parts, parts_from
+from foldrace.trainables.data.arrays import Parts
+from foldrace.trainables.data.conversion import parts_from
 
 __all__ = [
     "IDX_FILES",

@@ -156,7 +156,7 @@ def test_not_finite_is_refused_with_count_and_first_index(write):
         ({"images": pictures(), "labels": np.zeros((20, 10), dtype=int)}, "its shape is (20, 10)"),
         (
             {"images": pictures(), "labels": np.zeros(20)},
-            "labels must be whole numbers; it is float64",
+            "labels must be whole numbers or texts; it is float64",
         ),
         ({"images": pictures(), "groups": np.arange(3)}, "groups must be one number for each"),
         ({"images": pictures(), "test_labels": np.arange(3)}, "but no test_images"),

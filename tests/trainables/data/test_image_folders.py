@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from pathlib import Path
 from typing import Any
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -12,6 +15,16 @@ from PIL import Image
 from foldrace.errors import DataError
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.data.datasets import load_dataset
+
+_FORMATS = {
+    ".JPG": "JPEG",
+    ".TIFF": "TIFF",
+    ".dib": "DIB",
+    ".gif": "GIF",
+    ".jfif": "JPEG",
+    ".jpe": "JPEG",
+    ".webp": "WEBP",
+}
 
 
 def put(path: Path, value: int, mode: str = "L", size: tuple[int, int] = (5, 6)) -> None:
@@ -111,18 +124,137 @@ def test_sixteen_bits_are_refused_rather_than_clipped(classes):
     assert "03.png" in refusal(classes) and "8 bits" in refusal(classes)
 
 
-def test_an_ambiguous_folder_is_refused(classes, tmp_path):
-    put(classes / "train" / "loose.png", 1)
-    assert "beside its class folders" in refusal(classes) and "loose.png" in refusal(classes)
-    (classes / "train" / "loose.png").unlink()
-    put(classes / "val" / "cat" / "1.png", 1)
-    assert "outside train/ and test/: val" in refusal(classes)
-    (classes / "val" / "cat" / "1.png").unlink()
-    put(classes / "test" / "mouse" / "1.png", 1)
-    assert "class mouse that train/ does not have" in refusal(classes)
+# --- every file is used or named
 
 
-def test_no_images_or_no_training_part(tmp_path):
-    assert "no images in" in refusal(tmp_path)
-    put(tmp_path / "test" / "1.png", 1)
-    assert "no train/" in refusal(tmp_path)
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow cannot write for colours."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    height, width, *channels = pixels.shape
+    colour = {(): 0, (3,): 2, (2,): 4, (4,): 6}[tuple(channels)]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("channels", [(), (2,), (3,), (4,)])
+def test_more_than_eight_bits_are_refused_in_grey_and_in_colour(tmp_path, channels):
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(png16(np.full((6, 5, *channels), 200)))
+    message = refusal(tmp_path)
+    assert "0.png" in message and "more than 8 bits" in message and "4 such files of 4" in message
+    assert "value / 257" in message
+
+
+def test_sixteen_bits_for_all_channels_together_are_read(tmp_path):
+    header = struct.pack("<IiiHHIIiiII", 40, 8, 6, 1, 16, 3, 96, 0, 0, 0, 0)
+    header += struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    start = struct.pack("<2sIHHI", b"BM", 14 + len(header) + 96, 0, 0, 14 + len(header))
+    for i in range(4):
+        (tmp_path / f"{i}.bmp").write_bytes(start + header + struct.pack("<H", 0xF81F) * 48)
+    assert load(tmp_path).images[0, :, 0, 0].tolist() == [255, 0, 255]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "P"])
+def test_grey_images_have_one_channel_however_they_are_stored(tmp_path, mode):
+    for i in range(10):
+        grey = Image.new("L", (5, 6), 255 * (i % 2))
+        grey.putpixel((0, 0), 255)
+        grey.convert(mode).save(tmp_path / f"{i}.png")
+    data = load(tmp_path)
+    assert data.sample_shape == (1, 6, 5)
+    assert set(np.unique(data.images)) == {0, 255}
+
+
+def test_one_palette_of_colours_makes_all_images_rgb(tmp_path):
+    for i in range(10):
+        picture = Image.new("RGB", (5, 6), (i, i, i + 100 * (i == 7)))
+        picture.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / f"{i}.png")
+    data = load(tmp_path)
+    assert data.sample_shape == (3, 6, 5)
+    everything = np.concatenate([data.images, data.test_images])
+    assert (everything[:, 2] - everything[:, 0]).max() == 100
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+def test_images_are_turned_upright(tmp_path, ending):
+    upright = np.zeros((8, 16, 3), dtype=np.uint8)
+    upright[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    for i in range(4):
+        turned = Image.fromarray(np.rot90(upright))
+        turned.save(tmp_path / f"{i}.{ending}", exif=exif, quality=100)
+    data = load(tmp_path)
+    assert data.sample_shape[1:] == (8, 16)
+    assert abs(data.images[0].astype(int) - upright.transpose(2, 0, 1)).max() < 9
+
+
+def test_what_is_used_in_part_is_named(tmp_path, caplog):
+    for i in range(4):
+        put(tmp_path / f"{i}.png", 100 + i)
+    page = Image.new("L", (5, 6), 50)
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page, page])
+    Image.new("LA", (5, 6), (60, 9)).save(tmp_path / "clear.png")
+    for i in range(6):
+        Image.new("LA", (5, 6), (60, 9)).save(tmp_path / f"more{i}.png")
+    Image.new("L", (5, 6), 70).save(tmp_path / "exif.png", exif=b"Exif\0\0MM\0*\0\0")
+    data = load(tmp_path)
+    values = np.concatenate([data.images, data.test_images])[:, 0, 0, 0]
+    assert set(values.tolist()) == {50, 60, 70, 100, 101, 102, 103}
+    assert "several pages, of which the first is used (1): pages.tif" in caplog.text
+    listed = "clear.png, more0.png, more1.png, more2.png, more3.png and 2 more"
+    assert f"transparency, which is left out (7): {listed}" in caplog.text
+    assert "damaged EXIF data, so not turned upright (1): exif.png" in caplog.text
+
+
+def test_what_is_left_out_is_named_and_counted(classes, caplog):
+    (classes / "train" / "labels.csv").write_text("0,cat")
+    (classes / "train" / "cat" / "b\nad\udcff.txt").write_text("")
+    put(classes / "train" / "cat" / "._00.png", 9)
+    put(classes / "train" / "cat" / ".thumbnails" / "0.png", 9)
+    (classes / "train" / "dog" / "loop").symlink_to(classes)
+    (classes / "notes").symlink_to(classes / "nowhere")
+    load(classes)
+    text = caplog.text
+    assert "left out, hidden (2): train/cat/._00.png, train/cat/.thumbnails" in text
+    assert "left out, not an image by the ending of the name (3): notes, train/cat/b\\nad" in text
+    assert "left out, a link to a folder above (1): train/dog/loop" in text
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jfif", ".jpe", ".webp", ".TIFF", ".gif", ".dib"])
+def test_every_usual_ending_counts(tmp_path, ending):
+    for i in range(3):
+        put(tmp_path / f"{i}.png", 100)
+        Image.new("L", (5, 6), 100).save(tmp_path / f"more{i}{ending}", format=_FORMATS[ending])
+    data = load(tmp_path)
+    assert len(data) + len(data.test_images) == 6
+
+
+def test_images_that_cannot_be_read_are_counted(classes):
+    (classes / "train" / "cat" / "03.png").write_text("no image")
+    (classes / "train" / "dog" / "gone.png").symlink_to(classes / "nowhere.png")
+    os.mkfifo(classes / "train" / "dog" / "pipe.png")
+    assert "03.png: cannot be read as an image" in refusal(classes)
+    assert "(3 such files of 24)" in refusal(classes)
+    (classes / "train" / "cat" / "03.png").unlink()
+    assert "gone.png: is a link that leads nowhere (2 such files of 23)" in refusal(classes)
+    (classes / "train" / "dog" / "gone.png").unlink()
+    assert "pipe.png: is not a regular file; repair it" in refusal(classes)
+
+
+def test_almost_black_images_are_not_used_without_a_word(tmp_path, caplog):
+    for i in range(4):
+        put(tmp_path / f"{i}.png", i % 2)
+    load(tmp_path)
+    assert "almost black: no value exceeds 1 of 255" in caplog.text
+
+
+def test_a_test_image_that_is_linked_to_a_training_image_is_named(classes, caplog):
+    (classes / "test" / "cat" / "1.png").symlink_to(classes / "train" / "cat" / "01.png")
+    load(classes)
+    assert "test images that are training images too (1): test/cat/1.png" in caplog.text
