@@ -178,7 +178,8 @@ def ranking(trials: pd.DataFrame) -> pd.DataFrame:
         & trials["val_loss"].notna()
         & (trials["phase"] != "repeat")
     ]
-    return done.sort_values(["val_loss", "tie", "trial"])
+    ties = ["tie"] if "tie" in done else []
+    return done.sort_values(["val_loss", *ties, "trial"])
 
 
 def best_trial(trials: pd.DataFrame) -> pd.Series[Any] | None:

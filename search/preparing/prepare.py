@@ -44,8 +44,6 @@ def prepare(
     """
     check_reference(spec.dataset.name)
     task = task or load_task(spec.task)
-    for name in task.declared:
-        check_name("task", name)
     arms = build_arms(spec, task)
     space = SearchSpace.build({} if arms else spec.space, task.declared)
     points = _starting_points(spec, space)
@@ -53,6 +51,8 @@ def prepare(
         gpus = count_gpus() if spec.resources.gpu else 0
         available = {"CPU": os.cpu_count() or 1, "GPU": gpus}
         check_resources(spec.resources.cpu, spec.resources.gpu, available)
+    for name in task.declared:
+        check_name("task", name)
     given = spec.dataset
     dataset = load_dataset(
         given.name, limit=given.limit, seed=given.seed, size=given.size, data_dir=data_dir

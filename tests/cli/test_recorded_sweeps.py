@@ -297,5 +297,6 @@ def test_unchanged_code_is_accepted_whatever_its_comments_and_layout(
 
 
 def test_a_refit_that_is_repeated_only_reads(project: Project) -> None:
+    assert project.ask(COMPUTE["refit"]) == 0
     (project.root / "my_models.py").write_text("changed = True\n")
     assert project.ask(COMPUTE["refit"]) == 0

@@ -267,7 +267,7 @@ def test_a_second_refit_returns_the_first_and_leaves_the_test_set_alone(
     def untouched(*args: object, **options: object) -> None:
         raise AssertionError("the data set is loaded again")
 
-    monkeypatch.setattr("foldrace.search.sweeps.refit.prepare", untouched)
+    monkeypatch.setattr("foldrace.search.preparing.recorded.prepare", untouched)
     assert main(["refit", "quick", "--dir", str(quick.root), "--json"]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again | {"environment": refitted["environment"]} == refitted | {"repeated": True}

@@ -115,6 +115,6 @@ def test_whatever_makes_a_fold_outside_the_workers_computes_as_they_do() -> None
         path.relative_to(ROOT).as_posix()
         for path in sorted((ROOT / "search").rglob("*.py"))
         if ".cross_validation(" in (text := path.read_text()) or " Fold(" in text
-        if "work.process()" not in text
+        if "work.process(" not in text
     ]
     assert found == []
