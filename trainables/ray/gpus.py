@@ -59,7 +59,8 @@ def device_name(device: torch.device) -> str:
 def take_share(gpu: float) -> None:
     """Lets this process allocate no more than its share of the GPU's memory.
 
-    So whether a trial's memory suffices does not depend on its neighbours.
+    So a trial that needs more fails itself, and not its neighbours. The memory that CUDA needs in
+    each process is not counted.
 
     Args:
         gpu: GPUs that a trial reserves, more than 0.
