@@ -44,11 +44,13 @@ class RecordedSweep:
     spec: SweepSpec
 
     def prepare(
-        self, data_dir: Path, *, local: bool = True, spec: SweepSpec | None = None
+        self, data_dir: Path, *, local: bool = False, spec: SweepSpec | None = None
     ) -> Prepared:
         """As `foldrace.search.preparing.prepare.prepare`, with the recorded task and data.
 
         Args:
+            local: trials are about to run on this node. What only computes here, such as a refit,
+                needs no room for a trial.
             spec: the sweep's file as an extension changes it; None: as it is recorded.
 
         Raises:

@@ -33,7 +33,7 @@ def make_work(prepared: Prepared) -> Work:
             precision=Precision(spec.training.precision),
         ),
         threads=max(1, int(spec.resources.cpu)),
-        gpu=spec.resources.gpu > 0,
+        gpu=spec.resources.gpu,
         fused=spec.training.fused,
         positions=prepared.dataset.positions,
         picture_epochs=frozenset(rung.epochs for rung in spec.ladder[:-1]),

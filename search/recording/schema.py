@@ -99,6 +99,7 @@ class Tag(StrEnum):
     ARM = "foldrace.arm"
     PHASE = "foldrace.phase"
     REPEAT = "foldrace.repeat"
+    DEVICE = "foldrace.device"
     KIND = "foldrace.kind"
     OBJECTIVES = "foldrace.objectives"
     TASK = "foldrace.task"

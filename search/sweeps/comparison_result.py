@@ -21,6 +21,7 @@ from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.reports import mean_and_standard_error
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
 __all__ = ["ArmResult", "log_reconstructions", "make_arm_results"]
@@ -145,11 +146,12 @@ def log_reconstructions(
         for trial in _repeats([*trials.records.values()])
         if trial.part and trial.part.repeat == 1
     ]
-    made = {
-        trial.part.arm: _reconstruct(trial, checkpoints[trial.number], work, images)
-        for trial in sorted(first, key=lambda trial: trial.number)
-        if trial.part and trial.number in checkpoints
-    }
+    with work.process() as device:
+        made = {
+            trial.part.arm: _reconstruct(trial, checkpoints[trial.number], work, images, device)
+            for trial in sorted(first, key=lambda trial: trial.number)
+            if trial.part and trial.number in checkpoints
+        }
     if made:
         arrays = {
             "images": images,
@@ -161,10 +163,15 @@ def log_reconstructions(
 
 
 def _reconstruct(
-    trial: TrialRecord, checkpoint: Path, work: Work, images: NDArray[np.uint8]
+    trial: TrialRecord,
+    checkpoint: Path,
+    work: Work,
+    images: NDArray[np.uint8],
+    device: torch.device,
 ) -> NDArray[np.uint8]:
-    cv = work.cross_validation(trial.params, shared_tensor(work.images), repeat=1)
+    cv = work.cross_validation(trial.params, work.images_on(device), repeat=1)
     cv.load_state_dict(load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["cross_validation"])
-    with work.process():
-        made: NDArray[np.uint8] = cv.folds[0].reconstruct(shared_tensor(images)).cpu().numpy()
+    made: NDArray[np.uint8] = (
+        cv.folds[0].reconstruct(shared_tensor(images).to(device)).cpu().numpy()
+    )
     return made

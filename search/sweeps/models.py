@@ -84,14 +84,18 @@ def log_fold_models(
     Args:
         checkpoint: the folder of the trial's last checkpoint.
     """
-    state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)
+    state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["cross_validation"]
+    recorded = 0 if trial.report is None else trial.report.fold_epochs
     cv = work.cross_validation(trial.params, shared_tensor(work.images))
-    cv.load_state_dict(state["cross_validation"])
-    with work.process():
-        while trial.report is not None and cv.report().fold_epochs < trial.report.fold_epochs:
-            # a kill came between the trial's last report and its checkpoint; the numbers are the
-            # same again
-            cv.advance()
+    cv.load_state_dict(state)
+    if cv.report().fold_epochs < recorded:
+        # a kill came between the trial's last report and its checkpoint; the numbers are the same
+        # again
+        with work.process() as device:
+            cv = work.cross_validation(trial.params, work.images_on(device))
+            cv.load_state_dict(state)
+            while cv.report().fold_epochs < recorded:
+                cv.advance()
     for run, split in zip(cv.folds, work.splits, strict=False):
         run.model.load_state_dict(run.weights())
         about = {

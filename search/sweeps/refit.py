@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from foldrace.errors import InputError, StateError, first_line
 from foldrace.search.preparing.recorded import open_recorded
-from foldrace.search.preparing.resources import count_gpus
 from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.events import now_ms
 from foldrace.search.recording.folder import SweepFolder, find_sweep
@@ -160,9 +159,8 @@ def refit(
     runs = Runs(client, state.experiment_id, folder.name, state.key)
     params = _recorded_params(runs, best, task)
     work = make_work(prepared)
-    on_gpu = work.gpu and count_gpus() > 0
-    with writer.refit_run({**params, "epochs": epochs}) as run_id, work.process(on_gpu):
-        fold = _train(work, params, epochs, client, run_id, on_gpu)
+    with writer.refit_run({**params, "epochs": epochs}) as run_id, work.process() as device:
+        fold = _train(work, params, epochs, client, run_id, device)
         test = _test(fold, dataset.test_images, bound_samples)
         values = {f"test_{name}": value for name, value in test.items()}
         client.log_batch(run_id, metrics=finite_metrics(values, epochs, now_ms()))
@@ -236,15 +234,14 @@ def _train(
     epochs: int,
     client: MlflowClient,
     run_id: str,
-    on_gpu: bool,
+    device: torch.device,
 ) -> Fold:
     """Trains on all training data; the schedule spans the same epochs as in the search."""
-    device = torch.device("cuda" if on_gpu else "cpu")
     everything = np.arange(len(work.images), dtype=np.int64)
     fold = Fold(
         work.task,
         params,
-        shared_tensor(work.images).to(device),
+        work.images_on(device),
         Split(everything, everything[:0]),
         replace(work.options, epochs=max(work.options.epochs, epochs)),
         number=len(work.splits),

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from foldrace.search.recording.schema import (
     Tag,
 )
 from foldrace.search.recording.tracking import check_tracking, connect
-from foldrace.trainables.ray.work import shared_tensor
+from foldrace.trainables.ray.gpus import device_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,7 +70,8 @@ class Replay:
     Attributes:
         compared: how many numbers were compared.
         differences: the numbers that differ in any bit, by fold, epoch and metric.
-        versions: (recorded, here) of software and hardware, where they differ.
+        versions: (recorded, here) of software, hardware and the device that the trial trained on,
+            where they differ.
     """
 
     sweep: str
@@ -92,6 +93,8 @@ def replay_trial(
     data_dir: Path,
 ) -> Replay:
     """Trains a trial of a sweep again, for as many fold-epochs as are recorded of it.
+
+    It trains on a GPU if the trial did and there is one here, else on the CPU.
 
     Args:
         name: the sweep's; None: the latest sweep.
@@ -124,17 +127,21 @@ def replay_trial(
     texts = {name: text for name, text in own.data.params.items() if name in declared}
     params = parameter_values(texts, declared)
     repeat = int(own.data.tags.get(Tag.REPEAT, 0))
-    cv = work.cross_validation(params, shared_tensor(work.images), repeat)
-    with work.process():
+    trained_on = own.data.tags.get(Tag.DEVICE)
+    if trained_on == "cpu":  # whatever the sweep reserves
+        work = replace(work, gpu=0.0)
+    with work.process() as device:
+        cv = work.cross_validation(params, work.images_on(device), repeat)
         again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))
+        versions = _versions(client, runs.find(()))
+        if trained_on not in (None, here := device_name(device)):
+            versions["device"] = (trained_on, here)
     differences = [
         Difference(*key, value, again.get(key))
         for key, value in sorted(recorded.items())
         if again.get(key) != value
     ]
-    return Replay(
-        folder.name, trial, len(recorded), tuple(differences), _versions(client, runs.find(()))
-    )
+    return Replay(folder.name, trial, len(recorded), tuple(differences), versions)
 
 
 def _recorded(client: MlflowClient, runs: Runs, trial: int) -> dict[Key, float]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from foldrace.errors import StateError
 from foldrace.search.preparing.recorded import open_recorded
 from foldrace.search.preparing.work import make_work
@@ -14,7 +12,6 @@ from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
-from foldrace.trainables.ray.work import shared_tensor
 
 __all__ = ["log_trial_evidence"]
 
@@ -49,21 +46,22 @@ def log_trial_evidence(
     saved = load_checkpoint_file(_checkpoint(folder, trial, recorded.spec.epochs))
     state, prepared = recorded.state, recorded.prepare(data_dir)
     work = make_work(prepared)
-    cv = work.cross_validation(
-        saved["params"], shared_tensor(work.images), repeat=saved.get("repeat", 0)
-    )
-    cv.load_state_dict(saved["cross_validation"])
-    folds = []
-    for run in cv.folds:
-        run.model.load_state_dict(run.weights())
-        folds.append(Codec(run.task, run.model, run.params, torch.device("cpu"), run.options.seed))
-    terms = {
-        name.removeprefix("val_"): value for name, value in cv.folds[0].report().metrics.items()
-    }
     client = connect(state.tracking_uri)
     writer = MlflowWriter(client, state.experiment_id, folder.name, state.key)
     run_id = writer.trial_run(trial)
-    with work.process():
+    with work.process() as device:
+        cv = work.cross_validation(
+            saved["params"], work.images_on(device), repeat=saved.get("repeat", 0)
+        )
+        cv.load_state_dict(saved["cross_validation"])
+        folds = []
+        for run in cv.folds:
+            run.model.load_state_dict(run.weights())
+            folds.append(Codec(run.task, run.model, run.params, device, run.options.seed))
+        terms = {
+            name.removeprefix("val_"): value
+            for name, value in cv.folds[0].report().metrics.items()
+        }
         log_evidence(client, run_id, folds[0], folds, prepared.dataset, terms)
     return run_id
 

@@ -20,7 +20,7 @@ from foldrace.search.sampling.comparison_plan import TrialRole
 from foldrace.search.tune.snapshots import Snapshots
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.search.tune.view import View
-from foldrace.trainables.ray.trainable import DROPPED, GPUS, RAISED
+from foldrace.trainables.ray.trainable import DEVICE, DROPPED, GPUS, RAISED
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.reports import EpochReport
 
@@ -168,7 +168,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
         if "hostname" in result:  # Tune's own
             record.tags["node"] = str(result["hostname"])
         if result.get(GPUS):
-            record.tags["gpus"] = result[GPUS]
+            record.tags |= {"gpus": result[GPUS], "device": result[DEVICE]}
         for earlier, at in result.pop("earlier", ()):
             record.report = earlier
             sweep.events.reported(record.number, earlier, None, at, record.parameters)

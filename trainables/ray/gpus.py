@@ -1,7 +1,9 @@
-"""Checks that a worker's process trains on the GPUs that Ray has assigned to it."""
+"""The device that a process trains on, and its share of a GPU's memory."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 from collections.abc import Sequence
 
@@ -9,7 +11,74 @@ import torch
 
 from foldrace.errors import StateError
 
-__all__ = ["check_assigned_gpus"]
+__all__ = [
+    "TRAIN_ON_CPU",
+    "check_assigned_gpus",
+    "device_name",
+    "local_device",
+    "release_share",
+    "take_share",
+    "training_device",
+]
+
+log = logging.getLogger(__name__)
+
+TRAIN_ON_CPU = "FOLDRACE_TRAIN_ON_CPU"
+"""If this environment variable is set, and not to 0, a process trains on its CPU even if trials
+reserve GPUs: to try out a cluster, or where Ray has been given GPUs that do not exist."""
+
+
+def training_device(gpu: float) -> torch.device:
+    """The device on which a sweep's trials train.
+
+    Args:
+        gpu: GPUs that a trial reserves.
+
+    Returns:
+        The first GPU of this process if trials reserve one and `TRAIN_ON_CPU` does not say
+        otherwise; whether there is one is not looked up.
+    """
+    on_cpu = not gpu or os.environ.get(TRAIN_ON_CPU, "0") not in ("", "0")
+    return torch.device("cpu" if on_cpu else "cuda")
+
+
+def local_device(gpu: float) -> torch.device:
+    """`training_device` outside a worker: the CPU, with a warning, where there is no GPU."""
+    device = training_device(gpu)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        log.warning("trials train on a GPU, and there is none here: this is computed on the CPU")
+        return torch.device("cpu")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """``cpu``, or the GPU's model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def take_share(gpu: float) -> None:
+    """Lets this process allocate no more than its share of the GPU's memory.
+
+    So a trial that needs more fails itself, and not its neighbours. The memory that CUDA needs in
+    each process is not counted.
+
+    Args:
+        gpu: GPUs that a trial reserves, more than 0.
+    """
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gpu))
+
+
+def release_share(gpu: float) -> None:
+    """Returns the memory of deleted tensors to the GPU, if it is shared with other trials.
+
+    torch would keep it in this process's cache.
+
+    Args:
+        gpu: GPUs that a trial reserves, more than 0.
+    """
+    if gpu < 1:
+        gc.collect()  # what belongs to a circle of references is deleted only now
+        torch.cuda.empty_cache()
 
 
 def check_assigned_gpus(assigned: Sequence[int | str]) -> None:

@@ -22,7 +22,13 @@ from foldrace.trainables.ray.checkpoint import (
     newest_checkpoints,
     save_checkpoint_file,
 )
-from foldrace.trainables.ray.gpus import check_assigned_gpus
+from foldrace.trainables.ray.gpus import (
+    check_assigned_gpus,
+    device_name,
+    release_share,
+    take_share,
+    training_device,
+)
 from foldrace.trainables.ray.limits import (
     Output,
     TrialTimeout,
@@ -33,23 +39,21 @@ from foldrace.trainables.ray.limits import (
 )
 from foldrace.trainables.ray.picture import strip_png
 from foldrace.trainables.ray.process import prepare_process
-from foldrace.trainables.ray.work import Work, shared_tensor
+from foldrace.trainables.ray.work import Work
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.reports import EpochReport
 
-__all__ = ["DROPPED", "GPUS", "RAISED", "FoldTrainable"]
+__all__ = ["DEVICE", "DROPPED", "GPUS", "RAISED", "FoldTrainable"]
 
 log = logging.getLogger(__name__)
 
 RAISED = "raised"
 DROPPED = "dropped"
 GPUS = "gpus"
+DEVICE = "device"
 
 _CHECKPOINT_SECONDS = 15.0
-_TRAIN_ON_CPU = "FOLDRACE_TRAIN_ON_CPU"
-"""If this environment variable is set on a worker, trials train on its CPU even if Ray assigns
-them GPUs: to try out a cluster, or where Ray has been given GPUs that do not exist."""
 
 
 class FoldTrainable(tune.Trainable):  # type: ignore[misc]
@@ -73,35 +77,81 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
       exceeded: one line, and the traceback. The trial ends with this result, which also holds the
       last report before it.
     - ``dropped``: characters printed beyond the limit.
-    - ``gpus``: the GPUs that Ray has assigned.
+    - ``gpus``: the GPUs that Ray has assigned; ``device``: what it then trains on, ``cpu`` or the
+      GPU's model.
+
+    Data, model and checkpoint come to the device in the trial's first step, so that an error
+    there, such as missing memory, ends the trial and not the worker.
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
         """Prepares the worker's process; Tune calls this once per process."""
         assert work is not None
         self._work = work
-        on_gpu = work.gpu and _TRAIN_ON_CPU not in os.environ
+        self._device = training_device(work.gpu)
+        on_gpu = self._device.type == "cuda"
         prepare_process(work.threads, on_gpu)
         assigned = ray.get_gpu_ids() if work.gpu else []
         self._gpus = ",".join(map(str, assigned))
         if on_gpu:
             check_assigned_gpus(assigned)
-        self._images = shared_tensor(work.images).to("cuda" if on_gpu else "cpu")
-        self._held = 0 if work.limits.memory is None else limit_memory(work.limits.memory)
+        self._device_name = device_name(self._device)
+        self._images: torch.Tensor | None = None
+        self._held = 0
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._trial_config = config
-        self._cv = self._new_cross_validation()
+        self._cv: CrossValidation | None = None  # the one before is deleted first
+        # that of a trial of an earlier sweep, which is trained further
+        self._checkpoint: str | None = config.get("checkpoint")
         self._reached: EpochReport | None = None
         self._output = Output(self._work.limits.output)
-        if "checkpoint" in config:  # a trial of an earlier sweep, which is trained further
-            self.load_checkpoint(config["checkpoint"])
         self._saved_at = time.monotonic()
+        if self._device.type == "cuda":
+            release_share(self._work.gpu)
+
+    def _started(self) -> CrossValidation:
+        """The trial's cross-validation, made at the first call, from its checkpoint if any."""
+        if self._images is None:
+            self._images = self._data_on_device()
+        if self._cv is None:
+            checkpoint = self._checkpoint
+            self._cv = (
+                self._restored_cross_validation(Path(checkpoint))
+                if checkpoint
+                else self._new_cross_validation()
+            )
+        return self._cv
+
+    def _data_on_device(self) -> torch.Tensor:
+        if self._device.type == "cuda":
+            take_share(self._work.gpu)
+        images = self._work.images_on(self._device)
+        if self._work.limits.memory is not None:
+            self._held = limit_memory(self._work.limits.memory)
+        return images
 
     def _new_cross_validation(self) -> CrossValidation:
+        assert self._images is not None
         config = self._trial_config
         return self._work.cross_validation(config["params"], self._images, config.get("repeat", 0))
+
+    def _restored_cross_validation(self, checkpoint: Path) -> CrossValidation:
+        for folder in newest_checkpoints(checkpoint):
+            path, cv = folder / CHECKPOINT_FILE, self._new_cross_validation()
+            try:
+                cv.load_state_dict(load_checkpoint_file(path)["cross_validation"])
+            except StateError as error:
+                log.warning("%s", error)
+            except Exception as error:
+                if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+                    raise
+                log.warning("%s: does not fit this trial: %r", path, error)
+            else:
+                self._reached = cv.report()
+                return cv
+        return self._new_cross_validation()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Starts another trial in this process."""
@@ -115,13 +165,14 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Trains to the next report. See the class for the result."""
         self._earlier: list[tuple[EpochReport, int]] = []
-        spent = 0.0 if self._reached is None else self._reached.seconds
         try:
+            cv = self._started()
+            spent = 0.0 if self._reached is None else self._reached.seconds
             with enforce_limits(self._work.limits, spent, self._output):
-                result = self._train()
-        except torch.AcceleratorError:  # the process can no longer use its GPU
-            raise
+                result = self._train(cv)
         except (Exception, SystemExit, TrialTimeout) as error:
+            if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+                raise  # the process can no longer use its GPU
             # The task's own error, which would be raised again in another process.
             result = {RAISED: _summary_and_traceback(error), "finished": False, DONE: True}
             if self._reached is not None:
@@ -132,24 +183,24 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             "earlier": tuple(self._earlier),
         }
         if self._gpus:
-            result[GPUS] = self._gpus
+            result |= {GPUS: self._gpus, DEVICE: self._device_name}
         if self._output.dropped:
             result[DROPPED] = self._output.dropped
         return result
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self, cv: CrossValidation) -> dict[str, Any]:
         started = time.monotonic()
         # A checkpoint may be newer than Tune's own state of the trial. A finished trial then only
         # reports again.
-        report = self._reached = self._cv.report() if self._cv.finished else self._cv.advance()
+        report = self._reached = cv.report() if cv.finished else cv.advance()
         while not self._returns(report, time.monotonic() - started):
             self._earlier.append((report, _now_ms()))
-            report = self._reached = self._cv.advance()
+            report = self._reached = cv.advance()
         result: dict[str, Any] = {
             "epoch": report.epoch,
             "fold_epochs": report.fold_epochs,
             "finished": report.finished,
-            "parameters": self._cv.parameters,
+            "parameters": cv.parameters,
             "seconds": report.seconds,
             "report": report,
             DONE: report.finished,
@@ -157,7 +208,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         if report.diverged is None:
             result["val_loss"] = report.metrics["val_loss"]
             if report.finished or report.epoch in self._work.picture_epochs:
-                result["picture"] = self._picture()
+                result["picture"] = self._picture(cv)
         if report.finished or time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
             result[SHOULD_CHECKPOINT] = True
             self._saved_at = time.monotonic()
@@ -180,31 +231,20 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         state: dict[str, Any] = {
             name: config[name] for name in ("trial", "params", "repeat") if name in config
         }
-        state["cross_validation"] = self._cv.state_dict()
+        state["cross_validation"] = self._started().state_dict()
         save_checkpoint_file(Path(checkpoint_dir) / CHECKPOINT_FILE, state)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Continues the trial from a checkpoint's folder.
 
         If that checkpoint is damaged, it continues from the one before, and without any from the
-        beginning. Its numbers are the same in each case.
+        beginning. Its numbers are the same in each case. It is read in the next step.
         """
-        for folder in newest_checkpoints(Path(checkpoint)):
-            path = folder / CHECKPOINT_FILE
-            try:
-                self._cv.load_state_dict(load_checkpoint_file(path)["cross_validation"])
-            except StateError as error:
-                log.warning("%s", error)
-            except Exception as error:
-                log.warning("%s: does not fit this trial: %r", path, error)
-                self._cv = self._new_cross_validation()  # it may have been loaded in part
-            else:
-                self._reached = self._cv.report()
-                return
+        self._cv, self._checkpoint = None, checkpoint
 
-    def _picture(self) -> str | None:
+    def _picture(self, cv: CrossValidation) -> str | None:
         try:
-            pair = self._cv.reconstruct(0, self._work.pictures)
+            pair = cv.reconstruct(0, self._work.pictures)
             return None if pair is None else base64.b64encode(strip_png(*pair)).decode()
         except Exception:  # a user's task may raise anything; a picture must not fail the trial
             return None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foldrace.trainables.ray.gpus import local_device
 from foldrace.trainables.ray.limits import Limits
 from foldrace.trainables.ray.process import prepared_process
 from foldrace.trainables.tasks.loading import LoadedTask
@@ -36,7 +37,7 @@ class Work:
         splits: one per fold.
         options: how to train each fold.
         threads: CPU threads per trial.
-        gpu: train on the GPU that Ray has assigned.
+        gpu: GPUs that a trial reserves; 0: it trains on the CPU. See `training_device`.
         positions: (N,) index of each image in the data set's source; None: the same order.
         picture_epochs: epochs after which the reconstructions of fold 0 are reported.
         pictures: images in a strip of reconstructions.
@@ -53,7 +54,7 @@ class Work:
     splits: tuple[Split, ...]
     options: TrainingOptions
     threads: int = 1
-    gpu: bool = False
+    gpu: float = 0.0
     positions: NDArray[np.int64] | None = None
     picture_epochs: frozenset[int] = frozenset()
     pictures: int = 16
@@ -63,13 +64,19 @@ class Work:
     limits: Limits = field(default_factory=Limits)
     report_seconds: float = 1.0
 
-    def process(self, gpu: bool = False) -> AbstractContextManager[None]:
+    @contextmanager
+    def process(self) -> Iterator[torch.device]:
         """A block in which this process, the driver's say, computes as a trial's worker does.
 
-        Args:
-            gpu: it computes on a GPU.
+        Its value is the device to compute on: see `local_device`.
         """
-        return prepared_process(self.threads, gpu)
+        device = local_device(self.gpu)
+        with prepared_process(self.threads, device.type == "cuda"):
+            yield device
+
+    def images_on(self, device: torch.device) -> torch.Tensor:
+        """The images on a device; on the CPU the tensor shares the array's memory."""
+        return shared_tensor(self.images).to(device)
 
     def cross_validation(
         self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0

@@ -75,6 +75,16 @@ def test_a_number_that_was_changed_is_named(
     assert replay(swept.root, 0) == 0
 
 
+def test_a_trial_that_was_trained_on_another_device_says_so(
+    swept: Swept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = swept.record.trials[0].info.run_id
+    swept.record.client.set_tag(trial, "foldrace.device", "NVIDIA H100")
+    assert replay(swept.root, 0, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["versions"] == {"device": ["NVIDIA H100", "cpu"]}
+    swept.record.client.delete_tag(trial, "foldrace.device")
+
+
 def test_a_trial_that_is_not_there_is_refused(
     swept: Swept, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from foldrace.search.recording.folder import SweepFolder
-from foldrace.search.sweeps import comparison_result
+from foldrace.search.recording.schema import COMPARISON_FILE
+from foldrace.search.sampling.comparison_plan import Phase, TrialRole
+from foldrace.search.sweeps.comparison_result import log_reconstructions
 from foldrace.search.sweeps.models import log_fold_models
-from foldrace.search.tune.state import TrialRecord
+from foldrace.search.tune.state import TrialRecord, TrialStatus
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, save_checkpoint_file
 from foldrace.trainables.ray.process import prepared_process
 from foldrace.trainables.ray.work import Work, shared_tensor
@@ -82,8 +84,15 @@ def test_what_a_kill_has_lost_is_trained_again_on_as_many_threads(
 def test_an_arm_is_shown_as_its_worker_computes_it(work: Work, tmp_path: Path) -> None:
     saved = checkpoint(work, tmp_path / "checkpoint")
     repeated = Work(**{**vars(work), "repeat_splits": (work.splits,)})
-    made = comparison_result._reconstruct(TrialRecord(0, {}), saved, repeated, work.images[:4])
-    assert np.unique(made).tolist() == [THREADS]
+    role = TrialRole("arm", Phase.REPEAT, repeat=1)
+    records = {0: TrialRecord(0, {}, TrialStatus.COMPLETED, part=role)}
+    trials: Any = SimpleNamespace(records=records)
+    sink: Any = SimpleNamespace(files=lambda *_: None)
+    folder = SweepFolder(tmp_path, "sweep")
+    folder.path.mkdir()
+    log_reconstructions(sink, trials, {0: saved}, repeated, work.images[:4], folder)
+    with np.load(folder.path / COMPARISON_FILE) as written:
+        assert np.unique(written["reconstructions"]).tolist() == [THREADS]
 
 
 @pytest.mark.parametrize("fails", [False, True])

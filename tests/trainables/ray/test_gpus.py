@@ -1,4 +1,5 @@
-"""A worker trains on the GPUs that Ray has assigned, or says that it cannot."""
+"""A worker trains on the GPUs that Ray has assigned, or says that it cannot; whatever computes
+outside the workers computes on the same kind of device."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ import pytest
 import torch
 
 from foldrace.errors import StateError
-from foldrace.trainables.ray.gpus import check_assigned_gpus
+from foldrace.trainables.ray.gpus import (
+    check_assigned_gpus,
+    device_name,
+    local_device,
+    release_share,
+    take_share,
+    training_device,
+)
 
 NODE = [f"GPU-{number}-uuid" for number in range(8)]
 
@@ -56,6 +64,60 @@ def test_gpus_named_by_uuid_or_without_nvml_are_counted(monkeypatch: pytest.Monk
     check_assigned_gpus(["MIG-7"])
     monkeypatch.delattr(torch.cuda, "_raw_device_uuid_nvml")
     check_assigned_gpus([5])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "told", "expected"),
+    [
+        (0.0, None, "cpu"),
+        (0.25, None, "cuda"),
+        (2.0, "", "cuda"),
+        (1.0, "0", "cuda"),
+        (1.0, "1", "cpu"),
+    ],
+)
+def test_one_choice_of_device_for_workers_and_driver(
+    gpu: float,
+    told: str | None,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delenv("FOLDRACE_TRAIN_ON_CPU", raising=False)
+    if told is not None:
+        monkeypatch.setenv("FOLDRACE_TRAIN_ON_CPU", told)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert training_device(gpu).type == local_device(gpu).type == expected
+    assert not caplog.text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert local_device(gpu).type == "cpu"
+    assert ("there is none here" in caplog.text) == (expected == "cuda")
+
+
+def test_memory_is_returned_to_a_shared_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: shares.append(0.0))
+    for gpu in (0.5, 1.0, 4.0):
+        take_share(gpu)
+        release_share(gpu)
+    assert shares == [0.5, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_share_of_a_real_gpu_is_kept_to_and_returned() -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    try:
+        take_share(0.1)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(total // 5, dtype=torch.uint8, device="cuda")
+        held = torch.empty(total // 20, dtype=torch.uint8, device="cuda")
+        del held
+        release_share(0.1)
+        assert torch.cuda.memory_reserved() < total // 20
+    finally:
+        take_share(1.0)
+    assert device_name(torch.device("cuda")) != "cpu" == device_name(torch.device("cpu"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -6,16 +6,19 @@ import base64
 import io
 import math
 import pickle
+import weakref
 from itertools import pairwise
 
 import pytest
 import torch
 from PIL import Image
 
+from foldrace.trainables.ray import trainable as trainable_module
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.ray.trainable import RAISED, FoldTrainable
-from foldrace.trainables.ray.work import Work
+from foldrace.trainables.ray.work import Work, shared_tensor
 from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import FoldPlan
@@ -224,6 +227,83 @@ def test_the_seed_and_the_objective_of_the_work_reach_the_folds(start):
     assert start(config, seed=1).step()["val_loss"] != plain["val_loss"]
     asked = start(config, objective="loss").step()
     assert asked["val_loss"] == pytest.approx(plain["report"].metrics["val_criterion"])
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory", 2),
+    MemoryError(),
+]
+BEFORE_THE_FIRST_EPOCH = [(Work, "images_on"), (Work, "cross_validation")]
+
+
+def raising_once(monkeypatch, place, name, error):
+    """Lets a method raise at its next call."""
+    original = getattr(place, name)
+
+    def method(*args, **named):
+        monkeypatch.setattr(place, name, original)
+        raise error
+
+    monkeypatch.setattr(place, name, method)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["torch", "cuda", "python"])
+@pytest.mark.parametrize("place", BEFORE_THE_FIRST_EPOCH, ids=["data", "model"])
+def test_missing_memory_before_the_first_epoch_ends_the_trial_and_not_the_worker(
+    place, error, start, monkeypatch
+):
+    raising_once(monkeypatch, *place, error)
+    trainable = start()
+    result = trainable.step()
+    reason, detail = result[RAISED]
+    assert reason.startswith("out of memory: ") and type(error).__name__ in reason
+    assert result["done"] and "val_loss" not in result and detail.startswith("Traceback")
+    assert trainable.reset_config(CONFIG) and run(trainable) == run(start())
+
+
+def test_a_checkpoint_that_does_not_fit_into_memory_ends_the_trial(start, monkeypatch, tmp_path):
+    first = start()
+    first.step()
+    first.save_checkpoint(str(tmp_path))
+    raising_once(monkeypatch, CrossValidation, "load_state_dict", OUT_OF_MEMORY[0])
+    second = start()
+    second.load_checkpoint(str(tmp_path))
+    assert second.step()[RAISED][0].startswith("out of memory")
+
+
+def test_a_gpu_that_can_no_longer_be_used_ends_the_worker(start, monkeypatch):
+    raising_once(monkeypatch, Work, "images_on", torch.AcceleratorError("CUDA error: fault", 700))
+    with pytest.raises(torch.AcceleratorError):
+        start().step()
+
+
+def test_a_worker_takes_its_share_of_a_gpu_and_returns_it_between_trials(start, monkeypatch):
+    called = []
+    monkeypatch.delenv("FOLDRACE_TRAIN_ON_CPU", raising=False)
+    monkeypatch.setattr(trainable_module.ray, "get_gpu_ids", lambda: [0])
+    monkeypatch.setattr(trainable_module, "check_assigned_gpus", called.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Fake GPU")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", called.append)
+    monkeypatch.setattr(Work, "images_on", lambda work, device: shared_tensor(work.images))
+    monkeypatch.setattr(
+        trainable_module, "prepare_process", lambda threads, gpu: called.append(gpu)
+    )
+    trainable = start(gpu=0.25)
+    result = trainable.step()
+    assert (result["gpus"], result["device"]) == ("0", "Fake GPU")
+    used = weakref.ref(trainable._cv)
+    assert trainable.reset_config(CONFIG) and used() is None
+    trainable.step()
+    assert called == [True, [0], "emptied", 0.25, "emptied"]
+
+
+def test_a_worker_that_is_told_to_trains_on_its_cpu(start, monkeypatch):
+    monkeypatch.setenv("FOLDRACE_TRAIN_ON_CPU", "1")
+    monkeypatch.setattr(trainable_module.ray, "get_gpu_ids", lambda: [0])
+    result = start(gpu=1).step()
+    assert (result["gpus"], result["device"]) == ("0", "cpu")
 
 
 def test_pictures_come_after_the_chosen_epochs_and_the_last(start):
