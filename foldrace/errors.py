@@ -89,9 +89,14 @@ def nearest(value: object, choices: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class if it has no message.
 
+    Of an error of the system: what is wrong, without its number and the file's name.
+
     >>> first_line(OSError("no network\\ntried twice"))
     'no network'
+    >>> first_line(FileNotFoundError(2, "No such file or directory", "x.npz"))
+    'No such file or directory'
     >>> first_line(TimeoutError())
     'TimeoutError'
     """
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = (isinstance(error, OSError) and error.strerror) or str(error)
+    return next(iter(said.splitlines()), "") or type(error).__name__

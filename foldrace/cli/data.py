@@ -21,7 +21,8 @@ app = typer.Typer()
 @app.command(rich_help_panel=PANEL)
 def data(
     name: Annotated[
-        str | None, typer.Argument(help="The data set to fetch; by default all are listed.")
+        str | None,
+        typer.Argument(metavar="NAME", help="The data set to fetch; by default all are listed."),
     ] = None,
     data_dir: DataDirectory = DATA,
 ) -> None:

@@ -132,7 +132,7 @@ def report(
 @app.command(rich_help_panel=PANEL)
 def replay(
     sweep_name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name.")],
-    trial: Annotated[int, typer.Argument(min=0, help="A trial's number.")],
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", min=0, help="A trial's number.")],
     directory: Directory = RUNS,
     data_dir: DataDirectory = DATA,
     as_json: AsJson = False,

@@ -129,7 +129,11 @@ def begin_record(
     deliver_rest(folder, writer)
     try:
         writer.start_sweep(
-            folder.spec.read_text(), describe_environment(), prepared.dataset, spec.task, spec.kind
+            folder.spec.read_text("utf-8"),
+            describe_environment(),
+            prepared.dataset,
+            spec.task,
+            spec.kind,
         )
     except Exception as error:  # MLflow's own errors, and those of the database below it
         raise _unusable(state.tracking_uri, error) from error

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from foldrace.errors import StateError
@@ -21,7 +23,9 @@ __all__ = [
     "TUNER_FILE",
     "TUNE_VARIABLES",
     "check_ray",
+    "forget_token",
     "patch_tune",
+    "staging_in",
     "use_started_workers",
 ]
 
@@ -67,16 +71,20 @@ _VALUES = {
     "ray.tune.search.search_generator:SearchGenerator.CKPT_FILE_TMPL": SEARCH_STATE,
     "ray.tune.search:Searcher.CKPT_FILE_TMPL": SEARCHER_STATE,
 }
+_TOKEN_LOADER = "ray._raylet:AuthenticationTokenLoader.instance"
 _THERE = (
     f"{_CONTROLLER}.search_alg",
     "ray.tune.experiment:Trial.error_file",
     "ray.tune.experiment:Trial.last_result",
     "ray.tune.execution.class_cache:DEFAULT_ENV_VARS.clear",
     "ray.train._internal.storage:StorageContext.experiment_driver_staging_path",
+    _TOKEN_LOADER,
+    "ray._raylet:AuthenticationTokenLoader.reset_cache",
 )
 # attributes that a constructor sets
 _SET = {
     f"{_CONTROLLER}.__init__": ("_resetting_trials",),
+    "ray.train._internal.storage:StorageContext.__init__": ("experiment_dir_name",),
     "ray.tune.search.optuna:OptunaSearch.__init__": ("_ot_study", "_storage"),
 }
 
@@ -177,3 +185,27 @@ def use_started_workers() -> None:
     from ray.tune.execution import class_cache
 
     class_cache.DEFAULT_ENV_VARS.clear()
+
+
+@contextmanager
+def staging_in(folder: Path) -> Iterator[None]:
+    """Within this block, Tune writes its state into a folder before it copies it to storage.
+
+    Tune would write it into Ray's session folder, to which everybody can write. A resume unpickles
+    that state.
+    """
+    from ray.train._internal.storage import StorageContext
+
+    before = StorageContext.experiment_driver_staging_path
+    StorageContext.experiment_driver_staging_path = property(
+        lambda self: Path(folder, self.experiment_dir_name).as_posix()
+    )
+    try:
+        yield
+    finally:
+        StorageContext.experiment_driver_staging_path = before
+
+
+def forget_token() -> None:
+    """Lets Ray read its access token again when it next needs one."""
+    _find(_TOKEN_LOADER)().reset_cache()
