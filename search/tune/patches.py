@@ -10,7 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "TUNE_VARIABLES",
     "check_ray",
     "forget_token",
+    "in_own_sessions",
     "patch_tune",
     "staging_in",
     "use_started_workers",
@@ -79,6 +80,7 @@ _THERE = (
     "ray.tune.execution.class_cache:DEFAULT_ENV_VARS.clear",
     "ray.train._internal.storage:StorageContext.experiment_driver_staging_path",
     _TOKEN_LOADER,
+    "ray._private.services:ConsolePopen",
     "ray._raylet:AuthenticationTokenLoader.reset_cache",
 )
 # attributes that a constructor sets
@@ -204,6 +206,23 @@ def staging_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         StorageContext.experiment_driver_staging_path = before
+
+
+@contextmanager
+def in_own_sessions() -> Iterator[None]:
+    """Within this block, each of Ray's processes starts in a session of its own.
+
+    A signal to the process group (`timeout`, a shell that ends, a scheduler's SIGTERM) would end
+    them before a sweep can save its state. They still die with the process that starts them.
+    """
+    from ray._private import services
+
+    before = services.ConsolePopen
+    services.ConsolePopen = partial(before, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 def forget_token() -> None:

@@ -14,7 +14,12 @@ from contextlib import contextmanager, nullcontext
 from foldrace.errors import FoldraceError, StateError, first_line
 from foldrace.private import private_folder
 from foldrace.search.spec.sweep_spec import SweepSpec
-from foldrace.search.tune.patches import TUNE_VARIABLES, forget_token, use_started_workers
+from foldrace.search.tune.patches import (
+    TUNE_VARIABLES,
+    forget_token,
+    in_own_sessions,
+    use_started_workers,
+)
 
 __all__ = ["ray_session"]
 
@@ -85,7 +90,7 @@ def _start(address: str | None, spec: SweepSpec | None) -> None:
             folder = private_folder(
                 "ray", first=os.environ.get("RAY_TMPDIR"), longest=_LONGEST_FOLDER
             )
-            with _ready_workers(cpus is not None):
+            with _ready_workers(cpus is not None), in_own_sessions():
                 # "local": never a cluster that runs on this machine, or that RAY_ADDRESS names
                 ray.init(
                     address="local",
