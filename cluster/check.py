@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from foldrace.cluster.template_files import pinned
-from foldrace.errors import InputError, nearest, reason
+from foldrace.errors import InputError, first_line, nearest
 
 __all__ = ["Problem", "check_file"]
 
@@ -85,7 +85,7 @@ def check_file(path: Path) -> list[Problem]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("FILE", str(path), f"cannot be read: {reason(error)}") from error
+        raise InputError("FILE", str(path), f"cannot be read: {first_line(error)}") from error
     check = _check_dockerfile if "dockerfile" in path.name.lower() else _check_yaml
     found = [Problem(str(path), n, _field(keys), rule) for n, keys, rule in check(path, text)]
     for number, line in enumerate(text.splitlines(), 1):

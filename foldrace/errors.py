@@ -23,7 +23,6 @@ __all__ = [
     "first_line",
     "nearest",
     "printable",
-    "reason",
     "redacted",
 ]
 
@@ -102,23 +101,17 @@ def nearest(value: object, choices: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class if it has no message.
 
+    Of an error of the system: what is wrong, without its number and the file's name.
+
     >>> first_line(OSError("no network\\ntried twice"))
     'no network'
+    >>> first_line(FileNotFoundError(2, "No such file or directory", "x.npz"))
+    'No such file or directory'
     >>> first_line(TimeoutError())
     'TimeoutError'
     """
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, on one line, without its number and without the path it is about.
-
-    >>> reason(FileNotFoundError(2, "No such file or directory", "sweep.yaml"))
-    'No such file or directory'
-    >>> reason(ValueError("odd"))
-    'odd'
-    """
-    return getattr(error, "strerror", None) or first_line(error)
+    said = (isinstance(error, OSError) and error.strerror) or str(error)
+    return redacted(next(iter(said.splitlines()), "") or type(error).__name__)
 
 
 def redacted(text: str) -> str:

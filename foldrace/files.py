@@ -69,6 +69,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replace the content of a text file by ``text`` (see `atomic_write`)."""
+    """Replace the content of a text file by ``text``, as UTF-8 (see `atomic_write`)."""
     with atomic_write(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")

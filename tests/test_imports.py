@@ -21,7 +21,7 @@ ALLOWED = {
     "analysis": {"analysis", "search", "trainables"},
     "cluster": {"cluster", "search", "trainables"},
 }
-BELOW_ALL = {"command_hints", "errors", "files"}
+BELOW_ALL = {"command_hints", "errors", "files", "private"}
 
 # The rooms of each package from the bottom up. A module imports only from its own room and from
 # lower levels: not from other rooms of its level. A room is a sub-package or a single module; what

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foldrace.errors import InputError, reason
+from foldrace.errors import InputError, first_line
 
 __all__ = ["Curves", "read_curves"]
 
@@ -121,7 +121,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
                 arrays["cfgs"] = file["cfgs"]
             return arrays
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        rule = f"is not a readable .npz of curves: {reason(error)}"
+        rule = f"is not a readable .npz of curves: {first_line(error)}"
         raise InputError("CURVES", str(path), rule) from error
 
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 
-from foldrace.errors import StateError, reason
+from foldrace.errors import StateError, first_line
 from foldrace.files import write_text_atomically
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec
 
@@ -142,7 +142,7 @@ class StudyProgress:
             progress = cls(path, tuple(known["overrides"]), known["seconds"], known["done"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StateError(
-                f"{path}: cannot be read, so the study cannot continue: {reason(error)}"
+                f"{path}: cannot be read, so the study cannot continue: {first_line(error)}"
             ) from error
         if overrides and tuple(overrides) != progress.overrides:
             raise StateError(

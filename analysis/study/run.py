@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from foldrace.analysis.study.plan import PARTS, REPORTS, Stage, StudyPart, StudyProgress
-from foldrace.errors import InputError, reason
+from foldrace.errors import InputError, first_line
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.recorded import open_recorded
@@ -121,7 +121,7 @@ def begin_study(root: Path, overrides: Sequence[str]) -> StudyProgress:
     try:
         progress.save()  # a study that is killed in its first sweep continues with these overrides
     except OSError as error:
-        raise InputError("--dir", str(root), f"cannot be written: {reason(error)}") from error
+        raise InputError("--dir", str(root), f"cannot be written: {first_line(error)}") from error
     return progress
 
 

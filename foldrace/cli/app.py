@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -16,8 +18,18 @@ import typer
 
 from foldrace.cli import cluster, data, results, sweeps
 from foldrace.cli.logs import shown_log
-from foldrace.cli.messages import INTERRUPTED, WRONG_INPUT, err, say, show_error
-from foldrace.errors import FoldraceError, redacted
+from foldrace.cli.messages import (
+    FAILED,
+    INTERRUPTED,
+    WRONG_INPUT,
+    discard_output,
+    err,
+    prepare_streams,
+    say,
+    show_error,
+)
+from foldrace.errors import FoldraceError, first_line, redacted
+from foldrace.private import give_home
 from foldrace.search.tune.interrupts import repeat_swallowed_interrupts
 
 __all__ = ["app", "main"]
@@ -46,20 +58,28 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status: 0 success, 2 wrong input, 3 failed trials, 130 interrupted.
     """
+    prepare_streams()
     # A last search for garbage among all that is imported would take seconds.
     atexit.register(gc.freeze)
     if arguments is None:
         repeat_swallowed_interrupts()
     try:
         with shown_log(err):
-            return _guarded(
-                lambda: app(args=arguments, prog_name="foldrace", standalone_mode=False)
-            )
+            return _guarded(lambda: _run(arguments))
     finally:
+        discard_output()
         # Otherwise Ctrl-C during the interpreter's shutdown would show tracebacks.
         if arguments is None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             sys.excepthook = _show_traceback  # Typer has put its own there
+
+
+def _run(arguments: list[str] | None) -> Any:
+    """Runs a command, and brings all that it printed to where it is read."""
+    give_home()
+    status = app(args=arguments, prog_name="foldrace", standalone_mode=False)
+    sys.stdout.flush()
+    return status
 
 
 def _guarded(command: Callable[[], Any]) -> int:
@@ -80,14 +100,14 @@ def _guarded(command: Callable[[], Any]) -> int:
         if (show_usage := getattr(error, "show", None)) is not None:
             show_usage()
             return WRONG_INPUT
-        full = _full_disk(error)
-        if full is None:
+        discard_output()
+        if isinstance(error, BrokenPipeError):  # as in `foldrace schema | head`
+            return FAILED
+        line = _explained(error)
+        if line is None:
             raise
-        where = f" ({full.filename})" if full.filename else ""
-        show_error(
-            f"no space is left to write to{where}: free some; `foldrace resume` continues an"
-            " interrupted sweep"
-        )
+        with suppress(OSError):  # standard error may be what is full
+            show_error(line)
         return WRONG_INPUT
     return status if isinstance(status, int) else 0
 
@@ -99,10 +119,29 @@ def _show_traceback(
     sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
 
 
-def _full_disk(error: BaseException | None) -> OSError | None:
-    """The error that says that a disk is full, among an error and its causes."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return error
-        error = error.__cause__ or error.__context__
+def _explained(error: Exception) -> str | None:
+    """What is wrong around us, and a remedy; None if the error may be one of our own."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" ({cause.filename})" if cause.filename else ""
+            return (
+                f"the disk is full{where}: free some space, then run the command again; a sweep"
+                " that has begun continues with `foldrace resume`"
+            )
+    for cause in causes:
+        if type(cause).__module__.partition(".")[0] in ("mlflow", "sqlalchemy"):
+            remedy = "see `foldrace doctor`; waiting records are kept for `foldrace sync`"
+            return f"the tracking store refuses: {first_line(cause)}; {remedy}"
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+        remedy = "; check the path and its permissions" if where else ""
+        return f"{where}{first_line(error)}{remedy}"
     return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised from or after."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -122,7 +122,8 @@ def _ray() -> Finding:
 
             resources = ray.cluster_resources()
     except Exception as error:
-        remedy = "free memory and /dev/shm; see /tmp/ray/session_latest/logs"
+        logs = f"foldrace-{os.getuid()}/ray/session_latest/logs"
+        remedy = f"free memory and /dev/shm; see {logs}, in TMPDIR or /tmp"
         return Finding(what, Grade.BAD, first_line(error), remedy)
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return Finding(what, Grade.GOOD, f"starts; {cpus:g} CPUs, {gpus:g} GPUs")

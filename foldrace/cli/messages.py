@@ -5,7 +5,10 @@ Results go to standard output (`out`), notes and errors to standard error (`err`
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,9 +22,12 @@ __all__ = [
     "FAILED_TRIALS",
     "INTERRUPTED",
     "WRONG_INPUT",
+    "UserConsole",
     "closing_lines",
+    "discard_output",
     "err",
     "out",
+    "prepare_streams",
     "print_json",
     "say",
     "show",
@@ -31,8 +37,75 @@ __all__ = [
 FAILED, WRONG_INPUT, FAILED_TRIALS, INTERRUPTED = 1, 2, 3, 130
 """Exit statuses; 0 is success."""
 
-out = Console()
-err = Console(stderr=True)
+_PLAIN = {
+    "✓": "+",
+    "✗": "x",
+    "·": ".",
+    "×": "x",
+    "±": "+/-",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "→": "->",
+    "≥": ">=",
+    "≤": "<=",
+    "°": "o",
+    "∞": "inf",
+}
+"""What stands for a character where the terminal has none such; for all others it is ``?``."""
+
+
+class UserConsole(Console):
+    """A console for texts that are a user's: no markup, no emoji codes; styles are given as such.
+
+    If nobody reads what it prints any more, a sweep goes on without it.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(markup=False, emoji=False, **given)
+
+    def on_broken_pipe(self) -> None:
+        """Prints nothing from now on."""
+        discard_output()
+
+
+out = UserConsole()
+err = UserConsole(stderr=True)
+
+
+def prepare_streams() -> None:
+    """Makes standard output and error take any text, whatever the terminal's encoding, and stand
+    for nothing where they are closed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file that is opened would get what is printed
+            os.open(os.devnull, os.O_RDWR)
+    codecs.register_error("foldrace", _plain)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="foldrace")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in wrong), error.end
+
+
+def discard_output() -> None:
+    """Lets standard output and error that nobody reads, or that are full, take no more text."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, stream.fileno())
+            os.close(nothing)
 
 
 def say(line: str, *, style: str = "") -> None:

@@ -68,7 +68,7 @@ def _cost_to_top(simulation: Simulation) -> Table:
     orders = f"{simulation.orders:,} order{'s' if simulation.orders > 1 else ''}"
     baselines = [name for name in _BASELINES if name in simulation.policies]
     table = _table(
-        f"Until one of the three best has completed: median \\[quartiles] of {orders},"
+        f"Until one of the three best has completed: median [quartiles] of {orders},"
         f" {plural(simulation.workers, 'worker')}",
         ["fold-epochs", *(f"vs. {name}" for name in baselines), "virtual time"],
         f"{count} configurations × {folds} folds × {epochs} epochs. vs.: how many times fewer "
@@ -140,7 +140,7 @@ def _spread(values: NDArray[np.float64], show: Callable[[float], str]) -> str:
     low, median, high = (
         show(value) if math.isfinite(value) else _NONE for value in quartiles(values).tolist()
     )
-    return f"{median} \\[{low}, {high}]"
+    return f"{median} [{low}, {high}]"
 
 
 def _factor(base: PolicyResult, result: PolicyResult) -> str:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from foldrace.search.text import clock, params_text, reached, score_text
 
@@ -33,7 +34,7 @@ __all__ = [
 
 _MISSING = "–"
 _OBJECTIVES = {"parameters": "weights", "seconds": "training time"}
-_MARKS = {"good": "[green]✓[/]", "note": "[yellow]·[/]", "bad": "[red]✗[/]"}
+_MARKS = {"good": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red")}
 
 
 def pareto_table(front: Sequence[ParetoPoint], varying: Sequence[str] = ()) -> Table:
@@ -154,6 +155,6 @@ def findings_table(findings: Iterable[Finding]) -> Table:
     table.add_column("found", overflow="fold")
     table.add_column("what to do")
     for finding in findings:
-        mark = _MARKS[finding.grade.value]
+        mark = Text(*_MARKS[finding.grade.value])
         table.add_row(mark, finding.what, finding.found, finding.remedy)
     return table

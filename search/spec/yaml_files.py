@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NoReturn
 
 import yaml
 
-from foldrace.errors import InputError, reason
+from foldrace.errors import InputError, first_line
 
 __all__ = ["dump_yaml", "inline_yaml", "plain", "read_file", "read_yaml", "set_value"]
 
@@ -155,7 +155,7 @@ def read_file(path: Path) -> Mapping[str, Any]:
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise InputError(source, None, f"cannot be read: {reason(error)}") from error
+        raise InputError(source, None, f"cannot be read: {first_line(error)}") from error
     if len(data) > _LARGEST_FILE:
         raise InputError(source, None, "is larger than 1 MB, too large for a sweep file")
     try:

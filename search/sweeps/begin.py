@@ -135,7 +135,7 @@ def begin_record(
     Raises:
         StateError: the tracking store cannot be used.
     """
-    spec, text = prepared.spec, state.spec or folder.spec.read_text()
+    spec, text = prepared.spec, state.spec or folder.spec.read_text("utf-8")
     deliver_rest(folder, writer)
     try:
         environment, task = describe_environment(), prepared.task

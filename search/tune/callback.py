@@ -264,6 +264,6 @@ def _error_text(trial: Trial) -> str:
     """The traceback that Tune has just written for a trial, or ""."""
     path = trial.error_file  # local; Tune copies it into the storage later
     try:
-        return _COLOUR.sub("", Path(path).read_text()) if path else ""
+        return _COLOUR.sub("", Path(path).read_text("utf-8", "replace")) if path else ""
     except OSError:
         return ""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ __all__ = [
     "TUNER_FILE",
     "TUNE_VARIABLES",
     "check_ray",
+    "forget_token",
+    "in_own_sessions",
     "patch_tune",
-    "private_staging",
+    "staging_in",
     "use_started_workers",
 ]
 
@@ -74,12 +75,16 @@ _VALUES = {
     "ray.tune.search.search_generator:SearchGenerator.CKPT_FILE_TMPL": SEARCH_STATE,
     "ray.tune.search:Searcher.CKPT_FILE_TMPL": SEARCHER_STATE,
 }
+_TOKEN_LOADER = "ray._raylet:AuthenticationTokenLoader.instance"
 _THERE = (
     f"{_CONTROLLER}.search_alg",
     "ray.tune.experiment:Trial.error_file",
     "ray.tune.experiment:Trial.last_result",
     "ray.tune.execution.class_cache:DEFAULT_ENV_VARS.clear",
     "ray.train._internal.storage:StorageContext.experiment_driver_staging_path",
+    _TOKEN_LOADER,
+    "ray._private.services:ConsolePopen",
+    "ray._raylet:AuthenticationTokenLoader.reset_cache",
 )
 # where an experiment is
 _PLACE = ("storage_filesystem", "storage_fs_path", "experiment_dir_name")
@@ -197,25 +202,6 @@ def _keep_no_statistics(self: Any, metric: str, value: float, step: int | None =
     """Replaces the method that adds a metric's value to its statistics."""
 
 
-@contextmanager
-def private_staging() -> Iterator[None]:
-    """Within this block Tune's driver writes its state into a private temporary folder.
-
-    Tune would write it below Ray's session folder, where every user of the node may replace files
-    and folders. Snapshots are gathered from there, and a resumed sweep unpickles them.
-    """
-    from ray.train._internal.storage import StorageContext
-
-    rays = StorageContext.experiment_driver_staging_path
-    with tempfile.TemporaryDirectory(prefix="foldrace-", ignore_cleanup_errors=True) as folder:
-        own = property(lambda self: str(Path(folder, self.experiment_dir_name)))
-        StorageContext.experiment_driver_staging_path = own
-        try:
-            yield
-        finally:
-            StorageContext.experiment_driver_staging_path = rays
-
-
 def use_started_workers() -> None:
     """Lets trials run in worker processes that Ray has started already.
 
@@ -225,3 +211,44 @@ def use_started_workers() -> None:
     from ray.tune.execution import class_cache
 
     class_cache.DEFAULT_ENV_VARS.clear()
+
+
+@contextmanager
+def staging_in(folder: Path) -> Iterator[None]:
+    """Within this block, Tune writes its state into a folder before it copies it to storage.
+
+    Tune would write it into Ray's session folder, to which everybody can write. A resume unpickles
+    that state.
+    """
+    from ray.train._internal.storage import StorageContext
+
+    before = StorageContext.experiment_driver_staging_path
+    StorageContext.experiment_driver_staging_path = property(
+        lambda self: Path(folder, self.experiment_dir_name).as_posix()
+    )
+    try:
+        yield
+    finally:
+        StorageContext.experiment_driver_staging_path = before
+
+
+@contextmanager
+def in_own_sessions() -> Iterator[None]:
+    """Within this block, each of Ray's processes starts in a session of its own.
+
+    A signal to the process group (`timeout`, a shell that ends, a scheduler's SIGTERM) would end
+    them before a sweep can save its state. They still die with the process that starts them.
+    """
+    from ray._private import services
+
+    before = services.ConsolePopen
+    services.ConsolePopen = partial(before, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
+
+
+def forget_token() -> None:
+    """Lets Ray read its access token again when it next needs one."""
+    _find(_TOKEN_LOADER)().reset_cache()

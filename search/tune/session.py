@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from foldrace.errors import StateError
+from foldrace.errors import FoldraceError, StateError, first_line
+from foldrace.private import private_folder
 from foldrace.search.spec.sweep_spec import SweepSpec
-from foldrace.search.tune.patches import TUNE_VARIABLES, use_started_workers
+from foldrace.search.tune.patches import (
+    TUNE_VARIABLES,
+    forget_token,
+    in_own_sessions,
+    use_started_workers,
+)
 
 __all__ = ["ray_session"]
 
@@ -32,6 +39,9 @@ _READY_WORKERS = {
     # Ray ends workers that have been idle for a second while another worker is busy
     "RAY_idle_worker_killing_time_threshold_ms": "86400000",
 }
+_LONGEST_FOLDER = 107 - len("/session_2026-11-27_15-42-01_123456_1234567/sockets/plasma_store")
+"""Bytes of the path of Ray's folder: that of a Unix socket has at most 107."""
+_TOKEN = "RAY_AUTH_TOKEN"
 
 
 @contextmanager
@@ -46,6 +56,9 @@ def ray_session(address: str | None, spec: SweepSpec | None = None) -> Iterator[
             use, and at once starts a worker process for each, which imports what trials need while
             the sweep is being prepared. None: workers start when a trial needs one.
 
+    A local Ray keeps its files in a folder of this user's, since Ray's own is writable for
+    everybody, and has an access token of its own, which no file holds.
+
     Raises:
         StateError: the address does not answer, or Ray does not start.
     """
@@ -56,27 +69,60 @@ def ray_session(address: str | None, spec: SweepSpec | None = None) -> Iterator[
         return
     if address is not None:
         _check_address(address)
-    import ray
+    with nullcontext() if address else _own_token():
+        _start(address, spec)
+        try:
+            yield
+        finally:
+            sys.modules["ray"].shutdown()
 
+
+def _start(address: str | None, spec: SweepSpec | None) -> None:
+    """Starts a local Ray, or connects to a cluster. Raises: StateError."""
     common = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     try:
+        import ray
+
         if address is not None:
             ray.init(address=address, **common)
         else:
             cpus = None if spec is None else _usable_cpus(spec)
-            with _ready_workers(cpus is not None):
+            folder = private_folder(
+                "ray", first=os.environ.get("RAY_TMPDIR"), longest=_LONGEST_FOLDER
+            )
+            with _ready_workers(cpus is not None), in_own_sessions():
                 # "local": never a cluster that runs on this machine, or that RAY_ADDRESS names
                 ray.init(
-                    address="local", include_dashboard=False, num_cpus=_offered(cpus), **common
+                    address="local",
+                    include_dashboard=False,
+                    num_cpus=_offered(cpus),
+                    _temp_dir=str(folder),
+                    **common,
                 )
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        where = address or "this machine"
-        raise StateError(f"Ray on {where} does not start or answer: {error}") from error
+    except FoldraceError:
+        raise
+    except Exception as error:  # Ray raises errors of many kinds, a bare Exception among them
+        where = f"--address {address}" if address else "this machine"
+        remedy = "check its version and token" if address else "see `foldrace doctor`"
+        reason = first_line(error).rstrip(".")
+        raise StateError(f"Ray on {where} does not start or answer: {reason}; {remedy}") from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """Within this block, Ray takes a token of this process's: it neither reads the user's, which
+    may be another cluster's, nor writes one into the home folder."""
+    before = os.environ.get(_TOKEN)
+    os.environ[_TOKEN] = secrets.token_hex()
+    forget_token()
     try:
         yield
     finally:
-        ray.shutdown()
+        del os.environ[_TOKEN]
+        if before is not None:
+            os.environ[_TOKEN] = before
+        forget_token()
 
 
 def _usable_cpus(spec: SweepSpec) -> float | None:

@@ -7,9 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from ray import tune
 
 from foldrace.errors import StateError, first_line
 from foldrace.files import fsync_path
+from foldrace.private import private_folder
 from foldrace.search.live_objects import attached
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.folder import SweepFolder
@@ -27,7 +29,7 @@ from foldrace.search.scheduling.base import LadderScheduler
 from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.experiments import Experiment, make_run_state
 from foldrace.search.tune.interrupts import Interrupt
-from foldrace.search.tune.patches import patch_tune, private_staging
+from foldrace.search.tune.patches import patch_tune, staging_in
 from foldrace.search.tune.snapshots import Snapshots, go_back_to_snapshot, has_snapshot
 from foldrace.search.tune.state import TrialRecord
 from foldrace.trainables.ray.trainable import FoldTrainable
@@ -65,32 +67,25 @@ def run_experiment(
     Raises:
         StateError: the saved state of an earlier session cannot be read.
     """
-    with private_staging(), attached(JOURNAL, JournalPlace(folder.optuna)):
-        return _run(experiment, prepared, folder, work, sweep, interrupt)
-
-
-def _run(
-    experiment: Experiment,
-    prepared: Prepared,
-    folder: SweepFolder,
-    work: Work,
-    sweep: RunningSweep,
-    interrupt: Interrupt,
-) -> dict[int, Path]:
     callback = SweepCallback(f"{folder.began_as}/{experiment.path.name}")
-    tuner = _make_tuner(experiment, prepared, work, callback)
 
     def settle() -> None:
         sweep.events.sync()
         fsync_path(folder.optuna)
 
-    sweep = replace(
-        sweep,
-        snapshots=Snapshots(experiment.path, settle),
-        on_failure=_stopping(interrupt) if prepared.spec.limits.fail_fast else None,
-    )
     os.environ[_PENDING] = str(experiment.pending)
-    with _attached(experiment, prepared, folder, sweep), callback.acting_on(sweep):
+    with ExitStack() as stack:
+        staging = stack.enter_context(TemporaryDirectory(dir=private_folder("tune")))
+        stack.enter_context(staging_in(Path(staging)))
+        stack.enter_context(attached(JOURNAL, JournalPlace(folder.optuna)))
+        tuner = _make_tuner(experiment, prepared, work, callback)
+        sweep = replace(
+            sweep,
+            snapshots=Snapshots(experiment.path, settle),
+            on_failure=_stopping(interrupt) if prepared.spec.limits.fail_fast else None,
+        )
+        stack.enter_context(_attached(experiment, prepared, folder, sweep))
+        stack.enter_context(callback.acting_on(sweep))
         interrupt.tuning = True
         try:
             results = tuner.fit()

@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 from numpy.typing import NDArray
+
+from foldrace.private import private_folder
 
 __all__ = [
     "LEVELS",
@@ -68,10 +70,14 @@ class Gradients(NamedTuple):
 
 def _compiled(function: _Function) -> _Function:
     # Sums may be reordered and products fused; NaN and infinity keep their meaning.
-    fast = njit(
-        nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
-    )
-    return cast(_Function, fast(function))
+    compiled = njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+    fast = compiled(cast(Any, function))
+    try:
+        fast.enable_caching()
+    except RuntimeError:  # neither this folder nor the user's own cache can be written to
+        config.CACHE_DIR = str(private_folder("numba"))  # type: ignore[attr-defined]
+        fast.enable_caching()
+    return cast(_Function, fast)
 
 
 @_compiled

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
-from ray.train._internal.storage import StorageContext
 from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.search import Searcher
 
 from foldrace.errors import StateError
-from foldrace.search.tune.patches import check_ray, patch_tune, private_staging
+from foldrace.search.tune.patches import check_ray, patch_tune
 
 
 def test_the_installed_ray_has_all_that_is_used_patched_or_not() -> None:
@@ -55,17 +51,3 @@ def test_an_attribute_that_a_constructor_does_not_set_any_more_is_named(
     monkeypatch.setattr(TuneController, "__init__", lambda self: None)
     with pytest.raises(StateError, match="sets no _resetting_trials"):
         check_ray()
-
-
-def test_tunes_state_is_written_where_nobody_else_can_replace_it() -> None:
-    storage = StorageContext.__new__(StorageContext)
-    storage.experiment_dir_name = "ae/tune"
-    before = StorageContext.experiment_driver_staging_path
-    with private_staging():
-        staged = Path(storage.experiment_driver_staging_path)
-        private = staged.parents[1]
-        assert staged.parts[-2:] == ("ae", "tune")
-        assert (private.stat().st_mode & 0o077, private.stat().st_uid) == (0, os.getuid())
-        staged.mkdir(parents=True)
-    assert not private.exists()
-    assert StorageContext.experiment_driver_staging_path is before
