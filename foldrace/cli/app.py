@@ -133,10 +133,9 @@ def _explained(error: Exception) -> str | None:
         if type(cause).__module__.partition(".")[0] in ("mlflow", "sqlalchemy"):
             remedy = "see `foldrace doctor`; waiting records are kept for `foldrace sync`"
             return f"the tracking store refuses: {first_line(cause)}; {remedy}"
-    if isinstance(error, OSError):
-        where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
-        remedy = "; check the path and its permissions" if where else ""
-        return f"{where}{first_line(error)}{remedy}"
+    if isinstance(error, OSError) and error.filename is not None:
+        path = os.fsdecode(error.filename)
+        return f"{path}: {first_line(error)}; check the path and its permissions"
     return None
 
 

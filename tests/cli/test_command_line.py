@@ -478,7 +478,7 @@ def test_a_full_disk_is_one_line_that_says_how_to_go_on(
     assert main(["schema"]) == 2
     said = capsys.readouterr().err
     assert (
-        "no space is left to write to (/runs/ae/spool)" in said
+        "the disk is full (/runs/ae/spool)" in said
         and "foldrace resume" in said
         and "Traceback" not in said
     )
