@@ -15,10 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from foldrace.trainables.cpu.gate import is_plain
 from foldrace.trainables.cpu.kernels import sum_taps
-from foldrace.trainables.cpu.layout import LAYOUT, channel_sums, channels_last, pixel_rows
+from foldrace.trainables.cpu.layout import (
+    LAYOUT,
+    channel_sums,
+    channels_last,
+    empty_images,
+    laid_out_like,
+    pixel_rows,
+)
 
 __all__ = ["KERNEL", "MAX_CHANNELS", "STRIDE", "StridedConvolution", "TransposedConvolution"]
 
@@ -52,7 +59,7 @@ def transpose_of_convolution(
         taps = pixels @ weight.permute(0, 2, 3, 1).reshape(channels, -1)
     planes = batch if outputs == 1 else 1
     stride, counts, offsets = _tap_offsets(planes, outputs, (*small, *size), tuple(padding))
-    result = images.new_empty(batch, *size, outputs)
+    result = empty_images(images, (batch, outputs, *size))
     bias = images.new_zeros(outputs) if bias is None else bias.detach()
     sum_taps(
         taps.detach().view(-1).numpy(),
@@ -60,9 +67,9 @@ def transpose_of_convolution(
         counts,
         offsets,
         bias.numpy(),
-        result.view(batch, -1).numpy(),
+        pixel_rows(result).numpy(),
     )
-    return result.permute(0, 3, 1, 2)
+    return result
 
 
 @lru_cache(maxsize=256)
@@ -102,7 +109,10 @@ def _convolve(
 
 
 class StridedConvolution(torch.autograd.Function):
-    """A convolution whose gradient with respect to the images is `transpose_of_convolution`."""
+    """A convolution whose gradient with respect to the images is `transpose_of_convolution`.
+
+    The result has the channels last.
+    """
 
     @staticmethod
     def forward(
@@ -110,24 +120,28 @@ class StridedConvolution(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.padding = padding
-        return _convolve(images, weight, bias, padding)
+        return _convolve(channels_last(images), weight, bias, padding)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         images, weight = ctx.saved_tensors
-        gradient = channels_last(gradients[0])
-        by_images = None
-        if ctx.needs_input_grad[0]:
+        needs = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled() or not is_plain(*gradients, images, weight):
+            return *_torchs_gradients(*gradients, images, weight, ctx.padding, needs), None
+        gradient, by_images = channels_last(gradients[0]), None
+        if needs[0]:
             size = images.shape[2:]
             by_images = transpose_of_convolution(gradient, weight, None, ctx.padding, size)
-        by_weight = _by_weight(gradient, images, weight, ctx.padding)
-        by_bias = _by_bias(gradient) if ctx.needs_input_grad[2] else None
-        return by_images, by_weight, by_bias, None
+            by_images = laid_out_like(images, by_images)
+        by_weight = _by_weight(gradient, channels_last(images), weight, ctx.padding)
+        return by_images, by_weight, _by_bias(gradient) if needs[2] else None, None
 
 
 class TransposedConvolution(torch.autograd.Function):
-    """`transpose_of_convolution`; its gradient with respect to the images is a convolution."""
+    """`transpose_of_convolution`; its gradient with respect to the images is a convolution.
+
+    The result has the channels last, and is larger by ``extra`` rows and columns.
+    """
 
     @staticmethod
     def forward(
@@ -136,41 +150,64 @@ class TransposedConvolution(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         padding: Sequence[int],
-        size: Sequence[int],
+        extra: Sequence[int],
     ) -> Tensor:
         ctx.save_for_backward(images, weight)
-        ctx.padding = padding
-        return transpose_of_convolution(images, weight, bias, padding, size)
+        ctx.padding, ctx.extra = padding, extra
+        size = [
+            (side - 1) * STRIDE - 2 * pad + KERNEL + more
+            for side, pad, more in zip(images.shape[2:], padding, extra, strict=True)
+        ]
+        return transpose_of_convolution(channels_last(images), weight, bias, padding, size)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         images, weight = ctx.saved_tensors
-        gradient = channels_last(gradients[0])
-        by_images = None
-        if ctx.needs_input_grad[0]:
-            by_images = _convolve(gradient, weight, None, ctx.padding)
-        by_weight = _by_weight(images, gradient, weight, ctx.padding)
-        by_bias = _by_bias(gradient) if ctx.needs_input_grad[2] else None
-        return by_images, by_weight, by_bias, None, None
+        needs = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled() or not is_plain(*gradients, images, weight):
+            found = _torchs_gradients(*gradients, images, weight, ctx.padding, needs, ctx.extra)
+            return *found, None, None
+        gradient, by_images = channels_last(gradients[0]), None
+        if needs[0]:
+            by_images = laid_out_like(images, _convolve(gradient, weight, None, ctx.padding))
+        by_weight = _by_weight(channels_last(images), gradient, weight, ctx.padding)
+        return by_images, by_weight, _by_bias(gradient) if needs[2] else None, None, None
+
+
+def _torchs_gradients(
+    gradient: Tensor,
+    images: Tensor,
+    weight: Tensor,
+    padding: Sequence[int],
+    needs: Sequence[bool],
+    extra: Sequence[int] | None = None,
+) -> Sequence[Tensor | None]:
+    """The gradients by images, weight and bias, by an operation that has gradients itself.
+
+    Args:
+        needs: which of the three are needed.
+        extra: the output padding of a transposed convolution; None: it is not transposed.
+    """
+    found: Sequence[Tensor | None] = torch.ops.aten.convolution_backward(
+        gradient,
+        images,
+        weight,
+        [gradient.shape[1]],
+        [STRIDE, STRIDE],
+        padding,
+        [1, 1],
+        extra is not None,
+        extra or [0, 0],
+        1,
+        needs,
+    )
+    return found
 
 
 def _by_weight(gradient: Tensor, images: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
     """The gradient of a convolution of ``images`` with respect to its weight."""
-    by_weight: Tensor
-    _, by_weight, _ = torch.ops.aten.convolution_backward(
-        gradient,
-        images,
-        weight,
-        [len(weight)],
-        [STRIDE, STRIDE],
-        padding,
-        [1, 1],
-        False,
-        [0, 0],
-        1,
-        [False, True, False],
-    )
+    by_weight = _torchs_gradients(gradient, images, weight, padding, [False, True, False])[1]
+    assert by_weight is not None
     return by_weight
 
 

@@ -2,8 +2,9 @@
 
 Each is a subclass of the layer of the same name in `torch.nn`, with its arguments, its parameters,
 and, within rounding, its results (of dropout: its distribution, see
-`foldrace.trainables.cpu.dropout`). On a GPU, and for arguments that they do not speed up, they are
-that layer. Activations have the channels last in memory; tensors of any layout are accepted.
+`foldrace.trainables.cpu.dropout`). What `foldrace.trainables.cpu.gate` does not know to be plain,
+and arguments that they do not speed up, they leave to that layer: so its errors, hooks, transforms
+and higher derivatives are torch's.
 
 >>> model = Sequential(Conv2d(1, 8, 3, stride=2, padding=1), BatchNorm2d(8), nn.ReLU())
 >>> model(torch.zeros(2, 1, 28, 28)).shape
@@ -12,10 +13,8 @@ torch.Size([2, 8, 14, 14])
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,111 +28,137 @@ from foldrace.trainables.cpu.convolution import (
     TransposedConvolution,
 )
 from foldrace.trainables.cpu.dropout import KEEP_ALL, draw_mask, dropout_mask
-from foldrace.trainables.cpu.layout import channels_last
+from foldrace.trainables.cpu.gate import is_plain, is_torch_only, is_unobserved, torch_kernels
+from foldrace.trainables.cpu.layout import has_channels_last, laid_out_like
 
 __all__ = ["BatchNorm2d", "Conv2d", "ConvTranspose2d", "Dropout", "Sequential", "torch_kernels"]
 
-_torch_kernels: ContextVar[bool] = ContextVar("torch_kernels", default=False)
+_PADDINGS = ((0, 0), (0, 1), (1, 0), (1, 1))
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-@contextmanager
-def torch_kernels() -> Iterator[None]:
-    """Within this block the layers use only torch's own kernels, which `torch.func` can batch."""
-    token = _torch_kernels.set(True)
-    try:
-        yield
-    finally:
-        _torch_kernels.reset(token)
+class _Scriptable:
+    """A layer that TorchScript compiles as torch's layer."""
+
+    def __prepare_scriptable__(self) -> _Scriptable:
+        kinds = type(self).__mro__
+        if next(kind for kind in kinds if "forward" in vars(kind)).__module__ != __name__:
+            return self
+        plain = copy.copy(self)
+        plain.__dict__["_modules"] = dict(self.__dict__["_modules"])  # which TorchScript changes
+        plain.__class__ = next(kind for kind in kinds if kind.__module__.startswith("torch."))
+        return plain
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(_Scriptable, nn.Conv2d):
     """`torch.nn.Conv2d` with a faster gradient on a CPU, if kernel is 3×3 and stride 2."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H', W')."""
-        return self.convolve(input, self.bias) if self.is_fast(input) else super().forward(input)
+        if not self.is_fast(input):
+            return super().forward(input)
+        return laid_out_like(input, self.convolve(input, self.bias))
 
     def is_fast(self, input: Tensor) -> bool:
         """Whether `convolve` may be called on this input."""
-        return _fast(self, input) and self.in_channels <= MAX_CHANNELS
+        if type(self) is not Conv2d or not _is_fast(self, input):
+            return False
+        outputs, channels = self.weight.shape[:2]
+        height, width = self.padding
+        return (
+            channels <= MAX_CHANNELS
+            and input.shape[1] == channels
+            and input.shape[2] + 2 * int(height) >= KERNEL
+            and input.shape[3] + 2 * int(width) >= KERNEL
+            and (self.bias is None or self.bias.shape == (outputs,))
+        )
 
     def convolve(self, images: Tensor, bias: Tensor | None) -> Tensor:
-        """Like `forward`, but with this bias; only if `is_fast`."""
-        output: Tensor = StridedConvolution.apply(
-            channels_last(images), self.weight, bias, _pair(self.padding)
-        )
+        """Like `forward`, but with this bias and the channels last; only if `is_fast`."""
+        output: Tensor = StridedConvolution.apply(images, self.weight, bias, self.padding)
         return output
 
 
-class ConvTranspose2d(nn.ConvTranspose2d):
+class ConvTranspose2d(_Scriptable, nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d`, faster on a CPU if kernel is 3×3 and stride 2."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H', W')."""
         if output_size is not None or not self.is_fast(input):
             return super().forward(input, output_size)
-        return self.convolve(input, self.bias)
+        return laid_out_like(input, self.convolve(input, self.bias))
 
     def is_fast(self, input: Tensor) -> bool:
         """Whether `convolve` may be called on this input."""
-        return _fast(self, input) and self.out_channels <= MAX_CHANNELS
+        if type(self) is not ConvTranspose2d or not _is_fast(self, input):
+            return False
+        channels, outputs = self.weight.shape[:2]
+        return (
+            outputs <= MAX_CHANNELS
+            and input.shape[1] == channels
+            and self.output_padding in _PADDINGS
+            and (self.bias is None or self.bias.shape == (outputs,))
+        )
 
     def convolve(self, images: Tensor, bias: Tensor | None) -> Tensor:
-        """Like `forward`, but with this bias; only if `is_fast`."""
-        padding = _pair(self.padding)
-        height, width = (
-            (side - 1) * STRIDE - 2 * pad + KERNEL + extra
-            for side, pad, extra in zip(
-                images.shape[2:], padding, _pair(self.output_padding), strict=True
-            )
-        )
+        """Like `forward`, but with this bias and the channels last; only if `is_fast`."""
         output: Tensor = TransposedConvolution.apply(
-            channels_last(images), self.weight, bias, padding, (height, width)
+            images, self.weight, bias, self.padding, self.output_padding
         )
         return output
 
 
-def _fast(layer: nn.Conv2d | nn.ConvTranspose2d, images: Tensor) -> bool:
-    """Whether `foldrace.trainables.cpu.convolution` can compute this layer on these images."""
+def _is_fast(layer: nn.Conv2d | nn.ConvTranspose2d, images: Tensor) -> bool:
+    """Whether `foldrace.trainables.cpu.convolution` knows this layer, but for its channels."""
+    # A weight that is computed when it is read, as by weight norm, is not among the parameters.
+    weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
     return (
-        _on_cpu(images)
-        and layer.kernel_size == (KERNEL, KERNEL)
-        and layer.stride == (STRIDE, STRIDE)
+        layer.stride == (STRIDE, STRIDE)
+        and layer.padding in _PADDINGS
         and layer.dilation == (1, 1)
         and layer.groups == 1
         and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
-        and max(_pair(layer.padding)) <= 1
-    )
-
-
-def _on_cpu(images: Tensor) -> bool:
-    """Whether the CPU kernels can be used for these images."""
-    # An exported network must consist of torch's own operations.
-    if torch.compiler.is_compiling() or _torch_kernels.get():
-        return False
-    return (
-        images.device.type == "cpu"
+        and weight is not None
+        and is_plain(images, weight, bias)
         and images.dim() == 4
-        and images.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
+        and weight.dim() == 4
+        and weight.shape[2:] == (KERNEL, KERNEL)
+        and weight.is_contiguous()
     )
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-class BatchNorm2d(nn.BatchNorm2d):
+class BatchNorm2d(_Scriptable, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d`, faster and more exact in training on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) → the same shape."""
-        return self.normalize(input) if self.is_fast(input) else super().forward(input)
+        if not self.is_fast(input):
+            return super().forward(input)
+        return laid_out_like(input, self.normalize(input))
 
     def is_fast(self, input: Tensor) -> bool:
         """Whether `normalize` may be called on this input."""
-        return self.training and self.affine and _on_cpu(input) and input.numel() > input.shape[1]
+        affine = (self._parameters.get("weight"), self._parameters.get("bias"))
+        moments = (self.running_mean, self.running_var)
+        tracked = (*moments, self.num_batches_tracked)
+        if self.track_running_stats is not all(one is not None for one in tracked):
+            return False
+        vectors = affine + moments if self.track_running_stats else affine
+        return (
+            type(self) is BatchNorm2d
+            and self.training
+            and type(self.eps) is float
+            and self.eps > 0
+            and (self.momentum is None or type(self.momentum) is float)
+            and None not in affine
+            and is_plain(input, *vectors)
+            and input.dim() == 4
+            and input.numel() > input.shape[1]
+            and all(
+                one is not None and one.shape == (input.shape[1],) and one.is_contiguous()
+                for one in vectors
+            )
+        )
 
     def normalize(
         self,
@@ -142,19 +167,23 @@ class BatchNorm2d(nn.BatchNorm2d):
         rectify: bool = False,
         dropout: float = 0.0,
         omitted_bias: Tensor | None = None,
+        exposed: bool = True,
     ) -> Tensor:
         """Normalize a training batch (B, C, H, W), then optionally apply ReLU and dropout.
+
+        Only if `is_fast`. The result has the channels last.
 
         Args:
             rectify: apply ReLU.
             dropout: the dropout rate; only with ``rectify``.
             omitted_bias: (C,), a bias that was not added to the images. It cancels in the result;
                 the running mean takes it into account.
+            exposed: the result may be overwritten by others.
         """
         mask = draw_mask(dropout) if dropout else KEEP_ALL
         output: Tensor
         output, mean, variance = NormalizedBatch.apply(
-            images, self.weight, self.bias, omitted_bias, self.eps, rectify, mask
+            images, self.weight, self.bias, omitted_bias, self.eps, rectify, mask, exposed
         )
         if (
             self.running_mean is not None
@@ -172,17 +201,39 @@ class BatchNorm2d(nn.BatchNorm2d):
         return output
 
 
-class Dropout(nn.Dropout):
+class Dropout(_Scriptable, nn.Dropout):
     """`torch.nn.Dropout`, with a cheaper mask on a CPU: see `foldrace.trainables.cpu.dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape with the batch first → the same."""
-        if not self.training or self.p == 0.0 or input.device.type != "cpu" or input.dim() < 2:
+        if not self.is_fast() or not (is_torch_only() or is_plain(input, dtypes=_FLOATS)):
+            return super().forward(input)
+        if input.device.type != "cpu" or input.dim() < 2:
             return super().forward(input)
         return input * dropout_mask(input, self.p)
 
+    def is_fast(self) -> bool:
+        """Whether a mask is drawn, into a new tensor."""
+        return type(self) is Dropout and self.training and 0 < self.p <= 1 and not self.inplace
 
-class Sequential(nn.Sequential):
+
+_CARRIERS = (
+    Conv2d,
+    ConvTranspose2d,
+    BatchNorm2d,
+    Dropout,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    nn.Sigmoid,
+)
+"""Modules for whose result the layout of the images does not matter."""
+
+
+class Sequential(_Scriptable, nn.Sequential):
     """`torch.nn.Sequential` that fuses a convolution, batch norm, ReLU and dropout in a row.
 
     The bias of a convolution before a batch norm has no effect on a training batch. Its gradient
@@ -191,9 +242,29 @@ class Sequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """The output of the last layer."""
-        for group in _groups(tuple(self)):
-            input = group[0](input) if len(group) == 1 else _fused(group, input)
+        groups = _groups(tuple(self))
+        moved = False  # the images have the channels last, where torch's layers' had not
+        for group, following in zip(groups, [*groups[1:], ()], strict=True):
+            last = not following or not all(map(_is_carrier, following))
+            exposed = last or type(following[0]) is Dropout  # which may return what it is given
+            if not is_plain(input) or input.dim() != 4 or not all(map(_is_carrier, group)):
+                input = _in_turn(group, input)
+            else:
+                moved = moved or not has_channels_last(input)
+                input = _fused(group, input, exposed)
+            if moved and last:
+                input, moved = input.contiguous(), False
         return input
+
+
+def _is_carrier(module: nn.Module) -> bool:
+    """Whether a module may be given a layout of ours, and be computed with its neighbours."""
+    return (
+        type(module) in _CARRIERS
+        and not getattr(module, "inplace", False)
+        and 0 <= getattr(module, "p", 0) <= 1
+        and is_unobserved(module)
+    )
 
 
 def _groups(modules: Sequence[nn.Module]) -> Sequence[Sequence[nn.Module]]:
@@ -219,36 +290,42 @@ def _groups(modules: Sequence[nn.Module]) -> Sequence[Sequence[nn.Module]]:
     return groups
 
 
-def _fused(group: Sequence[nn.Module], images: Tensor) -> Tensor:
-    """Compute a group of `_groups` with more than one module, fused where possible."""
-    # A hook must see its module called.
-    if any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        for module in group
-    ):
-        return _in_turn(group, images)
+def _fused(group: Sequence[nn.Module], images: Tensor, exposed: bool) -> Tensor:
+    """Compute a group of `_groups` on plain images (B, C, H, W), fused where possible.
+
+    Args:
+        exposed: the result may be overwritten by others.
+    """
     conv = group[0] if isinstance(group[0], Conv2d | ConvTranspose2d) else None
     rest = group[1:] if conv is not None else group
-    norm = rest[0] if isinstance(rest[0], BatchNorm2d) else None
-    rate = next(
-        (module.p for module in rest if isinstance(module, Dropout) and module.training), 0.0
-    )
-    # The output of a fast convolution is not saved for its gradient, so it can be overwritten.
-    in_place, omitted_bias = conv is not None and conv.is_fast(images), None
-    if conv is not None and in_place and norm is not None and norm.training and norm.affine:
-        images, omitted_bias = conv.convolve(images, None), conv.bias
+    norm = rest[0] if rest and isinstance(rest[0], BatchNorm2d) else None
+    rate = next((one.p for one in rest if isinstance(one, Dropout) and one.is_fast()), 0.0)
+    fast, omitted_bias = conv is not None and conv.is_fast(images), None
+    if conv is not None and fast:
+        omitted_bias = conv.bias if norm is not None and norm.training else None
+        images = conv.convolve(images, conv.bias if omitted_bias is None else None)
     elif conv is not None:
         images = conv(images)
     if norm is not None and norm.is_fast(images):
-        rectify = len(rest) > 1
-        return norm.normalize(images, rectify=rectify, dropout=rate, omitted_bias=omitted_bias)
-    if norm is None and rate and _on_cpu(images):
-        rectified: Tensor = RectifiedDropout.apply(images, draw_mask(rate), in_place)
-        return rectified
+        return norm.normalize(
+            images,
+            rectify=len(rest) > 1,
+            dropout=rate,
+            omitted_bias=omitted_bias,
+            exposed=exposed,
+        )
+    if omitted_bias is not None:
+        images = images + omitted_bias.view(-1, 1, 1)
+    if norm is None and len(rest) > 1 and rate and is_plain(images):
+        # The output of a fast convolution is not saved for its gradient: it can be overwritten.
+        output: Tensor = RectifiedDropout.apply(
+            images, draw_mask(rate), fast and not exposed, exposed
+        )
+        return output
     return _in_turn(rest, images)
 
 
-def _in_turn(modules: Iterable[nn.Module], images: Tensor) -> Tensor:
+def _in_turn(modules: Sequence[nn.Module], images: Tensor) -> Tensor:
     for module in modules:
         images = module(images)
     return images

@@ -8,7 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["LAYOUT", "channel_sums", "channels_last", "images_of", "pixel_rows"]
+__all__ = [
+    "LAYOUT",
+    "channel_sums",
+    "channels_last",
+    "empty_images",
+    "has_channels_last",
+    "laid_out_like",
+    "pixel_rows",
+]
 
 LAYOUT = torch.channels_last
 
@@ -23,15 +31,27 @@ def channels_last(images: Tensor) -> Tensor:
     return images
 
 
+def has_channels_last(images: Tensor) -> bool:
+    """Whether torch's layers would give results with the channels last for (B, C, H, W)."""
+    *_, channels, height, width = images.shape
+    return (
+        images.stride()[1:] == (1, width * channels, channels) and channels * height * width > 1
+    )
+
+
+def laid_out_like(images: Tensor, result: Tensor) -> Tensor:
+    """``result`` in the layout that torch's layers would give it for ``images``."""
+    return result if has_channels_last(images) else result.contiguous()
+
+
+def empty_images(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Images of ``shape`` (B, C, H, W) with the channels last, not initialized."""
+    return torch.empty(shape, dtype=like.dtype, memory_format=LAYOUT)
+
+
 def pixel_rows(images: Tensor) -> Tensor:
     """(B, C, H, W) → (B, H·W·C), one row per image; a view if the channels are last."""
     return channels_last(images).permute(0, 2, 3, 1).reshape(len(images), -1)
-
-
-def images_of(rows: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of `pixel_rows`: (B, H·W·C) → ``shape`` (B, C, H, W), a view."""
-    batch, channels, height, width = shape
-    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def channel_sums(rows: Tensor, channels: int) -> Tensor:
