@@ -57,8 +57,8 @@ class NormalizedBatch(torch.autograd.Function):
             exposed: the result may be overwritten by others.
 
         Returns:
-            The result (B, C, H, W) with the channels last; each channel's mean and biased variance, (C,) in double
-            precision.
+            The result (B, C, H, W) with the channels last; each channel's mean and biased
+            variance, (C,) in double precision.
         """
         result = empty_images(images, images.shape)
         mean = torch.empty(len(weight), dtype=torch.float64)

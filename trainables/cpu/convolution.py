@@ -127,7 +127,7 @@ class StridedConvolution(torch.autograd.Function):
         images, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled() or not is_plain(*gradients, images, weight):
-            return *_torchs_gradients(*gradients, images, weight, ctx.padding, needs), None
+            return *_torchs_gradients(gradients[0], images, weight, ctx.padding, needs), None
         gradient, by_images = channels_last(gradients[0]), None
         if needs[0]:
             size = images.shape[2:]
@@ -165,7 +165,8 @@ class TransposedConvolution(torch.autograd.Function):
         images, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled() or not is_plain(*gradients, images, weight):
-            found = _torchs_gradients(*gradients, images, weight, ctx.padding, needs, ctx.extra)
+            gradient = gradients[0]
+            found = _torchs_gradients(gradient, images, weight, ctx.padding, needs, ctx.extra)
             return *found, None, None
         gradient, by_images = channels_last(gradients[0]), None
         if needs[0]:

@@ -6,7 +6,7 @@ operations, so that its results, its errors and its transforms are torch's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 # What torch has no public names for; the import fails if it is missing.
 from torch._C import (
     _are_functorch_transforms_active,
+    _dispatch_keys,
     _is_tracing,
     _len_torch_dispatch_stack,
     _len_torch_function_stack,
@@ -26,6 +27,13 @@ from torch.nn.modules.module import _has_any_global_hook
 __all__ = ["is_plain", "is_torch_only", "is_unobserved", "torch_kernels"]
 
 _torch_kernels: ContextVar[bool] = ContextVar("torch_kernels", default=False)
+
+
+_TYPES = (Tensor, nn.Parameter)
+_KERNEL_TYPES = (torch.float32, torch.float64)
+_KEYS = _dispatch_keys(torch.empty(0)).raw_repr()
+with torch.inference_mode():
+    _INFERENCE_KEYS = _dispatch_keys(torch.empty(0)).raw_repr()
 
 
 @contextmanager
@@ -43,12 +51,12 @@ def is_torch_only() -> bool:
     return _torch_kernels.get()
 
 
-def is_plain(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] | None = None) -> bool:
+def is_plain(*tensors: Tensor | None, dtypes: Container[torch.dtype] = ()) -> bool:
     """Whether values are computed at once, and these are dense tensors with elements on the CPU.
 
     Args:
         tensors: None is plain.
-        dtypes: the types allowed; None: one type for all of them, float32 or float64, and no
+        dtypes: the types allowed; empty: one type for all of them, float32 or float64, and no
             autocast to another.
     """
     # First: a compiler takes it for a constant, and looks no further.
@@ -62,25 +70,24 @@ def is_plain(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] | None = N
         or forward_ad._current_level >= 0
     ):
         return False
-    given = [tensor for tensor in tensors if tensor is not None]
-    if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in given):
-        return False
-    if dtypes is None:
-        if torch.is_autocast_enabled("cpu") or len({tensor.dtype for tensor in given}) > 1:
+    if not dtypes:
+        first = tensors[0]
+        if torch.is_autocast_enabled("cpu") or first is None:
             return False
-        dtypes = (torch.float32, torch.float64)
-    return all(_is_dense(tensor) and tensor.dtype in dtypes for tensor in given)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return (
-        tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        and not tensor.is_nested
-        and not tensor.is_neg()
-        and tensor.numel() > 0
-        and (not tensor.is_inference() or torch.is_inference_mode_enabled())
-    )
+        dtypes = (first.dtype,)
+        if dtypes[0] not in _KERNEL_TYPES:
+            return False
+    inference = torch.is_inference_mode_enabled()
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) not in _TYPES or tensor.dtype not in dtypes or not tensor.numel():
+            return False
+        # Any other kind of tensor (sparse, nested, negated, on a device, …) has other keys.
+        keys = _dispatch_keys(tensor).raw_repr()
+        if keys != _KEYS and not (inference and keys == _INFERENCE_KEYS):
+            return False
+    return True
 
 
 def is_unobserved(module: nn.Module) -> bool:
@@ -92,5 +99,5 @@ def is_unobserved(module: nn.Module) -> bool:
         or module._backward_pre_hooks
         or module._compiled_call_impl is not None
         or "forward" in vars(module)
-        or _has_any_global_hook()
+        or _has_any_global_hook()  # type: ignore[no-untyped-call]
     )

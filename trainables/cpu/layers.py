@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,17 +62,12 @@ class Conv2d(_Scriptable, nn.Conv2d):
 
     def is_fast(self, input: Tensor) -> bool:
         """Whether `convolve` may be called on this input."""
-        if type(self) is not Conv2d or not _is_fast(self, input):
+        shape = (self.out_channels, self.in_channels, KERNEL, KERNEL)
+        if type(self) is not Conv2d or not _is_fast(self, input, shape, self.in_channels):
             return False
-        outputs, channels = self.weight.shape[:2]
-        height, width = self.padding
-        return (
-            channels <= MAX_CHANNELS
-            and input.shape[1] == channels
-            and input.shape[2] + 2 * int(height) >= KERNEL
-            and input.shape[3] + 2 * int(width) >= KERNEL
-            and (self.bias is None or self.bias.shape == (outputs,))
-        )
+        padding: Sequence[Any] = self.padding
+        sides = zip(input.shape[2:], padding, strict=True)
+        return all(side + 2 * added >= KERNEL for side, added in sides)
 
     def convolve(self, images: Tensor, bias: Tensor | None) -> Tensor:
         """Like `forward`, but with this bias and the channels last; only if `is_fast`."""
@@ -90,14 +86,11 @@ class ConvTranspose2d(_Scriptable, nn.ConvTranspose2d):
 
     def is_fast(self, input: Tensor) -> bool:
         """Whether `convolve` may be called on this input."""
-        if type(self) is not ConvTranspose2d or not _is_fast(self, input):
-            return False
-        channels, outputs = self.weight.shape[:2]
+        shape = (self.in_channels, self.out_channels, KERNEL, KERNEL)
         return (
-            outputs <= MAX_CHANNELS
-            and input.shape[1] == channels
+            type(self) is ConvTranspose2d
             and self.output_padding in _PADDINGS
-            and (self.bias is None or self.bias.shape == (outputs,))
+            and _is_fast(self, input, shape, self.out_channels)
         )
 
     def convolve(self, images: Tensor, bias: Tensor | None) -> Tensor:
@@ -108,12 +101,23 @@ class ConvTranspose2d(_Scriptable, nn.ConvTranspose2d):
         return output
 
 
-def _is_fast(layer: nn.Conv2d | nn.ConvTranspose2d, images: Tensor) -> bool:
-    """Whether `foldrace.trainables.cpu.convolution` knows this layer, but for its channels."""
+def _is_fast(
+    layer: nn.Conv2d | nn.ConvTranspose2d,
+    images: Tensor,
+    shape: tuple[int, ...],
+    larger: int,
+) -> bool:
+    """Whether `foldrace.trainables.cpu.convolution` can compute this layer on these images.
+
+    Args:
+        shape: that the weight must have.
+        larger: channels of the larger image.
+    """
     # A weight that is computed when it is read, as by weight norm, is not among the parameters.
-    weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
+    weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
     return (
-        layer.stride == (STRIDE, STRIDE)
+        larger <= MAX_CHANNELS
+        and layer.stride == (STRIDE, STRIDE)
         and layer.padding in _PADDINGS
         and layer.dilation == (1, 1)
         and layer.groups == 1
@@ -121,9 +125,10 @@ def _is_fast(layer: nn.Conv2d | nn.ConvTranspose2d, images: Tensor) -> bool:
         and weight is not None
         and is_plain(images, weight, bias)
         and images.dim() == 4
-        and weight.dim() == 4
-        and weight.shape[2:] == (KERNEL, KERNEL)
+        and images.shape[1] == layer.in_channels
+        and weight.shape == shape
         and weight.is_contiguous()
+        and (bias is None or bias.shape == (layer.out_channels,))
     )
 
 
@@ -138,26 +143,27 @@ class BatchNorm2d(_Scriptable, nn.BatchNorm2d):
 
     def is_fast(self, input: Tensor) -> bool:
         """Whether `normalize` may be called on this input."""
-        affine = (self._parameters.get("weight"), self._parameters.get("bias"))
-        moments = (self.running_mean, self.running_var)
-        tracked = (*moments, self.num_batches_tracked)
-        if self.track_running_stats is not all(one is not None for one in tracked):
+        if type(self) is not BatchNorm2d or not self.training:
             return False
-        vectors = affine + moments if self.track_running_stats else affine
+        parameters, buffers = self._parameters, self._buffers
+        affine = [parameters.get("weight"), parameters.get("bias")]
+        tracked = [buffers.get("running_mean"), buffers.get("running_var")]
+        counted = buffers.get("num_batches_tracked")
+        # Either every running value is there and kept, or there is none.
+        running = {one is not None for one in (*tracked, counted)}
         return (
-            type(self) is BatchNorm2d
-            and self.training
-            and type(self.eps) is float
-            and self.eps > 0
-            and (self.momentum is None or type(self.momentum) is float)
-            and None not in affine
-            and is_plain(input, *vectors)
+            running == {bool(self.track_running_stats)}
+            and all(one is not None for one in affine)
+            and is_plain(input, *affine, *tracked)
             and input.dim() == 4
             and input.numel() > input.shape[1]
             and all(
-                one is not None and one.shape == (input.shape[1],) and one.is_contiguous()
-                for one in vectors
+                one is None or (one.shape == (input.shape[1],) and one.is_contiguous())
+                for one in affine + tracked
             )
+            and type(self.eps) is float
+            and self.eps > 0
+            and (self.momentum is None or type(self.momentum) is float)
         )
 
     def normalize(
@@ -243,26 +249,29 @@ class Sequential(_Scriptable, nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """The output of the last layer."""
         groups = _groups(tuple(self))
+        fusible = [all(map(_is_carrier, group)) for group in groups]
         moved = False  # the images have the channels last, where torch's layers' had not
-        for group, following in zip(groups, [*groups[1:], ()], strict=True):
-            last = not following or not all(map(_is_carrier, following))
-            exposed = last or type(following[0]) is Dropout  # which may return what it is given
-            if not is_plain(input) or input.dim() != 4 or not all(map(_is_carrier, group)):
-                input = _in_turn(group, input)
+        for index, group in enumerate(groups):
+            given, carried = input, index + 1 < len(groups) and fusible[index + 1]
+            if fusible[index]:
+                # Dropout that drops nothing returns what it is given.
+                exposed = not carried or type(groups[index + 1][0]) is Dropout
+                input, fast = _fused(group, given, exposed)
+                moved = moved or (fast and not has_channels_last(given))
             else:
-                moved = moved or not has_channels_last(input)
-                input = _fused(group, input, exposed)
-            if moved and last:
+                input = _in_turn(group, given)
+            if moved and not carried:
                 input, moved = input.contiguous(), False
         return input
 
 
 def _is_carrier(module: nn.Module) -> bool:
     """Whether a module may be given a layout of ours, and be computed with its neighbours."""
+    attributes = vars(module)
     return (
         type(module) in _CARRIERS
-        and not getattr(module, "inplace", False)
-        and 0 <= getattr(module, "p", 0) <= 1
+        and not attributes.get("inplace", False)
+        and 0 <= attributes.get("p", 0) <= 1
         and is_unobserved(module)
     )
 
@@ -290,11 +299,14 @@ def _groups(modules: Sequence[nn.Module]) -> Sequence[Sequence[nn.Module]]:
     return groups
 
 
-def _fused(group: Sequence[nn.Module], images: Tensor, exposed: bool) -> Tensor:
-    """Compute a group of `_groups` on plain images (B, C, H, W), fused where possible.
+def _fused(group: Sequence[nn.Module], images: Tensor, exposed: bool) -> tuple[Tensor, bool]:
+    """Compute a group of `_groups`, fused where possible.
 
     Args:
         exposed: the result may be overwritten by others.
+
+    Returns:
+        The result, and whether any of it was computed here, with the channels last.
     """
     conv = group[0] if isinstance(group[0], Conv2d | ConvTranspose2d) else None
     rest = group[1:] if conv is not None else group
@@ -307,22 +319,21 @@ def _fused(group: Sequence[nn.Module], images: Tensor, exposed: bool) -> Tensor:
     elif conv is not None:
         images = conv(images)
     if norm is not None and norm.is_fast(images):
-        return norm.normalize(
+        images = norm.normalize(
             images,
             rectify=len(rest) > 1,
             dropout=rate,
             omitted_bias=omitted_bias,
             exposed=exposed,
         )
+        return images, True
     if omitted_bias is not None:
         images = images + omitted_bias.view(-1, 1, 1)
-    if norm is None and len(rest) > 1 and rate and is_plain(images):
+    if norm is None and len(rest) > 1 and rate and is_plain(images) and images.dim() == 4:
         # The output of a fast convolution is not saved for its gradient: it can be overwritten.
-        output: Tensor = RectifiedDropout.apply(
-            images, draw_mask(rate), fast and not exposed, exposed
-        )
-        return output
-    return _in_turn(rest, images)
+        in_place = fast and not exposed
+        return RectifiedDropout.apply(images, draw_mask(rate), in_place, exposed), True
+    return _in_turn(rest, images), fast
 
 
 def _in_turn(modules: Sequence[nn.Module], images: Tensor) -> Tensor:

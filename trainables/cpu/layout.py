@@ -34,9 +34,7 @@ def channels_last(images: Tensor) -> Tensor:
 def has_channels_last(images: Tensor) -> bool:
     """Whether torch's layers would give results with the channels last for (B, C, H, W)."""
     *_, channels, height, width = images.shape
-    return (
-        images.stride()[1:] == (1, width * channels, channels) and channels * height * width > 1
-    )
+    return images.stride()[1:] == (1, width * channels, channels) and channels * height * width > 1
 
 
 def laid_out_like(images: Tensor, result: Tensor) -> Tensor:
