@@ -197,7 +197,7 @@ def test_a_missing_store_is_not_created(tmp_path: Path) -> None:
         read_warm_start("ae", tmp_path, f"sqlite:///{tmp_path}/mlflow.db", prepared(tmp_path))
     assert not list(tmp_path.iterdir())
     (tmp_path / "mlflow.db").write_text("no database")
-    with pytest.raises(StateError, match="the tracking store cannot be read"):
+    with pytest.raises(StateError, match="the tracking store cannot be used"):
         read_warm_start("ae", tmp_path, f"sqlite:///{tmp_path}/mlflow.db", prepared(tmp_path))
 
 
