@@ -55,7 +55,8 @@ test-cluster: install
 test-faults: install
 	$(BIN)/python -m tests.faults --sweeps 60 $(if $(SEED),--seed $(SEED)) --output runs/faults
 
-# 10,000 sweep files, 500 data sets, 1,000 folders of images and 500 records that are damaged or made to harm.
+# 10,000 sweep files, 500 data sets, 1,000 folders of images, 500 records and 500 tasks that are damaged or made to harm, and
+# 150 environments and terminals that nobody set up with care.
 fuzz: install
 	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED))
 

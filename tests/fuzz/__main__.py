@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fuzz import data, image_folders, records, specs
+from tests.fuzz import data, image_folders, records, specs, surroundings, tasks
 
 __all__ = ["KINDS", "Found", "run_cases"]
 
@@ -28,9 +28,11 @@ KINDS: Mapping[str, Callable[[int, Path], str]] = {
     "data": data.run_case,
     "folders": image_folders.run_case,
     "records": records.run_case,
+    "tasks": tasks.run_case,
+    "surroundings": surroundings.run_case,
 }
-_LIMIT = 20.0
-_CHUNK = 100
+_LIMIT = 60.0
+_CHUNK = 50
 
 
 class _Hang(BaseException):
@@ -91,6 +93,10 @@ def main() -> int:
     parser.add_argument("--folders", type=int, default=1000, help="folders of images (1,000)")
     parser.add_argument(
         "--records", type=int, default=500, help="checkpoints and sweeps' folders (500)"
+    )
+    parser.add_argument("--tasks", type=int, default=500, help="tasks of a user's (500)")
+    parser.add_argument(
+        "--surroundings", type=int, default=150, help="environments and terminals (150)"
     )
     parser.add_argument(
         "--seed", type=int, default=int(time.time()), help="of the first case; the time by default"
