@@ -9,6 +9,7 @@ _SWALLOWED = """
 import signal, time, weakref
 from foldrace.search.tune.interrupts import repeat_swallowed_interrupts
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job in the background
 repeat_swallowed_interrupts()
 
 class Thing:
