@@ -64,8 +64,10 @@ def connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     path = Path(uri.removeprefix("sqlite:///"))
-    own = uri.startswith("sqlite:///") and path.name == STORE and path.parent.is_dir()
+    own = uri.startswith("sqlite:///") and path.name == STORE
     try:
+        if own:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with alone_in(path.parent) if own else nullcontext():
             return MlflowClient(tracking_uri=uri)
     except Exception as error:  # MLflow's own errors, those of the database below it, a driver

@@ -22,7 +22,6 @@ __all__ = [
     "ladder_errors",
     "objective_errors",
     "shared_space_errors",
-    "starting_point_errors",
 ]
 
 Errors = Iterator[PydanticCustomError]
@@ -35,15 +34,6 @@ _NOT_DETERMINISTIC = {
     "memory": "which fails a trial by what its worker process holds",
     "fail_fast": "which ends a sweep wherever the other trials are at that moment",
 }
-
-
-def starting_point_errors(search: SearchSpec) -> Errors:
-    """What ``search.start_with`` does not allow: points that would not be tried."""
-    points = len(search.start_with)
-    if points > search.trials:
-        rule = f"holds {points} points, more than the {search.trials} of search.trials"
-        hint = f"trials: {points}"
-        yield broken(rule, hint, at=("search", "start_with"), value=None)
 
 
 def objective_errors(search: SearchSpec, scheduler: SchedulerSpec) -> Errors:

@@ -22,7 +22,6 @@ from foldrace.search.spec.consistency import (
     ladder_errors,
     objective_errors,
     shared_space_errors,
-    starting_point_errors,
 )
 from foldrace.search.spec.distributions import Fixed, SpaceEntry
 from foldrace.search.spec.errors import translate
@@ -155,7 +154,6 @@ class SweepSpec(SpecSection):
                 rule = "is for kind: comparison alone, and this is kind: sweep"
                 yield broken(rule, "add kind: comparison", at=("comparison",), value=None)
             yield from objective_errors(search, scheduler)
-            yield from starting_point_errors(search)
         elif comparison is None:
             rule = "is missing: kind: comparison compares its arms"
             hint = "comparison: {arms: {adam: {}, sgd: {}}}"

@@ -116,7 +116,13 @@ def _experiment(name: str, root: Path, uri: str) -> str:
 
 
 def without_effect(spec: SweepSpec) -> Iterator[str]:
-    """Notes on settings that have no effect, or a bad one, where trials have no GPU."""
+    """Notes on settings that have no effect, in whole or in part, or a bad one."""
+    trials, points = spec.search.trials, len(spec.search.start_with)
+    if points > trials:
+        yield (
+            f"search.start_with: of its {points} points the first {trials} are tried, since"
+            f" search.trials is {trials}"
+        )
     if not spec.resources.gpu:
         if spec.training.precision == "tf32":
             yield "training.precision: tf32 changes nothing without a GPU (resources.gpu is 0)"

@@ -460,10 +460,13 @@ def test_what_depends_on_a_clock_or_a_node_is_refused_where_results_must_not(
     assert parse(search=search, limits={"max_failures": 1}).search.deterministic
 
 
-def test_more_starting_points_than_trials_are_refused() -> None:
+def test_starting_points_beyond_the_trials_are_said() -> None:
     points = [{"lr": 0.1}, {"lr": 0.2}]
-    error = refused(search={"trials": 1, "start_with": points}, space={"lr": {"log": [0.01, 1]}})
-    assert error.field == "search.start_with" and "trials: 2" in str(error)
+    spec = parse(search={"trials": 1, "start_with": points}, space={"lr": {"log": [0.01, 1]}})
+    assert list(without_effect(spec)) == [
+        "search.start_with: of its 2 points the first 1 are tried, since search.trials is 1"
+    ]
+    assert not list(without_effect(parse(search={"trials": 2, "start_with": points[:1]})))
 
 
 @pytest.mark.parametrize(
