@@ -1,89 +1,328 @@
-"""A data set in memory: its arrays, and what readers and sources return."""
+"""A data set in memory: named fields of equal length, and what each is for."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foldrace.errors import DataError
+from foldrace.trainables.data.sample import FieldInfo, Roles, Sample
 
 __all__ = [
-    "ARRAYS",
+    "Array",
     "Dataset",
+    "Fields",
     "Images",
     "Labels",
     "Parts",
+    "Ragged",
     "check_memory",
+    "describe",
+    "taken",
 ]
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-ARRAYS = ("images", "labels", "groups", "test_images", "test_labels")
-"""The arrays of a data set, as `Dataset` and `Parts` name them."""
+_MOST_CLASSES = 10_000
+"""Of a target of whole numbers: with more distinct values it is not a class."""
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
-    """A data set in memory.
-
-    Its arrays are pickled out of band (pickle protocol 5), so that Ray's workers share them
-    without a copy.
+class Ragged:
+    """N sequences of unequal length, one after the other.
 
     Attributes:
-        name: the reference it was loaded by.
-        images: (N, C, H, W), C-contiguous: the training part, which is divided into folds.
-        labels: (N,), for stratified folds and reports; None if there are none.
-        groups: (N,), for grouped folds; None if there are none.
-        test_images: (M, C, H, W): the test part.
-        test_labels: (M,), or None.
-        class_names: the name of label i at position i; empty if the labels have no names.
-        digest: SHA-256, in hex, of the five arrays as they are here: after limit and size.
-        source: where the data came from, for people: ``torchvision``, a package, a file.
-        positions: (N,), the index of each image in the source; None if the training part is
-            complete: no test part was held out of it and no limit was set.
+        values: (T, …), the elements of all sequences.
+        offsets: (N + 1,), where each sequence begins and the last one ends.
     """
 
-    name: str
-    images: Images = field(repr=False)
-    labels: Labels | None = field(repr=False)
-    groups: Labels | None = field(repr=False)
-    test_images: Images = field(repr=False)
-    test_labels: Labels | None = field(repr=False)
-    class_names: tuple[str, ...] = field(repr=False)
-    digest: str
-    source: str
-    positions: Labels | None = field(default=None, repr=False)
+    values: NDArray[Any]
+    offsets: Labels
+
+    def __post_init__(self) -> None:
+        steps = np.diff(self.offsets)
+        assert self.offsets.ndim == 1 and len(self.offsets) and self.offsets[0] == 0
+        assert (steps >= 0).all() and self.offsets[-1] == len(self.values)
+
+    @classmethod
+    def of(cls, sequences: Sequence[NDArray[Any]]) -> Ragged:
+        """From N arrays of shape (Tᵢ, …), which agree in dtype and in all axes but the first.
+
+        >>> Ragged.of([np.array([1, 2]), np.array([3])]).lengths.tolist()
+        [2, 1]
+        """
+        lengths = [len(one) for one in sequences]
+        return cls(np.concatenate(list(sequences)), np.cumsum([0, *lengths], dtype=np.int64))
 
     def __len__(self) -> int:
-        """The number of training images."""
-        return len(self.images)
+        """The number of sequences."""
+        return len(self.offsets) - 1
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
-        _, channels, height, width = self.images.shape
-        return channels, height, width
+    def lengths(self) -> Labels:
+        """(N,), the number of elements of each sequence."""
+        return np.diff(self.offsets)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the elements."""
+        return self.values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of its arrays."""
+        return self.values.nbytes + self.offsets.nbytes
+
+    def take(self, chosen: NDArray[np.intp]) -> Ragged:
+        """The sequences at these positions."""
+        lengths = self.lengths[chosen]
+        offsets = np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64)
+        # the place of each element: where its sequence begins, and how far it is into it
+        into = np.arange(offsets[-1], dtype=np.int64) - np.repeat(offsets[:-1], lengths)
+        return Ragged(self.values[np.repeat(self.offsets[chosen], lengths) + into], offsets)
+
+
+Array = NDArray[Any] | Ragged
+Fields = Mapping[str, Array]
+"""Arrays of equal length by the name of the field."""
+
+
+def taken(array: Array, chosen: NDArray[np.intp]) -> Array:
+    """The samples of a field at these positions."""
+    return array.take(chosen) if isinstance(array, Ragged) else array[chosen]
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
     """What a reader or a source returns: a `Dataset` before it is cut, resized and digested.
 
-    The fields are those of `Dataset`; ``test_images`` is None if there is no test part yet.
+    Attributes:
+        training: fields of N samples.
+        source: see `Dataset`.
+        test: the same fields of M samples; None if there is no test part yet.
+        roles: what each field is for.
+        names: the names of the values of a field that was text: value i is ``names[field][i]``.
+        positions: see `Dataset`.
     """
 
-    images: Images
+    training: Fields
     source: str
-    labels: Labels | None = None
-    groups: Labels | None = None
-    test_images: Images | None = None
-    test_labels: Labels | None = None
-    class_names: tuple[str, ...] = ()
+    test: Fields | None = None
+    roles: Roles = field(default_factory=Roles)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     positions: Labels | None = None
+
+    @classmethod
+    def of_images(
+        cls,
+        images: Images,
+        source: str,
+        labels: Labels | None = None,
+        groups: Labels | None = None,
+        test_images: Images | None = None,
+        test_labels: Labels | None = None,
+        class_names: tuple[str, ...] = (),
+    ) -> Parts:
+        """Images of (N, C, H, W) bytes with classes and groups, each (N,)."""
+        training: dict[str, Array] = {"images": images}
+        test: dict[str, Array] | None = None if test_images is None else {"images": test_images}
+        if labels is not None:
+            training["labels"] = labels
+        if groups is not None:
+            training["groups"] = groups
+        if test is not None and test_labels is not None:
+            test["labels"] = test_labels
+        roles = Roles(
+            target=None if labels is None else "labels",
+            groups=None if groups is None else "groups",
+        )
+        return cls(training, source, test, roles, {"labels": class_names} if class_names else {})
+
+    def __len__(self) -> int:
+        """The number of training samples."""
+        return len(next(iter(self.training.values())))
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """All arrays: those of the training part, then those of the test part, as ``test_…``."""
+        test = {f"test_{name}": array for name, array in (self.test or {}).items()}
+        return {**self.training, **test}
+
+    def of_role(self, role: str) -> NDArray[Any] | None:
+        """The training part of the field of a role, or None."""
+        name = getattr(self.roles, role)
+        array = None if name is None else self.training[name]
+        return None if isinstance(array, Ragged) else array
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory: named fields, each with one entry per sample.
+
+    Its arrays are pickled out of band (pickle protocol 5), so that Ray's workers share them
+    without a copy.
+
+    Attributes:
+        name: the reference it was loaded by.
+        training: the fields of the training part, N samples, which is divided into folds.
+        test: the same fields of the test part, M samples; those that only divide the training
+            part (groups, split) may be missing.
+        roles: what each field is for.
+        names: the names of the values of a field that was text: value i is ``names[field][i]``.
+        digest: SHA-256, in hex, of the arrays as they are here: after limit and size.
+        source: where the data came from, for people: ``torchvision``, a package, a file.
+        positions: (N,), the index of each sample in the source; None if the training part is
+            complete: no test part was held out of it and no limit was set.
+    """
+
+    name: str
+    training: Fields = field(repr=False)
+    test: Fields = field(repr=False)
+    roles: Roles = field(repr=False)
+    names: Mapping[str, tuple[str, ...]] = field(repr=False)
+    digest: str
+    source: str
+    positions: Labels | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_images(
+        cls,
+        name: str,
+        images: Images,
+        labels: Labels | None,
+        groups: Labels | None,
+        test_images: Images,
+        test_labels: Labels | None,
+        class_names: tuple[str, ...],
+        digest: str,
+        source: str,
+        positions: Labels | None = None,
+    ) -> Dataset:
+        """Of images, (N, C, H, W) and (M, C, H, W), with their classes and groups."""
+        parts = Parts.of_images(
+            images, source, labels, groups, test_images, test_labels, class_names
+        )
+        test = parts.test or {}
+        return cls(name, parts.training, test, parts.roles, parts.names, digest, source, positions)
+
+    def __len__(self) -> int:
+        """The number of training samples."""
+        return len(next(iter(self.training.values())))
+
+    @property
+    def test_count(self) -> int:
+        """The number of test samples."""
+        return len(next(iter(self.test.values())))
+
+    @cached_property
+    def sample(self) -> Sample:
+        """What one sample holds."""
+        return describe(self.training, self.test, self.roles, self.names)
+
+    @property
+    def sample_shape(self) -> tuple[int | None, ...]:
+        """The shape of the only input: of an image, (channels, height, width).
+
+        Raises:
+            ValueError: a sample has not one input.
+        """
+        return self.sample.shape
+
+    def of_role(self, role: str, *, test: bool = False) -> NDArray[Any] | None:
+        """The field of a role (``target``, ``groups``, ``time``, …), or None."""
+        name = getattr(self.roles, role)
+        array = (self.test if test else self.training).get(name)
+        return None if isinstance(array, Ragged) else array
+
+    @property
+    def labels(self) -> Labels | None:
+        """(N,) the target, if it is one whole number per sample; else None."""
+        return self._labels(test=False)
+
+    @property
+    def test_labels(self) -> Labels | None:
+        """(M,) the test part's target, if it is one whole number per sample; else None."""
+        return self._labels(test=True)
+
+    def _labels(self, *, test: bool) -> Labels | None:
+        target = self.of_role("target", test=test)
+        if target is None or target.ndim != 1 or target.dtype.kind not in "iu":
+            return None
+        return target.astype(np.int64, copy=False)
+
+    @property
+    def groups(self) -> NDArray[Any] | None:
+        """(N,) group numbers, or None."""
+        return self.of_role("groups")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of class i at position i; empty if the classes have no names."""
+        return self.names.get(self.roles.target or "", ())
+
+    @property
+    def images(self) -> Images | None:
+        """(N, C, H, W), if the input of a sample is one image; else None."""
+        return self._images(self.training)
+
+    @property
+    def test_images(self) -> Images | None:
+        """(M, C, H, W), if the input of a sample is one image; else None."""
+        return self._images(self.test)
+
+    def _images(self, part: Fields) -> Images | None:
+        inputs = self.sample.inputs
+        if len(inputs) != 1 or not inputs[0].image:
+            return None
+        array = part[inputs[0].name]
+        assert not isinstance(array, Ragged)
+        return array
+
+
+def describe(
+    training: Fields, test: Fields, roles: Roles, names: Mapping[str, tuple[str, ...]]
+) -> Sample:
+    """What one sample of these fields holds."""
+    return Sample(
+        {
+            name: _field_info(name, array, test.get(name), roles, names.get(name, ()))
+            for name, array in training.items()
+        },
+        roles,
+    )
+
+
+def _field_info(
+    name: str, array: Array, test: Array | None, roles: Roles, names: tuple[str, ...]
+) -> FieldInfo:
+    values = [
+        part.values if isinstance(part, Ragged) else part
+        for part in (array, test)
+        if part is not None
+    ]
+    shape: tuple[int | None, ...] = values[0].shape[1:]
+    if isinstance(array, Ragged):
+        shape = (None, *shape)
+    filled = [part for part in values if part.size]
+    low, high = (
+        (min(part.min().item() for part in filled), max(part.max().item() for part in filled))
+        if filled
+        else (0, 0)
+    )
+    whole = values[0].dtype.kind in "iub"
+    classes = None
+    if names:
+        classes = len(names)
+    elif name == roles.target and whole and not shape and low >= 0 and high < _MOST_CLASSES:
+        classes = int(high) + 1
+    return FieldInfo(name, shape, str(values[0].dtype), float(low), float(high), classes, names)
 
 
 def check_memory(name: str, size: int) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from foldrace.errors import DataError, printable
 from foldrace.trainables.data.arrays import Images, Labels, Parts
 
-__all__ = ["DARK", "number_classes", "part_keys", "parts_from", "to_images"]
+__all__ = ["DARK", "holds_images", "number_classes", "part_keys", "parts_from", "to_images"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,18 @@ _CHANNELS = (1, 3, 4)
 _LABELS = ("labels", "test_labels")
 DARK = 16
 """Of 255: in an image that is nowhere brighter, nothing is seen."""
+
+
+def holds_images(axes: Mapping[str, int]) -> bool:
+    """Whether a mapping's arrays are a set of images: one of them is called so and looks so.
+
+    Args:
+        axes: the number of axes of each array by its key.
+
+    >>> holds_images({"x_train": 4, "y_train": 1}), holds_images({"x_train": 2, "y_train": 1})
+    (True, False)
+    """
+    return any(axes.get(key, 0) >= 3 for key in _KEYS["images"]) or "images" in axes
 
 
 def part_keys(name: str, available: Iterable[str]) -> dict[str, str]:
@@ -112,7 +124,7 @@ def parts_from(
     groups = numbers.get("groups")
     if groups is not None and groups.dtype.kind == "U":
         groups = np.unique(groups, return_inverse=True)[1]
-    return Parts(
+    return Parts.of_images(
         images["images"],
         source,
         labels,

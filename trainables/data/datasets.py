@@ -31,16 +31,19 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
+
 from foldrace.errors import DataError, nearest
-from foldrace.trainables.data.arrays import Dataset, Parts
-from foldrace.trainables.data.catalogue import CATALOGUE
+from foldrace.trainables.data.arrays import Array, Dataset, Fields, Parts, Ragged
 from foldrace.trainables.data.conversion import DARK
-from foldrace.trainables.data.fetching import obtain
+from foldrace.trainables.data.fields import BY_NAME, Wanted, chosen_fields
 from foldrace.trainables.data.image_folders import read_folder
+from foldrace.trainables.data.named.catalogue import CATALOGUE
+from foldrace.trainables.data.named.fetching import obtain
+from foldrace.trainables.data.named.store import stored_path
 from foldrace.trainables.data.parts import digest, hold_out, resize, subset
 from foldrace.trainables.data.readers import read_function, read_npz
 from foldrace.trainables.data.references import ReferenceKind, check_reference, reference_kind
-from foldrace.trainables.data.store import stored_path
 
 __all__ = [
     "Dataset",
@@ -90,6 +93,7 @@ def load_dataset(
     limit: int | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
+    wanted: Wanted = BY_NAME,
     data_dir: Path,
 ) -> Dataset:
     """Load a data set; a named one is fetched if it is not in the data folder.
@@ -101,6 +105,7 @@ def load_dataset(
         seed: from 0 to 2³² - 1.
         size: (height, width) to resize images to, bilinear with antialiasing; None: keep their
             size (digits: 28×28).
+        wanted: the fields to read, and what each is for; by default all, by their names.
         data_dir: the folder that fetched data sets are kept in; made if needed.
 
     Raises:
@@ -119,42 +124,88 @@ def load_dataset(
     kind = reference_kind(name)
     if size is None and kind is ReferenceKind.NAMED and CATALOGUE[name].built_in:
         size = CATALOGUE[name].sample_shape[1:]
-    parts = hold_out(name, _read(kind, name, size, data_dir))
+    read = _read(kind, name, size, wanted, data_dir)
+    is_image_set = "images" in read.training and "target" not in wanted.roles
+    parts = hold_out(name, read, stratify=not is_image_set)
     if limit is not None:
-        if limit > len(parts.images):
-            rule = f"must be at most the number of training images, {len(parts.images)}"
+        if limit > len(parts):
+            rule = f"must be at most the number of training samples, {len(parts)}"
             raise DataError("dataset.limit", limit, rule)
         parts = subset(parts, limit, seed)
     return _assemble(name, parts, size)
 
 
-def _read(kind: ReferenceKind, name: str, size: tuple[int, int] | None, data_dir: Path) -> Parts:
+def _read(
+    kind: ReferenceKind, name: str, size: tuple[int, int] | None, wanted: Wanted, data_dir: Path
+) -> Parts:
     match kind:
         case ReferenceKind.NAMED:
-            return obtain(CATALOGUE[name], data_dir)
+            parts = obtain(CATALOGUE[name], data_dir)
         case ReferenceKind.NPZ:
-            return read_npz(name)
+            return read_npz(name, wanted)
         case ReferenceKind.FOLDER:
-            return read_folder(name, size)
+            parts = read_folder(name, size)
         case ReferenceKind.FUNCTION:
-            return read_function(name)
+            return read_function(name, wanted)
+    return chosen_fields(name, parts, wanted)
 
 
 def _assemble(name: str, parts: Parts, size: tuple[int, int] | None) -> Dataset:
-    images, test_images = parts.images, parts.test_images
-    assert test_images is not None
+    assert parts.test is not None
+    training, test = dict(parts.training), dict(parts.test)
     if size is not None:
-        images, test_images = resize(images, size), resize(test_images, size)
-        parts = replace(parts, images=images, test_images=test_images)
-    train, test = images.shape[1:], test_images.shape[1:]
-    if train != test:
-        rule = f"the training images have shape {train} (C, H, W), the test images {test}"
-        hint = "if only the sizes differ, set its size: [height, width]"
-        raise DataError("dataset", name, rule, hint)
-    if (brightest := int(images.max())) <= DARK:
-        scaled = "if they are masks or numbers of levels, scale them to 0 to 255"
-        log.warning("%s: almost black: no value exceeds %d of 255; %s", name, brightest, scaled)
-    return Dataset(name=name, digest=digest(parts), **vars(parts))
+        _resize(name, parts, training, test, size)
+    parts = replace(parts, training=training, test=test)
+    _check_shapes(name, training, test)
+    for of, array in training.items():
+        if isinstance(array, Ragged) or array.dtype != np.uint8 or array.ndim != 4:
+            continue
+        if (brightest := int(array.max())) <= DARK:
+            scaled = "if they are masks or numbers of levels, scale them to 0 to 255"
+            log.warning(
+                "%s: %s: almost black: no value exceeds %d of 255; %s", name, of, brightest, scaled
+            )
+    return Dataset(
+        name,
+        training,
+        test,
+        parts.roles,
+        parts.names,
+        digest(parts),
+        parts.source,
+        parts.positions,
+    )
+
+
+def _resize(
+    name: str,
+    parts: Parts,
+    training: dict[str, Array],
+    test: dict[str, Array],
+    size: tuple[int, int],
+) -> None:
+    resized = False
+    for part in (training, test):
+        for of, array in part.items():
+            if isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 4:
+                part[of], resized = resize(array, size), True
+    if not resized:
+        fields = ", ".join(parts.training)
+        rule = f"there are no images to resize; the fields are: {fields}"
+        raise DataError("dataset.size", list(size), rule, "leave it out")
+
+
+def _check_shapes(name: str, training: Fields, test: Fields) -> None:
+    for of, array in test.items():
+        if isinstance(array, Ragged):
+            continue
+        other = training[of]
+        assert not isinstance(other, Ragged)
+        train, tested = other.shape[1:], array.shape[1:]
+        if train != tested:
+            rule = f"the training {of} have shape {train} (C, H, W), the test {of} {tested}"
+            hint = "if only the sizes differ, set its size: [height, width]"
+            raise DataError("dataset", name, rule, hint)
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -66,7 +66,7 @@ def read_folder(name: str, size: tuple[int, int] | None) -> Parts:
     for line in remarks.lines():
         log.warning("%s: %s", name, line)
     count = len(train) + len(validation)
-    return Parts(
+    return Parts.of_images(
         images=images[:count],
         source=printable(root),
         labels=labels,

@@ -1,4 +1,4 @@
-"""The parts of a data set, training and test images and their labels: named, cut, digested."""
+"""The parts of a data set, its training and its test part: named, cut, digested."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import hashlib
 import re
 from dataclasses import replace
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foldrace.errors import DataError
-from foldrace.trainables.data.arrays import ARRAYS, Images, Parts
+from foldrace.trainables.data.arrays import Array, Images, Parts, Ragged, taken
 
 __all__ = ["Part", "digest", "hold_out", "part_named", "resize", "subset"]
 
 _HELD_OUT_SEED = 0
+_DIGESTED_AT_ONCE = 2**26
 
 
 class Part(Enum):
@@ -48,46 +50,77 @@ def part_named(name: str) -> Part | None:
     return _PART_OF_WORD.get(telling[0]) if len(telling) == 1 else None
 
 
-def hold_out(name: str, parts: Parts) -> Parts:
-    """Split off a tenth of the images as the test part, unless there is a test part.
+def hold_out(name: str, parts: Parts, *, stratify: bool = False) -> Parts:
+    """Split off a tenth of the samples as the test part, unless there is a test part.
 
-    The choice is the same every time. Groups are held out whole, so that no group is in both
-    parts. Images keep their order.
+    The choice is the same every time. Of data in time the last tenth is held out; groups are held
+    out whole, so that no group is in both parts. Samples keep their order.
 
     Args:
         name: the data set's name in an error.
+        stratify: hold out a tenth of each class, if there are classes and neither time nor groups.
 
     Raises:
-        DataError: fewer than two images, or fewer than two groups.
+        DataError: fewer than two samples, or fewer than two groups.
     """
-    if parts.test_images is not None:
+    if parts.test is not None:
         return parts
-    units = np.arange(len(parts.images)) if parts.groups is None else parts.groups
-    distinct, members = np.unique(units, return_inverse=True)
-    if len(distinct) < 2:
-        kind = "image" if parts.groups is None else "group"
-        rule = f"one {kind} cannot be divided into a training and a test part"
-        raise DataError("dataset", name, rule)
-    order = _permutation(len(distinct), _HELD_OUT_SEED)
-    wanted = max(1, round(len(units) / 10))
-    cumulative = np.cumsum(np.bincount(members)[order])
-    # One group stays in the training part, however large the others are.
-    cut = min(int(np.searchsorted(cumulative, wanted)) + 1, len(distinct) - 1)
-    held = np.isin(members, order[:cut])
+    held = _held_out(name, parts, stratify)
+    only_training = {parts.roles.groups, parts.roles.split}
     return replace(
         _take(parts, np.flatnonzero(~held)),
-        test_images=parts.images[held],
-        test_labels=None if parts.labels is None else parts.labels[held],
+        test={
+            field: taken(array, np.flatnonzero(held))
+            for field, array in parts.training.items()
+            if field not in only_training
+        },
     )
 
 
+def _held_out(name: str, parts: Parts, stratify: bool) -> NDArray[np.bool_]:
+    """(N,) whether a sample is held out."""
+    count = len(parts)
+    units, target = parts.of_role("groups"), parts.of_role("target")
+    if (time := parts.of_role("time")) is not None:
+        wanted = max(1, round(count / 10))
+        if count < 2 or time.min() == time.max():
+            raise _undivided(name, "sample" if count < 2 else "moment in time")
+        # All samples of a moment are in one part.
+        first = np.sort(time)[count - wanted]
+        return time >= (first if first > time.min() else np.unique(time)[1])
+    if stratify and units is None and target is not None and target.dtype.kind in "iu":
+        held = np.zeros(count, dtype=bool)
+        for label in np.unique(target):
+            members = np.flatnonzero(target == label)
+            order = _permutation(len(members), _HELD_OUT_SEED)
+            held[members[order[: round(len(members) / 10)]]] = True
+        if held.any():
+            return held
+    distinct, members = np.unique(
+        np.arange(count) if units is None else units, return_inverse=True
+    )
+    if len(distinct) < 2:
+        raise _undivided(name, "sample" if units is None else "group")
+    order = _permutation(len(distinct), _HELD_OUT_SEED)
+    wanted = max(1, round(count / 10))
+    cumulative = np.cumsum(np.bincount(members)[order])
+    # One group stays in the training part, however large the others are.
+    cut = min(int(np.searchsorted(cumulative, wanted)) + 1, len(distinct) - 1)
+    return np.isin(members, order[:cut])
+
+
+def _undivided(name: str, kind: str) -> DataError:
+    rule = f"one {kind} cannot be divided into a training and a test part"
+    return DataError("dataset", name, rule)
+
+
 def subset(parts: Parts, limit: int, seed: int) -> Parts:
-    """``limit`` training images, chosen at random by ``seed``, in their original order.
+    """``limit`` training samples, chosen at random by ``seed``, in their original order.
 
     With the same seed a smaller limit chooses a subset of what a larger one chooses. The test part
     stays complete.
     """
-    return _take(parts, np.sort(_permutation(len(parts.images), seed)[:limit]))
+    return _take(parts, np.sort(_permutation(len(parts), seed)[:limit]))
 
 
 def resize(images: Images, size: tuple[int, int]) -> Images:
@@ -110,26 +143,35 @@ def resize(images: Images, size: tuple[int, int]) -> Images:
 
 
 def digest(parts: Parts) -> str:
-    """SHA-256, in hex, of the name, shape and bytes of the arrays; not of names and source."""
+    """SHA-256, in hex, of the name, type, shape and bytes of the arrays; not of names and source.
+
+    Of bytes and of int64, the types of images and their labels, the type is left out.
+    """
     total = hashlib.sha256()
-    for part in ARRAYS:
-        array = getattr(parts, part)
-        if array is not None:
-            total.update(f"{part} {array.shape}\n".encode())
-            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            total.update(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
+    for field, array in parts.arrays.items():
+        if isinstance(array, Ragged):
+            _add(total, f"{field} lengths", array.lengths)
+            _add(total, f"{field} values", array.values)
+        else:
+            _add(total, field, array)
     return total.hexdigest()
+
+
+def _add(total: hashlib._Hash, field: str, array: NDArray[Any]) -> None:
+    usual = array.dtype == np.uint8 or array.dtype == np.int64
+    dtype = "" if usual else f" {array.dtype.newbyteorder('<').str}"
+    total.update(f"{field} {array.shape}{dtype}\n".encode())
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    for part in np.array_split(little, max(1, array.nbytes // _DIGESTED_AT_ONCE)):
+        total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
 
 
 def _take(parts: Parts, chosen: NDArray[np.intp]) -> Parts:
     positions = chosen if parts.positions is None else parts.positions[chosen]
-    return replace(
-        parts,
-        images=parts.images[chosen],
-        labels=None if parts.labels is None else parts.labels[chosen],
-        groups=None if parts.groups is None else parts.groups[chosen],
-        positions=positions.astype(np.int64),
-    )
+    training: dict[str, Array] = {
+        field: taken(array, chosen) for field, array in parts.training.items()
+    }
+    return replace(parts, training=training, positions=positions.astype(np.int64))
 
 
 def _permutation(count: int, seed: int) -> NDArray[np.intp]:

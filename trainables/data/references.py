@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from foldrace.errors import DataError, nearest
-from foldrace.trainables.data.catalogue import CATALOGUE
+from foldrace.trainables.data.named.catalogue import CATALOGUE
 
 __all__ = ["ReferenceKind", "check_reference", "reference_kind"]
 

@@ -96,10 +96,10 @@ def test_labels_may_be_texts(kind):
     labels = np.array(["dog", "cat"] * 10).astype(kind)
     values = {"images": IMAGES.astype(np.uint8), "labels": labels, "groups": labels}
     parts = parts_from("mine", values | {"test_images": IMAGES.astype(np.uint8)}, "a test")
-    assert parts.class_names == ("cat", "dog")
-    assert parts.labels is not None and parts.labels.tolist() == [1, 0] * 10
-    assert parts.groups is not None and parts.groups.tolist() == [1, 0] * 10
-    assert parts.test_labels is None
+    assert parts.names == {"labels": ("cat", "dog")}
+    assert parts.arrays["labels"].tolist() == [1, 0] * 10
+    assert parts.arrays["groups"].tolist() == [1, 0] * 10
+    assert parts.test is not None and "labels" not in parts.test
 
 
 @pytest.mark.parametrize(

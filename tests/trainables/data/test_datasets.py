@@ -161,9 +161,9 @@ def test_not_finite_is_refused_with_count_and_first_index(write):
         ({"images": pictures(), "groups": np.arange(3)}, "groups must be one number for each"),
         ({"images": pictures(), "test_labels": np.arange(3)}, "but no test_images"),
         ({"images": pictures(), "x_train": pictures()}, "both images and x_train"),
-        ({"pictures": pictures()}, "it holds: pictures"),
+        ({"notes": np.array(3)}, "holds no array with one entry per sample"),
         ({"images": pictures(), "test_images": pictures(5, (5, 6))}, "the test images (1, 5, 6)"),
-        ({"images": pictures(1)}, "one image cannot be divided"),
+        ({"images": pictures(1)}, "one sample cannot be divided"),
     ],
 )
 def test_unusable_arrays_are_refused_by_name(write, arrays, says):
@@ -316,9 +316,9 @@ def as_tensor():
     return torch.from_numpy(images[:, 0]).div(255).requires_grad_()
 def as_dataset():
     three = images[:3], np.arange(3), ("a", "b", "c")
-    return Dataset("any", images, None, None, *three, "", "my store")
+    return Dataset.of_images("any", images, None, None, *three, "", "my store")
 def wrong_dataset():
-    return Dataset("any", images.astype(float), None, None, images[:3], None, (), "", "")
+    return Dataset.of_images("any", images.astype(float), None, None, images[:3], None, (), "", "")
 def fails():
     raise ZeroDivisionError("no pixels")
 def needs(argument):

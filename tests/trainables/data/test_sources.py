@@ -19,25 +19,25 @@ import numpy as np
 import pytest
 
 from foldrace.errors import DataError
-from foldrace.trainables.data import sources
 from foldrace.trainables.data.arrays import Parts
-from foldrace.trainables.data.catalogue import CATALOGUE, NamedDataset
 from foldrace.trainables.data.datasets import State, fetch, list_datasets, load_dataset
-from foldrace.trainables.data.fetching import obtain
-from foldrace.trainables.data.parts import digest
-from foldrace.trainables.data.sources import (
+from foldrace.trainables.data.named import sources
+from foldrace.trainables.data.named.catalogue import CATALOGUE, NamedDataset
+from foldrace.trainables.data.named.fetching import obtain
+from foldrace.trainables.data.named.sources import (
     IDX_FILES,
     Source,
     apt_source,
     installed_source,
     torchvision_source,
 )
-from foldrace.trainables.data.store import stored_path
+from foldrace.trainables.data.named.store import stored_path
+from foldrace.trainables.data.parts import digest
 
 
 def small(seed: int = 0, source: str = "here") -> Parts:
     rng = np.random.default_rng(seed)
-    return Parts(
+    return Parts.of_images(
         images=rng.integers(0, 256, (12, 1, 4, 3), dtype=np.uint8),
         labels=np.arange(12) % 3,
         test_images=rng.integers(0, 256, (5, 1, 4, 3), dtype=np.uint8),
@@ -101,8 +101,8 @@ def test_the_first_source_that_works_is_the_last_one_asked(tmp_path, told):
     )
     parts = obtain(tried, tmp_path)
     assert calls == ["one", "two"]
-    np.testing.assert_array_equal(parts.images, small().images)
-    assert parts.class_names == ("a", "b", "c") and parts.source == "here"
+    np.testing.assert_array_equal(parts.arrays["images"], small().arrays["images"])
+    assert parts.names == {"labels": ("a", "b", "c")} and parts.source == "here"
     assert any("no network" in line for line in told())
     assert told()[-1].startswith("toy: fetched from here in ")
 
@@ -113,9 +113,9 @@ def test_what_is_stored_is_not_fetched_again(tmp_path):
     first = obtain(tried, tmp_path)
     again = obtain(tried, tmp_path)
     assert calls == ["giver"] and seen(tmp_path) == ["toy.npz"]
-    assert again.source == first.source and again.class_names == first.class_names
+    assert again.source == first.source and again.names == first.names
     for part in ARRAYS:
-        np.testing.assert_array_equal(getattr(again, part), getattr(first, part))
+        np.testing.assert_array_equal(again.arrays[part], first.arrays[part])
 
 
 def test_when_all_sources_fail_the_error_says_what_was_tried(tmp_path):
@@ -132,7 +132,7 @@ def test_when_all_sources_fail_the_error_says_what_was_tried(tmp_path):
 
 
 def changed(**parts: Any) -> Parts:
-    return replace(small(), **parts)
+    return Parts.of_images(**{"source": "here", **small().arrays, **parts})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def changed(**parts: Any) -> Parts:
         (small(1), "the SHA-256 digest is "),
         (changed(test_labels=(np.arange(5) + 1) % 3), "the SHA-256 digest is "),
         (
-            changed(images=small().images[:-1]),
+            changed(images=small().arrays["images"][:-1]),
             "images have shape (11, 1, 4, 3), not (12, 1, 4, 3)",
         ),
         (changed(test_images=None), "test_images have shape None"),
@@ -204,14 +204,16 @@ def flip(content: bytes) -> bytes:
 def test_a_copy_that_was_damaged_is_noticed_and_fetched_anew(
     tmp_path, told, caplog, damage: Callable[[bytes], bytes]
 ):
-    large = replace(small(), images=np.zeros((12, 1, 40, 30), dtype=np.uint8))
-    large = replace(large, test_images=np.zeros((5, 1, 40, 30), dtype=np.uint8))
+    large = changed(
+        images=np.zeros((12, 1, 40, 30), dtype=np.uint8),
+        test_images=np.zeros((5, 1, 40, 30), dtype=np.uint8),
+    )
     tried = replace(entry(giving(large)), sample_shape=(1, 40, 30))
     obtain(tried, tmp_path)
     path = stored_path("toy", tmp_path)
     path.write_bytes(damage(path.read_bytes()))
     caplog.clear()
-    assert not obtain(tried, tmp_path).images.any()
+    assert not obtain(tried, tmp_path).arrays["images"].any()
     assert "is damaged" in told()[0] and caplog.records[0].levelno == logging.WARNING
     caplog.clear()
     obtain(tried, tmp_path)
@@ -223,10 +225,12 @@ def test_arrays_put_in_place_of_the_stored_ones_are_noticed(tmp_path, told, capl
     path = stored_path("toy", tmp_path)
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files}
-    np.savez(path, **{**arrays, "images": small(1).images})  # a whole file, with the old digest
+    np.savez(
+        path, **{**arrays, "images": small(1).arrays["images"]}
+    )  # a whole file, with the old digest
     caplog.clear()
     again = obtain(entry(giving(small())), tmp_path)
-    np.testing.assert_array_equal(again.images, small().images)
+    np.testing.assert_array_equal(again.arrays["images"], small().arrays["images"])
     assert "its digest is not the stored one" in told()[0]
 
 
@@ -234,13 +238,15 @@ def test_another_data_set_in_place_of_the_stored_one_is_noticed(tmp_path, told, 
     obtain(entry(giving(small(1))), tmp_path)  # whole, and with its own digest
     caplog.clear()
     right = entry(giving(small()), pinned=small())
-    np.testing.assert_array_equal(obtain(right, tmp_path).images, small().images)
+    got = obtain(right, tmp_path).arrays["images"]
+    np.testing.assert_array_equal(got, small().arrays["images"])
     assert f"is damaged (the SHA-256 digest is {digest(small(1))}, not " in told()[0]
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_fetch(tmp_path):
     code = (
-        "import os; from pathlib import Path; from foldrace.trainables.data.store import staging\n"
+        "import os; from pathlib import Path\n"
+        "from foldrace.trainables.data.named.store import staging\n"
         f"with staging('toy', Path({str(tmp_path)!r})) as stage:\n"
         "    (stage / 'half').write_bytes(b'of something'); os.kill(os.getpid(), 9)"
     )
@@ -310,9 +316,7 @@ def class_of(data: Parts, *, channels_last: bool) -> type:
             print("100%|#####|")
             print("100%|#####|", file=sys.stderr)
             (Path(root) / "raw").mkdir(exist_ok=True)
-            images, labels = (
-                (data.images, data.labels) if train else (data.test_images, data.test_labels)
-            )
+            images, labels = [data.arrays[of] for of in (ARRAYS[:2] if train else ARRAYS[2:])]
             assert images is not None and labels is not None
             self.data = images.transpose(0, 2, 3, 1) if channels_last else images[:, 0]
             self.targets = labels.tolist()
@@ -325,7 +329,7 @@ def test_torchvisions_arrays_are_taken_over_quietly(
     tmp_path, torchvision, capfd, channels, channels_last
 ):
     rng = np.random.default_rng(0)
-    data = Parts(
+    data = Parts.of_images(
         images=rng.integers(0, 256, (12, channels, 8, 8), dtype=np.uint8),
         labels=np.arange(12) % 3,
         test_images=rng.integers(0, 256, (5, channels, 8, 8), dtype=np.uint8),
@@ -336,7 +340,7 @@ def test_torchvisions_arrays_are_taken_over_quietly(
     tried = replace(entry(torchvision_source("TOY")), sample_shape=(channels, 8, 8))
     parts = obtain(tried, tmp_path)
     for part in ARRAYS:
-        np.testing.assert_array_equal(getattr(parts, part), getattr(data, part))
+        np.testing.assert_array_equal(parts.arrays[part], data.arrays[part])
     assert parts.source == "torchvision" and seen(tmp_path) == ["toy.npz"]
     assert capfd.readouterr() == ("", "") and socket.getdefaulttimeout() is None
 
@@ -363,7 +367,7 @@ def idx(array: np.ndarray) -> bytes:
 
 def write_package(folder: Path, data: Parts) -> None:
     folder.mkdir(parents=True)
-    arrays = (getattr(data, part) for part in ARRAYS)
+    arrays = (data.arrays[part] for part in ARRAYS)
     for name, array in zip(IDX_FILES, arrays, strict=True):
         content = idx(array[:, 0] if array.ndim == 4 else array)
         (folder / f"{name}.gz").write_bytes(gzip.compress(content))
@@ -374,7 +378,7 @@ def test_the_installed_package_is_read_and_verified(tmp_path):
     tried = entry(installed_source(tmp_path / "package"), pinned=small())
     parts = obtain(tried, tmp_path / "data")
     for part in ARRAYS:
-        np.testing.assert_array_equal(getattr(parts, part), getattr(small(), part))
+        np.testing.assert_array_equal(parts.arrays[part], small().arrays[part])
     assert parts.source == "Debian package dataset-fashion-mnist"
 
 
@@ -403,7 +407,7 @@ def test_the_package_is_downloaded_and_unpacked_aside(tmp_path, monkeypatch):
     copy = f'test "$1" = -x && cp -r {tmp_path}/archive "$3"'
     put_tools(tmp_path / "bin", monkeypatch, "touch dataset-fashion-mnist_1_all.deb", copy)
     parts = obtain(entry(apt_source(), pinned=small()), tmp_path / "data")
-    np.testing.assert_array_equal(parts.images, small().images)
+    np.testing.assert_array_equal(parts.arrays["images"], small().arrays["images"])
     assert seen(tmp_path / "data") == ["toy.npz"]
 
 

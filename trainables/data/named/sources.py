@@ -159,7 +159,7 @@ def read_digits() -> Parts:
         rule = f"needs scikit-learn: {error}"
         raise DataError("dataset", "digits", rule, "pip install scikit-learn") from error
     digits = load_digits()
-    return Parts(
+    return Parts.of_images(
         images=np.rint(digits.images[:, None] * (255 / 16)).astype(np.uint8),
         source="scikit-learn",
         labels=digits.target.astype(np.int64),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from foldrace.trainables.data.arrays import Parts
-from foldrace.trainables.data.sources import (
+from foldrace.trainables.data.named.sources import (
     PACKAGE,
     Source,
     apt_source,

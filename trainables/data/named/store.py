@@ -46,7 +46,8 @@ def read_stored(name: str, data_dir: Path) -> Parts | None:
     """
     try:
         with np.load(stored_path(name, data_dir), allow_pickle=False) as file:
-            parts = Parts(source=str(file["source"]), **{part: file[part] for part in _ARRAYS})
+            arrays = {part: file[part] for part in _ARRAYS}
+            parts = Parts.of_images(source=str(file["source"]), **arrays)
             expected = str(file["digest"])
     except FileNotFoundError:
         return None
@@ -68,7 +69,7 @@ def write_stored(name: str, parts: Parts, data_dir: Path, stage: Path) -> None:
         OSError: the disk is full, or the folder cannot be written.
     """
     temporary = stage / f"{name}.npz"
-    arrays = {part: getattr(parts, part) for part in _ARRAYS}
+    arrays = {part: parts.arrays[part] for part in _ARRAYS}
     np.savez(temporary, source=np.array(parts.source), digest=np.array(digest(parts)), **arrays)
     temporary.replace(stored_path(name, data_dir))
 

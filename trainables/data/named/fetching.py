@@ -8,17 +8,19 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from foldrace.errors import DataError
 from foldrace.trainables.data.arrays import Parts
-from foldrace.trainables.data.catalogue import NamedDataset
-from foldrace.trainables.data.parts import digest
-from foldrace.trainables.data.store import (
+from foldrace.trainables.data.named.catalogue import NamedDataset
+from foldrace.trainables.data.named.store import (
     VerificationError,
     read_stored,
     staging,
     stored_path,
     write_stored,
 )
+from foldrace.trainables.data.parts import digest
 
 __all__ = ["obtain"]
 
@@ -50,7 +52,7 @@ def obtain(entry: NamedDataset, data_dir: Path) -> Parts:
             with suppress(VerificationError):
                 parts = _stored(entry, data_dir)
             parts = parts or _fetch(entry, data_dir, stage)
-    return replace(parts, class_names=entry.class_names)
+    return replace(parts, names={"labels": entry.class_names})
 
 
 def _stored(entry: NamedDataset, data_dir: Path) -> Parts | None:
@@ -91,13 +93,13 @@ def _fetch(entry: NamedDataset, data_dir: Path, stage: Path) -> Parts:
 def _verify(entry: NamedDataset, parts: Parts) -> None:
     """Raises VerificationError if the arrays are not those of the data set."""
     for part, count in zip(("images", "test_images"), entry.counts, strict=True):
-        shape = getattr(getattr(parts, part), "shape", None)
+        shape = getattr(parts.arrays.get(part), "shape", None)
         if shape != (expected := (count, *entry.sample_shape)):
             raise VerificationError(f"{part} have shape {shape}, not {expected}")
     classes = len(entry.class_names)
     for part, count in zip(("labels", "test_labels"), entry.counts, strict=True):
-        array = getattr(parts, part)
-        valid = array is not None and array.shape == (count,)
+        array = parts.arrays.get(part)
+        valid = isinstance(array, np.ndarray) and array.shape == (count,)
         if not (valid and array.min() >= 0 and array.max() < classes):
             raise VerificationError(f"{part} are not {count} numbers from 0 to {classes - 1}")
     if entry.digest and (found := digest(parts)) != entry.digest:
