@@ -25,6 +25,7 @@ from foldrace.analysis.records.vae import VaeRecord, read_vae_record
 from foldrace.analysis.statistics.pca import LinearCode, linear_codes
 from foldrace.analysis.statistics.verdict import Verdict, judge
 from foldrace.analysis.study.plan import PARTS, REPORTS, StudyPart, StudyProgress
+from foldrace.errors import InputError
 from foldrace.search.preparing.recorded import recorded_spec
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.recording.tracking import connect
@@ -162,15 +163,18 @@ def read_study(root: Path, data_dir: Path, progress: StudyProgress) -> StudyReco
     data = load_dataset(
         spec.name, limit=spec.limit, seed=spec.seed, size=spec.size, data_dir=data_dir
     )
+    images, test_images = data.images, data.test_images
+    if images is None or test_images is None:
+        raise InputError("dataset", data.name, "the study needs a data set of images")
     sizes = {
         int(size) for part in parts.values() if (size := part.param("latent_dim")) is not None
     }
     return StudyRecord(
         dataset=data.name,
         samples=len(data),
-        test_samples=len(data.test_images),
+        test_samples=data.test_count,
         parts=parts,
-        linear=linear_codes(data.images, data.test_images, sorted(sizes)),
+        linear=linear_codes(images, test_images, sorted(sizes)),
         progress=progress,
         environment=environment,
         comparison=comparison,

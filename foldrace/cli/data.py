@@ -15,7 +15,8 @@ from foldrace.cli.messages import FAILED, out, print_json, show
 from foldrace.cli.options import DATA, RUNS, AsJson, DataDirectory, Directory
 
 if TYPE_CHECKING:
-    from foldrace.trainables.data.arrays import Dataset, Labels
+    from foldrace.trainables.data.arrays import Dataset, Fields
+    from foldrace.trainables.data.sample import FieldInfo
 
 __all__ = ["PANEL", "app"]
 
@@ -65,26 +66,48 @@ def data(
 
 def _described(dataset: Dataset) -> Iterator[str]:
     """How a data set has been understood, one line each."""
-    shape = " × ".join(map(str, dataset.sample_shape))
-    held_out = ", a part of its own" if dataset.positions is None else ", held out of all images"
+    from foldrace.trainables.data.sample import ROLES
+
+    sample = dataset.sample
+    held_out = ", a part of its own" if dataset.positions is None else ", held out of all samples"
     yield f"read from      {dataset.source}"
-    yield f"an image       {shape} (channels × height × width)"
-    yield f"training part  {len(dataset):,} images{_by_class(dataset, dataset.labels)}"
-    yield (
-        f"test part      {len(dataset.test_images):,} images{held_out}"
-        f"{_by_class(dataset, dataset.test_labels)}"
-    )
-    if dataset.groups is not None:
-        yield f"groups         {len(set(dataset.groups.tolist())):,}"
+    roles = {getattr(sample.roles, role): role for role in ROLES}
+    for name, info in sample.fields.items():
+        yield f"{roles.get(name, 'input'):<14} {_field(info)}"
+    yield f"training part  {len(dataset):,} samples{_by_class(dataset, dataset.training)}"
+    test = _by_class(dataset, dataset.test)
+    yield f"test part      {dataset.test_count:,} samples{held_out}{test}"
+    if (groups := dataset.groups) is not None:
+        yield f"groups         {len(set(groups.tolist())):,}"
     yield f"fingerprint    {dataset.digest}"
 
 
-def _by_class(dataset: Dataset, labels: Labels | None) -> str:
+def _field(info: FieldInfo) -> str:
+    """``x: 13 numbers, float32, from 0 to 711``."""
+    shape = " × ".join("…" if size is None else str(size) for size in info.shape)
+    if info.image:
+        return f"{info.name}: images of {shape} (channels × height × width), bytes"
+    kind = f"{shape} of {info.dtype}" if shape else info.dtype
+    if info.ragged:
+        kind = f"sequences of unequal length, {kind}"
+    if info.classes is not None:
+        return f"{info.name}: {info.classes:,} classes, {kind}"
+    return f"{info.name}: {kind}, from {info.low:g} to {info.high:g}"
+
+
+def _by_class(dataset: Dataset, part: Fields) -> str:
     """``: cat (800), dog (817)``, of the first classes."""
-    if labels is None:
+    from foldrace.trainables.data.arrays import Ragged
+
+    target = dataset.sample.target
+    if target is None or target.name not in part:
         return ", no labels"
+    if target.classes is None:
+        return ""
+    labels = part[target.name]
+    assert not isinstance(labels, Ragged)
     counts = sorted(Counter(labels.tolist()).items())
-    names = dict(enumerate(dataset.class_names))
+    names = dict(enumerate(target.names))
     listed = ", ".join(f"{names.get(i, i)} ({count:,})" for i, count in counts[:_CLASSES])
     more = f" and {len(counts) - _CLASSES:,} classes more" if len(counts) > _CLASSES else ""
     return f": {listed}{more}"

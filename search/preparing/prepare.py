@@ -55,7 +55,12 @@ def prepare(
         check_name("task", name)
     given = spec.dataset
     dataset = load_dataset(
-        given.name, limit=given.limit, seed=given.seed, size=given.size, data_dir=data_dir
+        given.name,
+        limit=given.limit,
+        seed=given.seed,
+        size=given.size,
+        wanted=given.wanted,
+        data_dir=data_dir,
     )
     folds = fold_plan(spec, dataset)
     check_objective(task, spec.objective, differing(arms) if arms else space.tunable)
@@ -85,11 +90,11 @@ def _check_task(
     """Checks the task's parameters at the upper end of each space, and tries a user's own task."""
     for each in [arm.space for arm in arms] or [space]:
         params = task.complete(each.point(lambda _, entry: entry.upper), "space")
-        task.check(params, dataset.sample_shape)
+        task.check(params, dataset.sample)
         if spec.task not in BUILT_IN_TASKS:
             try_task(task, params, dataset, spec.objective)
     for arm in arms:
-        task.check(task.complete(arm.default), dataset.sample_shape)
+        task.check(task.complete(arm.default), dataset.sample)
 
 
 def fold_plan(spec: SweepSpec, dataset: Dataset) -> FoldPlan:

@@ -9,7 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from foldrace.errors import InputError, nearest
+from foldrace.trainables.data.arrays import taken
+from foldrace.trainables.data.sample import Sample
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
 
@@ -59,35 +63,104 @@ def try_task(
     """
     import torch
 
-    implementation = copy.deepcopy(task.implementation)
-    trial = replace(task, implementation=implementation)
+    from foldrace.trainables.training.fold import moved
+    from foldrace.trainables.training.samples import Samples, TrainingPart
+    from foldrace.trainables.training.stepping import Stepping
+
+    trial = replace(task, implementation=copy.deepcopy(task.implementation))
+    sample, count = dataset.sample, min(2, len(dataset))
     doing = "build()"
     try:
-        model = implementation.build(params, dataset.sample_shape)
-        images = torch.from_numpy(dataset.images[:2].copy()).float().div_(255)
+        first = np.arange(count)
+        fields = {name: taken(array, first) for name, array in dataset.training.items()}
+        samples = Samples.of(fields, sample, torch.device("cpu"))
+        everything = torch.arange(count)
+        batch = samples.take(everything)
+        prepared = None
+        if trial.can("prepare"):
+            doing = "prepare()"
+            prepared = trial.implementation.prepare(TrainingPart(samples, everything), params)
+            _check_prepared(task, prepared)
+            prepared = moved(prepared, samples.device)
+        doing = "build()"
+        model = trial.build(params, sample, prepared)
+        if trial.can("augment"):
+            doing = "augment()"
+            batch = trial.augment(batch, torch.Generator(), prepared)
+        offered: dict[str, Any] = {"sample": sample, "prepared": prepared}
         doing = "losses()"
-        terms = dict(trial.losses(model.train(), images, params, 0.0))
-        _check_terms(task, terms, len(images), objective)
+        terms = dict(trial.losses(model.train(), batch, params, **offered, epoch=0.0))
+        _check_terms(task, terms, count, objective)
         _check_summary(trial, terms, params, objective)
         doing = "the gradient of the loss"
         torch.autograd.backward(terms["loss"].mean())
+        if trial.can("optimizers"):
+            doing = "optimizers()"
+            made = trial.call_without_batch("optimizers", model, params, prepared=prepared)
+            Stepping(params, model, 1, 1, made)
+        batch = samples.take(everything)
         with torch.inference_mode():
             doing = "losses() in evaluation"
-            terms = dict(trial.losses(model.eval(), images, params))
-            _check_terms(task, terms, len(images), objective)
+            terms = dict(trial.losses(model.eval(), batch, params, **offered))
+            _check_terms(task, terms, count, objective)
             _check_summary(trial, terms, params, objective)
-            doing = "reconstruct()"
-            made = (
-                implementation.reconstruct(model, images, params) if task.reconstructs else images
-            )
+            if trial.can("predict"):
+                doing = "predict()"
+                predicted = trial.call("predict", model, batch, params, **offered)
+                _check_predicted(task, predicted, count)
+            if trial.reconstructs and sample.holds_an_image:
+                doing = "reconstruct()"
+                pictures = trial.call("reconstruct", model, batch, params, **offered)
+                _check_reconstructed(task, pictures, batch[sample.input.name])
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        rule = (
-            f"{doing} fails on two samples of shape {dataset.sample_shape}:"
-            f" {type(error).__name__}: {error}"
-        )
-        raise InputError("task", task.reference, rule) from error
+        rule = f"{doing} fails on two samples of {shown(sample)}: {type(error).__name__}: {error}"
+        raise InputError("task", task.reference, rule, _type_hint(sample, error)) from error
+
+
+def shown(sample: Sample) -> str:
+    """The shapes of a sample: ``shape (1, 28, 28)``, or of several fields by name."""
+    if len(sample.fields) == 1 or sample.holds_an_image:
+        return f"shape {sample.shape}"
+    each = (f"{name} {info.shape} {info.dtype}" for name, info in sample.fields.items())
+    return "; ".join(each)
+
+
+def _type_hint(sample: Sample, error: BaseException) -> str:
+    """What to do if a network of float32 gets float64."""
+    doubles = [name for name, info in sample.fields.items() if info.dtype == "float64"]
+    if not doubles or not re.search(r"dtype|Double|double", str(error)):
+        return ""
+    return f"{doubles[0]} is float64: save it as float32, or make the network .double()"
+
+
+def _check_prepared(task: LoadedTask, prepared: object) -> None:
+    """Refuse what a checkpoint cannot hold."""
+    import torch
+
+    if prepared is None or isinstance(prepared, torch.Tensor | bool | int | float | str):
+        return
+    if isinstance(prepared, Mapping) and all(isinstance(key, str | int) for key in prepared):
+        each = list(prepared.values())
+    elif type(prepared) in (list, tuple):
+        each = list(prepared)  # type: ignore[call-overload]
+    else:
+        rule = f"prepare() returns a {type(prepared).__name__}, which a checkpoint cannot hold"
+        hint = "return tensors, numbers, texts, and lists and mappings of them"
+        raise InputError("task", task.reference, rule, hint)
+    for value in each:
+        _check_prepared(task, value)
+
+
+def _check_predicted(task: LoadedTask, predicted: object, count: int) -> None:
+    shape = tuple(getattr(predicted, "shape", ()))
+    if not shape or shape[0] != count:
+        rule = f"predict() must return one row per sample: {shape} for {count} samples"
+        raise InputError("task", task.reference, rule)
+
+
+def _check_reconstructed(task: LoadedTask, made: object, images: Any) -> None:
     if tuple(getattr(made, "shape", ())) != tuple(images.shape):
         rule = "reconstruct() must return images of the shape that it is given"
         raise InputError("task", task.reference, rule)

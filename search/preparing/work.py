@@ -20,7 +20,8 @@ def make_work(prepared: Prepared) -> Work:
     spec = prepared.spec
     return Work(
         task=prepared.task,
-        images=prepared.dataset.images,
+        fields=prepared.dataset.training,
+        sample=prepared.dataset.sample,
         splits=tuple(prepared.folds.split()),
         options=TrainingOptions(
             epochs=spec.epochs,

@@ -187,13 +187,15 @@ class MlflowWriter(EventSink):
         }
         given = [RunTag(str(name), value) for name, value in tags.items() if value is not None]
         self._client.log_batch(run, tags=given)
-        profile = {"samples": len(dataset), "test_samples": len(dataset.test_images)}
+        profile = {"samples": len(dataset), "test_samples": dataset.test_count}
         entity = DatasetEntity(
             name=dataset.name,
             digest=dataset.digest[:36],  # MLflow's limit; the whole digest is a tag
             source_type="foldrace",
             source=json.dumps({"source": dataset.source, "digest": dataset.digest}),
-            schema=json.dumps({"images": ["uint8", *dataset.sample_shape]}),
+            schema=json.dumps(
+                {name: [info.dtype, *info.shape] for name, info in dataset.sample.fields.items()}
+            ),
             profile=json.dumps(profile),
         )
         context = [InputTag("mlflow.data.context", "training")]

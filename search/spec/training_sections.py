@@ -16,6 +16,8 @@ from pydantic import (
 )
 
 from foldrace.search.spec.fields import Count, Line, Seed, SpecSection, Worded, broken
+from foldrace.trainables.data.fields import Wanted
+from foldrace.trainables.data.sample import ROLES
 
 __all__ = [
     "DatasetSpec",
@@ -56,6 +58,9 @@ _SIZE_SCHEMA: dict[str, Any] = {
 }
 
 
+RoleField = Line | Literal[False] | None
+
+
 class DatasetSpec(SpecSection):
     """The ``dataset`` section; the short form is the data set's name alone."""
 
@@ -63,8 +68,33 @@ class DatasetSpec(SpecSection):
     """A built-in data set, a .npz file, a folder of images, or a function as
     ./file.py:function. Required."""
 
+    inputs: Annotated[tuple[Line, ...], Field(strict=False, min_length=1)] | None = None
+    """The fields to read as inputs. By default all without a role."""
+
+    target: RoleField = None
+    """The field to predict; false: none. By default target, label, labels or y, if there is
+    one. A held-out test part is then stratified by its classes."""
+
+    groups: RoleField = None
+    """The field of groups, which are never on both sides of a split; false: none. By default
+    groups or group."""
+
+    split: RoleField = None
+    """The field of fold numbers, for predefined folds; false: none. By default split, fold or
+    folds."""
+
+    time: RoleField = None
+    """The field by which samples are in time; false: none. By default time or timestamp."""
+
+    weight: RoleField = None
+    """The field of weights, in training and in validation; false: none. By default weight,
+    weights or sample_weight."""
+
+    id: RoleField = None
+    """The field of names of samples; false: none. By default id or ids."""
+
     limit: Count | None = None
-    """Number of images to use, drawn with the seed. By default all of them."""
+    """Number of samples to use, drawn with the seed. By default all of them."""
 
     seed: Seed = 0
     """Seed of the draw when a limit is set. Default: 0."""
@@ -81,6 +111,13 @@ class DatasetSpec(SpecSection):
     ) = None
     """Height and width in pixels to which the images are resized, at most 4096 each. By
     default they keep their size."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """The fields and roles that are given, for `load_dataset`."""
+        given = {role: getattr(self, role) for role in ROLES}
+        roles = {role: name or None for role, name in given.items() if name is not None}
+        return Wanted(self.inputs, roles)
 
 
 def named_dataset(value: object) -> object:

@@ -8,15 +8,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from foldrace.errors import StateError
 from foldrace.search.sweeps.models import WEIGHTS, deployable, export_program
-from foldrace.trainables.ray.work import shared_tensor
+from foldrace.trainables.data.arrays import Dataset, taken
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.samples import Samples
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +36,7 @@ def register_champion(
     run_id: str,
     name: str,
     fold: Fold,
-    images: np.ndarray[Any, np.dtype[np.uint8]],
+    dataset: Dataset,
 ) -> str:
     """Logs the weights of a refitted model, and registers the model as champion.
 
@@ -43,7 +44,7 @@ def register_champion(
         uri: of the tracking store.
         name: of the registered model.
         fold: the refitted model, as a fold that trained on everything.
-        images: (N, C, H, W) uint8, on which the registered model is checked.
+        dataset: the registered model is checked on its test part.
 
     Returns:
         The model's URI. Its version is the weights alone, with a warning, if torch cannot export
@@ -56,18 +57,21 @@ def register_champion(
         path = Path(folder) / WEIGHTS
         torch.save({key: value.cpu() for key, value in fold.model.state_dict().items()}, path)
         client.log_artifact(run_id, str(path))
-    model = deployable(fold.task, fold.model.cpu(), fold.params)
-    sample = shared_tensor(images[:_CHECKED]).float().div(255)
-    if len(sample) < 2 or export_program(model, sample) is None:
+    chosen = np.arange(min(_CHECKED, dataset.test_count))
+    fields = {of: taken(array, chosen) for of, array in dataset.test.items()}
+    samples = Samples.of(fields, dataset.sample, torch.device("cpu"))
+    model, arguments = deployable(fold, samples)
+    # MLflow's PyTorch models take one tensor
+    if len(arguments) != 1 or export_program(model, arguments) is None:
         log.warning(
-            "torch.export cannot export this model: models:/%s has its weights (%s), not a"
-            " program",
+            "torch.export cannot export this model with one tensor as its input: models:/%s has"
+            " its weights (%s), not a program",
             name,
             WEIGHTS,
         )
         return _register_weights(client, run_id, name)
     with _default_store(uri):
-        return _register(client, run_id, name, model, sample)
+        return _register(client, run_id, name, model, arguments[0])
 
 
 def _create(client: MlflowClient, name: str) -> None:
@@ -116,7 +120,7 @@ def _register(
 
     with torch.inference_mode():
         expected = model(sample)
-    shapes = [TensorSpec(np.dtype(np.float32), (-1, *t.shape[1:])) for t in (sample, expected)]
+    shapes = [TensorSpec(t.numpy().dtype, (-1, *t.shape[1:])) for t in (sample, expected)]
     signature = ModelSignature(inputs=Schema(shapes[:1]), outputs=Schema(shapes[1:]))
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pytorch.log_model(

@@ -16,9 +16,10 @@ from foldrace.search.recording.schema import COMPARISON_FILE
 from foldrace.search.sampling.comparison_plan import Phase
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
-from foldrace.trainables.ray.work import Work, shared_tensor
+from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.reports import mean_and_standard_error
+from foldrace.trainables.training.samples import shared_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +170,7 @@ def _reconstruct(
     images: NDArray[np.uint8],
     device: torch.device,
 ) -> NDArray[np.uint8]:
-    cv = work.cross_validation(trial.params, work.images_on(device), repeat=1)
+    cv = work.cross_validation(trial.params, work.samples_on(device), repeat=1)
     cv.load_state_dict(load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["cross_validation"])
     made: NDArray[np.uint8] = (
         cv.folds[0].reconstruct(shared_tensor(images).to(device)).cpu().numpy()

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from foldrace.search.recording.schema import EVIDENCE_FILE
-from foldrace.trainables.ray.work import shared_tensor
 from foldrace.trainables.tasks.elbo import active_units
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
+from foldrace.trainables.training.samples import shared_tensor
 from foldrace.trainables.training.seeds import derive_seed, seeded
 
 if TYPE_CHECKING:
@@ -143,12 +143,14 @@ def log_evidence(
     dataset: Dataset,
     terms: Mapping[str, float],
 ) -> None:
-    """Logs `collect_evidence` of the test part to a run.
+    """Logs `collect_evidence` of the test part to a run, if a sample is one image.
 
     Args:
         terms: the model's values, of which ``kl_0``, ``kl_1``, … are the KL terms of the code
             dimensions.
     """
+    if dataset.test_images is None:
+        return
     kl = [
         terms[f"kl_{i}"]
         for i in itertools.takewhile(lambda i: f"kl_{i}" in terms, itertools.count())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 from foldrace.search.recording.events import EventSink
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.tune.state import TrialRecord
+from foldrace.trainables.data.sample import LENGTH
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
-from foldrace.trainables.ray.work import Work, shared_tensor
-from foldrace.trainables.tasks.loading import LoadedTask
-from foldrace.trainables.tasks.parameters import Value
+from foldrace.trainables.ray.work import Work
+from foldrace.trainables.training.fold import Fold, moved
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import Split
 
 __all__ = ["WEIGHTS", "deployable", "export_program", "log_fold_models"]
@@ -26,51 +27,81 @@ __all__ = ["WEIGHTS", "deployable", "export_program", "log_fold_models"]
 log = logging.getLogger(__name__)
 
 PROGRAM, WEIGHTS, ABOUT = "model.pt2", "state_dict.pt", "fold.json"
+PREPARED = "prepared.pt"
+_EXAMPLES = 2
 INDICES, POSITIONS = "validation_indices.npy", "validation_positions.npy"
 
 
-class _Reconstruction(torch.nn.Module):
-    """A task's ``reconstruct`` as a module: (B, C, H, W) in [0, 1] → the same shape."""
+class _Method(torch.nn.Module):
+    """A method of a task as a module of tensors: ``reconstruct`` or ``predict``."""
 
-    def __init__(
-        self, task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]
-    ) -> None:
+    def __init__(self, fold: Fold, method: str, names: Sequence[str]) -> None:
         super().__init__()
-        self.model, self._task, self._params = model, task, params
+        self.model, self._task, self._params = fold.model, fold.task, fold.params
+        self._sample = fold.samples.sample
+        self._prepared = moved(fold.prepared, torch.device("cpu"))
+        self._method, self._names = method, names
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self._task.implementation.reconstruct(
-            self.model, images, self._params
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        batch = dict(zip(self._names, tensors, strict=True))
+        made: torch.Tensor = self._task.call(
+            self._method,
+            self.model,
+            batch,
+            self._params,
+            sample=self._sample,
+            prepared=self._prepared,
         )
         return made
 
 
-def deployable(
-    task: LoadedTask, model: torch.nn.Module, params: Mapping[str, Value]
-) -> torch.nn.Module:
-    """The module to export: one that reconstructs images if the task can, else the model."""
-    return (_Reconstruction(task, model, params) if task.reconstructs else model).eval()
+def deployable(fold: Fold, samples: Samples) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """The module to export, on the CPU, and its arguments for some samples.
+
+    It is the task's ``reconstruct``, else its ``predict``, else the model. Its arguments are the
+    inputs of a sample, in their order; after one of sequences comes that of their lengths.
+
+    Args:
+        fold: with the weights to export.
+        samples: on the CPU.
+    """
+    fold.model.cpu()
+    sample = fold.samples.sample
+    method = next((name for name in ("reconstruct", "predict") if fold.task.can(name)), None)
+    names = [info.name for info in sample.inputs]
+    batch = samples.take(torch.arange(len(samples)))
+    if method is None or not fold.task.takes(method, "batch"):
+        names = names[:1]
+    else:
+        names = [of for name in names for of in (name, name + LENGTH) if of in batch]
+    module = fold.model if method is None else _Method(fold, method, names)
+    return module.eval(), tuple(batch[name] for name in names)
 
 
 def export_program(
-    model: torch.nn.Module, sample: torch.Tensor
+    model: torch.nn.Module, arguments: tuple[torch.Tensor, ...]
 ) -> torch.export.ExportedProgram | None:
     """Exports ``model``, in evaluation mode, as a program for any batch size.
 
     Args:
-        sample: (2 or more, C, H, W) in [0, 1].
+        arguments: of 2 or more samples each.
 
     Returns:
         None if torch cannot export it, or if it does not return one tensor.
     """
     batch = torch.export.Dim("batch", min=1, max=2**20)
+    if not arguments or len(arguments[0]) < 2:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # a user's forward() may do anything, and not everything that runs can be exported
         try:
-            if not isinstance(model(sample), torch.Tensor):
+            if not isinstance(model(*arguments), torch.Tensor):
                 return None
-            return torch.export.export(model, (sample,), dynamic_shapes=({0: batch},))
+            shapes = tuple({0: batch} for _ in arguments)
+            if isinstance(model, _Method):  # its arguments are one sequence
+                return torch.export.export(model, arguments, dynamic_shapes=(shapes,))
+            return torch.export.export(model, arguments, dynamic_shapes=shapes)
         except Exception:
             return None
 
@@ -86,13 +117,13 @@ def log_fold_models(
     """
     state = load_checkpoint_file(checkpoint / CHECKPOINT_FILE)["cross_validation"]
     recorded = 0 if trial.report is None else trial.report.fold_epochs
-    cv = work.cross_validation(trial.params, shared_tensor(work.images))
+    cv = work.cross_validation(trial.params, work.samples_on())
     cv.load_state_dict(state)
     if cv.report().fold_epochs < recorded:
         # a kill came between the trial's last report and its checkpoint; the numbers are the same
         # again
         with work.process() as device:
-            cv = work.cross_validation(trial.params, work.images_on(device))
+            cv = work.cross_validation(trial.params, work.samples_on(device))
             cv.load_state_dict(state)
             while cv.report().fold_epochs < recorded:
                 cv.advance()
@@ -105,29 +136,22 @@ def log_fold_models(
         }
         into = folder.winner / f"fold-{run.number}"
         into.mkdir(parents=True, exist_ok=True)
-        _write(into, run.model, work, split, about, trial.params)
+        _write(into, run, work, split, about)
         path = str(into.relative_to(folder.path))
         events.files((trial.number, run.number), path, "checkpoint")
 
 
-def _write(
-    folder: Path,
-    model: torch.nn.Module,
-    work: Work,
-    split: Split,
-    about: Mapping[str, Any],
-    params: Mapping[str, Value],
-) -> None:
-    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+def _write(folder: Path, fold: Fold, work: Work, split: Split, about: Mapping[str, Any]) -> None:
+    weights = fold.model.state_dict()
+    torch.save({name: value.cpu() for name, value in weights.items()}, folder / WEIGHTS)
+    if fold.prepared is not None:
+        torch.save(moved(fold.prepared, torch.device("cpu")), folder / PREPARED)
     np.save(folder / INDICES, split.validation)
     np.save(
         folder / POSITIONS,
         split.validation if work.positions is None else work.positions[split.validation],
     )
-    sample = shared_tensor(work.images)[:2].float().div(255)
-    program = export_program(
-        deployable(work.task, model.cpu(), work.task.complete(params)), sample
-    )
+    program = export_program(*deployable(fold, work.first_samples(_EXAMPLES)))
     if program is None:
         log.warning(
             "%s: torch.export cannot export this model: there is %s, but no %s",
@@ -137,5 +161,5 @@ def _write(
         )
     else:
         torch.export.save(program, folder / PROGRAM)
-    shown = {"task": work.task.reference, "params": work.task.complete(params), **about}
+    shown = {"task": work.task.reference, "params": dict(fold.params), **about}
     (folder / ABOUT).write_text(json.dumps(shown, indent=2))

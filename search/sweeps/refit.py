@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from foldrace.errors import InputError, StateError, first_line
 from foldrace.search.preparing.recorded import open_recorded
@@ -32,11 +31,12 @@ from foldrace.search.sweeps.champion import register_champion
 from foldrace.search.sweeps.evidence import Codec, log_evidence
 from foldrace.search.sweeps.models import WEIGHTS
 from foldrace.trainables.data.arrays import Dataset
-from foldrace.trainables.ray.work import Work, shared_tensor
+from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.divergence import not_finite
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.seeds import derive_seed, seeded
 from foldrace.trainables.training.splits import Split
 
@@ -87,12 +87,12 @@ class RefitResult:
             if not _GENERIC.fullmatch(name)
         ]
         rows = [
-            ("trained on", f"{self.samples:,} images, {self.epochs} epochs"),
+            ("trained on", f"{self.samples:,} samples, {self.epochs} epochs"),
             ("cross-validation loss", f"{self.val_loss:.5f}"),
             *(terms or [("test loss", f"{self.test['loss']:.5f}")]),
             (
                 "tested on",
-                f"{self.test_samples:,} images, once"
+                f"{self.test_samples:,} samples, once"
                 + (" (by an earlier refit)" if self.repeated else ""),
             ),
         ]
@@ -161,19 +161,17 @@ def refit(
     work = make_work(prepared)
     with writer.refit_run({**params, "epochs": epochs}) as run_id, work.process() as device:
         fold = _train(work, params, epochs, client, run_id, device)
-        test = _test(fold, dataset.test_images, bound_samples)
+        test = _test(fold, dataset, bound_samples)
         values = {f"test_{name}": value for name, value in test.items()}
         client.log_batch(run_id, metrics=finite_metrics(values, epochs, now_ms()))
         _log_evidence(client, run_id, fold, dataset, folder.winner, test)
-        uri = register_champion(
-            client, state.tracking_uri, run_id, folder.name, fold, dataset.test_images
-        )
+        uri = register_champion(client, state.tracking_uri, run_id, folder.name, fold, dataset)
         refitted = RefitResult(
             sweep=folder.name,
             run_id=run_id,
             epochs=epochs,
             samples=len(dataset),
-            test_samples=len(dataset.test_images),
+            test_samples=dataset.test_count,
             test=test,
             val_loss=best["val_loss"]["mean"],
             model_uri=uri,
@@ -219,12 +217,12 @@ def _recorded_params(runs: Runs, best: Mapping[str, Any], task: LoadedTask) -> d
     return task.complete({**best["params"], **recorded})
 
 
-def _test(fold: Fold, images: NDArray[np.uint8], bound_samples: int | None) -> dict[str, float]:
+def _test(fold: Fold, dataset: Dataset, bound_samples: int | None) -> dict[str, float]:
     """The task's terms on the test part, and the bound if wanted."""
-    on_device = shared_tensor(images).to(fold.device)
-    test = fold.evaluate(torch.arange(len(images), device=fold.device), on_device)
+    samples = Samples.of(dataset.test, dataset.sample, fold.device)
+    test = fold.evaluate(torch.arange(len(samples), device=fold.device), samples)
     if bound_samples is not None:
-        test[f"iwae_{bound_samples}"] = mean_bound(fold, on_device, bound_samples)
+        test[f"iwae_{bound_samples}"] = mean_bound(fold, samples, bound_samples)
     return test
 
 
@@ -237,11 +235,11 @@ def _train(
     device: torch.device,
 ) -> Fold:
     """Trains on all training data; the schedule spans the same epochs as in the search."""
-    everything = np.arange(len(work.images), dtype=np.int64)
+    everything = np.arange(len(work), dtype=np.int64)
     fold = Fold(
         work.task,
         params,
-        work.images_on(device),
+        work.samples_on(device),
         Split(everything, everything[:0]),
         replace(work.options, epochs=max(work.options.epochs, epochs)),
         number=len(work.splits),
@@ -254,24 +252,23 @@ def _train(
                 " was not tested"
             )
         client.log_batch(run_id, metrics=finite_metrics(values, epoch, now_ms()))
+    fold.model.load_state_dict(fold.judged.state_dict())  # averaged, if weights are averaged
     return fold
 
 
-def mean_bound(fold: Fold, images: torch.Tensor, samples: int) -> float:
-    """The importance-weighted bound on log p(x), in nats, as the mean over images.
+def mean_bound(fold: Fold, samples: Samples, count: int) -> float:
+    """The importance-weighted bound on log p(x), in nats, as the mean over samples.
 
     Args:
-        images: (N, C, H, W) uint8.
-        samples: codes per image.
+        count: codes drawn per sample.
     """
     fold.model.eval()
     total = 0.0
+    everything = torch.arange(len(samples), device=fold.device)
     with torch.inference_mode(), seeded(derive_seed(fold.options.seed, "bound"), fold.device):
-        for part in torch.split(images, _BOUND_BATCH):
-            pixels = part.to(torch.float32).div_(255.0)
-            bounds = fold.task.implementation.bound(fold.model, pixels, fold.params, samples)
-            total += float(bounds.double().sum())
-    return total / len(images)
+        for batch in samples.batches(torch.split(everything, _BOUND_BATCH)):
+            total += float(fold.call("bound", batch, samples=count).double().sum())
+    return total / len(samples)
 
 
 def _log_evidence(

@@ -131,7 +131,7 @@ def replay_trial(
     if trained_on == "cpu":  # whatever the sweep reserves
         work = replace(work, gpu=0.0)
     with work.process() as device:
-        cv = work.cross_validation(params, work.images_on(device), repeat)
+        cv = work.cross_validation(params, work.samples_on(device), repeat)
         again = dict(_train(cv, int(own.data.metrics[FOLD_EPOCHS])))
         versions = _versions(client, runs.find(()))
         if trained_on not in (None, here := device_name(device)):

@@ -242,6 +242,8 @@ class ComparisonRun(SweepRun):
         test images."""
         super().log_models(sweep, checkpoints)
         images = self.prepared.dataset.test_images
+        if images is None:
+            return
         try:
             log_reconstructions(
                 sweep.events, self.trials, checkpoints, self.work, images, self.folder

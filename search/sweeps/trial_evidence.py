@@ -51,7 +51,7 @@ def log_trial_evidence(
     run_id = writer.trial_run(trial)
     with work.process() as device:
         cv = work.cross_validation(
-            saved["params"], work.images_on(device), repeat=saved.get("repeat", 0)
+            saved["params"], work.samples_on(device), repeat=saved.get("repeat", 0)
         )
         cv.load_state_dict(saved["cross_validation"])
         folds = []

@@ -26,6 +26,7 @@ from foldrace import load_dataset
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan
 
 EPOCHS = 8
@@ -105,7 +106,7 @@ class Run:
         split = FoldPlan(len(self.images), splits=3).split()[0]
         params = self.task.complete(self.params)
         settings = TrainingOptions(EPOCHS, self.seed, **options)
-        return Fold(self.task, params, self.images, split, settings)
+        return Fold(self.task, params, Samples.of_images(self.images), split, settings)
 
     def failed_at(self) -> int | None:
         """The epoch at which the fold is told to have diverged, or None."""

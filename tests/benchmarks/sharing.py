@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.tune.session import ray_session
 from foldrace.trainables.ray.process import prepare_process
-from foldrace.trainables.ray.work import Work, shared_tensor
+from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import FoldPlan
 from tests.benchmarks.arguments import (
@@ -86,6 +87,18 @@ def memory_of_this_process() -> Memory:
     )
 
 
+def images_of(work: Work) -> NDArray[np.uint8]:
+    """The images of a data set of images."""
+    images = work.fields["images"]
+    assert isinstance(images, np.ndarray)
+    return images
+
+
+def with_images(work: Work, images: NDArray[np.uint8]) -> Work:
+    """The same work on other images."""
+    return replace(work, fields={**work.fields, "images": images})
+
+
 class _Worker:
     """A Ray actor that keeps a `Work` and trains on it."""
 
@@ -95,16 +108,16 @@ class _Worker:
     def train(self, work: Work) -> int:
         """Keeps the data, trains on a part of it, reads all of it, and returns its sum."""
         prepare_process(work.threads)
-        self._held = replace(work, images=work.images.copy()) if self._copy else work
+        self._held = with_images(work, images_of(work).copy()) if self._copy else work
         params: dict[str, Value] = {
             "optimizer": "adam",
             "lr": 1e-3,
             "batch_size": 256,
             "latent_dim": 16,
         }
-        self._trained = self._held.cross_validation(params, shared_tensor(self._held.images))
+        self._trained = self._held.cross_validation(params, self._held.samples_on())
         self._trained.advance()
-        return int(self._held.images.sum(dtype=np.int64))
+        return int(images_of(self._held).sum(dtype=np.int64))
 
     def memory(self) -> Memory:
         return memory_of_this_process()
@@ -119,7 +132,7 @@ def measure(work: Work, count: int, *, copy: bool) -> list[Growth]:
     import ray
 
     work = _quick(work)
-    few = replace(work, images=work.images[:_FEW], positions=None)
+    few = replace(with_images(work, images_of(work)[:_FEW]), positions=None)
     actor = ray.remote(num_cpus=0)(_Worker)
     shared = ray.put(work)
     workers = [actor.remote(copy) for _ in range(count)]
@@ -133,7 +146,7 @@ def measure(work: Work, count: int, *, copy: bool) -> list[Growth]:
     for _ in range(2):  # the allocator has grown to what training needs
         each("train", few)
     before = each("memory")
-    assert set(each("train", shared)) == {int(work.images.sum(dtype=np.int64))}
+    assert set(each("train", shared)) == {int(images_of(work).sum(dtype=np.int64))}
     after = each("memory")
     for worker in workers:
         ray.kill(worker)
@@ -142,7 +155,7 @@ def measure(work: Work, count: int, *, copy: bool) -> list[Growth]:
 
 def _quick(work: Work) -> Work:
     """The same data with small folds of its first images: training time is not measured here."""
-    plan = FoldPlan(min(_FEW, len(work.images)), splits=max(2, len(work.splits)))
+    plan = FoldPlan(min(_FEW, len(work)), splits=max(2, len(work.splits)))
     return replace(work, splits=tuple(plan.split()))
 
 
@@ -167,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parse_out(parser, arguments)
     with refusing(parser):
         work = make_work(prepare(load_spec(SPEC, asked.set), asked.data_dir))
-    work = replace(work, images=np.tile(work.images, (asked.times, 1, 1, 1)))
+    work = with_images(work, np.tile(images_of(work), (asked.times, 1, 1, 1)))
     rows = []
     for count in asked.workers:
         for copy in (False, True):
@@ -184,8 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f" {max(shared):.1f} MiB; together {sum(whole):.1f} MiB",
                 flush=True,
             )
-    print(f"the images: {work.images.nbytes / _MIB:.1f} MiB")
-    values = {"images": len(work.images), "image_bytes": work.images.nbytes, "rows": rows}
+    print(f"the images: {images_of(work).nbytes / _MIB:.1f} MiB")
+    values = {"images": len(work), "image_bytes": images_of(work).nbytes, "rows": rows}
     write_record(asked.out / "sharing.json", "sharing", values)
     say_written(asked.out / "sharing.json")
 

@@ -29,7 +29,6 @@ from foldrace.search.tune.callback import RunningSweep
 from foldrace.search.tune.interrupts import Interrupt
 from foldrace.search.tune.state import TrialRecord, TrialStatus
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, save_checkpoint_file
-from foldrace.trainables.ray.work import shared_tensor
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,7 +171,7 @@ class OneTrial(SweepRun):
     """A sweep whose only trial is trained here, without Ray."""
 
     def run(self, sweep: RunningSweep, interrupt: Interrupt) -> dict[int, Path]:
-        cv = self.work.cross_validation(PARAMS, shared_tensor(self.work.images))
+        cv = self.work.cross_validation(PARAMS, self.work.samples_on())
         record = TrialRecord(0, PARAMS)
         completed = self.prepared.task.complete(PARAMS)
         complete = {name: value for name, value in completed.items() if value is not None}

@@ -10,6 +10,7 @@ from torch import nn
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan
 
 TASK = load_task("autoencoder")
@@ -21,7 +22,7 @@ def make(images, params=None, *, fold=0, epochs=4, task=TASK, n=N, **options):
     complete = task.complete({**SMALL, **(params or {})} if task is TASK else params or {})
     split = FoldPlan(n, splits=3).split()[fold]
     settings = TrainingOptions(epochs, **options)
-    return Fold(task, complete, images[:n], split, settings, number=fold)
+    return Fold(task, complete, Samples.of_images(images[:n]), split, settings, number=fold)
 
 
 def train(fold, epochs=4):

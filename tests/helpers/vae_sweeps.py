@@ -68,7 +68,7 @@ def record_sweep(
     writer.start_sweep(
         "name: vae\n",
         {},
-        Dataset("digits", blank, None, None, blank[:4], None, (), "d" * 64, "-"),
+        Dataset.of_images("digits", blank, None, None, blank[:4], None, (), "d" * 64, "-"),
         task,
     )
     for number, trial in enumerate(trials):

@@ -140,7 +140,7 @@ class Parts:
         if test is not None and test_labels is not None:
             test["labels"] = test_labels
         roles = Roles(
-            target=None if labels is None else "labels",
+            target=None if labels is None and test_labels is None else "labels",
             groups=None if groups is None else "groups",
         )
         return cls(training, source, test, roles, {"labels": class_names} if class_names else {})
@@ -155,10 +155,15 @@ class Parts:
         test = {f"test_{name}": array for name, array in (self.test or {}).items()}
         return {**self.training, **test}
 
+    @property
+    def fields(self) -> set[str]:
+        """The names of all fields."""
+        return {*self.training, *(self.test or {})}
+
     def of_role(self, role: str) -> NDArray[Any] | None:
         """The training part of the field of a role, or None."""
         name = getattr(self.roles, role)
-        array = None if name is None else self.training[name]
+        array = self.training.get(name)
         return None if isinstance(array, Ragged) else array
 
 
@@ -278,10 +283,9 @@ class Dataset:
         return self._images(self.test)
 
     def _images(self, part: Fields) -> Images | None:
-        inputs = self.sample.inputs
-        if len(inputs) != 1 or not inputs[0].image:
+        if not self.sample.holds_an_image:
             return None
-        array = part[inputs[0].name]
+        array = part[self.sample.input.name]
         assert not isinstance(array, Ragged)
         return array
 
@@ -290,10 +294,11 @@ def describe(
     training: Fields, test: Fields, roles: Roles, names: Mapping[str, tuple[str, ...]]
 ) -> Sample:
     """What one sample of these fields holds."""
+    only_tested = {name: array for name, array in test.items() if name not in training}
     return Sample(
         {
             name: _field_info(name, array, test.get(name), roles, names.get(name, ()))
-            for name, array in training.items()
+            for name, array in {**training, **only_tested}.items()
         },
         roles,
     )

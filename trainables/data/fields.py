@@ -287,17 +287,19 @@ def _numbered(
     for of in arrays[Part.TRAINING]:
         held = {part: each[of] for part, each in arrays.items() if of in each}
         _check_alike(name, of, held)
-        first = held[Part.TRAINING]
-        if isinstance(first, Ragged) or first.dtype.kind != "U":
+        texts_of = {
+            part: array
+            for part, array in held.items()
+            if not isinstance(array, Ragged) and array.dtype.kind == "U"
+        }
+        if not texts_of:
             continue
-        seen = [part for part in held if of != roles.target or part is not Part.TEST]
-        texts = sorted({str(text) for part in seen for text in np.unique(held[part])})
+        seen = [part for part in texts_of if of != roles.target or part is not Part.TEST]
+        texts = sorted({str(text) for part in seen for text in np.unique(texts_of[part])})
         number = {text: index for index, text in enumerate(texts)}
-        for part, array in held.items():
+        for part, array in texts_of.items():
             if unknown := sorted({str(text) for text in np.unique(array)} - set(texts)):
-                rule = (
-                    f"the test part has a class {unknown[0]} that the training part does not have"
-                )
+                rule = f"the test part has a class {unknown[0]} that the training part has not"
                 raise DataError("dataset", name, rule)
             made[part][of] = np.array([number[str(text)] for text in array], dtype=np.int64)
         names[of] = tuple(texts)

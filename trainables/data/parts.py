@@ -87,7 +87,8 @@ def _held_out(name: str, parts: Parts, stratify: bool) -> NDArray[np.bool_]:
             raise _undivided(name, "sample" if count < 2 else "moment in time")
         # All samples of a moment are in one part.
         first = np.sort(time)[count - wanted]
-        return time >= (first if first > time.min() else np.unique(time)[1])
+        held_from = first if first > time.min() else np.unique(time)[1]
+        return np.asarray(time >= held_from, dtype=np.bool_)
     if stratify and units is None and target is not None and target.dtype.kind in "iu":
         held = np.zeros(count, dtype=bool)
         for label in np.unique(target):

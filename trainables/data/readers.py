@@ -119,9 +119,9 @@ def _parts_of_mapping(name: str, values: Mapping[str, Any], source: str, wanted:
     return fields_from(name, _joined_lengths(name, values), source, wanted)
 
 
-def _axes_of(value: object) -> int:
+def _axes_of(value: Any) -> int:
     try:
-        return len(np.shape(value))  # type: ignore[arg-type]
+        return len(np.shape(value))
     except (TypeError, ValueError):  # of unequal lengths
         return 1
 
@@ -156,4 +156,5 @@ def _parts_of_dataset(name: str, data: Dataset, wanted: Wanted) -> Parts:
         roles = {role: getattr(data.roles, role) for role in ROLES}
         given = Wanted(wanted.inputs, {**roles, **wanted.roles})
         parts = fields_from(name, values, source, given)
-    return replace(parts, names={**parts.names, **data.names})
+    named = {of: texts for of, texts in data.names.items() if of in parts.fields}
+    return replace(parts, names={**parts.names, **named})

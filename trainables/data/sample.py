@@ -114,6 +114,11 @@ class Sample:
         return self.inputs[0]
 
     @property
+    def holds_an_image(self) -> bool:
+        """Whether the only input is an image of bytes."""
+        return len(self.inputs) == 1 and self.inputs[0].image
+
+    @property
     def shape(self) -> tuple[int | None, ...]:
         """The shape of the only input. Raises: ValueError: see `input`."""
         return self.input.shape

@@ -43,6 +43,7 @@ from foldrace.trainables.ray.work import Work
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.reports import EpochReport
+from foldrace.trainables.training.samples import Samples
 
 __all__ = ["DEVICE", "DROPPED", "GPUS", "RAISED", "FoldTrainable"]
 
@@ -96,7 +97,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         if on_gpu:
             check_assigned_gpus(assigned)
         self._device_name = device_name(self._device)
-        self._images: torch.Tensor | None = None
+        self._samples: Samples | None = None
         self._held = 0
         self._begin(config)
 
@@ -113,8 +114,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _started(self) -> CrossValidation:
         """The trial's cross-validation, made at the first call, from its checkpoint if any."""
-        if self._images is None:
-            self._images = self._data_on_device()
+        if self._samples is None:
+            self._samples = self._data_on_device()
         if self._cv is None:
             checkpoint = self._checkpoint
             self._cv = (
@@ -124,18 +125,20 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             )
         return self._cv
 
-    def _data_on_device(self) -> torch.Tensor:
+    def _data_on_device(self) -> Samples:
         if self._device.type == "cuda":
             take_share(self._work.gpu)
-        images = self._work.images_on(self._device)
+        samples = self._work.samples_on(self._device)
         if self._work.limits.memory is not None:
             self._held = limit_memory(self._work.limits.memory)
-        return images
+        return samples
 
     def _new_cross_validation(self) -> CrossValidation:
-        assert self._images is not None
+        assert self._samples is not None
         config = self._trial_config
-        return self._work.cross_validation(config["params"], self._images, config.get("repeat", 0))
+        return self._work.cross_validation(
+            config["params"], self._samples, config.get("repeat", 0)
+        )
 
     def _restored_cross_validation(self, checkpoint: Path) -> CrossValidation:
         for folder in newest_checkpoints(checkpoint):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foldrace.trainables.data.arrays import Fields, taken
+from foldrace.trainables.data.sample import Sample
 from foldrace.trainables.ray.gpus import local_device
 from foldrace.trainables.ray.limits import Limits
 from foldrace.trainables.ray.process import prepared_process
@@ -19,10 +20,11 @@ from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.cross_validation import CrossValidation, Fused
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.seeds import derive_seed
 from foldrace.trainables.training.splits import Split
 
-__all__ = ["Work", "shared_tensor"]
+__all__ = ["Work"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Work:
 
     Attributes:
         task: the task to train.
-        images: (N, C, H, W) uint8.
+        fields: of the training part of the data set, N entries each.
+        sample: what one sample holds.
         splits: one per fold.
         options: how to train each fold.
         threads: CPU threads per trial.
@@ -50,7 +53,8 @@ class Work:
     """
 
     task: LoadedTask
-    images: NDArray[np.uint8]
+    fields: Fields
+    sample: Sample
     splits: tuple[Split, ...]
     options: TrainingOptions
     threads: int = 1
@@ -74,18 +78,28 @@ class Work:
         with prepared_process(self.threads, device.type == "cuda"):
             yield device
 
-    def images_on(self, device: torch.device) -> torch.Tensor:
-        """The images on a device; on the CPU the tensor shares the array's memory."""
-        return shared_tensor(self.images).to(device)
+    def __len__(self) -> int:
+        """The number of training samples."""
+        return len(next(iter(self.fields.values())))
+
+    def samples_on(self, device: torch.device | None = None) -> Samples:
+        """The samples on a device; on the CPU, the default, they share the arrays' memory."""
+        return Samples.of(self.fields, self.sample, device or torch.device("cpu"))
+
+    def first_samples(self, count: int) -> Samples:
+        """The first samples, on the CPU."""
+        chosen = np.arange(min(count, len(self)))
+        fields = {name: taken(array, chosen) for name, array in self.fields.items()}
+        return Samples.of(fields, self.sample, torch.device("cpu"))
 
     def cross_validation(
-        self, params: Mapping[str, Value], images: torch.Tensor, repeat: int = 0
+        self, params: Mapping[str, Value], samples: Samples, repeat: int = 0
     ) -> CrossValidation:
         """A trial's cross-validation, before its first epoch.
 
         Args:
             params: the trial's parameters; missing ones take their defaults.
-            images: the tensor of ``self.images``, on the device to train on.
+            samples: see `samples_on`.
             repeat: 0, or the number of a repeat, from 1. A repeat has its own splits and seed, the
                 same for every trial, so that the losses of two trials are paired.
         """
@@ -96,16 +110,9 @@ class Work:
         return CrossValidation(
             self.task,
             self.task.complete(params),
-            images,
+            samples,
             splits,
             options,
             ladder=self.ladder,
             fused=self.fused,
         )
-
-
-def shared_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    """A tensor that shares the array's memory, even if that is read-only (Ray's object store)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(images)

@@ -6,14 +6,22 @@ PyTorch is not imported here, so that a sweep file is checked quickly.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, nearest
+from foldrace.trainables.data.sample import Sample
 from foldrace.trainables.tasks.parameters import TRAINING_PARAMETERS, Parameter, Value, complete
-from foldrace.trainables.tasks.protocol import Means, Params, SampleShape, numbered
+from foldrace.trainables.tasks.protocol import (
+    BATCH_METHODS,
+    OPTIONAL_METHODS,
+    Means,
+    Params,
+    numbered,
+)
 from foldrace.trainables.user_code import load_object, referenced_module
 from foldrace.trainables.user_sources import project_sources, sources_digest
 
@@ -26,6 +34,10 @@ BUILT_IN_TASKS = {
     "autoencoder": "foldrace.trainables.tasks.autoencoder:AutoencoderTask",
     "variational": "foldrace.trainables.tasks.variational:VariationalTask",
 }
+
+
+_CLOSE = 0.8
+"""Similarity of two names from which one may be meant by the other."""
 
 
 @dataclass(frozen=True)
@@ -49,46 +61,122 @@ class LoadedTask:
     objective: str | None
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    def build(self, params: Params, sample: Sample, prepared: Any = None) -> torch.nn.Module:
+        """The network (see `Task.build`)."""
+        second = sample if self.takes("build", "sample") else sample.shape
+        network: torch.nn.Module = self.implementation.build(
+            params, second, **self._asked("build", prepared=prepared)
+        )
+        return network
+
     def losses(
         self,
         model: torch.nn.Module,
-        images: torch.Tensor,
+        batch: Mapping[str, torch.Tensor],
         params: Params,
+        *,
+        sample: Sample,
+        prepared: Any = None,
         epoch: float | None = None,
     ) -> Mapping[str, torch.Tensor]:
         """The loss terms of a batch (see `Task.losses`).
 
         Args:
-            images: (B, C, H, W) in [0, 1].
+            batch: the fields of B samples, on the model's device.
+            sample: what a sample of the data set holds.
+            prepared: what ``prepare`` returned for the fold.
             epoch: epochs trained so far, with their fraction; None in evaluation.
 
         Raises:
             ValueError: the first axis of a term is not B.
         """
-        timing = {"epoch": epoch} if self.takes_epoch else {}
-        terms: Mapping[str, torch.Tensor] = self.implementation.losses(
-            model, images, params, **timing
+        terms: Mapping[str, torch.Tensor] = self.call(
+            "losses", model, batch, params, sample=sample, prepared=prepared, epoch=epoch
         )
+        count = len(next(iter(batch.values())))
         for name, values in terms.items():
-            if values.shape[:1] != images.shape[:1]:
+            if values.shape[:1] != (count,):
                 raise ValueError(
                     f"losses() must give one value per sample: {name!r} has shape"
-                    f" {tuple(values.shape)} for {len(images)} samples"
+                    f" {tuple(values.shape)} for {count} samples"
                 )
         return terms
+
+    def call(
+        self,
+        method: str,
+        model: torch.nn.Module,
+        batch: Mapping[str, torch.Tensor],
+        params: Params,
+        *,
+        sample: Sample,
+        **offered: Any,
+    ) -> Any:
+        """Calls a method of the task on a batch: ``losses``, ``predict``, ``reconstruct``, ….
+
+        A method whose second parameter is called ``batch`` gets all fields by name; any other gets
+        the only input. Of what is offered, it gets what it has parameters for.
+
+        Raises:
+            ValueError: it does not take a batch, and a sample has not one input.
+        """
+        second = batch if self.takes(method, "batch") else batch[sample.input.name]
+        function = getattr(self.implementation, method)
+        return function(model, second, params, **self._asked(method, **offered))
+
+    def call_without_batch(
+        self, method: str, model: torch.nn.Module, params: Params, **offered: Any
+    ) -> Any:
+        """Calls a method of the task on its model alone: ``optimizers``."""
+        function = getattr(self.implementation, method)
+        return function(model, params, **self._asked(method, **offered))
+
+    def augment(
+        self, batch: Mapping[str, torch.Tensor], generator: torch.Generator, prepared: Any
+    ) -> dict[str, torch.Tensor]:
+        """The batch as ``augment`` changes it (see `Task`).
+
+        Raises:
+            TypeError: it returned something else than a mapping.
+        """
+        made = self.implementation.augment(
+            dict(batch), generator, **self._asked("augment", prepared=prepared)
+        )
+        if not isinstance(made, Mapping):
+            raise TypeError(f"augment() must return a batch; it returned {type(made).__name__}")
+        return dict(made)
+
+    def takes(self, method: str, parameter: str) -> bool:
+        """Whether a method of the task has a parameter of that name."""
+        return parameter in self._parameters_of(method)
+
+    def _asked(self, method: str, **offered: Any) -> dict[str, Any]:
+        return {name: value for name, value in offered.items() if self.takes(method, name)}
+
+    def _parameters_of(self, method: str) -> Collection[str]:
+        known = self._signatures
+        if method not in known:
+            try:
+                known[method] = frozenset(
+                    inspect.signature(getattr(self.implementation, method)).parameters
+                )
+            except (AttributeError, TypeError, ValueError):  # none, or without a signature
+                known[method] = frozenset()
+        return known[method]
+
+    @cached_property
+    def _signatures(self) -> dict[str, frozenset[str]]:
+        return {}
 
     @property
     def digest(self) -> str:
         """SHA-256, in hex, of the task's `sources`; empty for a built-in task."""
         return sources_digest(self.sources)
 
-    @cached_property
+    @property
     def takes_epoch(self) -> bool:
         """Whether its ``losses`` gets the epochs trained so far."""
-        try:
-            return "epoch" in inspect.signature(self.implementation.losses).parameters
-        except (TypeError, ValueError):  # a callable without a readable signature
-            return False
+        return self.takes("losses", "epoch")
 
     def summarise(self, means: Means, params: Params) -> dict[str, float]:
         """The metrics to record, from the means of the terms over all images."""
@@ -126,16 +214,24 @@ class LoadedTask:
         """
         return complete(params, self.parameters, field)
 
-    def check(self, params: Params, sample_shape: SampleShape) -> None:
-        """Let the task refuse parameters or an image shape.
+    def check(self, params: Params, sample: Sample) -> None:
+        """Let the task refuse parameters or samples.
 
         Raises:
-            InputError: the task's ``check`` raised an exception.
+            InputError: the task's ``check`` raised an exception, or a method takes the only input
+                and there is more than one.
         """
+        for method in BATCH_METHODS:
+            if self.can(method) and not self.takes(method, "batch") and len(sample.inputs) != 1:
+                rule = f"{method}() takes one input, and a sample has {len(sample.inputs)}:"
+                named = ", ".join(info.name for info in sample.inputs)
+                hint = f"call its parameter batch: {method}(self, model, batch, params)"
+                raise InputError("task", self.reference, f"{rule} {named}", hint)
         if not self.can("check"):
             return
+        second = sample if self.takes("check", "sample") else sample.shape
         try:
-            self.implementation.check(params, sample_shape)
+            self.implementation.check(params, second)
         except InputError:
             raise
         except Exception as error:
@@ -185,10 +281,22 @@ def load_task(reference: str) -> LoadedTask:
     if missing:
         rule = f"{target.rpartition(':')[2]} has no method {' and no method '.join(missing)}"
         raise InputError("task", reference, rule)
+    _check_names(reference, implementation)
     parameters = _parameters(reference, getattr(implementation, "parameters", {}))
     objective = getattr(implementation, "objective", None)
     sources = {} if reference in BUILT_IN_TASKS else project_sources(referenced_module(target))
     return LoadedTask(reference, implementation, parameters, objective, sources)
+
+
+def _check_names(reference: str, implementation: object) -> None:
+    """Refuse a method that is an optional one but for a slip of the pen. Raises: InputError."""
+    known = {*OPTIONAL_METHODS, "build", "losses"}
+    for name in dir(type(implementation)):
+        if name.startswith("_") or name in known or not callable(getattr(implementation, name)):
+            continue
+        if close := get_close_matches(name, known, n=1, cutoff=_CLOSE):
+            rule = f"has a method {name}, which nothing calls"
+            raise InputError("task", reference, rule, f"did you mean {close[0]}? else rename it")
 
 
 def _parameters(reference: str, declared: object) -> dict[str, Parameter]:

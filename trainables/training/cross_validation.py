@@ -15,6 +15,7 @@ from foldrace.trainables.training.fused import CannotFuseError, can_fuse, train_
 from foldrace.trainables.training.ladder import Rung, aligned_points
 from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.reports import EpochReport, FoldReport
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import Split
 
 __all__ = ["CrossValidation", "Fused"]
@@ -28,7 +29,7 @@ class CrossValidation:
     Args:
         task: the task to train.
         params: the trial's complete parameters.
-        images: (N, C, H, W) uint8 on the device to train on.
+        samples: the whole training part of the data set, on the device to train on.
         splits: one per fold, the same for every trial.
         options: how to train each fold.
         ladder: rungs that rise in folds, epochs or both, within ``splits`` and
@@ -44,17 +45,17 @@ class CrossValidation:
         self,
         task: LoadedTask,
         params: Params,
-        images: Tensor,
+        samples: Samples,
         splits: Sequence[Split],
         options: TrainingOptions,
         *,
         ladder: Sequence[Rung] = (),
         fused: Fused = "auto",
     ) -> None:
-        self._task, self._params, self._images = task, params, images
+        self._task, self._params, self._samples = task, params, samples
         self._splits, self._options = splits, options
         self._must_fuse = fused is True
-        self._fused = images.device.type == "cuda" if fused == "auto" else fused
+        self._fused = samples.device.type == "cuda" if fused == "auto" else fused
         self._ladder = tuple(ladder) or (Rung(len(splits), options.epochs),)
         self._points = aligned_points(self._ladder)
         last = self._points[-1]
@@ -120,9 +121,10 @@ class CrossValidation:
 
     def _train_epoch(self, folds: Sequence[Fold]) -> list[FoldReport]:
         """Trains the next epoch of folds at the same epoch."""
-        if self._fused and can_fuse(folds):
+        if self._fused:
             try:
-                return train_epoch_fused(folds)
+                if can_fuse(folds):
+                    return train_epoch_fused(folds)
             except CannotFuseError:
                 if self._must_fuse:
                     raise
@@ -133,7 +135,7 @@ class CrossValidation:
         return Fold(
             self._task,
             self._params,
-            self._images,
+            self._samples,
             self._splits[number],
             self._options,
             number=number,
@@ -177,12 +179,12 @@ class CrossValidation:
 
         Returns:
             Originals and reconstructions, both (count, C, H, W) uint8 on the CPU; None if the task
-            does not reconstruct.
+            does not reconstruct, or a sample is no image.
         """
         fold = self._folds[number]
-        if not fold.task.reconstructs:
+        if not (fold.task.reconstructs and fold.samples.sample.holds_an_image):
             return None
-        originals = fold.images[fold.validation_indices[:count]]
+        originals = fold.samples.images(fold.validation_indices[:count])
         return originals.cpu(), fold.reconstruct(originals).cpu()
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,20 +11,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.protocol import Params
 from foldrace.trainables.training.divergence import DivergenceCheck, Untrained, criterion
-from foldrace.trainables.training.optimizers import build_optimizer, build_schedule
 from foldrace.trainables.training.options import Precision, TrainingOptions
 from foldrace.trainables.training.reports import FoldReport
+from foldrace.trainables.training.samples import Batch, Samples, TrainingPart, as_pixels
 from foldrace.trainables.training.seeds import derive_seed, seeded
 from foldrace.trainables.training.splits import Split
+from foldrace.trainables.training.stepping import Stepping
 
-__all__ = ["Fold", "add_terms"]
+__all__ = ["WEIGHT", "Fold", "add_totals", "moved", "sum_terms"]
 
-_VALIDATION_BATCH = 1024
+_VALIDATION_BATCH, _VALIDATION_ELEMENTS = 1024, 50_000 * 1024
+
+_NOT_FUSED = ("prepare", "augment", "optimizers", "step")
+
+WEIGHT = " weight"
+"""Among sums of terms: the sum of the samples' weights. No term can be called so."""
 
 
 class Fold:
@@ -36,8 +41,8 @@ class Fold:
     Args:
         task: the task to train.
         params: the trial's complete parameters.
-        images: (N, C, H, W) uint8, the whole training part, on the device to train on.
-        split: which of the images train and which validate.
+        samples: the whole training part of the data set, on the device to train on.
+        split: which of them train and which validate.
         options: how to train.
         number: the fold's number, from 0.
 
@@ -51,7 +56,7 @@ class Fold:
         self,
         task: LoadedTask,
         params: Params,
-        images: Tensor,
+        samples: Samples,
         split: Split,
         options: TrainingOptions,
         *,
@@ -60,17 +65,18 @@ class Fold:
         self._given = task, split
         # A task may keep notes on itself. They belong to this fold: a worker trains many trials.
         self.task = replace(task, implementation=copy.deepcopy(task.implementation))
-        self.params, self.images, self.options, self.number = params, images, options, number
+        self.params, self.samples, self.options, self.number = params, samples, options, number
         self.objective = options.objective or task.objective
-        self.device = images.device
+        self.device = samples.device
         self.train_indices = torch.from_numpy(split.train).to(self.device)
         self.validation_indices = torch.from_numpy(split.validation).to(self.device)
-        _, channels, height, width = images.shape
+        self.prepared = self._prepared()
         with seeded(derive_seed(options.seed, number, "weights"), self.device):
-            model = self.task.implementation.build(params, (channels, height, width))
+            model = self.task.build(params, samples.sample, self.prepared)
             self.model: torch.nn.Module = model.to(self.device)
-        self.optimizer = build_optimizer(params, self.model.parameters())
-        self.schedule = self.new_schedule(self.optimizer)
+        own = self._offered("optimizers") if self.task.can("optimizers") else None
+        batches = len(self.batches(self.train_indices))
+        self.stepping = Stepping(params, self.model, batches, options.epochs, own)
         self.epoch = 0
         self.seconds = 0.0
         self.diverged: str | None = None
@@ -98,23 +104,42 @@ class Fold:
         return metrics
 
     def _train(self) -> dict[str, float]:
-        """The training loop: one pass over the training images in a new random order."""
+        """The training loop: one pass over the training samples in a new random order."""
         self.model.train()
         sums: dict[str, Tensor] = {}
         count = 0
         with self.options.precision.of_products(), seeded(self._epoch_seed, self.device):
-            order = self._shuffled()
-            for batch in self.batches(order):
-                terms = self.losses(self.pixels(batch), self.moment(count))
-                sums = add_terms(sums, terms)
-                self.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(terms["loss"].mean())
-                self.optimizer.step()
-                if self.schedule is not None:
-                    self.schedule.step()
-                count += len(batch)
+            parts, generator = self.batches(self._shuffled()), self._generator()
+            for part, batch in zip(parts, self.samples.batches(parts), strict=True):
+                totals = self._train_batch(self._augmented(batch, generator), self.moment(count))
+                sums = add_totals(sums, totals)
+                count += len(part)
+            self.stepping.end_epoch()
             means = self.means(sums, count)
         return {f"train_{name}": value for name, value in means.items()}
+
+    def _train_batch(self, batch: Batch, moment: float) -> dict[str, Tensor]:
+        """Trains on one batch; returns its sums."""
+        if not self.task.can("step"):
+            loss, totals = self.loss_and_sums(batch, moment)
+            self.stepping.minimise(loss)
+            return totals
+        optimizers = self.stepping.optimizers
+        with self._autocast(moment):
+            terms = self.call("step", batch, optimizers=optimizers, epoch=moment)
+        self.stepping.after_step()
+        return sum_terms(terms, self._weights(batch))
+
+    def _generator(self) -> torch.Generator:
+        """What ``augment`` draws from in the next epoch."""
+        seed = derive_seed(self.options.seed, self.number, self.epoch + 1, "augment")
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        if not self.task.can("augment"):
+            return batch
+        with torch.no_grad():
+            return self.task.augment(batch, generator, self.prepared)
 
     def end_epoch(self, metrics: dict[str, float], seconds: float) -> FoldReport:
         """Validates after an epoch of training, and keeps the weights if they are the best so far.
@@ -136,30 +161,37 @@ class Fold:
         self.seconds += seconds + time.perf_counter() - started
         return self.report()
 
-    def evaluate(self, indices: Tensor, images: Tensor | None = None) -> dict[str, float]:
-        """The means of the task's terms over ``images[indices]``, in evaluation mode.
+    def evaluate(self, indices: Tensor, samples: Samples | None = None) -> dict[str, float]:
+        """The means of the task's terms over some samples, in evaluation mode.
 
         Args:
             indices: (n,) positions on the fold's device.
-            images: (N, C, H, W) uint8 on the fold's device; None: the fold's own.
+            samples: on the fold's device; None: the fold's own.
 
         Returns:
             The objective is named ``loss``. See `means`.
         """
         sums: dict[str, Tensor] = {}
-        for terms in self._evaluated(indices, images):
-            sums = add_terms(sums, terms)
+        for terms, batch in self._evaluated(indices, samples):
+            sums = add_totals(sums, sum_terms(terms, self._weights(batch)))
         return self.means(sums, len(indices))
 
     def _evaluated(
-        self, indices: Tensor, images: Tensor | None = None
-    ) -> Iterator[Mapping[str, Tensor]]:
+        self, indices: Tensor, samples: Samples | None = None
+    ) -> Iterator[tuple[Mapping[str, Tensor], Batch]]:
         """The terms of each batch in evaluation mode; the caller takes them all."""
-        self.model.eval()
+        model, source = self.judged, samples or self.samples
+        model.eval()
         seed = derive_seed(self.options.seed, self.number, "validate")
         with torch.inference_mode(), seeded(seed, self.device):
-            for batch in torch.split(indices, _VALIDATION_BATCH):
-                yield self.losses(self.pixels(batch, images))
+            for batch in source.batches(torch.split(indices, self._validation_batch)):
+                yield self._terms(model, batch, None), batch
+
+    @property
+    def _validation_batch(self) -> int:
+        """As many samples as are evaluated at once: fewer, the larger they are."""
+        size = sum(math.prod(n or 1 for n in info.shape) for info in self.samples.sample.inputs)
+        return max(1, min(_VALIDATION_BATCH, _VALIDATION_ELEMENTS // max(1, size)))
 
     def _untrained(self) -> Untrained:
         """What training has to improve on: this fold as it was before its first step.
@@ -169,43 +201,115 @@ class Fold:
         task's notes change.
         """
         task, split = self._given
-        fresh = Fold(task, self.params, self.images, split, self.options, number=self.number)
+        fresh = Fold(task, self.params, self.samples, split, self.options, number=self.number)
         sums: dict[str, Tensor] = {}
         losses: list[Tensor] = []
-        for terms in fresh._evaluated(fresh.validation_indices):
-            sums = add_terms(sums, terms)
+        for terms, batch in fresh._evaluated(fresh.validation_indices):
+            sums = add_totals(sums, sum_terms(terms, self._weights(batch)))
             losses.append(terms["loss"].double())
         count = len(fresh.validation_indices)
         means = {f"val_{name}": value for name, value in fresh.means(sums, count).items()}
         deviation = float(torch.cat(losses).std(correction=0))
         return Untrained(criterion(means, "val"), deviation, count)
 
-    def losses(self, pixels: Tensor, moment: float | None = None) -> Mapping[str, Tensor]:
+    def loss_and_sums(self, batch: Batch, moment: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is minimised on a batch, and the sums of the terms.
+
+        Args:
+            moment: epochs trained so far, with their fraction.
+        """
+        terms, weights = self._terms(self.model, batch, moment), self._weights(batch)
+        loss = terms["loss"]
+        mean = loss.mean() if weights is None else (loss * weights).sum() / weights.sum()
+        return mean, sum_terms(terms, weights)
+
+    def _terms(
+        self, model: torch.nn.Module, batch: Batch, moment: float | None
+    ) -> Mapping[str, Tensor]:
         """The task's terms of a batch.
 
         Args:
-            pixels: (B, C, H, W) in [0, 1].
             moment: epochs trained so far, with their fraction; None in evaluation, which is in
                 float32, as the kept weights are for whoever loads them.
 
         Returns:
             Tensors of shape (B, …) by the name of the term.
         """
-        with torch.autocast(
+        with self._autocast(moment):
+            return self.task.losses(
+                model,
+                batch,
+                self.params,
+                sample=self.samples.sample,
+                prepared=self.prepared,
+                epoch=moment,
+            )
+
+    def _autocast(self, moment: float | None) -> torch.autocast:
+        return torch.autocast(
             self.device.type,
             dtype=torch.bfloat16,
             enabled=moment is not None and self.options.precision is Precision.BFLOAT16,
             cache_enabled=False,
-        ):
-            return self.task.losses(self.model, pixels, self.params, moment)
+        )
+
+    def call(self, method: str, batch: Batch, **offered: Any) -> Any:
+        """Calls a method of the task on a batch with the model that is trained."""
+        return self.task.call(
+            method,
+            self.model,
+            batch,
+            self.params,
+            sample=self.samples.sample,
+            prepared=self.prepared,
+            **offered,
+        )
+
+    def _offered(self, method: str) -> Any:
+        return self.task.call_without_batch(
+            method, self.model, self.params, prepared=self.prepared
+        )
+
+    def _weights(self, batch: Batch) -> Tensor | None:
+        """(B,) how much each sample of a batch counts; None: all the same."""
+        name = self.samples.sample.roles.weight
+        return None if name is None else batch[name].to(torch.float64)
+
+    def _prepared(self) -> Any:
+        """What the task learns from the training part alone, before anything else."""
+        if not self.task.can("prepare"):
+            return None
+        part = TrainingPart(self.samples, self.train_indices)
+        with seeded(derive_seed(self.options.seed, self.number, "prepare"), self.device):
+            return moved(self.task.implementation.prepare(part, self.params), self.device)
+
+    @property
+    def cannot_fuse(self) -> str | None:
+        """Why its epochs cannot be trained as one program with those of other folds, or None."""
+        own = [name for name in _NOT_FUSED if self.task.can(name)]
+        if own:
+            return f"the task has its own {own[0]}()"
+        if not self.stepping.is_plain:
+            return "gradients are clipped or accumulated, or weights averaged"
+        if any(info.ragged for info in self.samples.sample.fields.values()):
+            return "samples are sequences of unequal length"
+        return None
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """The model that is evaluated and kept: with averaged weights, if they are averaged."""
+        return self.stepping.judged
 
     def means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
-        """The metrics from sums over ``count`` samples.
+        """The metrics from sums over ``count`` samples, each counting as its weight says.
 
         The objective is named ``loss``. If another term is minimised, that is ``criterion``.
         """
         # One transfer, so one synchronisation with the device.
-        values = torch.cat([total.reshape(-1) for total in sums.values()]).div(count).tolist()
+        sums = dict(sums)
+        total_weight = sums.pop(WEIGHT, count)
+        flat = torch.cat([total.reshape(-1) for total in sums.values()])
+        values = flat.div(total_weight).tolist()
         terms: dict[str, float | list[float]] = {}
         for name, total in sums.items():
             terms[name] = values[: total.numel()] if total.ndim else values[0]
@@ -217,14 +321,8 @@ class Fold:
         return {**means, "criterion": means["loss"], "loss": means[objective]}
 
     def moment(self, count: int) -> float:
-        """The epochs trained so far, after ``count`` images of the next one."""
+        """The epochs trained so far, after ``count`` samples of the next one."""
         return self.epoch + count / len(self.train_indices)
-
-    def new_schedule(self, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
-        """The trial's learning-rate schedule from its first step on, for ``optimizer``."""
-        steps = self.options.epochs * len(self.batches(self.train_indices))
-        lr = float(self.params["lr"] or 0.0)
-        return build_schedule(str(self.params["schedule"]), optimizer, lr, steps)
 
     def batches(self, indices: Tensor) -> Sequence[Tensor]:
         """``indices`` (n,) in batches.
@@ -235,16 +333,11 @@ class Fold:
         lone = len(batches) > 1 and len(batches[-1]) == 1 < len(batches[0])
         return batches[:-1] if lone else batches
 
-    def pixels(self, batch: Tensor, images: Tensor | None = None) -> Tensor:
-        """The images at the (B,) indices, as (B, C, H, W) float32 in [0, 1]."""
-        source = self.images if images is None else images
-        return source.index_select(0, batch).to(torch.float32).div_(255.0)
-
     def random_epoch(self) -> tuple[Tensor, torch.Generator]:
         """The next epoch's randomness, for a caller that trains it in another way.
 
         Returns:
-            The order of the training images, and a generator on the fold's device in the state
+            The order of the training samples, and a generator on the fold's device in the state
             that torch's global one has when `train_epoch` draws the first batch.
         """
         generator = torch.Generator().manual_seed(self._epoch_seed)
@@ -283,7 +376,7 @@ class Fold:
                 self._kept_epoch, self._kept_metrics = 0, {"val_loss": math.inf}
         elif self.diverged is None and loss < self._kept_metrics["val_loss"] - stopping.min_delta:
             self._kept_epoch, self._kept_metrics = self.epoch, kept
-            state = self.model.state_dict()
+            state = self.judged.state_dict()
             self._kept_weights = {name: value.clone() for name, value in state.items()}
 
     def report(self) -> FoldReport:
@@ -295,7 +388,9 @@ class Fold:
 
     def weights(self) -> dict[str, Tensor]:
         """The kept weights: the best epoch's under early stopping, else the last epoch's."""
-        return self._kept_weights if self._kept_weights is not None else self.model.state_dict()
+        if self._kept_weights is not None:
+            return self._kept_weights
+        return self.judged.state_dict()
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """The kept weights' reconstructions, for a task that reconstructs.
@@ -311,8 +406,8 @@ class Fold:
         self.model.eval()
         seed = derive_seed(self.options.seed, self.number, "reconstruct")
         with torch.inference_mode(), seeded(seed, self.device):
-            pixels = images.to(torch.float32).div_(255.0)
-            output: Tensor = self.task.implementation.reconstruct(self.model, pixels, self.params)
+            batch = {self.samples.sample.input.name: as_pixels(images)}
+            output: Tensor = self.call("reconstruct", batch)
         self.model.load_state_dict(current)
         return output.clamp(0, 1).mul(255).round().to(torch.uint8)
 
@@ -327,8 +422,8 @@ class Fold:
             "diverged": self.diverged,
             "divergence": self._divergence.state_dict(),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "stepping": self.stepping.state_dict(),
+            "prepared": self.prepared,
             "kept_epoch": self._kept_epoch,
             "kept_metrics": self._kept_metrics,
             "kept_weights": self._kept_weights,
@@ -342,14 +437,52 @@ class Fold:
         if "divergence" in state:  # not in a checkpoint of an earlier version
             self._divergence.load_state_dict(state["divergence"])
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(state["schedule"])
+        self.stepping.load_state_dict(state.get("stepping") or _earlier_stepping(state))
+        if state.get("prepared") is not None:
+            self.prepared = moved(state["prepared"], self.device)
         self._kept_epoch, self._kept_metrics = state["kept_epoch"], dict(state["kept_metrics"])
         self._kept_weights, self._last_metrics = state["kept_weights"], dict(state["last_metrics"])
 
 
-def add_terms(sums: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adds a batch's terms, each (B, …), to the sums over all batches so far."""
-    totals = {name: values.detach().sum(0, dtype=torch.float64) for name, values in terms.items()}
+def sum_terms(terms: Mapping[str, Tensor], weights: Tensor | None = None) -> dict[str, Tensor]:
+    """The sums of a batch's terms, each (B, …), over its samples.
+
+    Args:
+        weights: (B,) float64; their sum is then among the sums, as ``WEIGHT``.
+    """
+    if weights is None:
+        return {
+            name: values.detach().sum(0, dtype=torch.float64) for name, values in terms.items()
+        }
+    sums = {
+        name: torch.tensordot(weights, values.detach().double(), dims=1)
+        for name, values in terms.items()
+    }
+    return {**sums, WEIGHT: weights.sum()}
+
+
+def add_totals(sums: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adds a batch's sums to those of all batches so far."""
     return {name: sums[name] + total if name in sums else total for name, total in totals.items()}
+
+
+def moved(prepared: Any, device: torch.device) -> Any:
+    """What a task has prepared, with its tensors on a device, however deep they are."""
+    if isinstance(prepared, Tensor):
+        return prepared.detach().to(device)
+    if isinstance(prepared, dict):
+        return {name: moved(value, device) for name, value in prepared.items()}
+    if isinstance(prepared, list | tuple):
+        return type(prepared)(moved(value, device) for value in prepared)
+    return prepared
+
+
+def _earlier_stepping(state: Mapping[str, Any]) -> dict[str, Any]:
+    """`Stepping.state_dict` from a checkpoint of an earlier version."""
+    schedule = state["schedule"]
+    return {
+        "optimizers": [state["optimizer"]],
+        "schedules": [] if schedule is None else [schedule],
+        "averaged": None,
+        "taken": 0,
+    }

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from foldrace.trainables.cpu.layers import torch_kernels
-from foldrace.trainables.training.fold import Fold, add_terms
+from foldrace.trainables.training.fold import Fold, add_totals
 from foldrace.trainables.training.fused_random import PerFoldRandom
 from foldrace.trainables.training.optimizers import build_optimizer
 from foldrace.trainables.training.reports import FoldReport
+from foldrace.trainables.training.samples import Batch
 from foldrace.trainables.training.seeds import seeded
 
 __all__ = ["CannotFuseError", "can_fuse", "train_epoch_fused"]
@@ -51,7 +52,13 @@ class CannotFuseError(RuntimeError):
 
 
 def can_fuse(folds: Sequence[Fold]) -> bool:
-    """Whether these folds are at the same epoch and have the same number of batches per epoch."""
+    """Whether these folds are at the same epoch and have the same number of batches per epoch.
+
+    Raises:
+        CannotFuseError: they never can be trained as one program.
+    """
+    if (reason := folds[0].cannot_fuse) is not None:
+        raise CannotFuseError(reason)
     kinds = {(fold.epoch, len(fold.batches(fold.train_indices))) for fold in folds}
     return len(folds) > 1 and len(kinds) == 1
 
@@ -89,9 +96,8 @@ class _Losses(nn.Module):
         super().__init__()
         self.network, self._fold = fold.model, fold
 
-    def forward(self, pixels: Tensor, moment: float) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = self._fold.losses(pixels, moment)
-        return terms["loss"].mean(), add_terms({}, terms)
+    def forward(self, batch: Batch, moment: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._fold.loss_and_sums(batch, moment)
 
 
 class _Stack:
@@ -109,7 +115,7 @@ class _Stack:
         self._weights, self._buffers = stack_module_state([_Losses(fold) for fold in folds])
         self._indices = torch.arange(len(folds))  # on the CPU: reading it from a GPU would wait
         self._optimizer = build_optimizer(folds[0].params, self._weights.values())
-        self._schedule = folds[0].new_schedule(self._optimizer)
+        self._schedule = folds[0].stepping.new_schedule(self._optimizer)
         self._copy_states()
         self._sums: dict[str, Tensor] = {}
 
@@ -142,13 +148,13 @@ class _Stack:
             alike[len(part), self._moment(fold, counts[index])].append(index)
         found = []
         for (_, moment), members in alike.items():
-            images = torch.stack([self._folds[i].pixels(parts[i]) for i in members])
-            found.append(self._batched(members, images, moment, generators))
+            each = [self._folds[i].samples.take(parts[i]) for i in members]
+            batch = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+            found.append(self._batched(members, batch, moment, generators))
         losses, sums, buffers = zip(*found, strict=True)
         order = [index for members in alike.values() for index in members]
         self._buffers = _joined(buffers, order)
-        for name, total in _joined(sums, order).items():
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._sums = add_totals(self._sums, _joined(sums, order))
         self._optimizer.zero_grad(set_to_none=True)
         # A fold's weights change its own loss alone, so these are the gradients of each.
         torch.autograd.backward(torch.cat(losses).sum())
@@ -160,20 +166,20 @@ class _Stack:
         return fold.moment(count) if fold.task.takes_epoch else float(fold.epoch)
 
     def _batched(
-        self, members: Sequence[int], images: Tensor, moment: float, generators: PerFoldRandom
+        self, members: Sequence[int], batch: Batch, moment: float, generators: PerFoldRandom
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The loss, the summed terms and the new buffers of the folds at ``members``.
 
         Args:
-            images: (folds, B, C, H, W).
+            batch: of each fold, (folds, B, …).
         """
 
         def one_fold(
-            state: dict[str, Tensor], pixels: Tensor, fold: Tensor
+            state: dict[str, Tensor], batch: Batch, fold: Tensor
         ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
             state = dict(state)
             with generators.of(fold):
-                loss, sums = functional_call(self._losses, state, (pixels, moment))
+                loss, sums = functional_call(self._losses, state, (batch, moment))
             # functional_call puts a buffer that was assigned anew into its argument
             return loss, sums, {name: state[name] for name in self._buffers}
 
@@ -183,7 +189,7 @@ class _Stack:
             state = {name: value[list(members)] for name, value in state.items()}
         found: tuple[Tensor, dict[str, Tensor], dict[str, Tensor]] = vmap(
             one_fold, randomness="error"
-        )(state, images, chosen)
+        )(state, batch, chosen)
         return found
 
     def _means(self, counts: Sequence[int]) -> list[dict[str, float]]:
@@ -195,9 +201,9 @@ class _Stack:
     def _copy_states(self) -> None:
         """Copies the states of the folds' optimizers and schedules into the stacked ones."""
         first = self._folds[0]
-        if self._schedule is not None and first.schedule is not None:
-            self._schedule.load_state_dict(first.schedule.state_dict())
-        group = first.optimizer.param_groups[0]
+        if self._schedule is not None:
+            self._schedule.load_state_dict(first.stepping.schedules[0].state_dict())
+        group = _optimizer(first).param_groups[0]
         self._optimizer.param_groups[0].update(
             {key: value for key, value in group.items() if key != "params"}
         )
@@ -224,14 +230,14 @@ class _Stack:
                 weight.copy_(stacked[index])
                 weight.grad = None if stacked.grad is None else stacked.grad[index].clone()
                 if stacked in self._optimizer.state:
-                    fold.optimizer.state[weight] = {
+                    _optimizer(fold).state[weight] = {
                         key: value[index].clone() if _is_stacked(key, value) else _copy(value)
                         for key, value in self._optimizer.state[stacked].items()
                     }
-            if fold.schedule is not None and self._schedule is not None:
-                fold.schedule.load_state_dict(self._schedule.state_dict())
+            if self._schedule is not None:
+                fold.stepping.schedules[0].load_state_dict(self._schedule.state_dict())
             group = self._optimizer.param_groups[0]
-            fold.optimizer.param_groups[0]["lr"] = _copy(group["lr"])
+            _optimizer(fold).param_groups[0]["lr"] = _copy(group["lr"])
 
 
 class _Shared:
@@ -290,10 +296,16 @@ def _random_states() -> tuple[Any, ...]:
     return random.getstate(), pickle.dumps(numpy), torch.random.get_rng_state().numpy().tobytes()
 
 
+def _optimizer(fold: Fold) -> torch.optim.Optimizer:
+    """The only optimizer of a fold that can be fused."""
+    (only,) = fold.stepping.optimizers
+    return only
+
+
 def _state(fold: Fold, index: int) -> dict[str, Any]:
     """The optimizer's state of the weight at ``index``; empty before the first step."""
-    weight = fold.optimizer.param_groups[0]["params"][index]
-    state: dict[str, Any] = fold.optimizer.state.get(weight, {})
+    weight = _optimizer(fold).param_groups[0]["params"][index]
+    state: dict[str, Any] = _optimizer(fold).state.get(weight, {})
     return state
 
 

@@ -22,6 +22,7 @@ from foldrace.search.sweeps.evidence import Codec
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import Split
 from tests.helpers.points import normal
 
@@ -47,7 +48,7 @@ def test_every_score_is_clearly_worse_on_random_weights_than_on_trained_ones() -
     )
     everything = np.arange(300, 1000)
     split, options = Split(everything, everything[:0]), TrainingOptions(epochs=15)
-    fold = Fold(task, params, torch.from_numpy(images), split, options)
+    fold = Fold(task, params, Samples.of_images(torch.from_numpy(images)), split, options)
 
     def scores() -> Any:
         codes = Codec(fold.task, fold.model, params, fold.device, 0).encode(images[:300])

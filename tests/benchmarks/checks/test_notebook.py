@@ -13,6 +13,7 @@ from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import Split
 from tests.benchmarks.notebook import (
     Counts,
@@ -35,7 +36,9 @@ def raw(tmp_path: Path) -> Path:
     images, test = (
         random.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8) for count in (N, 10)
     )
-    data = Dataset("random", images, np.arange(N) % 10, None, test, np.arange(10), (), "", "")
+    data = Dataset.of_images(
+        "random", images, np.arange(N) % 10, None, test, np.arange(10), (), "", ""
+    )
     write_raw(tmp_path, data)
     return tmp_path
 
@@ -52,7 +55,9 @@ def fold_run(raw: Path, dropout: float) -> Fold:
     )
     everything = np.arange(N)
     images = images_of(raw).mul(255).round().to(torch.uint8)
-    return Fold(task, params, images, Split(everything, everything), TrainingOptions(1))
+    return Fold(
+        task, params, Samples.of_images(images), Split(everything, everything), TrainingOptions(1)
+    )
 
 
 def as_in(run: Fold, dropout: float) -> NotebookAutoencoder:

@@ -58,12 +58,11 @@ def _optimize(
     import torch
 
     from foldrace.search.preparing.work import make_work
-    from foldrace.trainables.ray.work import shared_tensor
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
     work, events = make_work(prepared), []
-    images = shared_tensor(work.images)
+    images = work.samples_on()
 
     def objective(trial: optuna.Trial) -> float:
         validation = work.cross_validation(prepared.space.suggest(trial), images)
@@ -146,10 +145,8 @@ def _train(config: Mapping[str, Any], work: Any) -> None:
     import torch
     from ray import tune
 
-    from foldrace.trainables.ray.work import shared_tensor
-
     torch.set_num_threads(1)
-    validation = work.cross_validation(config["params"], shared_tensor(work.images))
+    validation = work.cross_validation(config["params"], work.samples_on())
     spent = 0
     while not validation.finished:
         report = validation.advance()

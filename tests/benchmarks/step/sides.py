@@ -19,6 +19,7 @@ from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import Split
 from tests.benchmarks.notebook import (
     NotebookAutoencoder,
@@ -134,7 +135,9 @@ def _parameters(task: LoadedTask, batch_size: int) -> dict[str, Value]:
 
 def _ours(images: Tensor, split: Split, batch_size: int) -> Trainer:
     task = load_task("autoencoder")
-    run = Fold(task, _parameters(task, batch_size), images, split, TrainingOptions(1))
+    run = Fold(
+        task, _parameters(task, batch_size), Samples.of_images(images), split, TrainingOptions(1)
+    )
     return Trainer(run.train_only_epoch, lambda: run.evaluate(run.validation_indices))
 
 
@@ -144,7 +147,8 @@ def make_folds(setting: Setting, batch_size: int, *, fused: bool) -> CrossValida
     task, images = load_task("autoencoder"), _images(setting)
     splits = [setting.split(len(images), fold) for fold in range(FOLDS)]
     params, options = _parameters(task, batch_size), TrainingOptions(_MANY)
-    return CrossValidation(task, params, images, splits, options, fused=fused)
+    samples = Samples.of_images(images)
+    return CrossValidation(task, params, samples, splits, options, fused=fused)
 
 
 def _in_memory(images: Tensor, split: Split, batch_size: int) -> Trainer:

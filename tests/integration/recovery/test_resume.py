@@ -15,7 +15,6 @@ import torch
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.trainables.ray.work import shared_tensor
 from tests.helpers.sweeps import Swept, environment
 
 pytestmark = pytest.mark.slow
@@ -79,7 +78,7 @@ def test_the_trials_have_the_numbers_of_an_undisturbed_run(resumed: tuple[Swept,
             for name, text in given.items()
         }
         params = {**_fixed(prepared), **typed}
-        cv = work.cross_validation(params, shared_tensor(work.images))
+        cv = work.cross_validation(params, work.samples_on())
         while not cv.finished:
             cv.advance()
         for fold in cv.report().folds:

@@ -24,7 +24,6 @@ from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.search.sweeps.run import run_sweep
 from foldrace.search.tune.comparison_search import make_comparison_search
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
-from foldrace.trainables.ray.work import shared_tensor
 from tests.helpers.sweeps import Swept, run_here
 
 pytestmark = pytest.mark.slow
@@ -120,7 +119,7 @@ def test_repeats_are_paired_across_arms_and_new_each_time(comparison_sweep: Swep
     for arm in ("adam", "adam-again"):
         params = comparison_sweep.result["arms"][arm]["params"]
         for repeat in range(1, REPEATS + 1):
-            cv = work.cross_validation(params, shared_tensor(work.images), repeat)
+            cv = work.cross_validation(params, work.samples_on(), repeat)
             while not cv.finished:
                 cv.advance()
             expected = comparison_sweep.result["arms"][arm]["repeats"]["losses"][repeat - 1]
@@ -225,7 +224,7 @@ def planned_losses(prepared: Prepared) -> dict[int, list[float]]:
     torch.set_num_threads(work.threads)
     losses: dict[int, list[float]] = {}
     while isinstance(config := search.suggest(str(len(losses))), dict):
-        cv = work.cross_validation(config["params"], shared_tensor(work.images), config["repeat"])
+        cv = work.cross_validation(config["params"], work.samples_on(), config["repeat"])
         while not cv.finished:
             cv.advance()
         search.on_trial_complete(

@@ -14,6 +14,7 @@ from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import Split
+from tests.helpers.images import image_fields
 
 IMAGES, BATCH = 130_000, 64
 MEGABYTE = 2**20
@@ -39,18 +40,20 @@ class Worker:
         loss)."""
         import torch
 
-        from foldrace.trainables.ray.work import shared_tensor
         from foldrace.trainables.training.fold import Fold
+        from foldrace.trainables.training.samples import Samples
 
-        some = torch.zeros(BATCH, *work.images.shape[1:], dtype=torch.uint8)
+        shape = work.fields["images"].shape[1:]
+        some = Samples.of_images(torch.zeros(BATCH, *shape, dtype=torch.uint8))
         Fold(work.task, work.task.complete({}), some, work.splits[0], work.options).evaluate(
             torch.arange(BATCH)
         )
         before = self.private_bytes()
-        images = shared_tensor(work.images)
-        run = Fold(work.task, work.task.complete({}), images, work.splits[0], work.options)
+        samples = work.samples_on()
+        images = samples._columns["images"].values
+        run = Fold(work.task, work.task.complete({}), samples, work.splits[0], work.options)
         loss = run.evaluate(torch.arange(BATCH))["loss"]
-        assert work.images.max() == 255  # every page is read
+        assert work.fields["images"].max() == 255  # every page is read
         grown = self.private_bytes() - before
         for line in open("/proc/self/maps"):  # noqa: SIM115, PTH123
             span, _, offset, _, inode, *path = line.split(maxsplit=5)
@@ -72,7 +75,9 @@ def test_two_workers_share_one_copy(connected: None) -> None:
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 1, 28, 28), dtype=np.uint8)
     assert images.nbytes > 95 * MEGABYTE
     split = Split(np.arange(BATCH), np.arange(BATCH))
-    work = ray.put(Work(load_task("autoencoder"), images, (split,), TrainingOptions(1)))
+    work = ray.put(
+        Work(load_task("autoencoder"), *image_fields(images), (split,), TrainingOptions(1))
+    )
     workers = [Worker.remote() for _ in range(2)]  # type: ignore[attr-defined]
     ray.get([worker.private_bytes.remote() for worker in workers])
     (path, place, grown, loss), second = ray.get(

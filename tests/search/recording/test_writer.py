@@ -78,7 +78,9 @@ def report(
 
 def dataset() -> Dataset:
     images = np.zeros((20, 1, 8, 8), np.uint8)
-    return Dataset("digits", images, None, None, images[:4], None, (), "d" * 64, "scikit-learn")
+    return Dataset.of_images(
+        "digits", images, None, None, images[:4], None, (), "d" * 64, "scikit-learn"
+    )
 
 
 def runs(client: MlflowClient, experiment: str) -> dict[str, Run]:

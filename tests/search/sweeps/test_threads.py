@@ -23,10 +23,11 @@ from foldrace.search.sweeps.models import log_fold_models
 from foldrace.search.tune.state import TrialRecord, TrialStatus
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, save_checkpoint_file
 from foldrace.trainables.ray.process import prepared_process
-from foldrace.trainables.ray.work import Work, shared_tensor
+from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import FoldPlan
+from tests.helpers.images import image_fields
 
 ROOT = Path(__file__).parents[3]
 THREADS = 2
@@ -53,14 +54,20 @@ def work(digits: Tensor) -> Iterator[Work]:
     torch.set_num_threads(1)
     task = LoadedTask("counts", CountsThreads(), {}, None)
     splits = tuple(FoldPlan(30, splits=3).split())
-    yield Work(task, digits[:30].numpy().copy(), splits, TrainingOptions(2), threads=THREADS)
+    yield Work(
+        task,
+        *image_fields(digits[:30].numpy().copy()),
+        splits,
+        TrainingOptions(2),
+        threads=THREADS,
+    )
     assert torch.get_num_threads() == 1
     torch.set_num_threads(before)
 
 
 def checkpoint(work: Work, folder: Path) -> Path:
     """A trial's, after the first of two epochs."""
-    cv = work.cross_validation({}, shared_tensor(work.images))
+    cv = work.cross_validation({}, work.samples_on())
     cv.advance()
     folder.mkdir()
     save_checkpoint_file(folder / CHECKPOINT_FILE, {"cross_validation": cv.state_dict()})
@@ -90,7 +97,7 @@ def test_an_arm_is_shown_as_its_worker_computes_it(work: Work, tmp_path: Path) -
     sink: Any = SimpleNamespace(files=lambda *_: None)
     folder = SweepFolder(tmp_path, "sweep")
     folder.path.mkdir()
-    log_reconstructions(sink, trials, {0: saved}, repeated, work.images[:4], folder)
+    log_reconstructions(sink, trials, {0: saved}, repeated, work.fields["images"][:4], folder)
     with np.load(folder.path / COMPARISON_FILE) as written:
         assert np.unique(written["reconstructions"]).tolist() == [THREADS]
 

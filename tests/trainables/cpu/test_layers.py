@@ -21,6 +21,7 @@ from foldrace.trainables.tasks.autoencoder import AutoencoderTask
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan
 
 sides = st.integers(2, 9)
@@ -332,7 +333,7 @@ def _losses(digits: Tensor, plain: bool) -> list[float]:
         run = Fold(
             task,
             task.complete(params),
-            digits,
+            Samples.of_images(digits),
             FoldPlan(300, splits=3).split()[0],
             TrainingOptions(8, seed),
         )

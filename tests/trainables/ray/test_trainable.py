@@ -16,12 +16,13 @@ from PIL import Image
 from foldrace.trainables.ray import trainable as trainable_module
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.ray.trainable import RAISED, FoldTrainable
-from foldrace.trainables.ray.work import Work, shared_tensor
+from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.splits import FoldPlan
+from tests.helpers.images import image_fields
 from tests.helpers.small_tasks import SMALL, TASK, Scripted
 
 CONFIG = {"trial": 7, "params": {**SMALL, "lr": 0.01}}
@@ -36,7 +37,7 @@ def start(digits):
         images.flags.writeable = False  # as from the object store
         work = Work(
             task,
-            images,
+            *image_fields(images),
             tuple(FoldPlan(60, splits=3).split()),
             TrainingOptions(epochs, seed, objective),
             **{"report_seconds": 0.0, **settings},
@@ -210,7 +211,7 @@ def test_a_repeat_trains_with_its_own_seed_on_its_own_folds_the_same_for_every_t
 def test_repeats_differ_in_the_weights_that_they_start_from(start):
     same = tuple(FoldPlan(60, splits=3).split())
     work = start(repeat_splits=(same, same))._work
-    images = torch.from_numpy(work.images.copy())
+    images = work.samples_on()
     trained = [
         work.cross_validation({**SMALL, "lr": 0.01}, images, repeat) for repeat in (0, 1, 2, 1)
     ]
@@ -234,7 +235,7 @@ OUT_OF_MEMORY = [
     torch.AcceleratorError("CUDA error: out of memory", 2),
     MemoryError(),
 ]
-BEFORE_THE_FIRST_EPOCH = [(Work, "images_on"), (Work, "cross_validation")]
+BEFORE_THE_FIRST_EPOCH = [(Work, "samples_on"), (Work, "cross_validation")]
 
 
 def raising_once(monkeypatch, place, name, error):
@@ -273,7 +274,7 @@ def test_a_checkpoint_that_does_not_fit_into_memory_ends_the_trial(start, monkey
 
 
 def test_a_gpu_that_can_no_longer_be_used_ends_the_worker(start, monkeypatch):
-    raising_once(monkeypatch, Work, "images_on", torch.AcceleratorError("CUDA error: fault", 700))
+    raising_once(monkeypatch, Work, "samples_on", torch.AcceleratorError("CUDA error: fault", 700))
     with pytest.raises(torch.AcceleratorError):
         start().step()
 
@@ -286,7 +287,8 @@ def test_a_worker_takes_its_share_of_a_gpu_and_returns_it_between_trials(start, 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Fake GPU")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("emptied"))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", called.append)
-    monkeypatch.setattr(Work, "images_on", lambda work, device: shared_tensor(work.images))
+    samples_on = Work.samples_on
+    monkeypatch.setattr(Work, "samples_on", lambda work, device: samples_on(work))
     monkeypatch.setattr(
         trainable_module, "prepare_process", lambda threads, gpu: called.append(gpu)
     )

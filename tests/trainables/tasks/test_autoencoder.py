@@ -13,6 +13,7 @@ from foldrace.trainables.tasks.autoencoder import AutoencoderTask
 from foldrace.trainables.tasks.autoencoder_network import ACTIVATIONS, spatial_sizes
 from foldrace.trainables.tasks.encoder_decoder import ACTIVATION_NAMES
 from foldrace.trainables.tasks.loading import load_task
+from tests.helpers.images import image_sample
 
 TASK = load_task("autoencoder")
 STUDY = (1, 28, 28)
@@ -177,7 +178,7 @@ def test_a_dropout_rate_of_one_is_refused():
     with pytest.raises(
         InputError, match=r"dropout: 2\.0: makes a dropout rate 1; a rate must be below 1"
     ):
-        TASK.check(params, STUDY)
+        TASK.check(params, image_sample(*STUDY))
     with pytest.raises(InputError, match="makes a dropout rate 1"):
         TASK.implementation.build(params, STUDY)
     for wrong in ({"dropout": 2.0}, {"dropout": -0.1}, {"dropout_decoder_1": 1.0}):
@@ -224,7 +225,7 @@ def test_an_image_too_small_is_refused_by_its_shape(shape):
 @pytest.mark.parametrize("shape", [(28, 28), (0, 28, 28), (1, 28, 28, 1)])
 def test_a_shape_that_is_none_is_refused(shape):
     with pytest.raises(InputError, match="channels, height, width"):
-        TASK.check(TASK.complete({}), shape)
+        TASK.check(TASK.complete({}), image_sample(*shape))
 
 
 def test_width_hidden_and_activation_reach_every_layer():

@@ -13,6 +13,7 @@ from foldrace.trainables.tasks.autoencoder import AutoencoderTask
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.parameters import TRAINING_PARAMETERS, Parameter
 from foldrace.trainables.tasks.protocol import Task
+from tests.helpers.images import image_sample
 
 SOURCE = """
 from torch import nn
@@ -87,8 +88,8 @@ def test_a_task_in_a_file_with_plain_defaults_and_declared_ranges(file):
     ):
         task.complete({"rate": 1}, "space")
     with pytest.raises(InputError, match="too many for me"):
-        task.check({"units": 10}, (1, 8, 8))
-    task.check({"units": 9}, (1, 8, 8))
+        task.check({"units": 10}, image_sample(1, 8, 8))
+    task.check({"units": 9}, image_sample(1, 8, 8))
 
 
 def test_an_instance_will_do_as_well_as_a_class(file):

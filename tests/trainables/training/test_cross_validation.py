@@ -13,6 +13,7 @@ from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldKind, FoldPlan
 from tests.helpers.small_tasks import NUMBERED, SMALL, TASK, Scripted, same
 
@@ -23,7 +24,9 @@ def make(images, ladder=(), params=None, splits=3, epochs=5, n=60, **options):
     folds = FoldPlan(n, splits=splits).split()
     complete = TASK.complete({**SMALL, **(params or {})})
     settings = TrainingOptions(epochs, **options)
-    return CrossValidation(TASK, complete, images[:n], folds, settings, ladder=ladder)
+    return CrossValidation(
+        TASK, complete, Samples.of_images(images[:n]), folds, settings, ladder=ladder
+    )
 
 
 def climb(validation):
@@ -52,7 +55,9 @@ def scripted(*scripts, splits=None, epochs=5, ladder=(), **options):
     }
     params = task.complete({"optimizer": "sgd", "lr": 1.0})
     settings = TrainingOptions(epochs, **options)
-    return CrossValidation(task, params, NUMBERED[:12], folds, settings, ladder=ladder)
+    return CrossValidation(
+        task, params, Samples.of_images(NUMBERED[:12]), folds, settings, ladder=ladder
+    )
 
 
 def test_without_a_ladder_all_folds_move_in_lock_step(digits):
@@ -85,7 +90,7 @@ def test_a_trials_metrics_are_the_means_over_its_folds(digits):
 def test_a_single_split_has_no_standard_error(digits):
     folds = FoldPlan(60, FoldKind.HOLDOUT).split()
     validation = CrossValidation(
-        TASK, TASK.complete(SMALL), digits[:60], folds, TrainingOptions(1)
+        TASK, TASK.complete(SMALL), Samples.of_images(digits[:60]), folds, TrainingOptions(1)
     )
     (report,) = climb(validation)
     assert math.isnan(report.metrics["val_loss_se"]) and math.isfinite(report.metrics["val_loss"])
@@ -153,7 +158,7 @@ def test_a_state_from_any_point_of_the_ladder_continues_bit_for_bit(digits, pati
         assert len(resumed.folds) == len(whole.folds)
         for one, two in zip(resumed.folds, whole.folds, strict=True):
             assert same(one.model.state_dict(), two.model.state_dict())
-            assert same(one.optimizer.state_dict(), two.optimizer.state_dict())
+            assert same(one.stepping.state_dict(), two.stepping.state_dict())
             assert same(one.weights(), two.weights())
 
 

@@ -17,6 +17,7 @@ from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.divergence import DivergenceCheck, Untrained
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan
 from tests.benchmarks.divergence import (
     Classifier,
@@ -192,7 +193,7 @@ def test_the_untrained_network_is_evaluated_on_the_validation_part(digits: Tenso
     fold = make(digits, {"loss": "bce"})
     fold.model.eval()
     with torch.inference_mode():
-        terms = fold.losses(fold.pixels(fold.validation_indices))
+        ((terms, _),) = fold._evaluated(fold.validation_indices)
     train(fold, 1)
     found = Untrained(**fold.state_dict()["divergence"]["untrained"])
     loss = terms["loss"].double()
@@ -207,7 +208,12 @@ def test_fused_folds_are_compared_with_their_own_untrained_networks(
 ) -> None:
     splits = FoldPlan(60, splits=3).split()
     cv = CrossValidation(
-        TASK, TASK.complete(SMALL), digits[:60], splits, TrainingOptions(1), fused=fused
+        TASK,
+        TASK.complete(SMALL),
+        Samples.of_images(digits[:60]),
+        splits,
+        TrainingOptions(1),
+        fused=fused,
     )
     cv.advance()
     for fold in cv.folds:

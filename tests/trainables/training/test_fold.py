@@ -16,6 +16,7 @@ from torch import nn
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan, Split
 from tests.helpers.small_tasks import (
     NUMBERED,
@@ -214,6 +215,7 @@ FRESH = """
 import sys, torch
 from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
 from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan
 from foldrace.trainables.tasks.loading import load_task
 torch.set_num_threads(int(sys.argv[2]))
@@ -225,7 +227,8 @@ params = task.complete(
 )
 def make():
     options = TrainingOptions(4, early_stopping=EarlyStopping(2))
-    return Fold(task, params, images, FoldPlan(90, splits=3).split()[1], options, number=1)
+    split = FoldPlan(90, splits=3).split()[1]
+    return Fold(task, params, Samples.of_images(images), split, options, number=1)
 fold = make()
 print([repr(fold.train_epoch()) for _ in range(4)])
 fold = make()
@@ -279,11 +282,11 @@ def test_a_last_batch_of_one_is_left_out_and_the_schedule_still_ends_with_the_tr
     task = LoadedTask("normed", Normed(), {}, None)
     params = task.complete({"batch_size": 16, "schedule": "cosine", "lr": 1e-9})
     split = Split(np.arange(train_size), np.arange(train_size, train_size + 9))
-    fold = Fold(task, params, digits[:N], split, TrainingOptions(3))
+    fold = Fold(task, params, Samples.of_images(digits[:N]), split, TrainingOptions(3))
     reports = train(fold, 3)
     assert fold.task.implementation.sizes == [*expected, 9] * 3 and not task.implementation.sizes
     assert all(math.isfinite(report.val_loss) for report in reports)
-    assert fold.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-20)
+    assert fold.stepping.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-20)
 
 
 def test_the_training_loss_is_the_mean_over_the_images_that_were_trained_on():
@@ -313,7 +316,7 @@ def test_a_linear_autoencoder_approaches_and_never_beats_pca(digits, tmp_path):
         params = task.complete(
             {"latent_dim": rank, "lr": 0.03, "batch_size": 25, "schedule": "cosine"}
         )
-        fold = Fold(task, params, digits, split, TrainingOptions(200))
+        fold = Fold(task, params, Samples.of_images(digits), split, TrainingOptions(200))
         for _ in range(200):
             fold.train_only_epoch()
         pca = PCA(rank, svd_solver="full").fit(pixels)
@@ -342,7 +345,7 @@ def test_a_tasks_notes_from_build_are_seen_in_its_losses_and_nowhere_else():
         fold = Fold(
             task,
             task.complete({}),
-            torch.zeros(30, 1, 2, 2, dtype=torch.uint8),
+            Samples.of_images(torch.zeros(30, 1, 2, 2, dtype=torch.uint8)),
             Split(np.arange(20), np.arange(20, 30)),
             TrainingOptions(1),
         )

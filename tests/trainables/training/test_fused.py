@@ -17,6 +17,7 @@ from foldrace.trainables.training.fused import CannotFuseError, can_fuse
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.options import EarlyStopping, Precision, TrainingOptions
 from foldrace.trainables.training.reports import EpochReport
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan
 from tests.helpers.small_tasks import SMALL, TASK, same
 
@@ -39,7 +40,7 @@ def trial(
     splits = FoldPlan(n, splits=3).split()
     settings = TrainingOptions(epochs, **options)
     return CrossValidation(
-        task, complete, images[:n], splits, settings, ladder=ladder, fused=fused
+        task, complete, Samples.of_images(images[:n]), splits, settings, ladder=ladder, fused=fused
     )
 
 

@@ -22,6 +22,7 @@ from foldrace.trainables.training.fused import CannotFuseError
 from foldrace.trainables.training.fused_random import PerFoldRandom, _drawing_from
 from foldrace.trainables.training.ladder import Rung, default_ladder
 from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan
 from tests.helpers.small_tasks import same
 
@@ -125,7 +126,7 @@ def trial(
     cv = CrossValidation(
         loaded,
         loaded.complete({"batch_size": 5, **params}),
-        images[:n],
+        Samples.of_images(images[:n]),
         FoldPlan(n, splits=3).split(),
         TrainingOptions(epochs, **options),
         ladder=ladder,
@@ -346,7 +347,7 @@ def test_folds_that_join_at_once_are_fused(
     joined = CrossValidation(
         cv._task,
         cv._params,
-        digits[:30],
+        Samples.of_images(digits[:30]),
         FoldPlan(30, splits=4).split(),
         TrainingOptions(2),
         ladder=stairs,

@@ -16,6 +16,7 @@ from foldrace.trainables.ray.process import prepare_process
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.options import Precision, TrainingOptions
+from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan
 
 NETWORK = {"width": 4, "hidden": 16, "latent_dim": 4, "batch_size": 16}
@@ -28,7 +29,7 @@ def trained(
     cv = CrossValidation(
         task,
         task.complete({**NETWORK, **params}),
-        images[:60],
+        Samples.of_images(images[:60]),
         FoldPlan(60, splits=2).split(),
         TrainingOptions(2, precision=precision),
         fused=fused,
@@ -80,7 +81,7 @@ def test_the_precision_is_that_of_training_and_ends_with_it(
     cv = CrossValidation(
         task := LoadedTask("watched", Watched(), {}, None),
         task.complete({}),
-        digits[:40],
+        Samples.of_images(digits[:40]),
         FoldPlan(40, splits=2).split(),
         TrainingOptions(1, precision=precision),
         fused=fused,
@@ -98,7 +99,7 @@ def test_the_exported_program_has_the_recorded_error(digits: Tensor, precision: 
     cv = trained(digits, "autoencoder", precision)
     fold = cv.folds[0]
     pixels = digits[:60].float() / 255
-    program = export_program(deployable(fold.task, fold.model, fold.params), pixels[:2])
+    program = export_program(*deployable(fold, Samples.of_images(digits[:2])))
     assert program is not None
     images = pixels[fold.validation_indices]
     error = (program.module()(images) - images).square().mean().item()

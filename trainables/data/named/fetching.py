@@ -99,8 +99,12 @@ def _verify(entry: NamedDataset, parts: Parts) -> None:
     classes = len(entry.class_names)
     for part, count in zip(("labels", "test_labels"), entry.counts, strict=True):
         array = parts.arrays.get(part)
-        valid = isinstance(array, np.ndarray) and array.shape == (count,)
-        if not (valid and array.min() >= 0 and array.max() < classes):
+        if (
+            not isinstance(array, np.ndarray)
+            or array.shape != (count,)
+            or array.min() < 0
+            or array.max() >= classes
+        ):
             raise VerificationError(f"{part} are not {count} numbers from 0 to {classes - 1}")
     if entry.digest and (found := digest(parts)) != entry.digest:
         raise VerificationError(f"the SHA-256 digest is {found}, not {entry.digest}")

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def write_stored(name: str, parts: Parts, data_dir: Path, stage: Path) -> None:
         OSError: the disk is full, or the folder cannot be written.
     """
     temporary = stage / f"{name}.npz"
-    arrays = {part: parts.arrays[part] for part in _ARRAYS}
+    arrays: Any = {part: parts.arrays[part] for part in _ARRAYS}
     np.savez(temporary, source=np.array(parts.source), digest=np.array(digest(parts)), **arrays)
     temporary.replace(stored_path(name, data_dir))
 

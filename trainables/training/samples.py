@@ -1,0 +1,169 @@
+"""The samples of a data set on a device, given out in batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foldrace.trainables.data.arrays import Array, Fields, Ragged
+from foldrace.trainables.data.sample import LENGTH, FieldInfo, Sample
+
+__all__ = ["Batch", "Samples", "TrainingPart", "as_pixels", "shared_tensor"]
+
+Batch = dict[str, Tensor]
+"""The fields of some samples by name, each (B, …) on the device."""
+
+_AT_ONCE = 1024
+
+
+class _Column(Protocol):
+    """One field of all samples."""
+
+    def take(self, indices: Tensor) -> Mapping[str, Tensor]:
+        """Of the samples at (B,) indices on the device: tensors (B, …) on the device."""
+        ...
+
+
+class _Values:
+    """A field whose samples have one shape; images become float32 in [0, 1]."""
+
+    def __init__(self, info: FieldInfo, values: Tensor, device: torch.device) -> None:
+        self._name, self._image, self._device = info.name, info.image, device
+        self.values = values
+
+    def take(self, indices: Tensor) -> Mapping[str, Tensor]:
+        chosen = self.values.index_select(0, indices.to(self.values.device)).to(self._device)
+        return {self._name: as_pixels(chosen) if self._image else chosen}
+
+
+class _Sequences:
+    """A field of sequences, which are padded with zeros to the longest of a batch."""
+
+    def __init__(self, info: FieldInfo, values: Tensor, offsets: Tensor) -> None:
+        self._name, self._values, self._offsets = info.name, values, offsets
+
+    def take(self, indices: Tensor) -> Mapping[str, Tensor]:
+        starts = self._offsets.index_select(0, indices)
+        lengths = self._offsets.index_select(0, indices + 1) - starts
+        longest = int(lengths.max()) if len(lengths) else 0
+        steps = torch.arange(longest, device=indices.device)
+        inside = steps < lengths[:, None]
+        padded = self._values.new_zeros((len(indices), longest, *self._values.shape[1:]))
+        padded[inside] = self._values[(starts[:, None] + steps)[inside]]
+        return {self._name: padded, self._name + LENGTH: lengths}
+
+
+class Samples:
+    """All samples of a part of a data set, on the device to train on.
+
+    Attributes:
+        sample: what one sample holds.
+        device: of the batches.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, _Column], count: int, sample: Sample, device: torch.device
+    ) -> None:
+        self._columns, self._count = columns, count
+        self.sample, self.device = sample, device
+
+    @classmethod
+    def of(cls, fields: Fields, sample: Sample, device: torch.device) -> Samples:
+        """Of arrays with N entries each.
+
+        They are copied to the device; of memory-mapped ones only each batch is.
+        """
+        columns = {name: _column(sample[name], array, device) for name, array in fields.items()}
+        return cls(columns, len(next(iter(fields.values()))), sample, device)
+
+    @classmethod
+    def of_images(cls, images: Tensor) -> Samples:
+        """Of (N, C, H, W) bytes, on their device."""
+        info = FieldInfo("images", tuple(images.shape[1:]), "uint8", 0.0, 255.0)
+        columns = {"images": _Values(info, images, images.device)}
+        return cls(columns, len(images), Sample({"images": info}), images.device)
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return self._count
+
+    def take(self, indices: Tensor) -> Batch:
+        """The samples at these positions.
+
+        Args:
+            indices: (B,) on the device.
+        """
+        found: Batch = {}
+        for column in self._columns.values():
+            found.update(column.take(indices))
+        return found
+
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        """The samples at each of several (B,) positions on the device, in order."""
+        return (self.take(part) for part in parts)
+
+    def column(self, name: str, indices: Tensor) -> Tensor:
+        """One field of the samples at these positions, as a batch has it."""
+        return self._columns[name].take(indices)[name]
+
+    def images(self, indices: Tensor) -> Tensor:
+        """The only input of the samples at these positions, (B, C, H, W) bytes."""
+        column = self._columns[self.sample.input.name]
+        assert isinstance(column, _Values)
+        return column.values[indices.to(column.values.device)].to(self.device)
+
+
+class TrainingPart(Mapping[str, Tensor]):
+    """The training part of a fold, all at once: its fields by name, as a batch has them.
+
+    A field is computed when it is asked for.
+    """
+
+    def __init__(self, samples: Samples, indices: Tensor) -> None:
+        self._samples, self._indices = samples, indices
+
+    def __len__(self) -> int:
+        """The number of fields."""
+        return len(self._samples.sample.fields)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._samples.sample.fields)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._samples.column(name, self._indices)
+
+    @property
+    def count(self) -> int:
+        """The number of samples."""
+        return len(self._indices)
+
+    def batches(self, size: int = _AT_ONCE) -> Iterator[Batch]:
+        """The samples in batches, for what is too large to be held at once."""
+        return self._samples.batches(torch.split(self._indices, size))
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Bytes as float32 in [0, 1]."""
+    return images.to(torch.float32).div_(255.0)
+
+
+def _column(info: FieldInfo, array: Array, device: torch.device) -> _Column:
+    if isinstance(array, Ragged):
+        values, offsets = shared_tensor(array.values), shared_tensor(array.offsets)
+        return _Sequences(info, values.to(device), offsets.to(device))
+    mapped = isinstance(array, np.memmap)
+    values = shared_tensor(array)
+    return _Values(info, values if mapped else values.to(device), device)
+
+
+def shared_tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor that shares the array's memory, even if that is read-only (Ray's object store)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
