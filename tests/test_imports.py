@@ -28,8 +28,8 @@ BELOW_ALL = {"command_hints", "errors", "files", "private"}
 # is in none of these belongs to the lowest level.
 LEVELS = {
     "trainables": (
-        {"trainables.cpu"},
-        {"trainables.data", "trainables.tasks"},
+        {"trainables.cpu", "trainables.data"},
+        {"trainables.tasks"},
         {"trainables.training"},
         {"trainables.ray"},
     ),

@@ -16,8 +16,7 @@ from pydantic import (
 )
 
 from foldrace.search.spec.fields import Count, Line, Seed, SpecSection, Worded, broken
-from foldrace.trainables.data.fields import Wanted
-from foldrace.trainables.data.sample import ROLES
+from foldrace.trainables.data.sample import ROLES, Wanted
 
 __all__ = [
     "DatasetSpec",

@@ -248,7 +248,7 @@ def test_wrong_options_are_refused(place: Place, arguments: list[str]) -> None:
         ({"images": np.full((40, 12, 12), np.nan)}, "images"),
         ({"images": np.full((40, 12, 12), 7.0)}, "images"),
         ({"images": np.zeros((0, 12, 12), np.uint8)}, "images"),
-        ({"pictures": np.zeros((40, 12, 12), np.uint8)}, "must hold an array images"),
+        ({"pictures": np.zeros((40, 12, 12), np.uint8)}, "call an array of grey images images"),
         ({"images": np.zeros((40, 12, 12), np.uint8), "labels": np.zeros(39, int)}, "labels"),
         ({"images": np.array([{"a": 1}], dtype=object)}, "arrays of Python objects are not read"),
     ],
@@ -271,7 +271,7 @@ def test_wrong_data_of_the_users_is_refused(
     else:
         np.savez(path, **content)
     err = place.refused(place.write("sweep.yaml", spec_text({"dataset": "./mine.npz"})))
-    assert err.startswith(f"Error: dataset: {path}")
+    assert err.startswith("Error: dataset: ")
     assert message in err
 
 
@@ -408,8 +408,8 @@ def test_data_of_a_folder_shows_what_is_understood_and_what_is_left_out(place: P
     (place.folder / "pets" / "labels.csv").write_text("")
     status, out, err = place.ask("data", str(place.folder / "pets"))
     assert status == 0
-    assert "training part  11 images: cat (6), dog (5)" in out
-    assert "test part      2 images, a part of its own: cat (2)" in out
+    assert "training part  11 samples: cat (6), dog (5)" in out
+    assert "test part      2 samples, a part of its own: cat (2)" in out
     assert "1 × 6 × 5" in out
     assert "left out, not an image by the ending of the name (1): labels.csv" in err
     status, out, _ = place.ask("data", str(place.folder / "pets"), "--size", "3", "4")

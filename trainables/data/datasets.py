@@ -36,7 +36,7 @@ import numpy as np
 from foldrace.errors import DataError, nearest
 from foldrace.trainables.data.arrays import Array, Dataset, Fields, Parts, Ragged
 from foldrace.trainables.data.conversion import DARK
-from foldrace.trainables.data.fields import BY_NAME, Wanted, chosen_fields
+from foldrace.trainables.data.fields import chosen_fields
 from foldrace.trainables.data.image_folders import read_folder
 from foldrace.trainables.data.named.catalogue import CATALOGUE
 from foldrace.trainables.data.named.fetching import obtain
@@ -44,6 +44,7 @@ from foldrace.trainables.data.named.store import stored_path
 from foldrace.trainables.data.parts import digest, hold_out, resize, subset
 from foldrace.trainables.data.readers import read_function, read_npz
 from foldrace.trainables.data.references import ReferenceKind, check_reference, reference_kind
+from foldrace.trainables.data.sample import BY_NAME, Wanted
 
 __all__ = [
     "Dataset",

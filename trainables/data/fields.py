@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from foldrace.errors import DataError, nearest, printable
 from foldrace.trainables.data.arrays import Array, Parts, Ragged
 from foldrace.trainables.data.parts import Part, part_named
-from foldrace.trainables.data.sample import LENGTH, ROLES, Roles
+from foldrace.trainables.data.sample import BY_NAME, LENGTH, ROLES, Roles, Wanted
 
-__all__ = ["BY_NAME", "Wanted", "as_field", "chosen_fields", "fields_from"]
+__all__ = ["as_field", "chosen_fields", "fields_from"]
 
 log = logging.getLogger(__name__)
 
@@ -30,29 +30,6 @@ _ROLE_OF_NAME = {
 }
 _NAME = re.compile(r"[^\W\d]\w*")
 _NUMBERS = "biuf"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a sweep file says of the fields.
-
-    Attributes:
-        inputs: the fields to read as inputs; None: all without a role.
-        roles: the field of each role, None for no field; a role that is not among the keys goes by
-            the names of the fields.
-    """
-
-    inputs: tuple[str, ...] | None = None
-    roles: Mapping[str, str | None] = field(default_factory=dict)
-
-    @property
-    def named(self) -> tuple[str, ...]:
-        """All fields that it names."""
-        return (*(self.inputs or ()), *(name for name in self.roles.values() if name is not None))
-
-
-BY_NAME = Wanted()
-"""All fields, with the roles that go by their names."""
 
 
 def fields_from(

@@ -13,8 +13,8 @@ import numpy as np
 from foldrace.errors import DataError, FoldraceError
 from foldrace.trainables.data.arrays import Dataset, Parts, Ragged, check_memory
 from foldrace.trainables.data.conversion import holds_images, part_keys, parts_from
-from foldrace.trainables.data.fields import BY_NAME, Wanted, fields_from
-from foldrace.trainables.data.sample import ROLES
+from foldrace.trainables.data.fields import fields_from
+from foldrace.trainables.data.sample import BY_NAME, ROLES, Wanted
 from foldrace.trainables.user_code import load_object
 
 __all__ = ["read_function", "read_npz"]

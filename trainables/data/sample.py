@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-__all__ = ["LENGTH", "ROLES", "FieldInfo", "Roles", "Sample"]
+__all__ = ["BY_NAME", "LENGTH", "ROLES", "FieldInfo", "Roles", "Sample", "Wanted"]
 
 LENGTH = "_length"
 """A field of sequences is padded in a batch; a field of this suffix then holds their lengths."""
@@ -122,3 +122,26 @@ class Sample:
     def shape(self) -> tuple[int | None, ...]:
         """The shape of the only input. Raises: ValueError: see `input`."""
         return self.input.shape
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a sweep file says of the fields.
+
+    Attributes:
+        inputs: the fields to read as inputs; None: all without a role.
+        roles: the field of each role, None for no field; a role that is not among the keys goes by
+            the names of the fields.
+    """
+
+    inputs: tuple[str, ...] | None = None
+    roles: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All fields that it names."""
+        return (*(self.inputs or ()), *(name for name in self.roles.values() if name is not None))
+
+
+BY_NAME = Wanted()
+"""All fields, with the roles that go by their names."""

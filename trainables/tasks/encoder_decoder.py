@@ -81,7 +81,8 @@ class EncoderDecoderTask:
         """
         if len(sample_shape) != 3 or min(sample_shape) < 1:
             rule = "images must have the shape (channels, height, width)"
-            raise InputError("dataset", sample_shape, rule)
+            hint = "call an array of grey images images, and they have one channel"
+            raise InputError("dataset", sample_shape, rule, hint)
         if min(sample_shape[1:]) < _SMALLEST_SIDE:
             shown = "×".join(str(n) for n in sample_shape)
             rule = (

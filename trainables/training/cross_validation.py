@@ -11,7 +11,7 @@ from torch import Tensor
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.protocol import Params
 from foldrace.trainables.training.fold import Fold
-from foldrace.trainables.training.fused import CannotFuseError, can_fuse, train_epoch_fused
+from foldrace.trainables.training.fused.epoch import CannotFuseError, can_fuse, train_epoch_fused
 from foldrace.trainables.training.ladder import Rung, aligned_points
 from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.reports import EpochReport, FoldReport

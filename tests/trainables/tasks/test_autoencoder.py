@@ -215,7 +215,7 @@ def test_the_spatial_sizes_are_what_the_convolutions_make():
 
 @pytest.mark.parametrize("shape", [(1, 7, 28), (1, 28, 7), (3, 4, 4)])
 def test_an_image_too_small_is_refused_by_its_shape(shape):
-    for refuse in (TASK.check, TASK.implementation.build):
+    for refuse in (TASK.implementation.check, TASK.implementation.build):
         with pytest.raises(
             InputError, match=f"{shape[0]}×{shape[1]}×{shape[2]}: .*at least 8×8.*dataset.size"
         ):

@@ -212,7 +212,7 @@ def test_an_explosion_is_still_told(digits):
 
 def test_the_elbo_never_exceeds_the_importance_weighted_bound_which_rises_with_the_samples(digits):
     run, _ = trained(digits, epochs=12)
-    images = run.images[run.validation_indices].float() / 255
+    images = run.samples.take(run.validation_indices)["images"]
     run.model.eval()
     with torch.inference_mode():
         torch.manual_seed(0)

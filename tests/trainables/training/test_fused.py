@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.cross_validation import CrossValidation
-from foldrace.trainables.training.fused import CannotFuseError, can_fuse
+from foldrace.trainables.training.fused.epoch import CannotFuseError, can_fuse
 from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.options import EarlyStopping, Precision, TrainingOptions
 from foldrace.trainables.training.reports import EpochReport

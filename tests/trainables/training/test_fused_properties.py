@@ -18,8 +18,8 @@ from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training import cross_validation
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.fold import Fold
-from foldrace.trainables.training.fused import CannotFuseError
-from foldrace.trainables.training.fused_random import PerFoldRandom, _drawing_from
+from foldrace.trainables.training.fused.epoch import CannotFuseError
+from foldrace.trainables.training.fused.random import PerFoldRandom, _drawing_from
 from foldrace.trainables.training.ladder import Rung, default_ladder
 from foldrace.trainables.training.options import EarlyStopping, TrainingOptions
 from foldrace.trainables.training.samples import Samples

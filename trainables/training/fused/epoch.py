@@ -31,7 +31,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from foldrace.trainables.cpu.layers import torch_kernels
 from foldrace.trainables.training.fold import Fold, add_totals
-from foldrace.trainables.training.fused_random import PerFoldRandom
+from foldrace.trainables.training.fused.random import PerFoldRandom
 from foldrace.trainables.training.optimizers import build_optimizer
 from foldrace.trainables.training.reports import FoldReport
 from foldrace.trainables.training.samples import Batch

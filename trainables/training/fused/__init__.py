@@ -1,0 +1,1 @@
+"""Several folds of a trial trained as one batched program."""
