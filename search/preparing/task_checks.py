@@ -5,14 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from foldrace.errors import InputError, nearest
-from foldrace.trainables.data.arrays import taken
 from foldrace.trainables.data.sample import Sample
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.parameters import Value
@@ -68,17 +65,16 @@ def try_task(
     from foldrace.trainables.training.stepping import Stepping
 
     trial = replace(task, implementation=copy.deepcopy(task.implementation))
+    params = _Read(params)
     sample, count = dataset.sample, min(2, len(dataset))
     doing = "build()"
     try:
-        first = np.arange(count)
-        fields = {name: taken(array, first) for name, array in dataset.training.items()}
-        samples = Samples.of(fields, sample, torch.device("cpu"))
-        everything = torch.arange(count)
-        batch = samples.take(everything)
+        samples = Samples.of(dataset.training, sample, torch.device("cpu"))
+        two, everything = torch.arange(count), torch.arange(len(dataset))
+        batch = samples.take(two)
         prepared = None
         if trial.can("prepare"):
-            doing = "prepare()"
+            doing = "prepare()"  # of all samples, as some may be constant over two
             prepared = trial.implementation.prepare(TrainingPart(samples, everything), params)
             _check_prepared(task, prepared)
             prepared = moved(prepared, samples.device)
@@ -98,7 +94,7 @@ def try_task(
             doing = "optimizers()"
             made = trial.call_without_batch("optimizers", model, params, prepared=prepared)
             Stepping(params, model, 1, 1, made)
-        batch = samples.take(everything)
+        batch = samples.take(two)
         with torch.inference_mode():
             doing = "losses() in evaluation"
             terms = dict(trial.losses(model.eval(), batch, params, **offered))
@@ -117,6 +113,35 @@ def try_task(
     except (Exception, SystemExit) as error:
         rule = f"{doing} fails on two samples of {shown(sample)}: {type(error).__name__}: {error}"
         raise InputError("task", task.reference, rule, _type_hint(sample, error)) from error
+    smoothing = "label_smoothing"
+    if smoothing in params and smoothing not in params.names and smoothing not in task.parameters:
+        rule = f"{task.reference} does not read it"
+        hint = 'cross_entropy(…, label_smoothing=params.get("label_smoothing") or 0.0)'
+        raise InputError(f"space.{smoothing}", params[smoothing], rule, hint)
+
+
+class _Read(Mapping[str, Value]):
+    """Parameters that note which of them are read.
+
+    Attributes:
+        names: of those that were read, by name.
+    """
+
+    def __init__(self, params: Mapping[str, Value]) -> None:
+        self._params, self.names = params, set[str]()
+
+    def __len__(self) -> int:
+        return len(self._params)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._params)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._params
+
+    def __getitem__(self, name: str) -> Value:
+        self.names.add(name)
+        return self._params[name]
 
 
 def shown(sample: Sample) -> str:

@@ -42,7 +42,8 @@ class _Method(torch.nn.Module):
         self._prepared = moved(fold.prepared, torch.device("cpu"))
         self._method, self._names = method, names
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+    def apply_to(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """The method's result for a tensor per name."""
         batch = dict(zip(self._names, tensors, strict=True))
         made: torch.Tensor = self._task.call(
             self._method,
@@ -53,6 +54,16 @@ class _Method(torch.nn.Module):
             prepared=self._prepared,
         )
         return made
+
+
+class _MethodOfOne(_Method):
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.apply_to(tensor)
+
+
+class _MethodOfSeveral(_Method):
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return self.apply_to(*tensors)
 
 
 def deployable(fold: Fold, samples: Samples) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
@@ -74,7 +85,8 @@ def deployable(fold: Fold, samples: Samples) -> tuple[torch.nn.Module, tuple[tor
         names = names[:1]
     else:
         names = [of for name in names for of in (name, name + LENGTH) if of in batch]
-    module = fold.model if method is None else _Method(fold, method, names)
+    kind = _MethodOfOne if len(names) == 1 else _MethodOfSeveral
+    module = fold.model if method is None else kind(fold, method, names)
     return module.eval(), tuple(batch[name] for name in names)
 
 
@@ -99,7 +111,7 @@ def export_program(
             if not isinstance(model(*arguments), torch.Tensor):
                 return None
             shapes = tuple({0: batch} for _ in arguments)
-            if isinstance(model, _Method):  # its arguments are one sequence
+            if isinstance(model, _MethodOfSeveral):  # its arguments are one sequence
                 return torch.export.export(model, arguments, dynamic_shapes=(shapes,))
             return torch.export.export(model, arguments, dynamic_shapes=shapes)
         except Exception:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, nearest
 from foldrace.trainables.data.sample import Sample
-from foldrace.trainables.tasks.parameters import TRAINING_PARAMETERS, Parameter, Value, complete
+from foldrace.trainables.tasks.parameters import (
+    TECHNIQUES,
+    TRAINING_PARAMETERS,
+    Parameter,
+    Value,
+    complete,
+)
 from foldrace.trainables.tasks.protocol import (
     BATCH_METHODS,
     OPTIONAL_METHODS,
@@ -309,7 +315,7 @@ def _parameters(reference: str, declared: object) -> dict[str, Parameter]:
             rule = f"its parameter {name} has a {type(default).__name__} as its default"
             hint = "a number, text, true or false, or Parameter(...)"
             raise InputError("task", reference, rule, hint)
-        if name in TRAINING_PARAMETERS:
+        if name in TRAINING_PARAMETERS and name not in TECHNIQUES:
             rule = f"its parameter {name} is already one of the training's"
             raise InputError("task", reference, rule, "rename it")
     return {n: p if isinstance(p, Parameter) else Parameter(p) for n, p in declared.items()}

@@ -17,6 +17,7 @@ from foldrace.errors import InputError, nearest
 __all__ = [
     "DEFAULT_LEARNING_RATES",
     "OPTIMIZER_PARAMETERS",
+    "TECHNIQUES",
     "TRAINING_PARAMETERS",
     "Parameter",
     "Value",
@@ -184,18 +185,51 @@ DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
 )
 """The default learning rate of each optimizer in PyTorch."""
 
+TECHNIQUES: Mapping[str, Parameter] = MappingProxyType(
+    {
+        "clip_norm": Parameter(None, "largest norm of all gradients together", above=0.0),
+        "clip_value": Parameter(None, "largest absolute value of a gradient", above=0.0),
+        "accumulate": Parameter(1, "batches whose gradients are averaged for a step", low=1),
+        "ema_decay": Parameter(
+            None,
+            "decay, per step, of the exponential moving average of the weights that is evaluated"
+            " and kept",
+            low=0.0,
+            below=1.0,
+        ),
+        "swa_start": Parameter(
+            None,
+            "share of the training after which the weights are averaged (stochastic weight"
+            " averaging); their average is evaluated and kept",
+            low=0.0,
+            below=1.0,
+        ),
+        "label_smoothing": Parameter(
+            None,
+            "share of the target that is spread over all classes, for tasks that read it",
+            low=0.0,
+            below=1.0,
+        ),
+    }
+)
+"""The parameters of techniques that are not used unless they are set.
+
+A task that declares a parameter of such a name does it by itself.
+"""
+
 TRAINING_PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
     {
         "optimizer": Parameter("adam", "the optimizer", choices=tuple(OPTIMIZER_PARAMETERS)),
         "lr": Parameter(1e-3, "learning rate (with a schedule: its peak)", above=0.0),
         "weight_decay": Parameter(0.0, "weight decay, as the optimizer defines it", low=0.0),
-        "batch_size": Parameter(128, "images per step", low=1),
+        "batch_size": Parameter(128, "samples per step", low=1),
         "schedule": Parameter(
             "constant",
             "learning-rate schedule over all epochs",
             choices=("constant", "cosine", "one-cycle"),
         ),
         **{name: p for own in OPTIMIZER_PARAMETERS.values() for name, p in own.items()},
+        **TECHNIQUES,
     }
 )
 """The parameters of the training of any task.
@@ -204,6 +238,7 @@ A parameter of one optimizer is active only with that optimizer.
 """
 
 _OWN = frozenset(name for own in OPTIMIZER_PARAMETERS.values() for name in own)
+_WITHOUT_DEFAULT = _OWN | frozenset(TECHNIQUES)
 
 
 def check_optimizer_parameters(params: Mapping[str, Value], field: str = "parameters") -> None:
@@ -235,7 +270,8 @@ def complete(
 ) -> dict[str, Value]:
     """All parameters of a trial: checked, with defaults filled in.
 
-    The parameters of an optimizer get no default here: a missing one is left to PyTorch.
+    The parameters of an optimizer get no default here: a missing one is left to PyTorch. A
+    technique that is not set is not used.
 
     Args:
         params: the values that are set.
@@ -256,5 +292,9 @@ def complete(
         name: declared[name].check(f"{field}.{name}", value) for name, value in params.items()
     }
     check_optimizer_parameters(checked, field)
-    defaults = {name: p.default for name, p in declared.items() if name not in _OWN}
+    if checked.get("ema_decay") is not None and checked.get("swa_start") is not None:
+        rule = "weights are averaged in one way: ema_decay is set too"
+        raise InputError(f"{field}.swa_start", checked["swa_start"], rule, "leave one out")
+    left_out = _WITHOUT_DEFAULT - set(task_parameters)
+    defaults = {name: p.default for name, p in declared.items() if name not in left_out}
     return {**defaults, **checked}

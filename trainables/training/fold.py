@@ -76,7 +76,8 @@ class Fold:
             self.model: torch.nn.Module = model.to(self.device)
         own = self._offered("optimizers") if self.task.can("optimizers") else None
         batches = len(self.batches(self.train_indices))
-        self.stepping = Stepping(params, self.model, batches, options.epochs, own)
+        trained_by = {name: value for name, value in params.items() if name not in task.parameters}
+        self.stepping = Stepping(trained_by, self.model, batches, options.epochs, own)
         self.epoch = 0
         self.seconds = 0.0
         self.diverged: str | None = None
