@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.util
 import sysconfig
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -72,7 +73,7 @@ def sources_digest(sources: Mapping[str, str]) -> str:
 
 def _text(content: bytes) -> str:
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
@@ -100,10 +101,18 @@ def _imports(content: bytes, name: str, path: Path) -> Iterator[str]:
     except (SyntaxError, ValueError, RecursionError):  # compiled code, for instance
         return
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    if name == path.name:  # imported from a file, outside any package
+        package = ""
+    yield from _with_parents(package)  # which Python imports before the module itself
     for node in ast.walk(tree):
         for imported in _named(node, package):
-            parts = imported.split(".")
-            yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+            yield from _with_parents(imported)
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    """``a.b.c`` → ``a``, ``a.b``, ``a.b.c``."""
+    parts = name.split(".") if name else []
+    return (".".join(parts[: i + 1]) for i in range(len(parts)))
 
 
 def _named(node: ast.AST, package: str) -> Iterator[str]:
@@ -118,7 +127,8 @@ def _named(node: ast.AST, package: str) -> Iterator[str]:
             func=ast.Name(id=called) | ast.Attribute(attr=called),
             args=[ast.Constant(value=str(literal)), *_],
         ) if called in _IMPORTERS and literal:
-            yield literal.lstrip(".") if literal[0] != "." else f"{package}{literal}"
+            with suppress(ImportError):  # beyond the top-level package
+                yield importlib.util.resolve_name(literal, package)
 
 
 def _project_file(name: str) -> Path | None:

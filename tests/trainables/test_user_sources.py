@@ -35,6 +35,16 @@ NAMES = {
 }
 
 
+PACKAGE = {
+    "own/__init__.py": "",
+    "own/deep/__init__.py": "LEARNING = True\n",
+    "own/deep/task.py": "import importlib\nh = importlib.import_module('..beside', __package__)\n"
+    "try:\n    importlib.import_module('....beyond', __package__)\nexcept ImportError: pass\n"
+    "class Mine: ...\n",
+    "own/beside.py": "x = 1\n",
+}
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a task, from which Python imports; forgotten afterwards."""
@@ -43,7 +53,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     for name in set(sys.modules) - known:
-        del sys.modules[name]
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -100,6 +111,20 @@ def test_comments_layout_and_docstrings_do_not_change_a_program(
     one: str, other: str, same: bool
 ) -> None:
     assert same_code(one, other) is same
+
+
+def test_the_packages_around_a_task_and_what_it_imports_from_above_belong_to_it(
+    project: Path,
+) -> None:
+    write(project, PACKAGE)
+    load_object("own.deep.task:Mine", "task")
+    found = project_sources(referenced_module("own.deep.task:Mine"))
+    assert set(found) == {"own", "own.deep", "own.deep.task", "own.beside"}
+
+
+def test_a_byte_order_mark_does_not_change_a_program(project: Path) -> None:
+    (project / "beside.py").write_bytes(b"\xef\xbb\xbfx = 1\n")
+    assert same_code(sources(project)["beside"], "x = 1  # as before")
 
 
 def test_a_module_that_is_not_text_counts_by_its_bytes(project: Path) -> None:

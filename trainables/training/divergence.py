@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 __all__ = ["DivergenceCheck", "Untrained", "criterion", "not_finite"]
 
@@ -38,7 +39,8 @@ def not_finite(metrics: Mapping[str, float], model: torch.nn.Module) -> str | No
     for name in (*needed, "val_loss"):
         if not math.isfinite(metrics.get(name, 0.0)):
             return f"{name} is {metrics[name]}"
-    if not math.isfinite(_largest([w.detach() for w in model.parameters() if w.requires_grad])):
+    trained = [w for w in model.parameters() if w.requires_grad and not is_lazy(w)]
+    if not math.isfinite(_largest([weight.detach() for weight in trained])):
         return "a weight is not finite"
     return None
 
@@ -145,5 +147,6 @@ def _made_worse(
 
 def _largest(tensors: list[torch.Tensor]) -> float:
     """The largest absolute value, or NaN if there is one; 0 without any element."""
+    tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
     largest = [tensor.abs().max() for tensor in tensors if tensor.numel()]
     return float(torch.stack(largest).max()) if largest else 0.0

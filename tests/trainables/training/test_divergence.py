@@ -255,3 +255,17 @@ def test_a_scripted_fold_keeps_its_script() -> None:
     fold = scripted(3.0, 2.0, 1.0)
     assert [report.val_loss for report in train(fold, 3)] == [3.0, 2.0, 1.0]
     assert isinstance(fold.task, LoadedTask) and fold.task.implementation.script == []
+
+
+def test_sparse_gradients_and_layers_that_are_never_used_are_judged_too() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.unused = nn.Embedding(5, 3, sparse=True), nn.LazyLinear(2)
+
+    model = Sparse()
+    model.embedding(torch.tensor([1, 1])).mul(0).sum().backward()
+    check = DivergenceCheck(patience=1)
+    check.untrained = Untrained(1.0, 0.1, 100)
+    worse = {"train_loss": 1.2, "val_loss": 1.2}
+    assert "the gradient has vanished" in (check.verdict(worse, model) or "")
