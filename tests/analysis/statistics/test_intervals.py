@@ -18,6 +18,7 @@ from foldrace.analysis.statistics.intervals import (
     corrected_paired_test,
     expected_best,
     holm,
+    plus_minus,
 )
 
 LOSSES = st.lists(st.floats(-10, 10), min_size=1, max_size=7)
@@ -179,3 +180,16 @@ def test_the_band_is_about_the_curve_narrows_with_more_trials_and_is_the_same_ea
 def test_losses_that_mean_nothing_are_refused(losses: list[float]) -> None:
     with pytest.raises(ValueError, match="losses"):
         expected_best(losses)
+
+
+def test_two_values_already_have_a_spread() -> None:
+    interval = corrected_interval([1.0, 2.0], 0)
+    assert math.isfinite(interval.low) and math.isfinite(interval.high)
+    expected = stats.ttest_1samp([1.0, 2.0], 0).pvalue
+    assert corrected_paired_test([1.0, 2.0], 0).p == pytest.approx(expected)
+
+
+def test_an_interval_is_rounded_by_its_own_width() -> None:
+    assert plus_minus(Interval(1.0, 0.5, 1.5)) == "1.00 ± 0.50"
+    assert plus_minus(Interval(100.0, 50.0, 150.0)) == "100 ± 50"
+    assert "±" in plus_minus(Interval(10000.0, 9500.0, 10500.0))
