@@ -12,13 +12,19 @@ from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
-from foldrace.analysis.records.tables import locate_sweep, ranking, trials_table
+from foldrace.analysis.records.tables import (
+    locate_sweep,
+    ranking,
+    recorded_objective,
+    trials_table,
+)
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.recording.reader import artifact_names, spec_text
 from foldrace.search.recording.schema import ERROR_FILE, Tag, sweep_state
 from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.search.text import clock
+from foldrace.trainables.tasks.objective import LOSS, Objective
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +50,7 @@ class Status:
         trials: a row a trial, see `foldrace.analysis.records.tables.trials_table`.
         tracebacks: by failed trial, where its ``error.txt`` is; for those that `failures` names.
         spec: the recorded sweep file, by which the parameters are read.
+        objective: what trials are compared by.
     """
 
     sweep: str
@@ -58,6 +65,7 @@ class Status:
     tracebacks: Mapping[int, str]
     remedy: str = ""
     spec: SweepSpec | None = None
+    objective: Objective = LOSS
 
     @property
     def counts(self) -> dict[str, int]:
@@ -99,17 +107,22 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
-        best = None
+        best: dict[str, Any] | None = None
         if len(self.ranking):
             row = self.ranking.iloc[0]
             error = float(row["val_loss_se"])
+            score = {
+                "mean": self.objective.score(float(row["val_loss"])),
+                "standard_error": error if math.isfinite(error) else None,
+            }
             best = {
                 "trial": int(row["trial"]),
-                "val_loss": {
-                    "mean": float(row["val_loss"]),
-                    "standard_error": error if math.isfinite(error) else None,
-                },
+                "metric": self.objective.name,
+                "direction": self.objective.direction,
+                "score": score,
             }
+            if not self.objective.maximize:
+                best["val_loss"] = score
         state = {
             "sweep": self.sweep,
             "state": self.state,
@@ -152,6 +165,7 @@ def read_status(root: Path, name: str | None, uri: str | None = None) -> Status:
         tracebacks=_tracebacks(client, trials),
         remedy=_remedy(gone) if gone else "",
         spec=spec,
+        objective=recorded_objective(run),
     )
 
 

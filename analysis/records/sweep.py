@@ -14,6 +14,7 @@ from foldrace.analysis.records.tables import (
     folds_table,
     histories,
     ranking,
+    recorded_objective,
     trial_curves,
     trials_table,
 )
@@ -33,6 +34,7 @@ from foldrace.search.recording.schema import (
 from foldrace.search.spec.distribution_base import Distribution
 from foldrace.search.spec.distributions import Choice
 from foldrace.search.spec.sweep_spec import SweepSpec
+from foldrace.trainables.tasks.objective import LOSS, Objective
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -101,6 +103,7 @@ class SweepRecord:
         spec: the sweep file; None if it is not recorded, or this version cannot read it.
         strip: a PNG, images above the best trial's reconstructions; None if there is none.
         repeats: how many trials of a comparison are repeats.
+        objective: what the losses are.
     """
 
     name: str
@@ -117,6 +120,7 @@ class SweepRecord:
     environment: str
     strip: bytes | None
     repeats: int = 0
+    objective: Objective = LOSS
 
     @property
     def ranking(self) -> pd.DataFrame:
@@ -206,6 +210,7 @@ def read_sweep_record(client: MlflowClient, run: Run) -> SweepRecord:
         environment=artifact_text(client, run, ENVIRONMENT_FILE) or "",
         strip=last_strip(client, best.iloc[0]["run_id"]) if len(best) else None,
         repeats=repeats,
+        objective=recorded_objective(run),
     )
 
 

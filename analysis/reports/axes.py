@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-__all__ = ["bare", "fit_losses", "key", "label_ends", "log_if_decade", "log_ticks", "whole_ticks"]
+    from foldrace.trainables.tasks.objective import Objective
+
+__all__ = [
+    "bare",
+    "fit_losses",
+    "in_own_sign",
+    "key",
+    "label_ends",
+    "log_if_decade",
+    "log_ticks",
+    "whole_ticks",
+]
 
 # points
 _LABEL_SIZE = 9.0
@@ -128,6 +139,30 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             fontweight="bold",
             annotation_clip=False,
         )
+
+
+def in_own_sign(axes: Axes, which: Literal["x", "y"], objective: Objective) -> None:
+    """Shows an axis of losses as values of the metric: if it is maximised, the other way round and
+    with the other sign.
+
+    Args:
+        axes: with everything drawn.
+    """
+    if not objective.maximize:
+        return
+    from matplotlib.ticker import FuncFormatter, ScalarFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    plain = ScalarFormatter(useOffset=False)
+    plain.set_axis(axis)
+
+    def text(loss: float, place: int | None) -> str:
+        plain.set_locs([objective.score(at) for at in axis.get_majorticklocs()])
+        return plain(objective.score(loss), place)
+
+    axis.set_major_formatter(FuncFormatter(text))
+    if not axis.get_inverted():
+        axis.set_inverted(True)
 
 
 def key(axes: Axes, names: Sequence[tuple[str, str]], *, beyond: bool = False) -> None:

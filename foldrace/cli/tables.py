@@ -47,7 +47,8 @@ def pareto_table(front: Sequence[ParetoPoint], varying: Sequence[str] = ()) -> T
     title = "Pareto front: no other trial is better in all of these"
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("trial", justify="right")
-    table.add_column("CV loss ± std. error", justify="right", no_wrap=True)
+    name = front[0].objective.name if front else "loss"
+    table.add_column(f"CV {name} ± std. error", justify="right", no_wrap=True)
     others = [name for name in front[0].values if name != "val_loss"] if front else []
     for name in others:
         table.add_column(_OBJECTIVES[name], justify="right", no_wrap=True)
@@ -58,7 +59,8 @@ def pareto_table(front: Sequence[ParetoPoint], varying: Sequence[str] = ()) -> T
             for name, value in point.values.items()
             if name != "val_loss"
         ]
-        score = score_text(point.values["val_loss"], point.standard_error)
+        mean = point.objective.score(point.values["val_loss"])
+        score = score_text(mean, point.standard_error)
         table.add_row(str(point.trial), score, *values, params_text(point.params, varying))
     return table
 
@@ -69,7 +71,8 @@ def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
 
     # An arm's name says its optimizer.
     varying = [name for name in varying if name != "optimizer"]
-    table = Table(title="Arms, mean CV loss", title_justify="left", header_style="bold")
+    metric = next(iter(arms.values())).objective.name if arms else "loss"
+    table = Table(title=f"Arms, mean CV {metric}", title_justify="left", header_style="bold")
     table.add_column("arm", no_wrap=True)
     for column in ("default", "tuned", "repeated ± std. error"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -77,9 +80,10 @@ def arms_table(arms: Mapping[str, ArmResult], varying: Sequence[str]) -> Table:
     table.add_column("tuned parameters", overflow="fold")
     for name, arm in arms.items():
         default, tuned = (
-            _MISSING if value is None else f"{value:.5f}" for value in (arm.default, arm.val_loss)
+            _MISSING if value is None else f"{arm.objective.score(value):.5f}"
+            for value in (arm.default, arm.val_loss)
         )
-        losses = arm.fold_losses
+        losses = [arm.objective.score(loss) for loss in arm.fold_losses]
         repeated = score_text(*mean_and_standard_error(losses)) if losses else _MISSING
         failed = str(arm.trials["failed"])
         table.add_row(name, default, tuned, repeated, failed, params_text(arm.params, varying))
@@ -92,7 +96,7 @@ def status_table(status: Status, count: int = 5) -> Table:
     from foldrace.analysis.records.values import read_values
 
     table = Table("#", "trial", header_style="bold")
-    table.add_column("CV loss ± std. error", no_wrap=True)
+    table.add_column(f"CV {status.objective.name} ± std. error", no_wrap=True)
     table.add_column("evaluated", no_wrap=True)
     table.add_column("parameters", overflow="fold")
     completed = [row for _, row in status.ranking.head(count).iterrows()]
@@ -100,7 +104,7 @@ def status_table(status: Status, count: int = 5) -> Table:
     for place, row in enumerate([*completed, *still_open], 1):
         given = read_values(parameter_texts(row), status.spec)
         params = {name: given[name] for name in status.varying if name in given}
-        score = score_text(row["val_loss"], row["val_loss_se"])
+        score = score_text(status.objective.score(row["val_loss"]), row["val_loss_se"])
         done = place <= len(completed)
         folds, epoch = int(row["folds"]), int(row["epoch"])
         far = "completed" if done else reached(folds, epoch, status.folds, status.epochs)
@@ -141,7 +145,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
 
 def datasets_table(datasets: Iterable[DatasetInfo]) -> Table:
     """Data sets: their sizes, the shape of a sample, and whether they are on this machine."""
-    table = Table("name", "images", "shape", "state", "what", header_style="bold")
+    table = Table("name", "samples", "shape", "state", "what", header_style="bold")
     for info in datasets:
         sizes = f"{info.training:,} + {info.test:,}"
         shape = "×".join(map(str, info.sample_shape))

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from foldrace.search.text import clock, params_text, reached, score_text
+from foldrace.search.text import clock, params_text, reached
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 
 __all__ = ["LiveView", "PlainView", "top_table"]
@@ -56,13 +56,14 @@ def top_table(
     if arms:
         table.add_column("arm", no_wrap=True)
         varying = [name for name in varying if name != "optimizer"]  # the arm says it
-    table.add_column("CV loss ± std. error", justify="right", no_wrap=True)
+    header = f"CV {trials.objective.name} ± std. error"
+    table.add_column(header, justify="right", no_wrap=True)
     table.add_column("evaluated", no_wrap=True)
     table.add_column("parameters", overflow="fold")
     best = trials.ranking()
     for place, trial in enumerate([*best, *trials.pruned()][:count], 1):
         done = trial.status is TrialStatus.COMPLETED
-        score = score_text(trial.val_loss, trial.standard_error)
+        score = trials.score(trial)
         row = (*([str(trial.part)] if arms else []), score, _evaluated(trial, folds, epochs))
         style = "bold green" if done and place == 1 else "" if done else "dim"
         cells = (
@@ -79,11 +80,9 @@ _QUIET = 30.0  # seconds
 _STARTING = "starting Ray and its workers …"
 
 
-def _change(trial: TrialRecord) -> str:
+def _change(trial: TrialRecord, trials: TrialTable) -> str:
     """``trial 3 pruned 0.07899 (at epoch 1 of 1 fold)``."""
-    score = (
-        score_text(trial.val_loss, trial.standard_error) if math.isfinite(trial.val_loss) else ""
-    )
+    score = trials.score(trial) if math.isfinite(trial.val_loss) else ""
     reason = f"({trial.reason.removeprefix('pruned ')})" if trial.reason else ""
     return " ".join(part for part in (f"{trial.name} {trial.status.value}", score, reason) if part)
 
@@ -105,10 +104,10 @@ class PlainView:
         if changed is None and time.monotonic() - self._shown < _QUIET:
             return
         self._shown = time.monotonic()
-        what = f"{_change(changed)} | " if changed else ""
+        what = f"{_change(changed, trials)} | " if changed else ""
         best = trials.best
         incumbent = (
-            f"best {score_text(best.val_loss, best.standard_error)} ({best.name})"
+            f"best {trials.objective.name} {trials.score(best)} ({best.name})"
             if best
             else "no best yet"
         )
@@ -157,7 +156,7 @@ class LiveView:
         best = trials.best
         lines = [Text(_states(trials), style="dim")]
         if best:
-            score = score_text(best.val_loss, best.standard_error)
+            score = f"{trials.objective.name} {trials.score(best)}"
             text = f"best  {best.name}: {score}  {params_text(best.params, self._varying)}"
             lines.append(Text(text, style="bold green", overflow="ellipsis", no_wrap=True))
         running = [t for t in trials.records.values() if t.status is TrialStatus.RUNNING]
@@ -167,7 +166,7 @@ class LiveView:
                 folds = (
                     f"{len(trial.report.folds)} fold{'s' if len(trial.report.folds) > 1 else ''}"
                 )
-                score = score_text(trial.val_loss, trial.standard_error)
+                score = trials.score(trial)
                 at = f"{folds}, epoch {trial.report.epoch}: {score}"
             text = f"      {trial.name}, {at}  {params_text(trial.params, self._varying)}"
             lines.append(Text(text, overflow="ellipsis", no_wrap=True))

@@ -6,7 +6,8 @@ Nothing is written either, except a data set that has to be downloaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from foldrace.errors import InputError
@@ -64,8 +65,10 @@ def prepare(
     )
     folds = fold_plan(spec, dataset)
     check_objective(task, spec.objective, differing(arms) if arms else space.tunable)
-    _check_task(spec, task, dataset, space, arms)
-    return Prepared(spec, task, dataset, folds, space, points, arms)
+    measured = _check_task(spec, task, dataset, space, arms)
+    compared = task.compared_by(spec.objective.metric, spec.objective.direction)
+    objective = replace(compared, metric=compared.named(measured))
+    return Prepared(spec, task, dataset, folds, space, points, arms, objective=objective)
 
 
 def _starting_points(spec: SweepSpec, space: SearchSpace) -> tuple[Mapping[str, Value], ...]:
@@ -86,15 +89,21 @@ def _starting_points(spec: SweepSpec, space: SearchSpace) -> tuple[Mapping[str, 
 
 def _check_task(
     spec: SweepSpec, task: LoadedTask, dataset: Dataset, space: SearchSpace, arms: Sequence[Arm]
-) -> None:
-    """Checks the task's parameters at the upper end of each space, and tries a user's own task."""
+) -> Collection[str]:
+    """Checks the task's parameters at the upper end of each space, and tries a user's own task.
+
+    Returns:
+        The names of what a user's own task measures.
+    """
+    measured: Collection[str] = ()
     for each in [arm.space for arm in arms] or [space]:
         params = task.complete(each.point(lambda _, entry: entry.upper), "space")
         task.check(params, dataset.sample)
         if spec.task not in BUILT_IN_TASKS:
-            try_task(task, params, dataset, spec.objective)
+            measured = try_task(task, params, dataset, spec.objective.metric)
     for arm in arms:
         task.check(task.complete(arm.default), dataset.sample)
+    return measured
 
 
 def fold_plan(spec: SweepSpec, dataset: Dataset) -> FoldPlan:

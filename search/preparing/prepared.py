@@ -11,6 +11,7 @@ from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.tasks.objective import LOSS, Objective
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import FoldPlan
 
@@ -49,6 +50,7 @@ class Prepared:
         space: of a sweep; empty in a comparison.
         start_with: the tunable part of each point to try first.
         arms: of a comparison; empty in a sweep.
+        objective: what trials are compared by.
         warm_start: read when the sweep begins
             (`foldrace.search.preparing.warm_start.with_warm_start`).
     """
@@ -61,3 +63,4 @@ class Prepared:
     start_with: tuple[Mapping[str, Value], ...]
     arms: tuple[Arm, ...] = ()
     warm_start: WarmStart | None = None
+    objective: Objective = LOSS

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, nearest
+from foldrace.search.spec.training_sections import ObjectiveSpec
 from foldrace.trainables.data.sample import Sample
 from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.tasks.objective import sounds_better_high
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -23,16 +25,18 @@ _TERM = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = ("criterion", "loss_se")
 
 
-def check_objective(task: LoadedTask, objective: str | None, tunable: Sequence[str]) -> None:
-    """Refuses an objective that the task does not measure or that depends on what is tuned.
+def check_objective(task: LoadedTask, given: ObjectiveSpec, tunable: Sequence[str]) -> None:
+    """Refuses an objective that the task does not measure, whose direction is doubtful, or that
+    depends on what is tuned.
 
     Args:
-        objective: the spec's; None for the task's own.
+        given: the sweep file's.
         tunable: the parameters that differ between trials.
 
     Raises:
         InputError: for instance an objective of ``negative_elbo`` while ``likelihood`` is tuned.
     """
+    objective = given.metric
     known = task.objectives or {"loss": ("loss",)}
     if objective is not None and task.objectives is not None and objective not in known:
         rule, hint = f"{task.reference} measures no such term", nearest(objective, known)
@@ -42,6 +46,7 @@ def check_objective(task: LoadedTask, objective: str | None, tunable: Sequence[s
         or task.objective
         or ("mse" if "mse" in known or task.objectives is None else "loss")
     )
+    _check_direction(task, given)
     for name in known.get(chosen, ()):
         if name in tunable:
             others = [other for other, bending in known.items() if not set(bending) & set(tunable)]
@@ -50,10 +55,30 @@ def check_objective(task: LoadedTask, objective: str | None, tunable: Sequence[s
             raise InputError("objective", chosen, rule, hint)
 
 
+def _check_direction(task: LoadedTask, given: ObjectiveSpec) -> None:
+    """Refuses to minimise, unless it is said so, what by its name is better the higher it is."""
+    compared = task.compared_by(given.metric, given.direction)
+    declared = hasattr(task.implementation, "direction") and compared.metric == task.objective
+    if (
+        compared.metric is None
+        or compared.maximize
+        or given.direction
+        or declared
+        or not sounds_better_high(compared.metric)
+    ):
+        return
+    rule = f"would be minimised, and {compared.metric} sounds as if more were better"
+    hint = f"write objective: {{metric: {compared.metric}, direction: maximize}}, or minimize"
+    raise InputError("objective", compared.metric, rule, hint)
+
+
 def try_task(
     task: LoadedTask, params: Mapping[str, Value], dataset: Dataset, objective: str | None
-) -> None:
+) -> Collection[str]:
     """Trains and evaluates a user's task on two samples, to find what would fail in every trial.
+
+    Returns:
+        The names of what it measures.
 
     Raises:
         InputError: names the method that fails, or the term that breaks a rule.
@@ -99,7 +124,7 @@ def try_task(
             doing = "losses() in evaluation"
             terms = dict(trial.losses(model.eval(), batch, params, **offered))
             _check_terms(task, terms, count, objective)
-            _check_summary(trial, terms, params, objective)
+            measured = _check_summary(trial, terms, params, objective)
             if trial.can("predict"):
                 doing = "predict()"
                 predicted = trial.call("predict", model, batch, params, **offered)
@@ -118,6 +143,7 @@ def try_task(
         rule = f"{task.reference} does not read it"
         hint = 'cross_entropy(…, label_smoothing=params.get("label_smoothing") or 0.0)'
         raise InputError(f"space.{smoothing}", params[smoothing], rule, hint)
+    return measured
 
 
 class _Read(Mapping[str, Value]):
@@ -229,7 +255,8 @@ def _check_summary(
     terms: Mapping[str, Any],
     params: Mapping[str, Value],
     objective: str | None,
-) -> None:
+) -> Collection[str]:
+    """Refuses wrong names of metrics; returns the names."""
     means = {name: values.detach().double().mean(0).tolist() for name, values in terms.items()}
     try:
         summary = task.summarise(means, params)
@@ -244,3 +271,4 @@ def _check_summary(
         if not isinstance(name, str) or not _TERM.fullmatch(name) or name in _TAKEN:
             rule = f"summarise() names a metric {name!r}; names are letters, digits and _"
             raise InputError("task", task.reference, rule, known)
+    return summary.keys()

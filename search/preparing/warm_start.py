@@ -21,6 +21,7 @@ from foldrace.search.recording.schema import Level, Tag, having
 from foldrace.search.recording.tracking import connect
 from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
+from foldrace.trainables.tasks.loading import LoadedTask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -123,16 +124,23 @@ def _spec_of(client: MlflowClient, run: Run, name: str, root: Path) -> SweepSpec
         raise InputError(_FIELD, name, "its sweep file is not in the tracking store") from error
 
 
+def _objective(spec: SweepSpec, task: LoadedTask) -> str:
+    """``mse``, or ``accuracy, maximize``."""
+    compared = task.compared_by(spec.objective.metric, spec.objective.direction)
+    named = compared.metric or "the loss"
+    return f"{named}, {compared.direction}" if compared.maximize else named
+
+
 def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> None:
     """Refuses a sweep whose losses are values of another function; warns of a task whose code has
     changed, since not every change is one of the loss. Raises: InputError."""
-    spec, own = prepared.spec, prepared.task.objective
+    spec, task = prepared.spec, prepared.task
     if earlier.kind != "sweep":
         rule = f"is a {earlier.kind}, and the sampler can learn only from a sweep's trials"
         raise InputError(_FIELD, name, rule)
     pairs: dict[str, tuple[object, object]] = {
         "task": (earlier.task, spec.task),
-        "objective": (earlier.objective or own, spec.objective or own),
+        "objective": (_objective(earlier, task), _objective(spec, task)),
         "epochs": (earlier.epochs, spec.epochs),
         "folds": (_seedless(earlier), _seedless(spec)),
         "early_stopping": (earlier.early_stopping.model_dump(), spec.early_stopping.model_dump()),

@@ -26,7 +26,8 @@ def make_work(prepared: Prepared) -> Work:
         options=TrainingOptions(
             epochs=spec.epochs,
             seed=spec.search.seed,
-            objective=spec.objective,
+            objective=spec.objective.metric,
+            direction=spec.objective.direction,
             early_stopping=EarlyStopping(
                 spec.early_stopping.patience, spec.early_stopping.min_delta
             ),

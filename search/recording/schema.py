@@ -102,6 +102,8 @@ class Tag(StrEnum):
     DEVICE = "foldrace.device"
     KIND = "foldrace.kind"
     OBJECTIVES = "foldrace.objectives"
+    METRIC = "foldrace.metric"
+    DIRECTION = "foldrace.direction"
     TASK = "foldrace.task"
     GIT_REVISION = "foldrace.git_revision"
     DATASET_DIGEST = "foldrace.dataset_digest"

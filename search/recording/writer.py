@@ -47,6 +47,7 @@ from foldrace.search.recording.schema import (
     Tag,
     prefixed,
 )
+from foldrace.trainables.tasks.objective import LOSS, Objective
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class MlflowWriter(EventSink):
         kind: str = "sweep",
         task_digest: str = "",
         objectives: Sequence[str] = (VAL_LOSS,),
+        objective: Objective = LOSS,
     ) -> None:
         """Opens the sweep's run and records the sweep file, the environment and the data set.
 
@@ -169,6 +171,7 @@ class MlflowWriter(EventSink):
             kind: ``sweep`` or ``comparison``.
             task_digest: of the code of a user's task (`LoadedTask.digest`).
             objectives: of the sweep, ``val_loss`` first.
+            objective: what ``val_loss`` is.
         """
         run = self.sweep_run
         self._runs.write({(): Change(now_ms(), running=True)})
@@ -178,6 +181,8 @@ class MlflowWriter(EventSink):
         tags = {
             Tag.KIND: kind,
             Tag.OBJECTIVES: ",".join(objectives),
+            Tag.METRIC: objective.metric,
+            Tag.DIRECTION: objective.direction,
             Tag.TASK: task,
             Tag.GIT_REVISION: revision,
             Tag.DATASET_DIGEST: dataset.digest,

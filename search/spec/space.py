@@ -11,6 +11,7 @@ from foldrace.search.spec.distribution_base import Distribution
 from foldrace.search.spec.distributions import Fixed
 from foldrace.search.spec.fields import among
 from foldrace.search.spec.space_checks import (
+    check_average,
     check_nesterov,
     check_optimizer,
     fit_conditions,
@@ -57,6 +58,7 @@ class SearchSpace:
         entries = parents_first(conditioned)
         check_optimizer(entries)
         check_nesterov(entries)
+        check_average(entries)
         return cls(entries, dict(declared))
 
     @property

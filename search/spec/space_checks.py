@@ -15,7 +15,7 @@ from foldrace.trainables.tasks.parameters import (
     Value,
 )
 
-__all__ = ["check_nesterov", "check_optimizer", "fit_conditions", "parents_first"]
+__all__ = ["check_average", "check_nesterov", "check_optimizer", "fit_conditions", "parents_first"]
 
 Space = Mapping[str, Distribution]
 
@@ -127,6 +127,13 @@ def check_optimizer(space: Space) -> None:
         raise InputError(
             f"space.{name}", str(entry), rule, ("" if fitting else let) + f"add {line}"
         )
+
+
+def check_average(space: Space) -> None:
+    """Refuses two ways of averaging the weights. Raises: InputError."""
+    if "ema_decay" in space and "swa_start" in space:
+        shown, rule = str(space["swa_start"]), "weights are averaged in one way: ema_decay is set"
+        raise InputError("space.swa_start", shown, rule, "leave one out")
 
 
 def check_nesterov(space: Space) -> None:

@@ -38,6 +38,8 @@ from foldrace.search.spec.training_sections import (
     EarlyStoppingSpec,
     FoldsSpec,
     NamedDataset,
+    NamedObjective,
+    ObjectiveSpec,
     TrainingSpec,
     named_dataset,
 )
@@ -62,9 +64,6 @@ _SweepName = Annotated[
     Worded(
         "must be 1 to 64 letters, digits, '-', '_' or '.', a letter or digit first and no '..'"
     ),
-]
-_Objective = Annotated[
-    str, Field(pattern=r"^(?:.+)$", max_length=100), Worded("must be text, of one line")
 ]
 
 
@@ -97,9 +96,9 @@ class SweepSpec(SpecSection):
     divergence: DivergenceSpec = DivergenceSpec()
     """When a fold has diverged. By default after 3 epochs that are worse than no training."""
 
-    objective: _Objective | None = None
-    """The task's per-sample term by which trials are compared, such as mse. By default the one
-    that the task declares."""
+    objective: NamedObjective = ObjectiveSpec()
+    """The metric by which trials are compared, by its name or with its direction. By default
+    the one that the task declares."""
 
     space: dict[Name, SpaceEntry] = Field(default_factory=dict)
     """Parameters of the task and the training: a fixed value or a distribution each. By

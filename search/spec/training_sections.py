@@ -25,6 +25,8 @@ __all__ = [
     "FoldKindName",
     "FoldsSpec",
     "NamedDataset",
+    "NamedObjective",
+    "ObjectiveSpec",
     "TrainingSpec",
     "named_dataset",
 ]
@@ -136,6 +138,41 @@ NamedDataset = Annotated[
     DatasetSpec, BeforeValidator(_dataset, json_schema_input_type=DatasetSpec | Line)
 ]
 """A data set by its name, or as a mapping."""
+
+
+class ObjectiveSpec(SpecSection):
+    """The ``objective`` section; the short form is the metric's name alone."""
+
+    metric: (
+        Annotated[
+            str, Field(pattern=r"^(?:.+)$", max_length=100), Worded("must be text, of one line")
+        ]
+        | None
+    ) = None
+    """A term of the task, such as mse, or a metric. By default the one that the task declares."""
+
+    direction: Literal["minimize", "maximize"] | None = None
+    """Whether less of the metric is better, or more. By default as the task declares, else
+    minimize."""
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
+        """The metric's name alone, if there is no more."""
+        return self.metric if self.direction is None else handler(self)
+
+
+def _objective(value: object) -> object:
+    if value is None or isinstance(value, str):
+        return {"metric": value}
+    if not isinstance(value, Mapping | ObjectiveSpec):
+        raise broken("must be a metric's name, or a mapping with its name", "objective: mse")
+    return value
+
+
+NamedObjective = Annotated[
+    ObjectiveSpec, BeforeValidator(_objective, json_schema_input_type=ObjectiveSpec | Line | None)
+]
+"""A metric by its name, or as a mapping."""
 
 
 class FoldsSpec(SpecSection):

@@ -153,6 +153,7 @@ def begin_record(
             spec.kind,
             task.digest,
             spec.search.objectives,
+            prepared.objective,
         )
     except Exception as error:  # MLflow's own errors, and those of the database below it
         raise unusable(state.tracking_uri, error) from error

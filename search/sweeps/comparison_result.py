@@ -17,6 +17,7 @@ from foldrace.search.sampling.comparison_plan import Phase
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.ray.work import Work
+from foldrace.trainables.tasks.objective import LOSS, Objective
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.reports import mean_and_standard_error
 from foldrace.trainables.training.samples import shared_tensor
@@ -41,6 +42,7 @@ class ArmResult:
         val_loss: that trial's validation score; a little too good, being the best of many.
         default: the default trial's validation score; None if it did not complete.
         repeats: by the number of each completed repeat, from 1: the losses of its folds.
+        objective: what the losses are.
     """
 
     trials: Mapping[str, int]
@@ -49,6 +51,7 @@ class ArmResult:
     val_loss: float | None
     default: float | None
     repeats: Mapping[int, tuple[float, ...]]
+    objective: Objective = LOSS
 
     @property
     def fold_losses(self) -> list[float]:
@@ -61,7 +64,8 @@ class ArmResult:
         ``standard_error`` treats the ``count`` fold losses as independent. They are not: folds
         share training samples. A confidence interval needs the correction of the report.
         """
-        losses = self.fold_losses
+        score = self.objective.score
+        losses = [score(loss) for loss in self.fold_losses]
         mean, error = mean_and_standard_error(losses) if losses else (None, None)
         last = max(self.repeats, default=0)
         repeats = {
@@ -69,15 +73,16 @@ class ArmResult:
             "standard_error": error if len(losses) > 1 else None,
             "count": len(losses),
             "losses": [
-                list(self.repeats[s]) if s in self.repeats else None for s in range(1, last + 1)
+                [score(loss) for loss in self.repeats[s]] if s in self.repeats else None
+                for s in range(1, last + 1)
             ],
         }
         return {
             "trials": dict(self.trials),
             "best_trial": self.best_trial,
             "params": dict(self.params),
-            "val_loss": self.val_loss,
-            "default": self.default,
+            self.objective.key: None if self.val_loss is None else score(self.val_loss),
+            "default": None if self.default is None else score(self.default),
             "repeats": repeats,
         }
 
@@ -108,6 +113,7 @@ def _arm_result(table: TrialTable, label: str) -> ArmResult:
                 if trial.part
             )
         ),
+        objective=table.objective,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foldrace.search.tune.state import TrialRecord, TrialStatus
+from foldrace.trainables.tasks.objective import LOSS, Objective
 from foldrace.trainables.tasks.parameters import Value
 
 __all__ = ["ParetoPoint", "pareto_front"]
@@ -18,22 +19,28 @@ class ParetoPoint:
     """A trial of the Pareto front.
 
     Attributes:
-        values: by objective; all are minimised.
+        values: by objective; all are minimised, ``val_loss`` first.
         standard_error: of ``val_loss``.
+        objective: what ``val_loss`` is.
     """
 
     trial: int
     params: Mapping[str, Value]
     values: Mapping[str, float]
     standard_error: float = math.nan
+    objective: Objective = LOSS
 
     def to_json(self) -> dict[str, Any]:
         """The point in the object that ``--json`` prints."""
-        return {"trial": self.trial, "params": dict(self.params), **self.values}
+        loss, *others = self.values.items()
+        score = {self.objective.key: self.objective.score(loss[1])}
+        return {"trial": self.trial, "params": dict(self.params), **score, **dict(others)}
 
 
 def pareto_front(
-    records: Iterable[TrialRecord], objectives: Sequence[str]
+    records: Iterable[TrialRecord],
+    objectives: Sequence[str],
+    objective: Objective = LOSS,
 ) -> tuple[ParetoPoint, ...]:
     """The completed trials that no other completed trial dominates, the lowest ``val_loss`` first.
 
@@ -43,6 +50,7 @@ def pareto_front(
     Args:
         objectives: ``val_loss``, and ``parameters``, ``seconds`` or both; fewer than two have
             no front.
+        objective: what ``val_loss`` is.
     """
     if len(objectives) < 2:
         return ()
@@ -52,6 +60,7 @@ def pareto_front(
             record.params,
             dict(zip(objectives, values, strict=True)),
             record.standard_error,
+            objective,
         )
         for record in records
         if record.status is TrialStatus.COMPLETED

@@ -60,7 +60,9 @@ class RefitResult:
         epochs: trained on all training data.
         samples, test_samples: sizes of the training data and of the test part.
         test: the task's terms on the test part; ``loss`` is the objective.
-        val_loss: the cross-validation loss of the trial that was refitted.
+        val_loss: the cross-validated score of the trial that was refitted, in the sign of
+            ``metric``.
+        metric: that trials were compared by.
         model_uri: of the registered champion; its weights alone if torch cannot export the model.
         repeated: read from the record of an earlier refit; the test part was not used again.
     """
@@ -74,6 +76,7 @@ class RefitResult:
     val_loss: float
     model_uri: str | None
     repeated: bool = False
+    metric: str = "loss"
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -88,7 +91,7 @@ class RefitResult:
         ]
         rows = [
             ("trained on", f"{self.samples:,} samples, {self.epochs} epochs"),
-            ("cross-validation loss", f"{self.val_loss:.5f}"),
+            (f"cross-validated {self.metric}", f"{self.val_loss:.5f}"),
             *(terms or [("test loss", f"{self.test['loss']:.5f}")]),
             (
                 "tested on",
@@ -173,8 +176,9 @@ def refit(
             samples=len(dataset),
             test_samples=dataset.test_count,
             test=test,
-            val_loss=best["val_loss"]["mean"],
+            val_loss=(best.get("score") or best["val_loss"])["mean"],
             model_uri=uri,
+            metric=prepared.objective.name,
         )
         client.log_text(run_id, json.dumps(refitted.to_json(), indent=2), REFIT_FILE)
         client.set_tag(run_id, str(Tag.REFIT_DONE), "true")

@@ -15,6 +15,7 @@ from foldrace.search.sweeps.comparison_result import ArmResult, make_arm_results
 from foldrace.search.sweeps.pareto import ParetoPoint, pareto_front
 from foldrace.search.text import params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
+from foldrace.trainables.tasks.objective import LOSS, Objective
 from foldrace.trainables.tasks.parameters import Value
 
 __all__ = ["Best", "SweepResult", "closing_tags", "make_result", "note"]
@@ -27,6 +28,8 @@ class Best:
     """The best trial: its validation score as mean over folds, standard error, and per fold.
 
     Attributes:
+        mean, folds: in the sign of the objective's metric.
+        objective: what they are.
         epochs: the best epoch of each fold.
     """
 
@@ -36,29 +39,34 @@ class Best:
     standard_error: float
     folds: tuple[float, ...]
     epochs: tuple[int, ...]
+    objective: Objective = LOSS
 
     @classmethod
-    def of(cls, trial: TrialRecord) -> Best:
+    def of(cls, trial: TrialRecord, objective: Objective) -> Best:
         """The result of a completed trial."""
         return cls(
             trial.number,
             trial.params,
-            trial.val_loss,
+            objective.score(trial.val_loss),
             trial.standard_error,
-            tuple(trial.fold_losses),
+            tuple(map(objective.score, trial.fold_losses)),
             tuple(trial.best_epochs),
+            objective,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The ``best`` of the object that ``--json`` prints."""
+        """The ``best`` of the object that ``--json`` prints; ``val_loss`` if it is minimised."""
         error = self.standard_error if math.isfinite(self.standard_error) else None
         score = {"mean": self.mean, "standard_error": error, "folds": list(self.folds)}
-        return {
+        found = {
             "trial": self.trial,
             "params": dict(self.params),
-            "val_loss": score,
+            "metric": self.objective.name,
+            "direction": self.objective.direction,
+            "score": score,
             "best_epochs": list(self.epochs),
         }
+        return found if self.objective.maximize else {**found, "val_loss": score}
 
 
 @dataclass(frozen=True)
@@ -130,12 +138,12 @@ def make_result(
         tracking_uri=state.tracking_uri,
         run_id=writer.sweep_run,
         trials=counts,
-        best=Best.of(trials.best) if trials.best else None,
+        best=Best.of(trials.best, trials.objective) if trials.best else None,
         fold_epochs=trials.fold_epochs,
         wall_seconds=trials.elapsed,
         interrupted=interrupted,
         arms=make_arm_results(trials, arms),
-        pareto=pareto_front(trials.records.values(), objectives),
+        pareto=pareto_front(trials.records.values(), objectives, trials.objective),
     )
 
 
@@ -160,7 +168,8 @@ def note(result: SweepResult) -> str:
     if result.best is not None:
         best = result.best
         lines.append(
-            f"Best: trial {best.trial}, CV loss **{score_text(best.mean, best.standard_error)}**"
+            f"Best: trial {best.trial}, CV {best.objective.name}"
+            f" **{score_text(best.mean, best.standard_error)}**"
         )
         lines.append(f"`{params_text(best.params)}`")
     return "\n\n".join(lines)

@@ -175,6 +175,7 @@ class SweepRun:
             earlier=self.state.seconds,
             started=self._started,
             objectives=self.spec.search.objectives,
+            objective=self.prepared.objective,
         )
         self.writer = MlflowWriter(
             connect(self.state.tracking_uri),

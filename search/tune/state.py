@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from foldrace.search.sampling.comparison_plan import Phase, TrialRole
+from foldrace.search.text import score_text
+from foldrace.trainables.tasks.objective import LOSS, Objective
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.reports import EpochReport
 
@@ -102,6 +104,7 @@ class TrialTable:
         started: when this session started, on the monotonic clock.
         objectives: all minimised, ``val_loss`` first; among trials of equal ``val_loss`` the next
             one decides, so that the best trial lies on the Pareto front.
+        objective: what ``val_loss`` is, for people.
         records: the trials, by number.
 
     >>> trials = TrialTable(total=2)
@@ -115,6 +118,7 @@ class TrialTable:
     spent_before: int = 0
     started: float = field(default_factory=time.monotonic)
     objectives: Sequence[str] = ("val_loss",)
+    objective: Objective = LOSS
     records: dict[int, TrialRecord] = field(default_factory=dict)
     _noted: dict[int, tuple[TrialStatus, int]] = field(
         default_factory=dict, init=False, repr=False
@@ -148,6 +152,10 @@ class TrialTable:
             self._best is None or self._place(trial) < self._place(self._best)
         ):
             self._best = trial
+
+    def score(self, trial: TrialRecord) -> str:
+        """``0.95000 ± 0.01000``, in the objective's own sign."""
+        return score_text(self.objective.score(trial.val_loss), trial.standard_error)
 
     def count(self, status: TrialStatus) -> int:
         """How many trials have a status."""

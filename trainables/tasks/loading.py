@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, nearest
 from foldrace.trainables.data.sample import Sample
+from foldrace.trainables.tasks.objective import MAXIMIZE, MINIMIZE, Objective
 from foldrace.trainables.tasks.parameters import (
     TECHNIQUES,
     TRAINING_PARAMETERS,
@@ -66,6 +67,19 @@ class LoadedTask:
     parameters: Mapping[str, Parameter]
     objective: str | None
     sources: Mapping[str, str] = field(default_factory=dict)
+
+    def compared_by(self, metric: str | None = None, direction: str | None = None) -> Objective:
+        """What trials are compared by.
+
+        Args:
+            metric: that of a sweep file; None: the task's own.
+            direction: that of a sweep file; None: the task's own, if the metric is its own, else
+                ``minimize``.
+        """
+        chosen = metric or self.objective
+        if direction is None and chosen == self.objective:
+            direction = getattr(self.implementation, "direction", None)
+        return Objective(chosen, direction == MAXIMIZE)
 
     def build(self, params: Params, sample: Sample, prepared: Any = None) -> torch.nn.Module:
         """The network (see `Task.build`)."""
@@ -290,6 +304,10 @@ def load_task(reference: str) -> LoadedTask:
     _check_names(reference, implementation)
     parameters = _parameters(reference, getattr(implementation, "parameters", {}))
     objective = getattr(implementation, "objective", None)
+    direction = getattr(implementation, "direction", MINIMIZE)
+    if direction not in (MINIMIZE, MAXIMIZE):
+        rule = f"its direction is {direction!r}"
+        raise InputError("task", reference, rule, nearest(direction, (MINIMIZE, MAXIMIZE)))
     sources = {} if reference in BUILT_IN_TASKS else project_sources(referenced_module(target))
     return LoadedTask(reference, implementation, parameters, objective, sources)
 

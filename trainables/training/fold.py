@@ -66,7 +66,7 @@ class Fold:
         # A task may keep notes on itself. They belong to this fold: a worker trains many trials.
         self.task = replace(task, implementation=copy.deepcopy(task.implementation))
         self.params, self.samples, self.options, self.number = params, samples, options, number
-        self.objective = options.objective or task.objective
+        self.objective = task.compared_by(options.objective, options.direction)
         self.device = samples.device
         self.train_indices = torch.from_numpy(split.train).to(self.device)
         self.validation_indices = torch.from_numpy(split.validation).to(self.device)
@@ -304,7 +304,8 @@ class Fold:
     def means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
         """The metrics from sums over ``count`` samples, each counting as its weight says.
 
-        The objective is named ``loss``. If another term is minimised, that is ``criterion``.
+        The objective, as what is minimised when trials are compared, is named ``loss``. If it is
+        not what training minimises, that is ``criterion``.
         """
         # One transfer, so one synchronisation with the device.
         sums = dict(sums)
@@ -316,10 +317,10 @@ class Fold:
             terms[name] = values[: total.numel()] if total.ndim else values[0]
             del values[: total.numel()]
         means = self.task.summarise(terms, self.params)
-        objective = self.objective or ("mse" if "mse" in means else "loss")
-        if objective == "loss":
+        compared = self.objective.named(means)
+        if compared == "loss" and not self.objective.maximize:
             return means
-        return {**means, "criterion": means["loss"], "loss": means[objective]}
+        return {**means, "criterion": means["loss"], "loss": self.objective.loss(means[compared])}
 
     def moment(self, count: int) -> float:
         """The epochs trained so far, after ``count`` samples of the next one."""

@@ -62,6 +62,7 @@ class TrainingOptions:
         epochs: total epochs per fold, at least 1; the learning-rate schedule spans them.
         seed: a fold's randomness follows from (seed, fold, epoch) alone.
         objective: the task's term that trials are compared by; None: the task's own.
+        direction: ``minimize`` or ``maximize``; None: see `LoadedTask.compared_by`.
         early_stopping: when a fold stops before its last epoch.
         divergence_patience: after how many successive epochs in which training makes a network
             worse it has diverged (see `foldrace.trainables.training.divergence`); None: not as
@@ -72,6 +73,7 @@ class TrainingOptions:
     epochs: int
     seed: int = 0
     objective: str | None = None
+    direction: str | None = None
     early_stopping: EarlyStopping = EarlyStopping()
     divergence_patience: int | None = 3
     precision: Precision = Precision.FLOAT32

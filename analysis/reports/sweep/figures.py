@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foldrace.analysis.reports.axes import fit_losses, key
+from foldrace.analysis.reports.axes import fit_losses, in_own_sign, key
 from foldrace.analysis.reports.marks import band, label
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import GREY, MUTED, ORANGE, PAPER
@@ -37,8 +37,8 @@ def best_trials(record: SweepRecord) -> Figure:
         axes = canvas.subplots()
         low, high = first["val_loss"] - error, first["val_loss"] + error
         axes.axvspan(low, high, color=ORANGE, alpha=0.1, linewidth=0)
-        plot_best_trials(axes, best, folds)
         axes.locator_params(axis="x", nbins=7)
+        plot_best_trials(axes, best, folds, record.objective)
 
     return draw(
         "best-trials",
@@ -56,7 +56,7 @@ def best_trials(record: SweepRecord) -> Figure:
 
 def incumbent(record: SweepRecord) -> Figure:
     """The incumbent's loss against the fold-epochs spent and against time."""
-    steps = record.incumbents
+    steps, name = record.incumbents, record.objective.name
     minutes = record.seconds / 60
     unit, scale = ("minutes", 1.0) if minutes >= 3 else ("seconds", 60.0)
     error = steps["val_loss_se"].fillna(0)
@@ -81,7 +81,8 @@ def incumbent(record: SweepRecord) -> Figure:
             left, f"trial {last['best_trial']:.0f}", at, (0, -5), ha="right", va="top", **options
         )
         fit_losses(left, [*(steps["val_loss"] - error), *(steps["val_loss"] + error)])
-        left.set(xlabel="fold-epochs spent", ylabel="validation loss of the incumbent")
+        left.set(xlabel="fold-epochs spent", ylabel=f"validation {name} of the incumbent")
+        in_own_sign(left, "y", record.objective)
         right.set(xlabel=f"{unit} since the start")
 
     return draw(
@@ -89,7 +90,7 @@ def incumbent(record: SweepRecord) -> Figure:
         "The incumbent",
         "The best completed trial so far, with its standard error as a band. After a long flat"
         " end, more trials from the same space would gain little.",
-        f"The incumbent's loss against cost and time; it changed {plural(len(steps), 'time')}.",
+        f"The incumbent's {name} against cost and time; it changed {plural(len(steps), 'time')}.",
         plot,
         size=(7.2, 3.0),
     )
@@ -101,7 +102,9 @@ def learning_curves(record: SweepRecord) -> Figure:
     ended = "; a dot marks where a trial was pruned" if record.count("pruned") else ""
 
     def plot(canvas: Canvas) -> None:
-        plot_learning_curves(canvas.subplots(), record.curves, statuses, record.best_trial)
+        plot_learning_curves(
+            canvas.subplots(), record.curves, statuses, record.best_trial, record.objective
+        )
 
     return draw(
         "learning-curves",

@@ -18,6 +18,7 @@ from foldrace.analysis.records.tables import (
     fold_losses,
     parameter_texts,
     ranking,
+    recorded_objective,
     trial_curves,
     trials_table,
 )
@@ -28,6 +29,7 @@ from foldrace.analysis.reports.sweep.panels import plot_best_trials, plot_learni
 from foldrace.search.recording.schema import SPEC_FILE
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.text import params_text
+from foldrace.trainables.tasks.objective import LOSS, Objective
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,6 +60,7 @@ class Overview:
     folds: dict[int, list[float]]
     strip: NDArray[np.uint8] | None
     spec: SweepSpec | None = None
+    objective: Objective = LOSS
 
     @property
     def ranking(self) -> pd.DataFrame:
@@ -74,7 +77,8 @@ def read_overview(client: MlflowClient, run: Run) -> Overview:
     folds = {int(trial): fold_losses(client, run, int(trial)) for trial in best["trial"]}
     strip = _pixels(last_strip(client, best.iloc[0]["run_id"])) if len(best) else None
     spec = read_spec(artifact_text(client, run, SPEC_FILE))
-    return Overview(run.data.tags["foldrace.sweep"], trials, curves, folds, strip, spec)
+    name, objective = run.data.tags["foldrace.sweep"], recorded_objective(run)
+    return Overview(name, trials, curves, folds, strip, spec, objective)
 
 
 def _pixels(png: bytes | None) -> NDArray[np.uint8] | None:
@@ -100,8 +104,8 @@ def draw_overview(overview: Overview, path: Path) -> None:
         grid = canvas.add_gridspec(len(heights), 2, height_ratios=heights)
         canvas.suptitle(_headline(overview), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
         left, right = (canvas.add_subplot(grid[0, column]) for column in (0, 1))
-        plot_learning_curves(left, overview.curves, statuses, best_trial)
-        plot_best_trials(right, best, overview.folds)
+        plot_learning_curves(left, overview.curves, statuses, best_trial, overview.objective)
+        plot_best_trials(right, best, overview.folds, overview.objective)
         _note_parameters(right, overview, best)
         if overview.strip is not None:
             axes = canvas.add_subplot(grid[1, :])
@@ -122,8 +126,8 @@ def _headline(overview: Overview) -> str:
     best = overview.ranking.iloc[0]
     error = f" ± {best['val_loss_se']:.5f}" if math.isfinite(best["val_loss_se"]) else ""
     return (
-        f"{overview.name}: trial {best['trial']} is best, with a CV loss of"
-        f" {best['val_loss']:.5f}{error}; {tail}"
+        f"{overview.name}: trial {best['trial']} is best, with a CV {overview.objective.name} of"
+        f" {overview.objective.score(best['val_loss']):.5f}{error}; {tail}"
     )
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from foldrace.analysis.reports.axes import fit_losses, key, whole_ticks
+from foldrace.analysis.reports.axes import fit_losses, in_own_sign, key, whole_ticks
 from foldrace.analysis.reports.marks import band, dots, rows
 from foldrace.analysis.reports.style import BLUE, GREY, MUTED, ORANGE, PAPER
+from foldrace.trainables.tasks.objective import LOSS, Objective
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +25,18 @@ LOG_FROM = 4.0
 _MANY_CURVES = 25
 
 
-def plot_best_trials(axes: Axes, best: pd.DataFrame, folds: Mapping[int, Sequence[float]]) -> None:
+def plot_best_trials(
+    axes: Axes,
+    best: pd.DataFrame,
+    folds: Mapping[int, Sequence[float]],
+    objective: Objective = LOSS,
+) -> None:
     """Completed trials as rows, the best on top: each fold, the mean and its standard error.
 
     Args:
         best: a row a trial with ``trial``, ``val_loss`` and ``val_loss_se``, at least one.
         folds: by trial: the loss in each fold.
+        objective: what the losses are.
     """
     for place, row in enumerate(best.itertuples()):
         colour = BLUE if place else ORANGE
@@ -41,7 +48,8 @@ def plot_best_trials(axes: Axes, best: pd.DataFrame, folds: Mapping[int, Sequenc
     rows(axes, [f"trial {trial}" for trial in best["trial"]])
     if len(best):
         axes.get_yticklabels()[0].set(color=ORANGE, fontweight="bold")
-    axes.set(xlabel="validation loss")
+    axes.set(xlabel=f"validation {objective.name}")
+    in_own_sign(axes, "x", objective)
 
 
 def plot_learning_curves(
@@ -49,6 +57,7 @@ def plot_learning_curves(
     curves: Mapping[int, pd.DataFrame],
     statuses: Mapping[int, str],
     best_trial: int | None,
+    objective: Objective = LOSS,
 ) -> None:
     """Each trial's loss over epochs, its mean over the folds trained by then.
 
@@ -56,6 +65,7 @@ def plot_learning_curves(
         curves: by trial: ``epoch``, ``val_loss``, ``val_loss_se``.
         statuses: by trial.
         best_trial: the best completed trial, drawn with its standard error.
+        objective: what the losses are.
     """
     shown = [loss for curve in curves.values() for loss in curve["val_loss"]]
     for trial, curve in curves.items():
@@ -69,7 +79,8 @@ def plot_learning_curves(
         band(axes, best["epoch"], low, high, ORANGE, alpha=0.18, zorder=1)
         axes.plot(best["epoch"], best["val_loss"], color=ORANGE, linewidth=2.4, zorder=5)
     fit_losses(axes, shown, LOG_FROM)
-    axes.set(xlabel="epoch", ylabel="validation loss, mean over its folds")
+    axes.set(xlabel="epoch", ylabel=f"validation {objective.name}, mean over its folds")
+    in_own_sign(axes, "y", objective)
     whole_ticks(axes)
     seen = {statuses[trial] for trial in curves if trial != best_trial}
     names = [(f"trial {best_trial}, the best", ORANGE)] if best_trial is not None else []

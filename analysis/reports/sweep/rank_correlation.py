@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from foldrace.analysis.reports.axes import log_if_decade, whole_ticks
+from foldrace.analysis.reports.axes import in_own_sign, log_if_decade, whole_ticks
 from foldrace.analysis.reports.marks import band, dots, label
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import BLUE, MUTED, ORANGE, PAPER
@@ -93,7 +93,7 @@ def rank_correlation(
         found: at least one, by `rung_correlations`.
         pruned_at: the epochs at which trials were pruned, in order.
     """
-    known = {one.epoch for one in found}
+    known, name = {one.epoch for one in found}, record.objective.name
     epoch = pruned_at[0] if pruned_at and pruned_at[0] in known else found[0].epoch
 
     def plot(canvas: Canvas) -> None:
@@ -103,7 +103,9 @@ def rank_correlation(
             lambda trial: _loss_at(record.curves[int(trial)], epoch)
         )
         _plot_early_and_late(right, losses.tolist(), record.ranking["val_loss"].tolist())
-        right.set(xlabel=f"validation loss at epoch {epoch}", ylabel="final validation loss")
+        right.set(xlabel=f"validation {name} at epoch {epoch}", ylabel=f"final validation {name}")
+        in_own_sign(right, "x", record.objective)
+        in_own_sign(right, "y", record.objective)
 
     return draw(
         "rank-correlation",
@@ -112,7 +114,7 @@ def rank_correlation(
         f" with its 95\u00a0% interval. Right: the same trials at epoch {epoch} and at the end,"
         " the best one in orange. Only completed trials are counted; over all trials the"
         " correlation would be higher, because pruning removes the weak ones.",
-        f"Rank correlation with the final loss: {found[0].rho:.2f} at epoch {found[0].epoch},"
+        f"Rank correlation with the final {name}: {found[0].rho:.2f} at epoch {found[0].epoch},"
         f" {found[-1].rho:.2f} at epoch {found[-1].epoch}.",
         plot,
         size=(7.2, 3.1),

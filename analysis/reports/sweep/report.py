@@ -79,9 +79,10 @@ def _lead(record: SweepRecord) -> str:
         else "a single fold, so there is no standard error"
     )
     so_far = " so far" if record.state == "running" else ""
-    loss = loss_text(first["val_loss"], first["val_loss_se"])
+    score = loss_text(record.objective.score(first["val_loss"]), first["val_loss_se"])
+    name = record.objective.name
     return (
-        f"Trial {first['trial']} is best{so_far}, with a validation loss of {loss} ({spread})."
+        f"Trial {first['trial']} is best{so_far}, with a validation {name} of {score} ({spread})."
         f" {_rivals(record)} {_price(record)}"
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foldrace.analysis.reports.axes import fit_losses, key, log_ticks
+from foldrace.analysis.reports.axes import fit_losses, in_own_sign, key, log_ticks
 from foldrace.analysis.reports.marks import label, rows
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import BLUE, GREY, INK, MUTED, ORANGE, PAPER
@@ -89,7 +89,7 @@ def slices(record: SweepRecord, parameters: Sequence[SearchedParameter]) -> Figu
     """The loss against each parameter, a panel each."""
     columns = 2 if len(parameters) == 4 else min(len(parameters), 3)
     lines = math.ceil(len(parameters) / columns)
-    seen = record.trials[record.trials["val_loss"].notna()]
+    seen, name = record.trials[record.trials["val_loss"].notna()], record.objective.name
     losses = dict(zip(seen["trial"], seen["val_loss"], strict=True))
     statuses = dict(zip(seen["trial"], seen["status"], strict=True))
     failed = set(map(int, record.trials["trial"][record.trials["status"] == "failed"]))
@@ -105,8 +105,9 @@ def slices(record: SweepRecord, parameters: Sequence[SearchedParameter]) -> Figu
             _failed(axes, parameter, failed)
             axes.set_xlabel(parameter.name, color=INK)
         fit_losses(grid[0, 0], losses.values(), LOG_FROM)
+        in_own_sign(grid[0, 0], "y", record.objective)
         for line in grid:
-            line[0].set_ylabel("validation loss")
+            line[0].set_ylabel(f"validation {name}")
         best = (
             [("best trial", ORANGE), ("completed", BLUE)] if record.best_trial is not None else []
         )
@@ -116,11 +117,13 @@ def slices(record: SweepRecord, parameters: Sequence[SearchedParameter]) -> Figu
 
     return draw(
         "slices",
-        "Loss against each parameter",
-        "A dot a trial. A pruned trial is shown with its last loss, after fewer epochs than the"
+        f"{name.capitalize()} against each parameter",
+        "A dot a trial. A pruned trial is shown with its last value, after fewer epochs than the"
         " others. Where the best trials lie at the edge of a range, a wider range may do"
         f" better.{crosses}",
-        "Validation loss against " + ", ".join(parameter.name for parameter in parameters) + ".",
+        f"Validation {name} against "
+        + ", ".join(parameter.name for parameter in parameters)
+        + ".",
         plot,
         size=(7.2, 0.5 + 2.1 * lines),
     )
@@ -211,8 +214,13 @@ def parallel_coordinates(record: SweepRecord, parameters: Sequence[SearchedParam
                 axes.plot(at, line, color=BLUE, linewidth=1.2, alpha=strength, zorder=3)
         for x, parameter in enumerate(parameters):
             _rule(axes, x, parameter.name, _marks(parameter))
-        low, high = record.ranking["val_loss"].iloc[[0, -1]]
-        _rule(axes, len(parameters), "loss", [(f"{low:.3g}", 0.0), (f"{high:.3g}", 1.0)])
+        low, high = map(record.objective.score, record.ranking["val_loss"].iloc[[0, -1]])
+        _rule(
+            axes,
+            len(parameters),
+            record.objective.name,
+            [(f"{low:.3g}", 0.0), (f"{high:.3g}", 1.0)],
+        )
         if absent:
             look: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": 8.5}
             axes.text(-0.04, _ABSENT, "not set", color=MUTED, **look)

@@ -60,16 +60,16 @@ def best_table(record: SweepRecord) -> Table:
     for place, (_, row) in enumerate(best.iterrows(), 1):
         given = read_values(parameter_texts(row), record.spec)
         values = (_value_text(given[name]) if name in given else _NONE for name in names)
-        score = loss_text(row["val_loss"], row["val_loss_se"])
+        score = loss_text(record.objective.score(row["val_loss"]), row["val_loss_se"])
         behind = _paired_difference(losses, row["trial"], record.best_trial)
         rows.append((str(place), str(row["trial"]), score, behind, *values))
     return Table(
         f"The best {len(best)}" if len(best) > 1 else "The best trial",
-        ("#", "trial", "loss ± std. error", "behind, fold by fold", *names),
+        ("#", "trial", f"{record.objective.name} ± std. error", "behind, fold by fold", *names),
         tuple(rows),
         "Behind, fold by fold: the mean difference to the best trial on the same folds ± its"
         " standard error, which does not contain that some folds are harder than others. The best"
-        " trial was selected for its loss, so the differences are somewhat too large.",
+        " trial was selected for its score, so the differences are somewhat too large.",
     )
 
 

@@ -173,7 +173,7 @@ def test_overrides_have_the_types_of_the_file(tmp_path: Path) -> None:
     assert spec.space["lr"] == Log(log=[1e-4, 1e-2])
     assert (spec.dataset.name, spec.dataset.limit, spec.dataset.seed) == ("digits", 100, 0)
     assert (spec.search.trials, spec.search.time_budget, spec.search.start_with) == (5, 90.0, ())
-    assert (spec.name, spec.objective) == ("autoencoder", None)
+    assert (spec.name, spec.objective.metric) == ("autoencoder", None)
 
 
 @pytest.mark.parametrize(
