@@ -16,6 +16,7 @@ from foldrace.analysis.records.tables import (
     histories,
     parameter_texts,
     ranking,
+    recorded_objective,
     trials_table,
 )
 from foldrace.analysis.records.values import read_spec, read_values
@@ -30,6 +31,7 @@ from foldrace.search.recording.schema import (
     sweep_state,
 )
 from foldrace.search.spec.yaml_files import read_yaml
+from foldrace.trainables.tasks.objective import LOSS, Objective
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class Comparison:
         sampler: of the search trials: random or qmc.
         rates: (lowest, highest) learning rate of an arm's space, for arms that tune it.
         reconstructions: None if they are not recorded.
+        objective: what the losses are.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Comparison:
     sampler: str
     rates: Mapping[str, tuple[float, float]]
     reconstructions: Reconstructions | None
+    objective: Objective = LOSS
 
     def phase(self, arm: str, phase: str) -> pd.DataFrame:
         """An arm's trials of one phase."""
@@ -204,6 +208,7 @@ def read_comparison(client: MlflowClient, run: Run) -> Comparison:
         sampler=str(tree["search"]["sampler"]),
         rates=_rates(tree),
         reconstructions=_reconstructions(client, run),
+        objective=recorded_objective(run),
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
 from foldrace.analysis.text import digits
+from foldrace.trainables.tasks.objective import Objective
 
 __all__ = [
     "Interval",
@@ -37,6 +38,11 @@ class Interval:
     mean: float
     low: float
     high: float
+
+    def of(self, objective: Objective) -> Interval:
+        """The same in the sign of the metric, if it is one of losses."""
+        low, high = sorted((objective.score(self.low), objective.score(self.high)))
+        return Interval(objective.score(self.mean), low, high)
 
     def overlaps(self, other: Interval) -> bool:
         """Whether the two intervals have a point in common."""

@@ -65,7 +65,7 @@ class Pair:
             return f"{self.better} is better than {self.worse}."
         if self.p < LEVEL:
             return (
-                f"{self.better} is lower on the same folds, but the intervals overlap: not"
+                f"{self.better} is better on the same folds, but the intervals overlap: not"
                 " declared different."
             )
         return "No difference is shown."
@@ -140,17 +140,18 @@ def _lead(
     pairs: tuple[Pair, ...],
     winner: str | None,
 ) -> str:
-    best = next(iter(standings), None)
+    best, name = next(iter(standings), None), comparison.objective.name
     if best is None:
         found = _before_the_repeats(comparison)
     elif winner is not None:
-        found = _won(standings, [pair for pair in pairs if pair.better == winner])
+        found = _won(comparison, standings, [pair for pair in pairs if pair.better == winner])
     elif not comparison.complete:
         found = _incomplete(comparison, best, standings[best])
     elif len(standings) == 1:
         found = (
-            f"{_NO_WINNER}{best} is the only optimizer with completed repeats, with a CV loss of"
-            f" {plus_minus(standings[best])}, so there is nothing to compare it with."
+            f"{_NO_WINNER}{best} is the only optimizer with completed repeats, with a CV {name} of"
+            f" {plus_minus(standings[best].of(comparison.objective))}, so there is nothing to"
+            " compare it with."
         )
     else:
         found = _not_separated(comparison, best, standings[best], pairs)
@@ -163,32 +164,37 @@ def _before_the_repeats(comparison: Comparison) -> str:
     completed = trials[(trials["status"] == "completed") & trials["val_loss"].notna()]
     if not len(completed):
         return f"{_NO_WINNER}no trial was completed."
-    best = completed.sort_values("val_loss").iloc[0]
+    best, objective = completed.sort_values("val_loss").iloc[0], comparison.objective
     return (
-        f"{_NO_WINNER}no tuned optimizer has been repeated on new folds yet. The lowest CV loss so"
-        f" far is {best['arm']}'s, {digits(best['val_loss'])}; as the best of many trials it is"
+        f"{_NO_WINNER}no tuned optimizer has been repeated on new folds yet. The"
+        f" {objective.best_word} CV {objective.name} so far is {best['arm']}'s,"
+        f" {digits(objective.score(best['val_loss']))}; as the best of many trials it is"
         " optimistic."
     )
 
 
 def _incomplete(comparison: Comparison, best: str, interval: Interval) -> str:
     counts = [f"{arm} {comparison.repeated(arm)}" for arm in comparison.arms]
+    objective = comparison.objective
     return (
         f"{_NO_WINNER}the comparison is {_STATE.get(comparison.state, 'not complete')}, with"
         f" {listed(counts)} of {plural(comparison.repeats, 'repeat')} completed. {best} has the"
-        f" lowest CV loss so far, {plus_minus(interval)}."
+        f" {objective.best_word} CV {objective.name} so far,"
+        f" {plus_minus(interval.of(objective))}."
     )
 
 
-def _won(standings: Mapping[str, Interval], rivals: list[Pair]) -> str:
+def _won(comparison: Comparison, standings: Mapping[str, Interval], rivals: list[Pair]) -> str:
+    objective = comparison.objective
     pair, best = rivals[0], rivals[0].better
     p = _p(max(rival.p for rival in rivals))
-    next_best = f"{pair.worse}'s, {plus_minus(standings[pair.worse])}"
+    next_best = f"{pair.worse}'s, {plus_minus(standings[pair.worse].of(objective))}"
     if len(rivals) > 1:
         p += "" if p.startswith("<") else " or less"
         next_best = f"every other optimizer's (next: {next_best})"
     return (
-        f"{best} wins: tuned, its CV loss of {plus_minus(standings[best])} is below {next_best}."
+        f"{best} wins: tuned, its CV {objective.name} of"
+        f" {plus_minus(standings[best].of(objective))} is {objective.better_word} {next_best}."
         f" Over {plural(pair.test.count, 'paired fold')} the corrected t-test gives p {p}, and the"
         " 95\u00a0% intervals do not overlap."
     )
@@ -209,7 +215,7 @@ def _not_separated(
     comparison: Comparison, best: str, interval: Interval, pairs: tuple[Pair, ...]
 ) -> str:
     rivals = [pair for pair in pairs if pair.better == best]
-    reasons = []
+    reasons, objective = [], comparison.objective
     if overlapping := [pair.worse for pair in rivals if pair.overlap]:
         reasons.append(
             f"its 95\u00a0% interval overlaps {'that' if len(overlapping) == 1 else 'those'} of"
@@ -224,7 +230,8 @@ def _not_separated(
     if failed := comparison.failed_repeats(best):
         reasons.append(f"{failed} of its {plural(comparison.repeats, 'repeat')} failed")
     found = (
-        f"{_NO_WINNER}{best} has the lowest tuned CV loss, {plus_minus(interval)}, but"
+        f"{_NO_WINNER}{best} has the {objective.best_word} tuned CV {objective.name},"
+        f" {plus_minus(interval.of(objective))}, but"
         f" {', and '.join(reasons)}."
     )
     worse = [pair.worse for pair in rivals if pair.different]

@@ -77,8 +77,8 @@ class SearchSpec(SpecSection):
     no limit."""
 
     target: Annotated[float, Worded()] | None = None
-    """Validation loss at or below which a completed trial ends the sweep. By default there is
-    none."""
+    """Value of the objective at which, or beyond which, a completed trial ends the sweep. By
+    default there is none."""
 
     warm_start: Line | None = None
     """Name of an earlier sweep in the same tracking store, whose trials the sampler learns

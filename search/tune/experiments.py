@@ -32,6 +32,7 @@ from foldrace.search.scheduling.stopping import StoppingLadder
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.tune.comparison_search import make_comparison_search
 from foldrace.search.tune.state import TrialTable
+from foldrace.trainables.tasks.objective import LOSS, Objective
 
 __all__ = [
     "Experiment",
@@ -73,7 +74,7 @@ class Experiment:
 def sweep_experiment(prepared: Prepared, folder: SweepFolder) -> Experiment:
     """The trials that the sweep's sampler draws, under the sweep's scheduler."""
     spec = prepared.spec
-    scheduler = make_scheduler(spec, folder.began_as)
+    scheduler = make_scheduler(spec, folder.began_as, prepared.objective)
     searcher = FoldSearch(
         prepared.space,
         sampler=spec.search.sampler,
@@ -120,12 +121,17 @@ def given_experiment(
     )
 
 
-def make_scheduler(spec: SweepSpec, key: str) -> LadderScheduler:
-    """Tune's scheduler for ``scheduler.kind``. It finds its `RunState` under ``key``."""
+def make_scheduler(spec: SweepSpec, key: str, objective: Objective = LOSS) -> LadderScheduler:
+    """Tune's scheduler for ``scheduler.kind``. It finds its `RunState` under ``key``.
+
+    Args:
+        objective: what the target is a value of.
+    """
     wanted, search = spec.scheduler, spec.search
     rule = Rule(reduction_factor=wanted.reduction_factor, brackets=wanted.brackets)
     race = Race(spec.ladder, rule, trials=search.trials)
-    budget = Budget(search.fold_epochs, search.time_budget, search.target)
+    target = None if search.target is None else objective.loss(search.target)
+    budget = Budget(search.fold_epochs, search.time_budget, target)
     if search.deterministic:
         slots = search.max_concurrent_trials or 1
         return _DETERMINISTIC[wanted.kind](key, race, budget, slots=slots)

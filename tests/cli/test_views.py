@@ -87,7 +87,7 @@ def test_the_plain_view_prints_one_line_for_each_trial_that_ends() -> None:
     assert (
         first
         == "[0:00] trial 0 completed 0.20000 ± 0.10000 | 3 of 10 trials: 1 running, 1 completed, 1"
-        " pruned | best 0.20000 ± 0.10000 (trial 0) | 8 fold-epochs | ETA 0:00"
+        " pruned | best loss 0.20000 ± 0.10000 (trial 0) | 8 fold-epochs | ETA 0:00"
     )
     assert "trial 1 pruned 0.50000 ± 0.00000 (at epoch 1 [red])" in second
 
@@ -138,7 +138,7 @@ def test_the_live_view_never_wraps() -> None:
     assert all(len(line) <= 80 for line in lines)
     assert " 15/1000 " in lines[0]  # those that have ended
     assert "20 of 1000 trials: 5 running, 5 completed, 5 pruned, 5 failed" in lines[1]
-    assert lines[2].startswith("best  trial 0: 0.01500 ± 0.00500")
+    assert lines[2].startswith("best  trial 0: loss 0.01500 ± 0.00500")
 
 
 def test_the_live_view_draws_on_a_terminal() -> None:

@@ -56,6 +56,16 @@ class Objective:
         return -loss if self.maximize else loss
 
     @property
+    def best_word(self) -> str:
+        """``lowest`` or ``highest``: what the best value is."""
+        return "highest" if self.maximize else "lowest"
+
+    @property
+    def better_word(self) -> str:
+        """``below`` or ``above``: where a better value is."""
+        return "above" if self.maximize else "below"
+
+    @property
     def key(self) -> str:
         """The key of its value in JSON: ``val_loss`` where that is what it is, else its name."""
         return self.name if self.maximize else "val_loss"

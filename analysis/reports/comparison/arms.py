@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from foldrace.analysis.records.comparison import Comparison
 from foldrace.analysis.reports.style import PALETTE
 
-__all__ = ["LOSS", "arm_colours", "in_view"]
-
-LOSS = "validation loss"
+__all__ = ["arm_colours", "in_view"]
 
 
 def arm_colours(comparison: Comparison) -> Mapping[str, str]:

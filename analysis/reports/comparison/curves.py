@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from foldrace.analysis.records.comparison import Comparison
-from foldrace.analysis.reports.axes import fit_losses, label_ends, whole_ticks
-from foldrace.analysis.reports.comparison.arms import LOSS, arm_colours, in_view
+from foldrace.analysis.reports.axes import fit_losses, in_own_sign, label_ends, whole_ticks
+from foldrace.analysis.reports.comparison.arms import arm_colours, in_view
 from foldrace.analysis.reports.marks import band, label, mean_curve, ring
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import MUTED
@@ -52,15 +52,17 @@ def best_of_n(comparison: Comparison) -> Figure | None:
             mean_curve(axes, k[seen], curve[seen], colour[arm])
         near = _plot_defaults(axes, defaults, expected, colour)
         fit_losses(axes, [*expected, *near])
+        in_own_sign(axes, "y", comparison.objective)
         label_ends(axes, [(curve[-1], arm, colour[arm]) for arm, (curve, _, _) in curves.items()])
         whole_ticks(axes)
         axes.set(
             xlabel="search trials, drawn at random (0: the default, untuned)",
-            ylabel=f"expected best {LOSS}",
+            ylabel=f"expected best validation {comparison.objective.name}",
         )
 
+    score = comparison.objective.score
     ends = [
-        f"{arm}: {digits(curve[-1])} after {plural(len(curve), 'trial')}"
+        f"{arm}: {digits(score(curve[-1]))} after {plural(len(curve), 'trial')}"
         for arm, (curve, _, _) in curves.items()
     ]
     return draw(
@@ -149,15 +151,18 @@ def learning_curves(comparison: Comparison, target: float | None) -> Figure | No
             axes.axhline(target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             at = {"xycoords": ("axes fraction", "data"), "va": "top"}
             label(axes, "target", (0.005, target), (0, -3), color=MUTED, fontsize=8.5, **at)
+        in_own_sign(axes, "y", comparison.objective)
         label_ends(axes, ends)
         whole_ticks(axes)
-        axes.set(xlabel="epoch", ylabel=f"{LOSS}, mean over folds")
+        axes.set(xlabel="epoch", ylabel=f"validation {comparison.objective.name}, mean over folds")
 
     return draw(
         "learning-curves",
         "Learning curves of the tuned optimizers",
         _learning_curves_caption(means),
-        "; ".join(f"{arm} ends at {digits(loss)}" for loss, arm, _ in ends),
+        "; ".join(
+            f"{arm} ends at {digits(comparison.objective.score(loss))}" for loss, arm, _ in ends
+        ),
         plot,
     )
 

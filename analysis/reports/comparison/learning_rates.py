@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from foldrace.analysis.records.comparison import Comparison
-from foldrace.analysis.reports.axes import fit_losses, log_ticks
-from foldrace.analysis.reports.comparison.arms import LOSS, arm_colours
+from foldrace.analysis.reports.axes import fit_losses, in_own_sign, log_ticks
+from foldrace.analysis.reports.comparison.arms import arm_colours
 from foldrace.analysis.reports.marks import dots, ring
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import INK, MUTED
@@ -55,7 +55,9 @@ def learning_rates(comparison: Comparison) -> Figure | None:
             axes.set_axis_off()
             grid[-2][-1].tick_params(labelbottom=True)  # the panel above has none below it
         canvas.supxlabel("learning rate", fontsize=9.5, color=MUTED)
-        canvas.supylabel(f"{LOSS} (mean over folds)", fontsize=9.5, color=MUTED)
+        in_own_sign(first, "y", comparison.objective)
+        name = comparison.objective.name
+        canvas.supylabel(f"validation {name} (mean over folds)", fontsize=9.5, color=MUTED)
 
     return draw(
         "learning-rates",

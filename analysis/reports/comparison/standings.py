@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from foldrace.analysis.records.comparison import Comparison
-from foldrace.analysis.reports.axes import log_if_decade
-from foldrace.analysis.reports.comparison.arms import LOSS, arm_colours, in_view
+from foldrace.analysis.reports.axes import in_own_sign, log_if_decade
+from foldrace.analysis.reports.comparison.arms import arm_colours, in_view
 from foldrace.analysis.reports.marks import dots, label, ring, rows
 from foldrace.analysis.reports.page import Figure, draw
 from foldrace.analysis.reports.style import MUTED
@@ -50,7 +50,9 @@ def standings(comparison: Comparison, verdict: Verdict) -> Figure | None:
         rows(axes, arms, low=0.45, high=0.45)
         for name in axes.get_yticklabels():
             name.set(color=colour[name.get_text()], fontweight="bold")
-        axes.set(xlabel=f"{LOSS}, lower is better")
+        better = "higher" if comparison.objective.maximize else "lower"
+        axes.set(xlabel=f"validation {comparison.objective.name}, {better} is better")
+        in_own_sign(axes, "x", comparison.objective)
 
     means = [f"{arm}: {plus_minus(interval)}" for arm, interval in verdict.standings.items()]
     caption = (

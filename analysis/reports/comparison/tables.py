@@ -36,12 +36,13 @@ def tuned_table(comparison: Comparison, verdict: Verdict) -> Table:
     """Each arm's tuned and untuned loss, failures, training time and parameters."""
     arms = [*verdict.standings, *(arm for arm in comparison.arms if arm not in verdict.standings)]
     repeats, folds = comparison.repeats, comparison.splits
+    objective = comparison.objective
     unfinished = "" if comparison.complete else " The comparison is not complete yet."
     return Table(
         "Tuned and untuned",
         (
             "optimizer",
-            "tuned CV loss ± 95\u00a0%",
+            f"tuned CV {objective.name} ± 95\u00a0%",
             "default",
             "gain",
             "failed trials",
@@ -52,7 +53,8 @@ def tuned_table(comparison: Comparison, verdict: Verdict) -> Table:
         f"Tuned: the mean of {plural(repeats, 'repeat')} × {plural(folds, 'fold')} ="
         f" {repeats * folds} losses, each trained with a fresh seed on fresh folds. Its 95\u00a0%"
         " interval has the variance corrected for overlapping training sets (Nadeau and Bengio,"
-        f" 2003). Gain: how far the tuned mean is below the default's.{unfinished}",
+        f" 2003). Gain: how far the tuned mean is {objective.better_word} the default's."
+        f"{unfinished}",
     )
 
 
@@ -63,8 +65,8 @@ def _tuned_row(comparison: Comparison, verdict: Verdict, arm: str) -> tuple[str,
     failed = int((trials["status"] == "failed").sum())
     return (
         arm,
-        plus_minus(interval) if interval else _NONE,
-        digits(default),
+        plus_minus(interval.of(comparison.objective)) if interval else _NONE,
+        digits(None if default is None else comparison.objective.score(default)),
         _NONE if gain is None else percent(gain),
         f"{failed} of {len(trials)}",
         digits(_seconds_per_fold_epoch(trials), 2),

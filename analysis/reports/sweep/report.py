@@ -127,7 +127,8 @@ def _facts(record: SweepRecord) -> tuple[tuple[str, str], ...]:
     if record.best_trial is not None:
         first = record.ranking.iloc[0]
         facts.append(("Best trial", f"trial {first['trial']}"))
-        facts.append(("Validation loss", loss_text(first["val_loss"], first["val_loss_se"])))
+        score = loss_text(record.objective.score(first["val_loss"]), first["val_loss_se"])
+        facts.append((f"Validation {record.objective.name}", score))
         if math.isfinite(first["val_loss_se"]):
             facts.append(("Within 1 standard error", plural(_near(record), "other")))
     begun = len(record.trials)

@@ -42,6 +42,7 @@ from foldrace.search.sweeps.begin import begin_record
 from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.tasks.loading import load_task
+from foldrace.trainables.tasks.objective import LOSS
 from tests.search.recording.test_writer import Counting, dataset, report
 
 DEADLINE = 60.0
@@ -556,6 +557,7 @@ def test_a_session_that_goes_on_delivers_first_what_an_earlier_one_left(
     state = folder.read_state()
     writer = MlflowWriter(client, state.experiment_id, "ae", state.key, folder.path)
     prepared: Any = SimpleNamespace(
+        objective=LOSS,
         spec=parse_spec({"dataset": "digits"}, folder.path),
         dataset=dataset(),
         task=load_task("autoencoder"),
