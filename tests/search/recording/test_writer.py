@@ -280,6 +280,17 @@ def test_a_trial_that_was_given_up_is_killed_and_says_where(
     assert found["trial 0000 fold 0"].data.tags["foldrace.stopped_early"] == "False"
 
 
+def test_what_a_trial_was_trained_on_is_told_when_it_ends(
+    client: MlflowClient, experiment: str, writer: MlflowWriter
+) -> None:
+    writer.started(0, PARAMS)
+    last = report(1, 0.1)
+    tags = {"device": "H100", "gpus": "0,1"}
+    writer.finished(0, Outcome.COMPLETED, last.folds, tags=tags)
+    found = runs(client, experiment)["trial 0000"].data.tags
+    assert (found["foldrace.device"], found["foldrace.gpus"]) == ("H100", "0,1")
+
+
 def test_a_failed_trial_says_why_and_keeps_the_traceback(
     client: MlflowClient, experiment: str, writer: MlflowWriter, tmp_path: Path
 ) -> None:

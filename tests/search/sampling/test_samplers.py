@@ -261,3 +261,17 @@ def test_tpe_draws_parameters_together_for_one_objective_only() -> None:
         ours = search.study.sampler.infer_relative_search_space(search.study, trial)
         assert ours == optunas(search.study, trial)
         assert bool(ours) is (len(objectives) == 1)
+
+
+def test_of_many_trials_tpe_sees_the_200_best_and_the_800_newest() -> None:
+    """Trial i has the value i, so the best are the oldest; of 1,001 one is neither."""
+    trials = [
+        optuna.trial.create_trial(state=TrialState.COMPLETE, values=[float(number)])
+        for number in range(1001)
+    ]
+    ranking = TrialRanking()
+    for number, trial in enumerate(trials):
+        trial.number = number
+        ranking.update(trial)
+    shown = [trial.number for trial in ranking.shown()]
+    assert shown == [*range(200), *range(201, 1001)]

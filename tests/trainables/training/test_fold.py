@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import os
@@ -20,6 +21,7 @@ from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan, Split
 from tests.helpers.small_tasks import (
     NUMBERED,
+    SMALL,
     TASK,
     Linear,
     N,
@@ -351,3 +353,23 @@ def test_a_tasks_notes_from_build_are_seen_in_its_losses_and_nowhere_else():
         )
         assert fold.train_epoch().epoch == 1
     assert task.implementation.noted == 0
+
+
+def test_a_fold_is_the_first_one_unless_it_is_numbered(digits):
+    split = FoldPlan(60, splits=3).split()[0]
+    params = TASK.complete(SMALL)
+    fold = Fold(TASK, params, Samples.of_images(digits[:60]), split, TrainingOptions(1))
+    assert fold.report().fold == 0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_checkpoint_with_one_optimizer_from_an_earlier_version_is_read(digits, schedule):
+    fold, other = (make(digits, {"schedule": schedule}) for _ in range(2))
+    train(fold, 2)
+    state = copy.deepcopy(fold.state_dict())
+    stepping = state.pop("stepping")
+    state["optimizer"] = stepping["optimizers"][0]
+    state["schedule"] = stepping["schedules"][0] if stepping["schedules"] else None
+    del state["prepared"]
+    other.load_state_dict(state)
+    assert [each.metrics for each in train(other, 2)] == [each.metrics for each in train(fold, 2)]
