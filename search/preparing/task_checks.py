@@ -107,7 +107,7 @@ def try_task(
         model = trial.build(params, sample, prepared)
         if trial.can("augment"):
             doing = "augment()"
-            batch = trial.augment(batch, torch.Generator(), prepared)
+            batch = trial.augment(batch, torch.Generator(), params, prepared)
         offered: dict[str, Any] = {"sample": sample, "prepared": prepared}
         doing = "losses()"
         terms = dict(trial.losses(model.train(), batch, params, **offered, epoch=0.0))
@@ -243,11 +243,14 @@ def _check_terms(
         if name in judged and not math.isfinite(float(values.detach().sum())):
             raise wrong(f"{name!r} is not finite on two samples with an untrained model")
     known = f"it returns: {', '.join(sorted(terms))}"
+    if "loss" not in terms:
+        raise wrong("losses() returns no 'loss'", known)
+    if task.can("summarise"):
+        return  # which may name the objective
     if objective is not None and objective not in terms:
         raise InputError("objective", objective, "losses() returns no such term", known)
-    for name in ("loss", task.objective or "loss"):
-        if name not in terms:
-            raise wrong(f"losses() returns no {name!r}", known)
+    if task.objective not in (None, *terms):
+        raise wrong(f"losses() returns no {task.objective!r}", known)
 
 
 def _check_summary(

@@ -152,16 +152,19 @@ class LoadedTask:
         return function(model, params, **self._asked(method, **offered))
 
     def augment(
-        self, batch: Mapping[str, torch.Tensor], generator: torch.Generator, prepared: Any
+        self,
+        batch: Mapping[str, torch.Tensor],
+        generator: torch.Generator,
+        params: Params,
+        prepared: Any,
     ) -> dict[str, torch.Tensor]:
         """The batch as ``augment`` changes it (see `Task`).
 
         Raises:
             TypeError: it returned something else than a mapping.
         """
-        made = self.implementation.augment(
-            dict(batch), generator, **self._asked("augment", prepared=prepared)
-        )
+        asked = self._asked("augment", params=params, prepared=prepared)
+        made = self.implementation.augment(dict(batch), generator, **asked)
         if not isinstance(made, Mapping):
             raise TypeError(f"augment() must return a batch; it returned {type(made).__name__}")
         return dict(made)

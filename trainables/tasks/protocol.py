@@ -100,7 +100,8 @@ class Task(Protocol):
     * ``optimizers(model, params)``: an optimizer, or a list of them, or a pair of optimizers and
       schedulers (``torch.optim.lr_scheduler``, stepped after each step), instead of those that the
       parameters ``optimizer`` and ``schedule`` name.
-    * ``augment(batch, generator)``: a changed batch, in training only. What it draws from
+    * ``augment(batch, generator)``: a changed batch, in training only; ``params``, if it has a
+      parameter of that name. What it draws from
       ``generator``, a `torch.Generator` on the device, is the same every time.
     * ``step(model, batch, params, optimizers)``: one whole training step, with its own backward
       passes; returns the terms as ``losses`` does. For what one loss cannot say.

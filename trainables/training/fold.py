@@ -140,7 +140,7 @@ class Fold:
         if not self.task.can("augment"):
             return batch
         with torch.no_grad():
-            return self.task.augment(batch, generator, self.prepared)
+            return self.task.augment(batch, generator, self.params, self.prepared)
 
     def end_epoch(self, metrics: dict[str, float], seconds: float) -> FoldReport:
         """Validates after an epoch of training, and keeps the weights if they are the best so far.
