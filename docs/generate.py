@@ -5,8 +5,10 @@ mkdocs-gen-files runs this while the site is built; nothing is written into docs
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import mkdocs_gen_files
@@ -17,6 +19,19 @@ from foldrace.cli.app import app
 from foldrace.search.spec.sweep_spec import json_schema
 
 Schema = Mapping[str, Any]
+
+FOLDER = Path(__file__).parent / "examples"
+EXAMPLES = {
+    "classifier": "The folds are stratified; an exported model computes `predict`.",
+    "regression": "`prepare` sees the training part of its fold alone: nothing of the validation"
+    " part leaks into it. What it returns is kept in checkpoints and beside the weights.",
+    "sequences": "`tokens_length` holds the lengths.",
+    "denoising": "What `augment` draws from its generator is the same every time.",
+    "patients": "With `groups` no patient is on both sides of a split, nor in both parts.",
+    "resnet": "`optimizers` returns parameter groups and a schedule; `clip_norm` comes from the"
+    " space.",
+}
+"""What else each example shows."""
 
 
 def sweep_file() -> Iterator[str]:
@@ -42,6 +57,21 @@ def sweep_file() -> Iterator[str]:
         yield f"\n### {key}\n"
         yield f"{definition.get('description', '')}\n"
         yield from _keys(definition, definitions)
+
+
+def examples() -> Iterator[str]:
+    """The page of the examples: what each shows, its task and its sweep file."""
+    yield "# Examples\n"
+    yield "Each is one file and a sweep file in `docs/examples`. `foldrace sweep` runs it; only"
+    yield "`classifier` downloads its data.\n"
+    for name, says in EXAMPLES.items():
+        code = (FOLDER / f"{name}.py").read_text()
+        about = ast.get_docstring(ast.parse(code)) or ""
+        body = code.partition('"""\n\n')[2]
+        yield f"## {name.capitalize()}\n"
+        yield f"{about} {says}\n"
+        yield f"```python\n{body}```\n"
+        yield f"```yaml\n{(FOLDER / f'{name}.yaml').read_text()}```\n"
 
 
 def _section(schema: Schema, definitions: Mapping[str, Schema]) -> Schema | None:
@@ -155,6 +185,7 @@ def _default(parameter: Any) -> str:
 for page, lines in (
     ("reference/sweep-file.md", sweep_file()),
     ("reference/command-line.md", command_line()),
+    ("tutorial/examples.md", examples()),
 ):
     with mkdocs_gen_files.open(page, "w") as file:
         file.write("\n".join(lines) + "\n")

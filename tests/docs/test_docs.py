@@ -177,7 +177,7 @@ def test_the_task_of_the_tutorial_is_prepared(tmp_path: Path) -> None:
 def test_the_task_of_the_readme_is_prepared(tmp_path: Path) -> None:
     [code] = [block.values[0] for block in blocks("python") if "README" in str(block.id)]
     (tmp_path / "my_models.py").write_text(code)
-    spec = {**AROUND, "task": "./my_models.py:LinearAE", "name": "linear"}
+    spec = {**AROUND, "task": "./my_models.py:Classifier", "name": "linear"}
     (tmp_path / "linear.yaml").write_text(yaml.safe_dump(spec))
     assert prepare(load_spec(tmp_path / "linear.yaml"), tmp_path / "data").task.complete({})
 
