@@ -155,3 +155,24 @@ def test_a_beaten_arm_whose_best_rate_lies_at_an_end_of_its_range_is_given_the_d
     assert verdict.lead.endswith(
         "learning rate of sgd lies at an end of its range; a wider range may help."
     )
+
+
+def test_each_sentence_of_the_lead_stands_only_where_it_says_something() -> None:
+    won = judge(compare({"adam": GOOD, "sgd": HOPELESS}))
+    assert "gives p <\u00a00.001, and" in won.lead and "= <" not in won.lead
+    assert won.lead.endswith("do not overlap.")  # no arm at an edge, none that failed
+    alike = judge(compare({"adam": GOOD, "adam-again": Arm(own=7)}))
+    assert alike.lead.endswith(f"overlaps that of {[*alike.standings][1]}.")  # none is worse
+    same = judge(compare({"adam": GOOD, "adam-again": GOOD}))
+    assert same.pairs[0].sentence() == "The losses of adam and adam-again are identical."
+
+
+def test_before_the_repeats_the_best_of_all_trials_is_named() -> None:
+    comparison = compare(
+        {"adam": GOOD, "sgd": HOPELESS}, Plan(done_repeats=0, state="interrupted")
+    )
+    trials = comparison.trials[comparison.trials["status"] == "completed"]
+    best = trials.loc[trials["val_loss"].idxmin()]
+    assert best["arm"] == "adam" and len(trials["arm"].unique()) == 2
+    one = replace(comparison, trials=trials.sort_values("val_loss").iloc[[0, -1]])
+    assert "so far is adam's" in judge(one).lead
