@@ -5,6 +5,7 @@ Nothing is written either, except a data set that has to be downloaded.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,8 @@ from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import FoldKind, FoldPlan
 
 __all__ = ["Prepared", "fold_plan", "prepare"]
+
+log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -64,6 +67,8 @@ def prepare(
         data_dir=data_dir,
     )
     folds = fold_plan(spec, dataset)
+    for leak in folds.leaks():
+        log.warning("folds: %s", leak)
     check_objective(task, spec.objective, differing(arms) if arms else space.tunable)
     measured = _check_task(spec, task, dataset, space, arms)
     compared = task.compared_by(spec.objective.metric, spec.objective.direction)
@@ -115,9 +120,13 @@ def fold_plan(spec: SweepSpec, dataset: Dataset) -> FoldPlan:
         splits=folds.splits,
         shuffle=folds.shuffle,
         seed=folds.seed,
-        repeats=folds.repeats,
+        repeats=folds.repetitions,
         fraction=folds.fraction,
         labels=dataset.labels,
         groups=dataset.groups,
         seeds=folds.seeds,
+        gap=folds.gap,
+        max_train=folds.max_train,
+        time=dataset.of_role("time"),
+        split_numbers=dataset.of_role("split"),
     )

@@ -31,9 +31,27 @@ __all__ = [
     "named_dataset",
 ]
 
-FoldKindName = Literal["kfold", "stratified", "group", "repeated", "holdout"]
-# Keys that only one kind of folds has.
-_ONE_KIND = {"repeats": "repeated", "fraction": "holdout"}
+FoldKindName = Literal[
+    "kfold",
+    "stratified",
+    "group",
+    "stratified_group",
+    "leave_one_group_out",
+    "repeated",
+    "time_series",
+    "predefined",
+    "holdout",
+    "group_holdout",
+]
+_DRAWN = ("kfold", "stratified", "group", "stratified_group", "repeated")
+# Keys that only some kinds of folds have.
+_KINDS_OF_KEY: Mapping[str, tuple[str, ...]] = {
+    "repeats": _DRAWN,
+    "fraction": ("holdout", "group_holdout"),
+    "gap": ("time_series",),
+    "max_train": ("time_series",),
+}
+_UNSHUFFLED = ("group", "stratified_group", "leave_one_group_out", "time_series", "predefined")
 _LARGEST_SIDE = 4096
 
 
@@ -176,59 +194,75 @@ NamedObjective = Annotated[
 
 
 class FoldsSpec(SpecSection):
-    """The ``folds`` section: how the training images are split for cross-validation."""
+    """The ``folds`` section: how the training samples are split for cross-validation."""
 
     kind: FoldKindName = "kfold"
-    """How the folds are drawn: K folds, stratified by class, by group, repeated K folds, or a
-    single holdout. Default: kfold."""
+    """How the folds are drawn. kfold, stratified by class, by group, stratified_group; repeated:
+    kfold, twice; one fold per group, by time, predefined; a single holdout, of samples or of
+    groups. Default: kfold."""
 
     splits: Annotated[int, Field(ge=2), Worded()] = 3
     """Number of folds, in each repeat; a holdout ignores it. Default: 3."""
 
-    repeats: Count = 2
-    """kind: repeated only: how often the folds are drawn. Default: 2."""
+    repeats: Count | None = None
+    """How often K folds are drawn. Default: 1; for kind: repeated 2."""
 
     seeds: Count = 1
     """Number of seeds with which each fold is trained; each counts as a fold. Default: 1."""
 
     shuffle: bool = True
-    """Shuffle the images before they are split. Default: true."""
+    """Shuffle the samples before they are split. Default: true, and false for folds by group,
+    which then have equal sizes."""
 
     seed: Seed = 0
     """Seed of the folds, the same for every trial. Default: 0."""
 
     fraction: Annotated[float, Field(gt=0, lt=1), Worded()] = 0.2
-    """kind: holdout only: share of the images in the validation part, between 0 and 1.
-    Default: 0.2."""
+    """Of a holdout: share of the samples, or of the groups, in the validation part, between 0 and
+    1. Default: 0.2."""
+
+    gap: Annotated[int, Field(ge=0), Worded()] = 0
+    """kind: time_series only: samples between training and validation. Default: 0."""
+
+    max_train: Count | None = None
+    """kind: time_series only: the most samples to train on, a sliding window. By default all
+    earlier ones."""
 
     @model_validator(mode="before")
     @classmethod
     def _used(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            kind = data.get("kind", "kfold")
-            for key, only in _ONE_KIND.items():
-                if key in data and kind != only and kind in get_args(FoldKindName):
-                    rule = f"is for kind: {only} alone, and this is kind: {kind}"
-                    raise broken(rule, "leave it out", at=(key,), value=data[key])
-            splits = data.get("splits")
-            if isinstance(splits, int) and splits == 1 and splits is not True:
-                rule, hint = (
-                    "must be a whole number at least 2",
-                    "use kind: holdout for a single split",
-                )
-                raise broken(rule, hint, at=("splits",), value=splits)
-        return data
+        if not isinstance(data, Mapping):
+            return data
+        kind = data.get("kind", "kfold")
+        for key, kinds in _KINDS_OF_KEY.items():
+            if key in data and kind not in kinds and kind in get_args(FoldKindName):
+                rule = f"is for kind: {', '.join(kinds)} alone, and this is kind: {kind}"
+                raise broken(rule, "leave it out", at=(key,), value=data[key])
+        splits = data.get("splits")
+        if isinstance(splits, int) and splits == 1 and splits is not True:
+            rule = "must be a whole number at least 2"
+            hint = "use kind: holdout for a single split"
+            raise broken(rule, hint, at=("splits",), value=splits)
+        if kind == "repeated" and data.get("shuffle") is False:
+            rule = "would repeat the same folds: kind: repeated draws them anew"
+            raise broken(rule, "leave it out", at=("shuffle",), value=False)
+        return {"shuffle": kind not in _UNSHUFFLED or bool(data.get("repeats", 1) != 1), **data}
+
+    @property
+    def repetitions(self) -> int:
+        """How often the folds are drawn."""
+        return self.repeats or (2 if self.kind == "repeated" else 1)
 
     @property
     def count(self) -> int:
         """Folds per trial."""
-        split = {"repeated": self.splits * self.repeats, "holdout": 1}.get(self.kind, self.splits)
-        return split * self.seeds
+        single = self.kind in ("holdout", "group_holdout")
+        return (1 if single else self.splits * self.repetitions) * self.seeds
 
     @model_serializer(mode="wrap")
     def _without_blanks(self, handler: SerializerFunctionWrapHandler) -> Any:
         dumped: Mapping[str, Any] = handler(self)
-        unused = {key for key, kind in _ONE_KIND.items() if kind != self.kind}
+        unused = {key for key, kinds in _KINDS_OF_KEY.items() if self.kind not in kinds}
         return {key: value for key, value in dumped.items() if key not in unused}
 
 
