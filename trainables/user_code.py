@@ -21,7 +21,8 @@ def load_object(
     """Import what ``./file.py:Name`` or ``package.module:Name`` refers to.
 
     A file is imported under a private name, so that it cannot collide with an installed module,
-    and is read again at every call.
+    and is read again at every call. It may import what lies beside it. A module is also looked for
+    in the current folder.
 
     Args:
         reference: where the object is; a relative path starts at the current folder.
@@ -36,6 +37,7 @@ def load_object(
     if where.endswith(".py"):
         module = _import_file(Path(where), field, error)
     else:
+        _add_folder(Path.cwd())
         try:
             module = importlib.import_module(where)
         except (Exception, SystemExit) as cause:
@@ -76,6 +78,7 @@ def _import_file(path: Path, field: str, error: type[InputError]) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _add_folder(path.parent)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as cause:
@@ -83,6 +86,12 @@ def _import_file(path: Path, field: str, error: type[InputError]) -> ModuleType:
         rule = f"does not import: {type(cause).__name__}: {cause}{_moved(cause)}"
         raise error(field, str(path), rule) from cause
     return module
+
+
+def _add_folder(folder: Path) -> None:
+    """Let modules in this folder be imported, after all others: also late, and by workers here."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def _moved(cause: BaseException) -> str:

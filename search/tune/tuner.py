@@ -117,10 +117,14 @@ def _make_tuner(
 
 
 def _pickle_task_by_value(prepared: Prepared) -> None:
-    """Lets workers unpickle a task from a file of the user's, which they cannot import."""
+    """Lets workers unpickle a task from a file of the user's, which they cannot import, nor what
+    lies beside it."""
     module = sys.modules[type(prepared.task.implementation).__module__]
-    if module.__name__.startswith("_foldrace_"):
-        ray.cloudpickle.register_pickle_by_value(module)
+    if not module.__name__.startswith("_foldrace_"):
+        return
+    beside = [sys.modules[name] for name in prepared.task.sources if name in sys.modules]
+    for each in (module, *beside):
+        ray.cloudpickle.register_pickle_by_value(each)
 
 
 def _attached(

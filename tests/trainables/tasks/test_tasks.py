@@ -117,7 +117,10 @@ def test_a_file_is_imported_under_a_private_name(tmp_path):
     assert one.__module__.startswith("_foldrace_json_")
     import json
 
-    assert json.loads("[1]") == [1] and sys.path == path
+    assert json.loads("[1]") == [1]
+    # what lies beside a task can be imported, but hides nothing
+    assert sys.path == [*path, *(f"{tmp_path}/{folder}" for folder in ("one", "two"))]
+    sys.path[:] = path
 
 
 def test_an_edited_file_is_read_anew(file):
