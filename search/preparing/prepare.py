@@ -14,7 +14,12 @@ from pathlib import Path
 from foldrace.errors import InputError
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_resources, count_gpus
-from foldrace.search.preparing.task_checks import check_objective, try_task
+from foldrace.search.preparing.task_checks import (
+    check_direction,
+    check_objective,
+    part_metrics,
+    try_task,
+)
 from foldrace.search.recording.mlflow_internals import check_name
 from foldrace.search.sampling.arms import Arm, build_arms, differing
 from foldrace.search.sampling.points import Key, point_key
@@ -25,6 +30,7 @@ from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.data.datasets import load_dataset
 from foldrace.trainables.data.references import check_reference
 from foldrace.trainables.tasks.loading import BUILT_IN_TASKS, LoadedTask, load_task
+from foldrace.trainables.tasks.metrics import METRICS
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import FoldKind, FoldPlan
 
@@ -73,7 +79,13 @@ def prepare(
     measured = _check_task(spec, task, dataset, space, arms)
     compared = task.compared_by(spec.objective.metric, spec.objective.direction)
     objective = replace(compared, metric=compared.named(measured))
-    return Prepared(spec, task, dataset, folds, space, points, arms, objective=objective)
+    metrics = part_metrics(spec, task, dataset.sample, objective.name, measured)
+    if objective.name in metrics and spec.objective.direction is None:
+        objective = replace(objective, maximize=METRICS[objective.name].maximize)
+    check_direction(task, spec.objective, objective)
+    return Prepared(
+        spec, task, dataset, folds, space, points, arms, objective=objective, metrics=metrics
+    )
 
 
 def _starting_points(spec: SweepSpec, space: SearchSpace) -> tuple[Mapping[str, Value], ...]:

@@ -51,6 +51,7 @@ class Prepared:
         start_with: the tunable part of each point to try first.
         arms: of a comparison; empty in a sweep.
         objective: what trials are compared by.
+        metrics: of a whole part, which are measured in validation.
         warm_start: read when the sweep begins
             (`foldrace.search.preparing.warm_start.with_warm_start`).
     """
@@ -64,3 +65,4 @@ class Prepared:
     arms: tuple[Arm, ...] = ()
     warm_start: WarmStart | None = None
     objective: Objective = LOSS
+    metrics: tuple[str, ...] = ()

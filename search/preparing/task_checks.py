@@ -10,24 +10,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, nearest
+from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.spec.training_sections import ObjectiveSpec
 from foldrace.trainables.data.sample import Sample
 from foldrace.trainables.tasks.loading import LoadedTask
-from foldrace.trainables.tasks.objective import sounds_better_high
+from foldrace.trainables.tasks.metrics import METRICS
+from foldrace.trainables.tasks.objective import Objective, sounds_better_high
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
     from foldrace.trainables.data.arrays import Dataset
 
-__all__ = ["check_objective", "try_task"]
+__all__ = ["check_direction", "check_objective", "part_metrics", "try_task"]
 
 _TERM = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = ("criterion", "loss_se")
 
 
 def check_objective(task: LoadedTask, given: ObjectiveSpec, tunable: Sequence[str]) -> None:
-    """Refuses an objective that the task does not measure, whose direction is doubtful, or that
-    depends on what is tuned.
+    """Refuses an objective that the task does not measure or that depends on what is tuned.
 
     Args:
         given: the sweep file's.
@@ -46,7 +47,6 @@ def check_objective(task: LoadedTask, given: ObjectiveSpec, tunable: Sequence[st
         or task.objective
         or ("mse" if "mse" in known or task.objectives is None else "loss")
     )
-    _check_direction(task, given)
     for name in known.get(chosen, ()):
         if name in tunable:
             others = [other for other, bending in known.items() if not set(bending) & set(tunable)]
@@ -55,9 +55,16 @@ def check_objective(task: LoadedTask, given: ObjectiveSpec, tunable: Sequence[st
             raise InputError("objective", chosen, rule, hint)
 
 
-def _check_direction(task: LoadedTask, given: ObjectiveSpec) -> None:
-    """Refuses to minimise, unless it is said so, what by its name is better the higher it is."""
-    compared = task.compared_by(given.metric, given.direction)
+def check_direction(task: LoadedTask, given: ObjectiveSpec, compared: Objective) -> None:
+    """Refuses to minimise, unless it is said so, what by its name is better the higher it is.
+
+    Args:
+        given: the sweep file's.
+        compared: what trials would be compared by.
+
+    Raises:
+        InputError: see above.
+    """
     declared = hasattr(task.implementation, "direction") and compared.metric == task.objective
     if (
         compared.metric is None
@@ -70,6 +77,39 @@ def _check_direction(task: LoadedTask, given: ObjectiveSpec) -> None:
     rule = f"would be minimised, and {compared.metric} sounds as if more were better"
     hint = f"write objective: {{metric: {compared.metric}, direction: maximize}}, or minimize"
     raise InputError("objective", compared.metric, rule, hint)
+
+
+def part_metrics(
+    spec: SweepSpec,
+    task: LoadedTask,
+    sample: Sample,
+    objective: str,
+    measured: Collection[str],
+) -> tuple[str, ...]:
+    """The metrics of a whole part that a sweep measures: those of its file, and the objective if
+    the task does not measure it itself.
+
+    Raises:
+        InputError: an unknown metric, or what is needed for one is missing.
+    """
+    wanted = {name: f"metrics[{place}]" for place, name in enumerate(spec.metrics)}
+    if measured and objective not in measured:
+        wanted.setdefault(objective, "objective")
+    for name, field in wanted.items():
+        if name not in METRICS:
+            raise InputError(field, name, "is no metric", nearest(name, METRICS))
+        if not task.can("predict"):
+            rule = f"is computed from predictions, and {task.reference} has no predict()"
+            hint = "write predict(self, model, batch, params)"
+            raise InputError(field, name, rule, hint)
+        target = sample.target
+        if target is None:
+            rule = "is computed from targets, and the data set has none"
+            raise InputError(field, name, rule, "name the field: dataset: {…, target: …}")
+        if METRICS[name].takes != "values" and target.classes is None:
+            rule = f"needs classes, and {target.name} is {target.dtype}, from {target.low:g}"
+            raise InputError(field, name, rule, "choose rmse, mae or r2")
+    return tuple(name for name in wanted if name not in measured)
 
 
 def try_task(
@@ -247,9 +287,10 @@ def _check_terms(
         raise wrong("losses() returns no 'loss'", known)
     if task.can("summarise"):
         return  # which may name the objective
-    if objective is not None and objective not in terms:
-        raise InputError("objective", objective, "losses() returns no such term", known)
-    if task.objective not in (None, *terms):
+    if objective is not None and objective not in terms and objective not in METRICS:
+        rule = "losses() returns no such term, nor is it a metric"
+        raise InputError("objective", objective, rule, nearest(objective, {*terms, *METRICS}))
+    if task.objective not in (None, *terms, *METRICS):
         raise wrong(f"losses() returns no {task.objective!r}", known)
 
 
@@ -268,7 +309,7 @@ def _check_summary(
         raise InputError("task", task.reference, rule) from error
     known = f"it returns: {', '.join(map(str, summary))}"
     for name in ("loss", objective or task.objective or "loss"):
-        if name not in summary:
+        if name not in summary and name not in METRICS:
             raise InputError("task", task.reference, f"summarise() returns no {name!r}", known)
     for name in summary:
         if not isinstance(name, str) or not _TERM.fullmatch(name) or name in _TAKEN:

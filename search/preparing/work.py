@@ -26,8 +26,9 @@ def make_work(prepared: Prepared) -> Work:
         options=TrainingOptions(
             epochs=spec.epochs,
             seed=spec.search.seed,
-            objective=spec.objective.metric,
-            direction=spec.objective.direction,
+            objective=prepared.objective.metric,
+            direction=prepared.objective.direction,
+            metrics=prepared.metrics,
             early_stopping=EarlyStopping(
                 spec.early_stopping.patience, spec.early_stopping.min_delta
             ),

@@ -100,6 +100,11 @@ class SweepSpec(SpecSection):
     """The metric by which trials are compared, by its name or with its direction. By default
     the one that the task declares."""
 
+    metrics: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    """Metrics of the whole validation part to record as well: accuracy, balanced_accuracy, f1,
+    precision, recall, auroc, average_precision, log_loss, calibration_error, mse, rmse, mae, r2.
+    They are computed from the task's predictions and the target."""
+
     space: dict[Name, SpaceEntry] = Field(default_factory=dict)
     """Parameters of the task and the training: a fixed value or a distribution each. By
     default all have their declared defaults."""

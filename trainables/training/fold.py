@@ -7,12 +7,14 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.tasks.metrics import measure
 from foldrace.trainables.tasks.protocol import Params
 from foldrace.trainables.training.divergence import DivergenceCheck, Untrained, criterion
 from foldrace.trainables.training.options import Precision, TrainingOptions
@@ -26,6 +28,7 @@ __all__ = ["WEIGHT", "Fold", "add_totals", "moved", "sum_terms"]
 
 _VALIDATION_BATCH, _VALIDATION_ELEMENTS = 1024, 50_000 * 1024
 
+NOTHING: Mapping[str, float] = MappingProxyType({})
 _NOT_FUSED = ("prepare", "augment", "optimizers", "step")
 
 WEIGHT = " weight"
@@ -173,9 +176,27 @@ class Fold:
             The objective is named ``loss``. See `means`.
         """
         sums: dict[str, Tensor] = {}
+        seen: list[tuple[Tensor, ...]] = []
         for terms, batch in self._evaluated(indices, samples):
-            sums = add_totals(sums, sum_terms(terms, self._weights(batch)))
-        return self.means(sums, len(indices))
+            weights = self._weights(batch)
+            sums = add_totals(sums, sum_terms(terms, weights))
+            if self.options.metrics:
+                seen.append(self._compared(batch, weights))
+        return self.means(sums, len(indices), self._measured(seen))
+
+    def _compared(self, batch: Batch, weights: Tensor | None) -> tuple[Tensor, ...]:
+        """Targets, predictions and, if there are any, weights of a batch in evaluation."""
+        target = self.samples.sample.roles.target
+        assert target is not None
+        predicted = self._call(self.judged, "predict", batch).float()
+        return (batch[target], predicted, *(() if weights is None else (weights,)))
+
+    def _measured(self, seen: Sequence[tuple[Tensor, ...]]) -> dict[str, float]:
+        """The metrics of a whole part, from its batches."""
+        if not seen:
+            return {}
+        arrays = (torch.cat(parts).cpu().numpy() for parts in zip(*seen, strict=True))
+        return measure(self.options.metrics, *arrays)
 
     def _evaluated(
         self, indices: Tensor, samples: Samples | None = None
@@ -256,9 +277,12 @@ class Fold:
 
     def call(self, method: str, batch: Batch, **offered: Any) -> Any:
         """Calls a method of the task on a batch with the model that is trained."""
+        return self._call(self.model, method, batch, **offered)
+
+    def _call(self, model: torch.nn.Module, method: str, batch: Batch, **offered: Any) -> Any:
         return self.task.call(
             method,
-            self.model,
+            model,
             batch,
             self.params,
             sample=self.samples.sample,
@@ -301,7 +325,9 @@ class Fold:
         """The model that is evaluated and kept: with averaged weights, if they are averaged."""
         return self.stepping.judged
 
-    def means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
+    def means(
+        self, sums: Mapping[str, Tensor], count: int, measured: Mapping[str, float] = NOTHING
+    ) -> dict[str, float]:
         """The metrics from sums over ``count`` samples, each counting as its weight says.
 
         The objective, as what is minimised when trials are compared, is named ``loss``. If it is
@@ -316,8 +342,10 @@ class Fold:
         for name, total in sums.items():
             terms[name] = values[: total.numel()] if total.ndim else values[0]
             del values[: total.numel()]
-        means = self.task.summarise(terms, self.params)
+        means = {**measured, **self.task.summarise(terms, self.params)}
         compared = self.objective.named(means)
+        if compared not in means:  # a metric of a whole part, in training
+            return means
         if compared == "loss" and not self.objective.maximize:
             return means
         return {**means, "criterion": means["loss"], "loss": self.objective.loss(means[compared])}

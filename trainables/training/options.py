@@ -63,6 +63,8 @@ class TrainingOptions:
         seed: a fold's randomness follows from (seed, fold, epoch) alone.
         objective: the task's term that trials are compared by; None: the task's own.
         direction: ``minimize`` or ``maximize``; None: see `LoadedTask.compared_by`.
+        metrics: of a whole part, by name, that are measured in validation
+            (`foldrace.trainables.tasks.metrics`).
         early_stopping: when a fold stops before its last epoch.
         divergence_patience: after how many successive epochs in which training makes a network
             worse it has diverged (see `foldrace.trainables.training.divergence`); None: not as
@@ -74,6 +76,7 @@ class TrainingOptions:
     seed: int = 0
     objective: str | None = None
     direction: str | None = None
+    metrics: tuple[str, ...] = ()
     early_stopping: EarlyStopping = EarlyStopping()
     divergence_patience: int | None = 3
     precision: Precision = Precision.FLOAT32
