@@ -43,7 +43,7 @@ def test_repeats_and_seeds_are_folds(folds: dict[str, Any], count: int) -> None:
         40,
         FoldKind(given.kind),
         splits=given.splits,
-        repeats=given.repeats,
+        repeats=given.repetitions,
         fraction=given.fraction,
         seeds=given.seeds,
     )

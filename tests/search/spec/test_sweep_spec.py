@@ -23,7 +23,7 @@ FULL = """
 name: conv-ae
 task: autoencoder
 dataset: {name: fashion-mnist, limit: 12000, seed: 1, size: [14, 14]}
-folds: {kind: repeated, splits: 4, repeats: 3, shuffle: false, seed: 7}
+folds: {kind: repeated, splits: 4, repeats: 3, shuffle: true, seed: 7}
 epochs: 9
 early_stopping: {patience: 2, min_delta: 1e-4}
 objective: mse
@@ -68,7 +68,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         12000,
         (14, 14),
     )
-    assert (spec.folds.kind, spec.folds.repeats, spec.folds.shuffle) == ("repeated", 3, False)
+    assert (spec.folds.kind, spec.folds.repeats, spec.folds.shuffle) == ("repeated", 3, True)
     assert spec.early_stopping.min_delta == 1e-4
     assert spec.space["optimizer"] == Choice(choice=("adam", "sgd"))
     assert spec.space["lr"] == Log(log=[1e-4, 3e-2])
@@ -290,7 +290,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"folds": 3}, "folds", "must be a mapping"),
     ({"folds": {"splits": 1}}, "folds.splits", "kind: holdout"),
     ({"folds": {"kind": "k-fold"}}, "folds.kind", "did you mean 'kfold'?"),
-    ({"folds": {"repeats": 3}}, "folds.repeats", "kind: repeated"),
+    ({"folds": {"kind": "holdout", "repeats": 3}}, "folds.repeats", "kind: kfold, stratified"),
+    ({"folds": {"kind": "repeated", "shuffle": False}}, "folds.shuffle", "would repeat the same"),
+    ({"folds": {"kind": "group", "gap": 2}}, "folds.gap", "is for kind: time_series alone"),
     ({"folds": {"fraction": 0.1}}, "folds.fraction", "kind: holdout"),
     ({"folds": {"kind": "holdout", "fraction": 1}}, "folds.fraction", "below 1"),
     ({"folds": {"shuffle": "yes"}}, "folds.shuffle", "true or false"),
