@@ -22,6 +22,7 @@ from foldrace.errors import FoldraceError, InputError, StateError, first_line
 from foldrace.search.preparing.environment import versions
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.trainables.data.references import is_data_file
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -179,7 +180,7 @@ def _start(
 
 def _is_own(name: str) -> bool:
     """Whether a data set is a file, a folder or a function of the user's."""
-    return "/" in name or ":" in name or name.endswith(".npz")
+    return "/" in name or ":" in name or is_data_file(name)
 
 
 def _check_sent(field: str, reference: str, folder: Path) -> None:
@@ -191,7 +192,7 @@ def _check_sent(field: str, reference: str, folder: Path) -> None:
     module = reference.rpartition(":")[0]
     named = module if module.endswith(".py") else reference
     path = Path(named).expanduser()
-    if "/" not in named and path.suffix != ".npz":
+    if "/" not in named and not is_data_file(named):
         return
     if not (folder / path).resolve().is_relative_to(folder):
         rule = f"is outside {folder}, the folder that is sent"

@@ -44,8 +44,8 @@ def data(
 ) -> None:
     """List the data sets, fetch one, or show how your own is understood.
 
-    Of your own (a .npz file, a folder of images, ./file.py:function) warnings say what is left
-    out, and why.
+    Of your own (a .npz, .npy, .csv or .parquet file, a folder, ./file.py:function) warnings say
+    what is left out, and why.
     """
     from foldrace.cli.tables import datasets_table
     from foldrace.errors import InputError
@@ -60,7 +60,7 @@ def data(
         return
     out.print(datasets_table([fetch(name, data_dir)] if name else list_datasets(data_dir)))
     if not name:
-        also = "Also: a .npz file, a folder of images, or ./file.py:function."
+        also = "Also: a file (.npz, .npy, .csv, .parquet), a folder, or ./file.py:function."
         out.print(f"{also} See docs/how-to/data.md.", style="dim")
 
 
@@ -71,6 +71,8 @@ def _described(dataset: Dataset) -> Iterator[str]:
     sample = dataset.sample
     held_out = ", a part of its own" if dataset.positions is None else ", held out of all samples"
     yield f"read from      {dataset.source}"
+    for note in dataset.notes:
+        yield f"note           {note}"
     roles = {getattr(sample.roles, role): role for role in ROLES}
     for name, info in sample.fields.items():
         yield f"{roles.get(name, 'input'):<14} {_field(info)}"
@@ -97,7 +99,7 @@ def _field(info: FieldInfo) -> str:
 
 def _by_class(dataset: Dataset, part: Fields) -> str:
     """``: cat (800), dog (817)``, of the first classes."""
-    from foldrace.trainables.data.arrays import Ragged
+    import numpy as np
 
     target = dataset.sample.target
     if target is None or target.name not in part:
@@ -105,7 +107,7 @@ def _by_class(dataset: Dataset, part: Fields) -> str:
     if target.classes is None:
         return ""
     labels = part[target.name]
-    assert not isinstance(labels, Ragged)
+    assert isinstance(labels, np.ndarray)
     counts = sorted(Counter(labels.tolist()).items())
     names = dict(enumerate(target.names))
     listed = ", ".join(f"{names.get(i, i)} ({count:,})" for i, count in counts[:_CLASSES])

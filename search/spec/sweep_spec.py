@@ -44,6 +44,7 @@ from foldrace.search.spec.training_sections import (
     named_dataset,
 )
 from foldrace.search.spec.yaml_files import dump_yaml, plain, read_file, set_value
+from foldrace.trainables.data.references import is_data_file
 from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder
 
 __all__ = ["SweepSpec", "json_schema", "load_spec", "parse_spec"]
@@ -296,7 +297,8 @@ def _located(reference: str, field: str, base: Path) -> str:
     if "://" in where:
         return reference
     try:
-        is_path = "/" in where or where.startswith("~") or where.endswith((".py", ".npz"))
+        is_path = "/" in where or where.startswith("~") or where.endswith(".py")
+        is_path = is_path or is_data_file(where)
         if not is_path and (not where or not (base / where).is_dir()):
             return reference
         path = Path(where).expanduser()

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from PIL import Image
 
 from foldrace.errors import DataError
 from foldrace.trainables.data.datasets import load_dataset
+from foldrace.trainables.data.sample import BY_NAME, ROLES, Wanted
+from foldrace.trainables.training.samples import Samples
 from tests.fuzz.damage import Harm, damaged
 
 __all__ = ["run_case"]
@@ -66,23 +70,137 @@ def run_case(seed: int, folder: Path) -> str:
     place = folder / "data"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    name = draw.choice((_npz, _npz, _npz, _zip_by_hand, _zip_by_hand, _images, _images, _code))(
-        draw, place
-    )
-    size = draw.choice((None, None, (8, 8)))
-    limit = draw.choice((None, None, None, 5, 10**9))
+    name = draw.choice(_MAKERS)(draw, place)
+    size = draw.choice((*[None] * 8, (8, 8)))
+    limit = draw.choice((*[None] * 8, 5, 10**9))
     try:
-        data = load_dataset(name, size=size, limit=limit, data_dir=folder)
+        data = load_dataset(name, size=size, limit=limit, wanted=_wanted(draw), data_dir=folder)
     except DataError as error:
         assert str(error).isprintable() and not Harm.done
         return "refused"
     assert not Harm.done
     for images, labels in ((data.images, data.labels), (data.test_images, data.test_labels)):
-        assert images.dtype == np.uint8 and images.ndim == 4 and min(images.shape) > 0, (
-            images.shape
-        )
-        assert labels is None or (labels.dtype == np.int64 and labels.shape == images.shape[:1])
+        assert images is None or (
+            images.dtype == np.uint8 and images.ndim == 4 and min(images.shape) > 0
+        ), images.shape
+        many = (len(data), data.test_count)
+        assert labels is None or (labels.dtype == np.int64 and len(labels) in many)
+    for part in (data.training, data.test):
+        assert len({len(array) for array in part.values()}) == 1
+        batch = Samples.of(part, data.sample, torch.device("cpu")).take(torch.tensor([0]))
+        assert all(len(values) == 1 for values in batch.values())
     return "accepted"
+
+
+def _wanted(draw: random.Random) -> Wanted:
+    """Mostly nothing; else inputs and roles, of columns that may not be there."""
+    if draw.random() < 0.8:
+        return BY_NAME
+    names = ("x", "y", "a b", "images", "labels", "group", "nowhere")
+    inputs = None if draw.random() < 0.5 else tuple(draw.sample(names, draw.randrange(1, 3)))
+    roles = draw.sample(ROLES, draw.randrange(3))
+    return Wanted(inputs, {role: draw.choice((*names, None)) for role in roles})
+
+
+def _any_array(draw: random.Random, count: int) -> np.ndarray[Any, Any]:
+    """Mostly ``count`` samples of numbers, of any type, in any memory order."""
+    if draw.random() < 0.1:
+        return draw.choice((_array(draw, count), draw.choice(_LABELS)(count)))
+    shape = draw.choice(((count,), (count,), (count, 3), (count, 3), (count, 2, 2), (count, 0)))
+    kinds = ("f2", "f4", "f8", ">f8", "?", "i1", "u2", "u4", "u8", "i8", "M8[D]")
+    array = (np.random.default_rng(draw.randrange(99)).random(shape) * 9).astype("f8")
+    kind = draw.choice(kinds)
+    typed = array.astype("i8").astype(kind) if kind == "M8[D]" else array.astype(kind)
+    return np.asfortranarray(typed) if draw.random() < 0.3 else typed
+
+
+_KEYS = ("x", "y", "x_train", "test_x", "test_y", "val_x", "group", "time", "weight", "split")
+
+
+def _fields(draw: random.Random) -> dict[str, np.ndarray[Any, Any]]:
+    count = draw.choice((0, 1, 2, *[30] * 9))
+    return {
+        key: _any_array(draw, draw.choice((*[count] * 20, count + 1)))
+        for key in draw.sample((*_KEYS, "a b", "x_lengths"), draw.randrange(1, 4))
+    }
+
+
+def _npz_of_fields(draw: random.Random, place: Path) -> str:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=True, **_fields(draw))
+    data = file.getvalue()
+    (place / "data.npz").write_bytes(damaged(data, draw) if draw.random() < 0.3 else data)
+    return str(place / "data.npz")
+
+
+def _npy(draw: random.Random, place: Path) -> str:
+    file = io.BytesIO()
+    np.save(file, _any_array(draw, draw.choice((0, 1, 2, 30, 30))), allow_pickle=True)
+    data = file.getvalue()
+    (place / "data.npy").write_bytes(damaged(data, draw) if draw.random() < 0.3 else data)
+    return str(place / "data.npy")
+
+
+def _folder_of_arrays(draw: random.Random, place: Path) -> str:
+    for key, array in _fields(draw).items():
+        file = io.BytesIO()
+        np.save(file, array, allow_pickle=True)
+        path = place / draw.choice(("", "", "", "train", "test", "other")) / f"{key}.npy"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(
+            damaged(file.getvalue(), draw) if draw.random() < 0.1 else file.getvalue()
+        )
+    if draw.random() < 0.1:
+        (place / "notes.txt").write_text("\x1b[31m")
+    if draw.random() < 0.1:
+        (place / "gone.npy").symlink_to(place / "nowhere.npy")
+    return str(place)
+
+
+def _column(draw: random.Random, count: int) -> Any:
+    return draw.choice(
+        (
+            range(count),
+            [number / 3 for number in range(count)],
+            ["a", "b\x1b"] * (count // 2) + ["c"] * (count % 2),
+            [None, *range(1, count)][:count],
+            [list(range(number % 3)) for number in range(count)],
+            [number % 2 == 0 for number in range(count)],
+            ["2024-01-01"] * count,
+            [f"2024-01-{number % 28 + 1}" for number in range(count)],
+            [10**30] * count,
+            [float("inf")] * count,
+            ["x" * 300] * count,
+            np.arange(count) % 2,
+            np.arange(count) / 2,
+            np.arange(count) // 2,
+        )
+    )
+
+
+def _frame(draw: random.Random) -> Any:
+    count = draw.choice((0, 1, 2, *[30] * 9))
+    names = ("x", "y", "a b", "a_b", "group", "time", "weight", "split", "id", "1", "é", "", "c\n")
+    chosen = draw.sample(names, draw.randrange(1, 5))
+    return pd.DataFrame({name: _column(draw, count) for name in chosen})
+
+
+def _csv(draw: random.Random, place: Path) -> str:
+    text = _frame(draw).to_csv(index=draw.random() < 0.3).encode()
+    path = place / draw.choice(("data.csv", "DATA.CSV"))
+    path.write_bytes(damaged(text, draw) if draw.random() < 0.3 else text)
+    return str(path)
+
+
+def _parquet(draw: random.Random, place: Path) -> str:
+    path = place / "data.parquet"
+    try:
+        _frame(draw).to_parquet(path)
+    except (ArithmeticError, ValueError, TypeError, OverflowError):  # numbers that it cannot hold
+        pd.DataFrame({"x": [1, 2]}).to_parquet(path)
+    if draw.random() < 0.3:
+        path.write_bytes(damaged(path.read_bytes(), draw))
+    return str(path)
 
 
 def _array(draw: random.Random, count: int) -> np.ndarray[Any, Any]:
@@ -276,3 +394,10 @@ def _code(draw: random.Random, place: Path) -> str:
     path = place / f"code{draw.randrange(10**9)}.py"
     path.write_bytes(damaged(code.encode(), draw) if draw.random() < 0.2 else code.encode())
     return f"{path}:{draw.choice((*'ffffffff', 'g', '', '__class__', 'f.x'))}"
+
+
+_MAKERS: tuple[_Make, ...] = (
+    *(_npz, _npz, _zip_by_hand, _zip_by_hand, _images, _code),
+    *(_npz_of_fields, _npz_of_fields, _npy, _folder_of_arrays, _folder_of_arrays),
+    *(_csv, _csv, _parquet, _parquet),
+)

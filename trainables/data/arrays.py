@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrace.errors import DataError
+from foldrace.trainables.data.mapped import Mapped
 from foldrace.trainables.data.sample import FieldInfo, Roles, Sample
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Parts",
     "Ragged",
     "check_memory",
+    "chunks",
     "describe",
     "taken",
 ]
@@ -89,14 +91,21 @@ class Ragged:
         return Ragged(self.values[np.repeat(self.offsets[chosen], lengths) + into], offsets)
 
 
-Array = NDArray[Any] | Ragged
+Array = NDArray[Any] | Ragged | Mapped
 Fields = Mapping[str, Array]
 """Arrays of equal length by the name of the field."""
 
 
 def taken(array: Array, chosen: NDArray[np.intp]) -> Array:
     """The samples of a field at these positions."""
-    return array.take(chosen) if isinstance(array, Ragged) else array[chosen]
+    return array[chosen] if isinstance(array, np.ndarray) else array.take(chosen)
+
+
+def chunks(array: Array) -> Iterator[NDArray[Any]]:
+    """All values of a field, some samples at a time if they are in a file."""
+    if isinstance(array, Mapped):
+        return array.chunks()
+    return iter((array.values if isinstance(array, Ragged) else array,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +119,7 @@ class Parts:
         roles: what each field is for.
         names: the names of the values of a field that was text: value i is ``names[field][i]``.
         positions: see `Dataset`.
+        notes: see `Dataset`.
     """
 
     training: Fields
@@ -118,6 +128,7 @@ class Parts:
     roles: Roles = field(default_factory=Roles)
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     positions: Labels | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_images(
@@ -164,7 +175,7 @@ class Parts:
         """The training part of the field of a role, or None."""
         name = getattr(self.roles, role)
         array = self.training.get(name)
-        return None if isinstance(array, Ragged) else array
+        return array if isinstance(array, np.ndarray) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +196,7 @@ class Dataset:
         source: where the data came from, for people: ``torchvision``, a package, a file.
         positions: (N,), the index of each sample in the source; None if the training part is
             complete: no test part was held out of it and no limit was set.
+        notes: how fields were made of what was read, for people.
     """
 
     name: str
@@ -195,6 +207,7 @@ class Dataset:
     digest: str
     source: str
     positions: Labels | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def of_images(
@@ -244,7 +257,7 @@ class Dataset:
         """The field of a role (``target``, ``groups``, ``time``, …), or None."""
         name = getattr(self.roles, role)
         array = (self.test if test else self.training).get(name)
-        return None if isinstance(array, Ragged) else array
+        return array if isinstance(array, np.ndarray) else None
 
     @property
     def labels(self) -> Labels | None:
@@ -274,20 +287,19 @@ class Dataset:
 
     @property
     def images(self) -> Images | None:
-        """(N, C, H, W), if the input of a sample is one image; else None."""
+        """(N, C, H, W), if the input of a sample is one image, in memory; else None."""
         return self._images(self.training)
 
     @property
     def test_images(self) -> Images | None:
-        """(M, C, H, W), if the input of a sample is one image; else None."""
+        """(M, C, H, W), if the input of a sample is one image, in memory; else None."""
         return self._images(self.test)
 
     def _images(self, part: Fields) -> Images | None:
         if not self.sample.holds_an_image:
             return None
         array = part[self.sample.input.name]
-        assert not isinstance(array, Ragged)
-        return array
+        return array if isinstance(array, np.ndarray) else None
 
 
 def describe(
@@ -307,27 +319,27 @@ def describe(
 def _field_info(
     name: str, array: Array, test: Array | None, roles: Roles, names: tuple[str, ...]
 ) -> FieldInfo:
-    values = [
-        part.values if isinstance(part, Ragged) else part
-        for part in (array, test)
-        if part is not None
-    ]
-    shape: tuple[int | None, ...] = values[0].shape[1:]
-    if isinstance(array, Ragged):
-        shape = (None, *shape)
-    filled = [part for part in values if part.size]
-    low, high = (
-        (min(part.min().item() for part in filled), max(part.max().item() for part in filled))
-        if filled
-        else (0, 0)
+    shape: tuple[int | None, ...] = (
+        (None, *array.values.shape[1:]) if isinstance(array, Ragged) else array.shape[1:]
     )
-    whole = values[0].dtype.kind in "iub"
+    parts = [part for part in (array, test) if part is not None]
+    ranges = [
+        (part.min().item(), part.max().item())
+        for each in parts
+        for part in chunks(each)
+        if part.size
+    ]
+    low, high = (
+        min((low for low, _ in ranges), default=0),
+        max((top for _, top in ranges), default=0),
+    )
+    whole = array.dtype.kind in "iub"
     classes = None
     if names:
         classes = len(names)
     elif name == roles.target and whole and not shape and low >= 0 and high < _MOST_CLASSES:
         classes = int(high) + 1
-    return FieldInfo(name, shape, str(values[0].dtype), float(low), float(high), classes, names)
+    return FieldInfo(name, shape, str(array.dtype), float(low), float(high), classes, names)
 
 
 def check_memory(name: str, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Loads data sets as arrays of bytes in memory.
+"""Loads data sets as named fields.
 
 A data set is referred to by:
 
@@ -12,12 +12,18 @@ a ``.npz`` file
     Images are (N, H, W), (N, C, H, W) or (N, H, W, C) with 1, 3 or 4 channels (if both fit, (N,
     C, H, W)); bytes, or floating point numbers in [0, 1]. Labels are whole numbers or texts.
     ``val_images`` (``x_val``) and their ``val_labels`` join the training part.
+a ``.npy`` file
+    one array: images if it is of bytes with three axes or more, else ``x``.
+a ``.csv`` or ``.parquet`` file
+    whose columns are named: see `tables`.
+a folder of ``.npy`` files
+    ``x.npy``, ``y.npy``, ``test_x.npy``, or ``train/`` and ``test/`` with ``x.npy`` and so on.
+    They stay in their files, of which a batch at a time is read.
 a folder
     of images, or of one folder of images per class; or ``train/`` and ``test/`` (in any common
     spelling) of either kind; ``val/`` joins the training part.
 ``./file.py:function`` or ``package.module:function``
-    a function without arguments that returns a `Dataset`, a mapping with the keys of a ``.npz``
-    file, or only the images.
+    a function without arguments that returns what `read_function` says.
 
 If there is no test part, a tenth of the images is held out as one, the same ones every time (whole
 groups, if there are groups). Importing this module imports neither torch, torchvision,
@@ -42,9 +48,16 @@ from foldrace.trainables.data.named.catalogue import CATALOGUE
 from foldrace.trainables.data.named.fetching import obtain
 from foldrace.trainables.data.named.store import stored_path
 from foldrace.trainables.data.parts import digest, hold_out, resize, subset
-from foldrace.trainables.data.readers import read_function, read_npz
+from foldrace.trainables.data.readers import (
+    holds_arrays,
+    read_arrays,
+    read_function,
+    read_npy,
+    read_npz,
+)
 from foldrace.trainables.data.references import ReferenceKind, check_reference, reference_kind
 from foldrace.trainables.data.sample import BY_NAME, Wanted
+from foldrace.trainables.data.tables import read_csv, read_parquet
 
 __all__ = [
     "Dataset",
@@ -144,6 +157,14 @@ def _read(
             parts = obtain(CATALOGUE[name], data_dir)
         case ReferenceKind.NPZ:
             return read_npz(name, wanted)
+        case ReferenceKind.NPY:
+            return read_npy(name, wanted)
+        case ReferenceKind.CSV:
+            return read_csv(name, wanted)
+        case ReferenceKind.PARQUET:
+            return read_parquet(name, wanted)
+        case ReferenceKind.FOLDER if holds_arrays(name):
+            return read_arrays(name, wanted)
         case ReferenceKind.FOLDER:
             parts = read_folder(name, size)
         case ReferenceKind.FUNCTION:
@@ -159,7 +180,7 @@ def _assemble(name: str, parts: Parts, size: tuple[int, int] | None) -> Dataset:
     parts = replace(parts, training=training, test=test)
     _check_shapes(name, training, test)
     for of, array in training.items():
-        if isinstance(array, Ragged) or array.dtype != np.uint8 or array.ndim != 4:
+        if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 4:
             continue
         if (brightest := int(array.max())) <= DARK:
             scaled = "if they are masks or numbers of levels, scale them to 0 to 255"
@@ -175,6 +196,7 @@ def _assemble(name: str, parts: Parts, size: tuple[int, int] | None) -> Dataset:
         digest(parts),
         parts.source,
         parts.positions,
+        parts.notes,
     )
 
 

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrace.errors import DataError, nearest, printable
-from foldrace.trainables.data.arrays import Array, Parts, Ragged
+from foldrace.trainables.data.arrays import Array, Parts, Ragged, chunks
+from foldrace.trainables.data.mapped import Mapped
 from foldrace.trainables.data.parts import Part, part_named
 from foldrace.trainables.data.sample import BY_NAME, LENGTH, ROLES, Roles, Wanted
 
-__all__ = ["as_field", "chosen_fields", "fields_from"]
+__all__ = ["as_field", "chosen_fields", "fields_from", "fields_of_parts", "role_of_name"]
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,23 @@ def fields_from(
             raise DataError("dataset", name, rule, "keep one of them")
         if value is not None:
             by_part[part][of] = value
+    return fields_of_parts(name, by_part, source, wanted)
+
+
+def fields_of_parts(
+    name: str,
+    by_part: Mapping[Part, Mapping[str, object]],
+    source: str,
+    wanted: Wanted = BY_NAME,
+) -> Parts:
+    """`fields_from` arrays by part and field. Raises: DataError: see there."""
     training = by_part[Part.TRAINING]
     if not training:
         raise DataError("dataset", name, "holds no field of a training part")
     chosen = _chosen(name, training, wanted)
     roles = _roles(name, chosen, wanted)
     only_training = {roles.groups, roles.split}
-    arrays: dict[Part, dict[str, NDArray[Any] | Ragged]] = {}
+    arrays: dict[Part, dict[str, Array]] = {}
     for part, held in by_part.items():
         if not held:
             continue
@@ -92,6 +103,9 @@ def fields_from(
     train = joined[Part.TRAINING]
     if Part.VALIDATION in joined:
         count = len(next(iter(joined[Part.VALIDATION].values())))
+        if any(isinstance(array, Mapped) for array in train.values()):
+            rule = "a validation part cannot join a training part that stays in its files"
+            raise DataError("dataset", name, rule, "write both into one file, x.npy")
         log.warning("%s: the %d validation samples join the training part", name, count)
         train = {
             of: _concatenated([array, joined[Part.VALIDATION][of]]) for of, array in train.items()
@@ -151,12 +165,19 @@ def _chosen(name: str, held: Mapping[str, object], wanted: Wanted) -> list[str]:
     if left_out:
         log.warning("%s: fields that are not read: %s", name, printable(", ".join(left_out)))
     for of in chosen:
-        if not _NAME.fullmatch(of) or of.endswith(LENGTH):
-            rule = f"a field is called {of!r}: a name is letters, digits and _, and not …{LENGTH}"
+        if not _NAME.fullmatch(of) or of.removesuffix(LENGTH) in {*held} - {of}:
+            rule = f"a field is called {of!r}: a name is letters, digits and _"
+            if of.endswith(LENGTH):
+                rule = f"a field is called {of!r}, as the lengths of {of.removesuffix(LENGTH)} are"
             raise DataError("dataset", name, rule, "rename it")
     if not chosen:
         raise DataError("dataset", name, "holds no array with one entry per sample")
     return chosen
+
+
+def role_of_name(of: str) -> str | None:
+    """The role that a field has by its name alone, or None."""
+    return _ROLE_OF_NAME.get(of)
 
 
 def _free(of: str, wanted: Wanted) -> bool:
@@ -189,13 +210,15 @@ def _length(value: object) -> int | None:
     """The number of entries; None of a single number or text."""
     if isinstance(value, str | bytes | Mapping) or getattr(value, "shape", None) == ():
         return None
+    if hasattr(value, "toarray"):  # a sparse matrix, which has no len()
+        return int(value.shape[0])  # type: ignore[attr-defined]
     try:
         return len(value)  # type: ignore[arg-type]
     except TypeError:
         return None
 
 
-def as_field(name: str, of: str, value: object) -> NDArray[Any] | Ragged:
+def as_field(name: str, of: str, value: object) -> Array:
     """One array with an entry per sample: numbers of any type, texts, or sequences.
 
     Raises:
@@ -203,6 +226,14 @@ def as_field(name: str, of: str, value: object) -> NDArray[Any] | Ragged:
     """
     if isinstance(value, Ragged):
         return value
+    if isinstance(value, Mapped):
+        if value.dtype.kind in _NUMBERS and value.size:
+            return value
+        rule = f"{of} must be numbers, at least one; it is {value.dtype} of shape {value.shape}"
+        raise DataError("dataset", name, rule)
+    if hasattr(value, "toarray"):
+        rule = f"{of} is a sparse matrix, which batches cannot be taken of"
+        raise DataError("dataset", name, rule, "return its .toarray()")
     try:
         if hasattr(value, "detach"):  # a torch tensor, recognised without importing torch
             value = value.detach().cpu().numpy()
@@ -231,7 +262,7 @@ def as_field(name: str, of: str, value: object) -> NDArray[Any] | Ragged:
         raise DataError("dataset", name, rule)
     if array.dtype.kind in _NUMBERS:
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return array if isinstance(array, np.memmap) else np.ascontiguousarray(array)
+    return np.ascontiguousarray(array)
 
 
 def _sequences(value: Any) -> list[NDArray[Any]] | None:
@@ -256,7 +287,7 @@ def _check_lengths(name: str, part: Part, arrays: Mapping[str, Array]) -> None:
 
 
 def _numbered(
-    name: str, arrays: Mapping[Part, Mapping[str, NDArray[Any] | Ragged]], roles: Roles
+    name: str, arrays: Mapping[Part, Mapping[str, Array]], roles: Roles
 ) -> tuple[dict[Part, dict[str, Array]], dict[str, tuple[str, ...]]]:
     """The arrays with texts as numbers, and the names of these; types agree between the parts."""
     made: dict[Part, dict[str, Array]] = {part: dict(held) for part, held in arrays.items()}
@@ -267,7 +298,7 @@ def _numbered(
         texts_of = {
             part: array
             for part, array in held.items()
-            if not isinstance(array, Ragged) and array.dtype.kind == "U"
+            if isinstance(array, np.ndarray) and array.dtype.kind == "U"
         }
         if not texts_of:
             continue
@@ -283,12 +314,12 @@ def _numbered(
     return made, names
 
 
-def _check_alike(name: str, of: str, held: Mapping[Part, NDArray[Any] | Ragged]) -> None:
+def _check_alike(name: str, of: str, held: Mapping[Part, Array]) -> None:
     """All parts of a field have the same type and the same shape of a sample."""
     kinds = {}
     for part, array in held.items():
         values = array.values if isinstance(array, Ragged) else array
-        dtype = "text" if values.dtype.kind == "U" else str(values.dtype)
+        dtype: str = "text" if values.dtype.kind == "U" else str(values.dtype)
         kinds[part.value] = (isinstance(array, Ragged), values.shape[1:], dtype)
     if len(set(kinds.values())) > 1:
         shown = ", ".join(f"{part} {shape} {dtype}" for part, (_, shape, dtype) in kinds.items())
@@ -314,7 +345,7 @@ def _check_values(
             raise DataError("dataset", name, rule)
         if values.dtype.kind != "f":
             continue
-        bad = int(values.size - np.isfinite(values).sum())
+        bad = int(values.size - sum(int(np.isfinite(some).sum()) for some in chunks(array)))
         if bad and role is not None:
             rule = f"{of}, the {role}, must be finite; {bad} of {values.size} values are not"
             raise DataError("dataset", name, rule)
@@ -327,7 +358,7 @@ def _check_values(
                 bad,
                 values.size,
             )
-        if role == "weight" and (values < 0).any():
+        if role == "weight" and any((some < 0).any() for some in chunks(array)):
             raise DataError("dataset", name, f"{of}, the weight, must not be negative")
 
 
@@ -337,4 +368,4 @@ def _concatenated(arrays: Sequence[Array]) -> Array:
         lengths = np.concatenate([array.lengths for array in ragged])
         offsets = np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64)
         return Ragged(np.concatenate([array.values for array in ragged]), offsets)
-    return np.concatenate([array for array in arrays if not isinstance(array, Ragged)])
+    return np.concatenate([array for array in arrays if isinstance(array, np.ndarray)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from foldrace.errors import DataError
 from foldrace.trainables.data.arrays import Array, Images, Parts, Ragged, taken
+from foldrace.trainables.data.mapped import Mapped
 
 __all__ = ["Part", "digest", "hold_out", "part_named", "resize", "subset"]
 
@@ -89,7 +91,8 @@ def _held_out(name: str, parts: Parts, stratify: bool) -> NDArray[np.bool_]:
         first = np.sort(time)[count - wanted]
         held_from = first if first > time.min() else np.unique(time)[1]
         return np.asarray(time >= held_from, dtype=np.bool_)
-    if stratify and units is None and target is not None and target.dtype.kind in "iu":
+    classes = target is not None and target.ndim == 1 and target.dtype.kind in "iub"
+    if stratify and units is None and target is not None and classes:
         held = np.zeros(count, dtype=bool)
         for label in np.unique(target):
             members = np.flatnonzero(target == label)
@@ -158,13 +161,18 @@ def digest(parts: Parts) -> str:
     return total.hexdigest()
 
 
-def _add(total: hashlib._Hash, field: str, array: NDArray[Any]) -> None:
+def _add(total: hashlib._Hash, field: str, array: NDArray[Any] | Mapped) -> None:
     usual = array.dtype == np.uint8 or array.dtype == np.int64
     dtype = "" if usual else f" {array.dtype.newbyteorder('<').str}"
     total.update(f"{field} {array.shape}{dtype}\n".encode())
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    for part in np.array_split(little, max(1, array.nbytes // _DIGESTED_AT_ONCE)):
-        total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    pieces: Iterable[NDArray[Any]] = (
+        array.chunks()
+        if isinstance(array, Mapped)
+        else np.array_split(array, max(1, array.nbytes // _DIGESTED_AT_ONCE))
+    )
+    for piece in pieces:
+        little = piece.astype(piece.dtype.newbyteorder("<"), copy=False)
+        total.update(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
 
 
 def _take(parts: Parts, chosen: NDArray[np.intp]) -> Parts:

@@ -1,23 +1,32 @@
-"""Reads a user's data set from a ``.npz`` file or from a function."""
+"""Reads a user's data set from ``.npz`` and ``.npy`` files or from a function."""
 
 from __future__ import annotations
 
+import logging
+import random
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foldrace.errors import DataError, FoldraceError
+from foldrace.errors import DataError, FoldraceError, first_line, printable
 from foldrace.trainables.data.arrays import Dataset, Parts, Ragged, check_memory
 from foldrace.trainables.data.conversion import holds_images, part_keys, parts_from
 from foldrace.trainables.data.fields import fields_from
+from foldrace.trainables.data.folder_layout import IMAGE_SUFFIXES
+from foldrace.trainables.data.mapped import Mapped
+from foldrace.trainables.data.parts import Part, part_named
 from foldrace.trainables.data.sample import BY_NAME, ROLES, Wanted
+from foldrace.trainables.data.tables import frames_by_part, is_frame, parts_of_frames
 from foldrace.trainables.user_code import load_object
 
-__all__ = ["read_function", "read_npz"]
+__all__ = ["holds_arrays", "read_arrays", "read_function", "read_npy", "read_npz"]
+
+log = logging.getLogger(__name__)
 
 
 def read_npz(name: str, wanted: Wanted = BY_NAME) -> Parts:
@@ -52,6 +61,97 @@ def read_npz(name: str, wanted: Wanted = BY_NAME) -> Parts:
     return _parts_of_mapping(name, values, str(path), wanted)
 
 
+def read_npy(name: str, wanted: Wanted = BY_NAME) -> Parts:
+    """Read the array of a ``.npy`` file into memory: images if it is of bytes with three axes or
+    more, else the field ``x``. Raises: DataError: see `read_npz`."""
+    path = Path(name).expanduser()
+    array = _opened(name, path)
+    check_memory(name, array.nbytes)
+    key = "images" if array.dtype == np.uint8 and array.ndim >= 3 else "x"
+    return _parts_of_mapping(name, {key: np.array(array)}, str(path), wanted)
+
+
+def holds_arrays(name: str) -> bool:
+    """Whether a folder, or one for its training part, holds ``.npy`` files and no images."""
+    folder = Path(name).expanduser()
+    training = [path for path in _parts_in(folder) if part_named(path.name) is Part.TRAINING]
+    return any(_only_arrays(each) for each in (folder, *training))
+
+
+def _only_arrays(folder: Path) -> bool:
+    """Whether there are arrays, and neither images nor folders that could be classes."""
+    seen = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    classes = any(path.is_dir() and part_named(path.name) is None for path in seen)
+    images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in seen)
+    return not classes and not images and any(path.suffix == ".npy" for path in seen)
+
+
+def _parts_in(folder: Path) -> list[Path]:
+    """The folders for parts."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and part_named(path.name) is not None
+    ]
+
+
+def _array_files(name: str, folder: Path) -> dict[str, Path]:
+    """The ``.npy`` files by the key of their field: ``x``, ``test_x``."""
+    found = {path.stem: path for path in sorted(folder.glob("*.npy"))}
+    for inner in _parts_in(folder):
+        for path in sorted(inner.glob("*.npy")):
+            key = f"{inner.name}_{path.stem}"
+            if key in found:
+                rule = f"holds {inner.name}/{path.name} and {key}.npy, the same field"
+                raise DataError("dataset", name, printable(rule), "keep one of them")
+            found[key] = path
+    return found
+
+
+def read_arrays(name: str, wanted: Wanted = BY_NAME) -> Parts:
+    """Open the ``.npy`` files of a folder as fields, which stay in their files.
+
+    Arrays of one axis and texts are read into memory. A warning names all other files.
+
+    Raises:
+        DataError: see `read_npz`.
+    """
+    folder = Path(name).expanduser()
+    files = _array_files(name, folder)
+    others = [path for path in folder.iterdir() if path not in files.values()]
+    inner = _parts_in(folder)
+    others = [path for path in others if path not in inner]
+    others += [path for each in inner for path in each.iterdir() if path not in files.values()]
+    if others:
+        listed = ", ".join(sorted(str(path.relative_to(folder)) for path in others)[:20])
+        more = f" and {len(others) - 20:,} more" if len(others) > 20 else ""
+        log.warning("%s: not read: %s%s", name, printable(listed), more)
+    values: dict[str, Any] = {}
+    for key, path in files.items():
+        array = _opened(name, path)
+        in_memory = array.ndim < 2 or array.dtype.kind == "U"
+        values[key] = np.array(array) if in_memory else Mapped.of(path)
+    parts = fields_from(name, values, str(folder), wanted)
+    mapped = [of for of, array in parts.training.items() if isinstance(array, Mapped)]
+    note = f"read from their files a batch at a time: {', '.join(mapped)}"
+    return replace(parts, notes=(note,) if mapped else ())
+
+
+def _opened(name: str, path: Path) -> np.ndarray[Any, Any]:
+    """The array of a ``.npy`` file, not read yet."""
+    try:
+        array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # of many kinds for a damaged header
+        rule = f"{path.name} cannot be read as a .npy file: {first_line(error)}"
+        pickled = "allow_pickle" in str(error) or "object" in str(error)
+        hint = "arrays of Python objects are not read" if pickled else "is it complete?"
+        raise DataError("dataset", name, printable(rule), hint) from error
+    if isinstance(array, np.lib.npyio.NpzFile):
+        array.close()
+        raise DataError("dataset", name, f"{path.name} is a .npz file", "rename it to .npz")
+    return array
+
+
 def _member(archive: zipfile.ZipFile, key: str) -> str:
     """The file of the array that NumPy calls ``key``."""
     return key if key in archive.namelist() else f"{key}.npy"
@@ -76,8 +176,10 @@ def _axes(archive: zipfile.ZipFile, key: str) -> int:
 def read_function(name: str, wanted: Wanted = BY_NAME) -> Parts:
     """Call the user's function ``./file.py:function`` or ``package.module:function``.
 
-    It has no arguments, and returns a `Dataset`, a mapping with the keys of a ``.npz`` file, or
-    only the training images, as an array or a tensor; or a pair of inputs and targets, x and y.
+    It has no arguments, and returns a `Dataset`; a mapping with the keys of a ``.npz`` file; one
+    array or tensor; a pair of inputs and targets, x and y; a pandas data frame, or a mapping of
+    ``train`` and ``test`` to data frames; what scikit-learn's ``load_…`` functions return; or a
+    map-style ``torch.utils.data.Dataset``, or a mapping of ``train`` and ``test`` to such.
 
     Raises:
         DataError: no such file, module or function; it raises an exception; or its result cannot
@@ -100,6 +202,14 @@ def parts_of(name: str, value: object, source: str, wanted: Wanted = BY_NAME) ->
     if value is None or isinstance(value, str | bytes | int | float):
         rule = f"must return a Dataset, a mapping or an array; it returned {type(value).__name__}"
         raise DataError("dataset", name, rule)
+    if is_frame(value):
+        return parts_of_frames(name, {Part.TRAINING: value}, source, wanted)
+    if isinstance(value, Mapping) and type(value).__name__ == "Bunch":
+        return _parts_of_bunch(name, value, source, wanted)
+    if isinstance(value, Mapping) and (frames := frames_by_part(value)) is not None:
+        return parts_of_frames(name, frames, source, wanted)
+    if any(_torch_dataset(each) for each in _each(value)):
+        return _parts_of_items(name, value, source, wanted)
     if isinstance(value, tuple) and len(value) == 2:
         value = dict(zip(("x", "y"), value, strict=True))
     if not isinstance(value, Mapping):
@@ -110,6 +220,124 @@ def parts_of(name: str, value: object, source: str, wanted: Wanted = BY_NAME) ->
         rule = "must return a mapping with names as its keys: images, labels, …"
         raise DataError("dataset", name, rule)
     return _parts_of_mapping(name, value, source, wanted)
+
+
+def _each(value: object) -> list[object]:
+    return list(value.values()) if isinstance(value, Mapping) else [value]
+
+
+def _torch_dataset(value: object) -> str | None:
+    """The name of the class of torch that a data set is derived from, without importing it."""
+    bases = [base for base in type(value).__mro__ if base.__module__ == "torch.utils.data.dataset"]
+    return bases[0].__name__ if bases else None
+
+
+def _parts_of_items(name: str, value: object, source: str, wanted: Wanted) -> Parts:
+    """The fields of the items of map-style data sets, each of which is read once, into memory."""
+    parts = value if isinstance(value, Mapping) else {"train": value}
+    values: dict[str, Any] = {}
+    for key, data in parts.items():
+        kind = _torch_dataset(data)
+        if kind is None or not isinstance(key, str) or part_named(key) is None:
+            rule = "returned a Dataset of torch beside something else"
+            raise DataError("dataset", name, rule, "return {train: dataset, test: dataset}")
+        if "Iterable" in kind or "Chain" in kind or not hasattr(data, "__len__"):
+            rule = "is an iterable-style data set, which has no folds: its samples have no numbers"
+            raise DataError("dataset", name, rule, "give it __len__ and __getitem__")
+        if hasattr(data, "collate_fn"):
+            log.warning("%s: its collate_fn is not used: the fields of items are", name)
+        with _seeded():
+            items = _items(name, data)
+        if (groups := getattr(data, "groups", None)) is not None:
+            items.setdefault("groups", groups)
+        values |= {f"{key}_{field}": array for field, array in items.items()}
+    made = _parts_of_mapping(name, values, source, wanted)
+    note = "each item has been read once: what is random in __getitem__ is drawn once"
+    return replace(made, notes=(*made.notes, note))
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """A block whose random numbers are the same every time, so that a resumed sweep's data are."""
+    import torch
+
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+def _items(name: str, data: Any) -> dict[str, Any]:
+    """The fields of all items: arrays, or lists of what differs in shape."""
+    found: dict[str, list[Any]] = {}
+    for index in range(len(data)):
+        try:
+            item = dict(_flat(data[index]))
+        except Exception as error:
+            rule = f"item {index} raised {type(error).__name__}: {first_line(error)}"
+            raise DataError("dataset", name, rule) from error
+        if index and set(item) != set(found):
+            rule = f"item {index} has the fields {', '.join(item)}, item 0 {', '.join(found)}"
+            raise DataError("dataset", name, printable(rule), "give all items the same")
+        if not index:
+            check_memory(name, len(data) * sum(np.asarray(each).nbytes for each in item.values()))
+        for field, each in item.items():
+            found.setdefault(field, []).append(each)
+    if not found:
+        raise DataError("dataset", name, "is a data set without items")
+    return {
+        field: np.stack(each) if len({np.shape(one) for one in each}) == 1 else each
+        for field, each in found.items()
+    }
+
+
+def _flat(item: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of an item: of a pair x and y, of a picture and its class images and labels."""
+    if isinstance(item, Mapping):
+        for key, each in item.items():
+            yield from _flat(each, f"{prefix}{key}_")
+    elif isinstance(item, tuple | list):
+        names = [f"field_{index}" for index in range(len(item))]
+        if len(item) == 2:
+            names = ["images", "labels"] if hasattr(item[0], "getbands") else ["x", "y"]
+        for key, each in zip(names, item, strict=True):
+            yield from _flat(each, f"{prefix}{key}_")
+    else:
+        if hasattr(item, "detach"):
+            item = item.detach().cpu().numpy()
+        usual = "images" if hasattr(item, "getbands") else "x"
+        yield prefix[:-1] or usual, np.asarray(item)
+
+
+def _parts_of_bunch(name: str, bunch: Mapping[str, Any], source: str, wanted: Wanted) -> Parts:
+    """x and y, and the names of its classes, of what scikit-learn's functions return."""
+    missing = [key for key in ("data", "target") if key not in bunch]
+    if missing:
+        raise DataError("dataset", name, f"the Bunch has no {missing[0]}", "return a mapping")
+    left_out = [
+        key
+        for key, value in bunch.items()
+        if key not in ("data", "target") and np.ndim(value) > 1 and not is_frame(value)
+    ]
+    if left_out:
+        log.warning("%s: of the Bunch: not read: %s", name, ", ".join(left_out))
+    data = bunch["data"]
+    if is_frame(data):
+        frame = data.assign(y=np.asarray(bunch["target"]))
+        return parts_of_frames(name, {Part.TRAINING: frame}, source, wanted)
+    parts = fields_from(name, {"x": data, "y": bunch["target"]}, source, wanted)
+    target, names = parts.training.get("y"), bunch.get("target_names")
+    if not isinstance(target, np.ndarray) or target.ndim != 1 or target.dtype.kind not in "iu":
+        return parts
+    if "y" in parts.names or names is None or len(names) <= target.max():
+        return parts
+    return replace(parts, names={**parts.names, "y": tuple(str(one) for one in names)})
 
 
 def _parts_of_mapping(name: str, values: Mapping[str, Any], source: str, wanted: Wanted) -> Parts:

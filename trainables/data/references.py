@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from foldrace.errors import DataError, nearest
 from foldrace.trainables.data.named.catalogue import CATALOGUE
 
-__all__ = ["ReferenceKind", "check_reference", "reference_kind"]
+__all__ = ["ReferenceKind", "check_reference", "is_data_file", "reference_kind"]
 
 
 class ReferenceKind(Enum):
@@ -17,8 +17,24 @@ class ReferenceKind(Enum):
 
     NAMED = "named"
     NPZ = "npz"
+    NPY = "npy"
+    CSV = "csv"
+    PARQUET = "parquet"
     FOLDER = "folder"
     FUNCTION = "function"
+
+
+_OF_SUFFIX = {
+    ".npz": ReferenceKind.NPZ,
+    ".npy": ReferenceKind.NPY,
+    ".csv": ReferenceKind.CSV,
+    ".parquet": ReferenceKind.PARQUET,
+}
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a reference is, by its ending, a file with data."""
+    return PurePath(name).suffix.lower() in _OF_SUFFIX
 
 
 def check_reference(name: str) -> None:
@@ -48,17 +64,18 @@ def reference_kind(name: str) -> ReferenceKind:
     if is_folder:
         return ReferenceKind.FOLDER
     if path.is_file():
-        if path.suffix.lower() == ".npz":
-            return ReferenceKind.NPZ
-        rule = "is neither a .npz file nor a folder of images"
-        raise DataError("dataset", name, rule, "write it with numpy.savez")
+        if is_data_file(name):
+            return _OF_SUFFIX[path.suffix.lower()]
+        rule = f"is neither a file that ends in {', '.join(_OF_SUFFIX)} nor a folder"
+        raise DataError("dataset", name, rule, "write it with numpy.savez, or pandas' to_csv")
     if ":" in name:
         _check_function(name)
         return ReferenceKind.FUNCTION
-    if "/" in name or name.startswith(("~", ".")) or path.suffix.lower() == ".npz":
+    if "/" in name or name.startswith(("~", ".")) or is_data_file(name):
         hint = f"it would be {path.absolute()}"
         raise DataError("dataset", name, "no such file or folder", hint)
-    hint = f"{nearest(name, CATALOGUE)}; or a .npz file, a folder, ./file.py:function"
+    endings = ", ".join(_OF_SUFFIX)
+    hint = f"{nearest(name, CATALOGUE)}; or a file ({endings}), a folder, ./file.py:function"
     raise DataError("dataset", name, "unknown data set", hint)
 
 

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from foldrace.trainables.data.arrays import Array, Fields, Ragged
+from foldrace.trainables.data.mapped import Mapped
 from foldrace.trainables.data.sample import LENGTH, FieldInfo, Sample
 
 __all__ = ["Batch", "Samples", "TrainingPart", "as_pixels", "shared_tensor"]
@@ -33,13 +33,31 @@ class _Column(Protocol):
 class _Values:
     """A field whose samples have one shape; images become float32 in [0, 1]."""
 
-    def __init__(self, info: FieldInfo, values: Tensor, device: torch.device) -> None:
-        self._name, self._image, self._device = info.name, info.image, device
+    def __init__(self, info: FieldInfo, values: Tensor) -> None:
+        self._name, self._image = info.name, info.image
         self.values = values
 
     def take(self, indices: Tensor) -> Mapping[str, Tensor]:
-        chosen = self.values.index_select(0, indices.to(self.values.device)).to(self._device)
+        chosen = self.values.index_select(0, indices.to(self.values.device))
         return {self._name: as_pixels(chosen) if self._image else chosen}
+
+    def raw(self, indices: Tensor) -> Tensor:
+        return self.values[indices.to(self.values.device)]
+
+
+class _MappedValues:
+    """A field in a file, of which a batch at a time is read and moved to the device."""
+
+    def __init__(self, info: FieldInfo, array: Mapped, device: torch.device) -> None:
+        self._name, self._image, self._array, self._device = info.name, info.image, array, device
+
+    def take(self, indices: Tensor) -> Mapping[str, Tensor]:
+        chosen = self.raw(indices)
+        return {self._name: as_pixels(chosen) if self._image else chosen}
+
+    def raw(self, indices: Tensor) -> Tensor:
+        found = self._array.read(indices.cpu().numpy())
+        return torch.from_numpy(found).to(self._device)
 
 
 class _Sequences:
@@ -77,7 +95,7 @@ class Samples:
     def of(cls, fields: Fields, sample: Sample, device: torch.device) -> Samples:
         """Of arrays with N entries each.
 
-        They are copied to the device; of memory-mapped ones only each batch is.
+        They are copied to the device; of those in files only each batch is.
         """
         columns = {name: _column(sample[name], array, device) for name, array in fields.items()}
         return cls(columns, len(next(iter(fields.values()))), sample, device)
@@ -86,7 +104,7 @@ class Samples:
     def of_images(cls, images: Tensor) -> Samples:
         """Of (N, C, H, W) bytes, on their device."""
         info = FieldInfo("images", tuple(images.shape[1:]), "uint8", 0.0, 255.0)
-        columns = {"images": _Values(info, images, images.device)}
+        columns = {"images": _Values(info, images)}
         return cls(columns, len(images), Sample({"images": info}), images.device)
 
     def __len__(self) -> int:
@@ -115,8 +133,8 @@ class Samples:
     def images(self, indices: Tensor) -> Tensor:
         """The only input of the samples at these positions, (B, C, H, W) bytes."""
         column = self._columns[self.sample.input.name]
-        assert isinstance(column, _Values)
-        return column.values[indices.to(column.values.device)].to(self.device)
+        assert isinstance(column, _Values | _MappedValues)
+        return column.raw(indices)
 
 
 class TrainingPart(Mapping[str, Tensor]):
@@ -157,9 +175,9 @@ def _column(info: FieldInfo, array: Array, device: torch.device) -> _Column:
     if isinstance(array, Ragged):
         values, offsets = shared_tensor(array.values), shared_tensor(array.offsets)
         return _Sequences(info, values.to(device), offsets.to(device))
-    mapped = isinstance(array, np.memmap)
-    values = shared_tensor(array)
-    return _Values(info, values if mapped else values.to(device), device)
+    if isinstance(array, Mapped):
+        return _MappedValues(info, array, device)
+    return _Values(info, shared_tensor(array).to(device))
 
 
 def shared_tensor(array: NDArray[Any]) -> Tensor:

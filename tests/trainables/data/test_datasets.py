@@ -421,9 +421,9 @@ def test_references_to_something_are_accepted(module, tmp_path, write):
 
 
 def test_another_kind_of_file_is_refused(tmp_path):
-    (tmp_path / "table.csv").write_text("1,2")
-    with pytest.raises(DataError, match=r"neither a \.npz file nor a folder"):
-        check_reference(str(tmp_path / "table.csv"))
+    (tmp_path / "table.xls").write_text("1,2")
+    with pytest.raises(DataError, match=r"neither a file that ends in \.npz, .* nor a folder"):
+        check_reference(str(tmp_path / "table.xls"))
 
 
 def test_only_data_sets_with_a_name_are_fetched(tmp_path):
