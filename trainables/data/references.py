@@ -7,7 +7,6 @@ from enum import Enum
 from pathlib import Path, PurePath
 
 from foldrace.errors import DataError, nearest
-from foldrace.trainables.data.named.catalogue import CATALOGUE
 
 __all__ = ["ReferenceKind", "check_reference", "is_data_file", "reference_kind"]
 
@@ -54,6 +53,8 @@ def reference_kind(name: str) -> ReferenceKind:
     Raises:
         DataError: see `check_reference`.
     """
+    from foldrace.trainables.data.named.catalogue import CATALOGUE  # needs numpy
+
     if name in CATALOGUE:
         return ReferenceKind.NAMED
     try:

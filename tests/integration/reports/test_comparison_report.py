@@ -40,7 +40,7 @@ def test_identical_optimizers_are_not_declared_different_and_a_hopeless_one_is(
     best, second, last = verdict.standings
     assert last == "sgd" and {best, second} == {"adam", "adam-again"}
     assert verdict.lead.startswith(
-        f"No winner can be declared: {best} has the lowest tuned CV loss"
+        f"No winner can be declared: {best} has the lowest tuned CV mse"
     )
     assert f"interval overlaps that of {second}. sgd is worse." in verdict.lead
 
