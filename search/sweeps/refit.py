@@ -33,6 +33,7 @@ from foldrace.search.sweeps.models import WEIGHTS
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.ray.work import Work
 from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.tasks.objective import MINIMIZE
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.divergence import not_finite
 from foldrace.trainables.training.fold import Fold
@@ -60,9 +61,9 @@ class RefitResult:
         epochs: trained on all training data.
         samples, test_samples: sizes of the training data and of the test part.
         test: the task's terms on the test part; ``loss`` is the objective.
-        val_loss: the cross-validated score of the trial that was refitted, in the sign of
-            ``metric``.
-        metric: that trials were compared by.
+        score: the cross-validated score of the trial that was refitted.
+        metric: that trials were compared by, which the score is a value of.
+        direction: ``minimize`` or ``maximize``.
         model_uri: of the registered champion; its weights alone if torch cannot export the model.
         repeated: read from the record of an earlier refit; the test part was not used again.
     """
@@ -73,14 +74,23 @@ class RefitResult:
     samples: int
     test_samples: int
     test: Mapping[str, float]
-    val_loss: float
+    score: float
     model_uri: str | None
     repeated: bool = False
     metric: str = "loss"
+    direction: str = MINIMIZE
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
+        """As a JSON object; with ``val_loss`` if the metric is minimised."""
+        found = asdict(self)
+        return {**found, "val_loss": self.score} if self.direction == MINIMIZE else found
+
+    @classmethod
+    def recorded(cls, text: str | bytes) -> RefitResult:
+        """The result of an earlier refit, from its file."""
+        found = json.loads(text)
+        loss = found.pop("val_loss", None)
+        return cls(**{"score": loss, **found, "repeated": True})
 
     def rows(self) -> list[tuple[str, str]]:
         """(label, text) of each value to show."""
@@ -91,7 +101,7 @@ class RefitResult:
         ]
         rows = [
             ("trained on", f"{self.samples:,} samples, {self.epochs} epochs"),
-            (f"cross-validated {self.metric}", f"{self.val_loss:.5f}"),
+            (f"cross-validated {self.metric}", f"{self.score:.5f}"),
             *(terms or [("test loss", f"{self.test['loss']:.5f}")]),
             (
                 "tested on",
@@ -145,7 +155,7 @@ def refit(
         recorded = artifact(client, earlier, REFIT_FILE)
         if recorded is None:
             raise StateError(f"{folder.name}: its refit is recorded, but {REFIT_FILE} is missing")
-        return RefitResult(**{**json.loads(recorded), "repeated": True})
+        return RefitResult.recorded(recorded)
     prepared = open_recorded(folder).prepare(data_dir)
     task, dataset = prepared.task, prepared.dataset
     if bound_samples is not None and not task.can("bound"):
@@ -176,9 +186,10 @@ def refit(
             samples=len(dataset),
             test_samples=dataset.test_count,
             test=test,
-            val_loss=(best.get("score") or best["val_loss"])["mean"],
+            score=(best.get("score") or best["val_loss"])["mean"],
             model_uri=uri,
             metric=prepared.objective.name,
+            direction=prepared.objective.direction,
         )
         client.log_text(run_id, json.dumps(refitted.to_json(), indent=2), REFIT_FILE)
         client.set_tag(run_id, str(Tag.REFIT_DONE), "true")
