@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foldrace.errors import InputError
-from foldrace.search.preparing.task_checks import check_objective
+from foldrace.search.preparing.task_checks import check_direction
 from foldrace.search.spec.training_sections import ObjectiveSpec
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.tasks.objective import LOSS, Objective, sounds_better_high
@@ -107,14 +107,16 @@ def test_what_sounds_better_the_higher_is_not_minimised_by_mistake(tmp_path: Any
 
     task = LoadedTask("declared", Declared(), {}, "accuracy")
     with pytest.raises(InputError) as caught:
-        check_objective(task, ObjectiveSpec(), ())
+        check_direction(task, ObjectiveSpec(), task.compared_by())
     assert str(caught.value) == (
         "objective: accuracy: would be minimised, and accuracy sounds as if more were better;"
         " write objective: {metric: accuracy, direction: maximize}, or minimize"
     )
     for direction in ("maximize", "minimize"):  # who says it means it
-        check_objective(task, ObjectiveSpec(metric="accuracy", direction=direction), ())
-    check_objective(load_task("variational"), ObjectiveSpec(), ())
+        given = ObjectiveSpec(metric="accuracy", direction=direction)
+        check_direction(task, given, task.compared_by("accuracy", direction))
+    elbo = load_task("variational")
+    check_direction(elbo, ObjectiveSpec(), elbo.compared_by())
     (tmp_path / "mine.py").write_text(
         "class Mine:\n    direction = 'up'\n    build = losses = lambda self: 1\n"
     )
