@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -126,9 +126,14 @@ class Samples:
         """The samples at each of several (B,) positions on the device, in order."""
         return (self.take(part) for part in parts)
 
-    def column(self, name: str, indices: Tensor) -> Tensor:
-        """One field of the samples at these positions, as a batch has it."""
-        return self._columns[name].take(indices)[name]
+    @property
+    def fields(self) -> Collection[str]:
+        """The names of the fields of this part."""
+        return self._columns.keys()
+
+    def column(self, name: str, indices: Tensor) -> Mapping[str, Tensor]:
+        """One field of the samples at these positions, as a batch has it: with its lengths."""
+        return self._columns[name].take(indices)
 
     def images(self, indices: Tensor) -> Tensor:
         """The only input of the samples at these positions, (B, C, H, W) bytes."""
@@ -148,13 +153,14 @@ class TrainingPart(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         """The number of fields."""
-        return len(self._samples.sample.fields)
+        return len(self._samples.fields)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._samples.sample.fields)
+        return iter(self._samples.fields)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._samples.column(name, self._indices)
+        of = name if name in self._samples.fields else name.removesuffix(LENGTH)
+        return self._samples.column(of, self._indices)[name]
 
     @property
     def count(self) -> int:

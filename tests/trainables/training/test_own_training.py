@@ -18,7 +18,7 @@ from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.fused.epoch import CannotFuseError
 from foldrace.trainables.training.options import TrainingOptions
-from foldrace.trainables.training.samples import Samples
+from foldrace.trainables.training.samples import Samples, TrainingPart
 from foldrace.trainables.training.splits import FoldPlan
 from tests.helpers.small_tasks import same
 
@@ -225,6 +225,15 @@ def test_sequences_are_padded_to_their_batch_and_come_with_their_lengths() -> No
     taken = samples("words", "y").take(torch.tensor([0, 3, 1]))
     assert taken["words"].tolist() == [[1, 0, 0, 0], [1, 2, 3, 4], [1, 2, 0, 0]]
     assert taken["words_length"].tolist() == [1, 4, 2]
+
+
+def test_what_prepare_sees_has_the_fields_of_the_training_part_and_lengths() -> None:
+    part = TrainingPart(samples("words", "y"), torch.tensor([3, 0]))
+    assert list(part) == ["words", "y"] and part.count == len(part) == 2
+    assert part["words"].tolist() == [[1, 2, 3, 4], [1, 0, 0, 0]]
+    assert part["words_length"].tolist() == [4, 1]
+    with pytest.raises(KeyError):
+        part["unknown"]
 
 
 @pytest.mark.parametrize(
