@@ -30,7 +30,7 @@ task: ./scored.py:Scored
 dataset: {name: digits, limit: 90, size: [8, 8]}
 epochs: 3
 space:
-  lr: {log: [1.0e-4, 1.0]}
+  lr: {log: [1.0e-4, 1.0e-2]}
   weight_decay: {uniform: [0.0, 0.1]}
   optimizer: sgd
   batch_size: 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +13,26 @@ import torch
 
 from foldrace.search.recording.tracking import connect
 from foldrace.search.sweeps.champion import register_champion
+from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.training.fold import Fold
+from foldrace.trainables.training.options import TrainingOptions
+from foldrace.trainables.training.samples import Samples
+from foldrace.trainables.training.splits import FoldPlan
 
 
 class DataDependent(torch.nn.Linear):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         flat = images.flatten(1)
         return super().forward(flat if float(flat.sum()) > 0 else -flat)
+
+
+class Odd:
+    def build(self, params: Any, sample: Any) -> torch.nn.Module:
+        return DataDependent(4, 2)
+
+    def losses(self, model: torch.nn.Module, images: torch.Tensor, params: Any) -> Any:
+        return {"loss": model(images).square().mean(1)}
 
 
 @pytest.mark.slow
@@ -29,11 +43,14 @@ def test_a_model_that_cannot_be_exported_is_registered_by_its_weights_and_said(
     client = connect(uri)
     experiment = client.create_experiment(uuid.uuid4().hex, artifact_location=tmp_path.as_uri())
     run = client.create_run(experiment).info.run_id
-    fold = SimpleNamespace(task=SimpleNamespace(reconstructs=False), model=None, params={})
-    fold.model = DataDependent(4, 2)
     images = np.ones((4, 1, 2, 2), np.uint8)
+    data = Dataset.of_images("ones", images, None, None, images, None, (), "", "")
+    task = LoadedTask("odd", Odd(), {}, None)
+    split = FoldPlan(4, splits=2).split()[0]
+    samples = Samples.of_images(torch.from_numpy(images))
+    fold = Fold(task, task.complete({}), samples, split, TrainingOptions(1))
     with caplog.at_level(logging.WARNING, "foldrace"):
-        found = register_champion(client, uri, run, "odd", fold, images)  # type: ignore[arg-type]
+        found = register_champion(client, uri, run, "odd", fold, data)
     assert found == "models:/odd@champion" and "cannot export this model" in caplog.text
     version = client.get_model_version_by_alias("odd", "champion")
     place = client.get_model_version_download_uri("odd", version.version)
