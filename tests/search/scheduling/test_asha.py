@@ -336,3 +336,25 @@ def test_the_leader_is_the_best_of_all_brackets() -> None:
     reach(race, by_bracket[0], 1.0, 2.0)
     reach(race, by_bracket[1], 1.0, 1.5)
     assert race.incumbent is race.runners[by_bracket[1]]
+
+
+@pytest.mark.parametrize(
+    ("ladder", "finalists"),
+    [
+        ([(1, 9), (3, 9)], 2),  # two rungs say nothing of the costs of the steps
+        ([(1, 1), (1, 2), (9, 2)], 8),  # (18 − 2) / (2 · 1)
+        ([(1, 1), (1, 3), (1, 9), (3, 9)], 2),
+    ],
+)
+def test_the_finalists_follow_from_the_costs_of_the_last_two_steps(ladder, finalists):
+    rungs = tuple(Rung(*rung) for rung in ladder)
+    assert Race(rungs, Rule(), trials=9)._finalists() == finalists
+
+
+def test_one_step_says_nothing_of_how_far_trials_change():
+    race = Race((Rung(1, 1), Rung(1, 2), Rung(1, 3)), Rule(), trials=4)
+    for trial, losses in enumerate([[0.1, 0.1], [0.2, 0.5], [0.3, 0.3]]):
+        race.enter(trial)
+        race.arrive(trial, [[loss] for loss in losses])
+        change = race._change(0, race.runners[0])
+        assert change == (math.inf if trial < 2 else pytest.approx((0.3**2 + 0.0) / 2))
