@@ -115,14 +115,7 @@ class Status:
                 "mean": self.objective.score(float(row["val_loss"])),
                 "standard_error": error if math.isfinite(error) else None,
             }
-            best = {
-                "trial": int(row["trial"]),
-                "metric": self.objective.name,
-                "direction": self.objective.direction,
-                "score": score,
-            }
-            if not self.objective.maximize:
-                best["val_loss"] = score
+            best = {"trial": int(row["trial"]), **self.objective.entry(score)}
         state = {
             "sweep": self.sweep,
             "state": self.state,

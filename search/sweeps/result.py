@@ -58,15 +58,12 @@ class Best:
         """The ``best`` of the object that ``--json`` prints; ``val_loss`` if it is minimised."""
         error = self.standard_error if math.isfinite(self.standard_error) else None
         score = {"mean": self.mean, "standard_error": error, "folds": list(self.folds)}
-        found = {
+        return {
             "trial": self.trial,
             "params": dict(self.params),
-            "metric": self.objective.name,
-            "direction": self.objective.direction,
-            "score": score,
+            **self.objective.entry(score),
             "best_epochs": list(self.epochs),
         }
-        return found if self.objective.maximize else {**found, "val_loss": score}
 
 
 @dataclass(frozen=True)

@@ -152,11 +152,8 @@ def _chosen(name: str, held: Mapping[str, object], wanted: Wanted) -> list[str]:
         if of not in held:
             rule = f"has no field {of}"
             raise DataError("dataset", name, rule, nearest(of, held))
-    roles = {of for of in held if _ROLE_OF_NAME.get(of) and wanted.inputs is not None}
     chosen = [
-        of
-        for of in held
-        if wanted.inputs is None or of in wanted.named or (of in roles and _free(of, wanted))
+        of for of in held if wanted.inputs is None or of in wanted.named or _has_role(of, wanted)
     ]
     sizes = {of: _length(held[of]) for of in chosen}
     notes = [of for of, size in sizes.items() if size is None and of not in wanted.named]
@@ -180,9 +177,10 @@ def role_of_name(of: str) -> str | None:
     return _ROLE_OF_NAME.get(of)
 
 
-def _free(of: str, wanted: Wanted) -> bool:
-    """Whether the role that a field has by its name is not given to another one."""
-    return _ROLE_OF_NAME[of] not in wanted.roles
+def _has_role(of: str, wanted: Wanted) -> bool:
+    """Whether a field has a role by its name, which is not given to another one."""
+    role = role_of_name(of)
+    return role is not None and role not in wanted.roles
 
 
 def _roles(name: str, chosen: Sequence[str], wanted: Wanted) -> Roles:

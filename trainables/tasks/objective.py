@@ -70,6 +70,12 @@ class Objective:
         """The key of its value in JSON: ``val_loss`` where that is what it is, else its name."""
         return self.name if self.maximize else "val_loss"
 
+    def entry(self, score: object) -> dict[str, object]:
+        """A score in JSON: with its metric and direction, and as ``val_loss`` if that is what it
+        is."""
+        found = {"metric": self.name, "direction": self.direction, "score": score}
+        return found if self.maximize else {**found, "val_loss": score}
+
     def named(self, terms: Collection[str]) -> str:
         """The metric's name, given those of all terms."""
         return self.metric or ("mse" if "mse" in terms else "loss")

@@ -113,9 +113,9 @@ class Fold:
         sums: dict[str, Tensor] = {}
         count = 0
         with self.options.precision.of_products(), seeded(self._epoch_seed, self.device):
-            parts, generator = self.batches(self._shuffled()), self._generator()
-            for part, batch in zip(parts, self.samples.batches(parts), strict=True):
-                totals = self._train_batch(self._augmented(batch, generator), self.moment(count))
+            parts = self.batches(self._shuffled())
+            for part, batch in zip(parts, self._training_batches(parts), strict=True):
+                totals = self._train_batch(batch, self.moment(count))
                 sums = add_totals(sums, totals)
                 count += len(part)
             self.stepping.end_epoch()
@@ -134,16 +134,18 @@ class Fold:
         self.stepping.after_step()
         return sum_terms(terms, self._weights(batch))
 
-    def _generator(self) -> torch.Generator:
-        """What ``augment`` draws from in the next epoch."""
-        seed = derive_seed(self.options.seed, self.number, self.epoch + 1, "augment")
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def _training_batches(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        """The samples at each of several positions, as the task augments them."""
+        batches = self.samples.batches(parts)
         if not self.task.can("augment"):
-            return batch
-        with torch.no_grad():
-            return self.task.augment(batch, generator, self.params, self.prepared)
+            yield from batches
+            return
+        seed = derive_seed(self.options.seed, self.number, self.epoch + 1, "augment")
+        generator = torch.Generator(self.device).manual_seed(seed)
+        for batch in batches:
+            with torch.no_grad():
+                changed = self.task.augment(batch, generator, self.params, self.prepared)
+            yield changed
 
     def end_epoch(self, metrics: dict[str, float], seconds: float) -> FoldReport:
         """Validates after an epoch of training, and keeps the weights if they are the best so far.

@@ -237,11 +237,11 @@ class FoldPlan:
 
     def leaks(self) -> list[str]:
         """How these folds may make scores too good, or a class impossible, a line each."""
-        found = []
+        found, splits = [], list(self._split())
         if self.groups is not None and self.kind not in _KEEPS_GROUPS:
             divided = (
                 np.intersect1d(self.groups[one.train], self.groups[one.validation]).size
-                for one in self._split()
+                for one in splits
             )
             if any(divided):
                 found.append(
@@ -257,15 +257,15 @@ class FoldPlan:
             FoldKind.STRATIFIED,
             FoldKind.STRATIFIED_GROUP,
         ):
-            found += self._missing_classes()
+            found += self._missing_classes(splits)
         return found
 
-    def _missing_classes(self) -> Iterator[str]:
+    def _missing_classes(self, splits: Sequence[Split]) -> Iterator[str]:
         assert self.labels is not None
         classes = np.unique(self.labels)
         if len(classes) > self.n // 2:  # numbers, not classes
             return
-        for number, split in enumerate(self._split()):
+        for number, split in enumerate(splits):
             missing = np.setdiff1d(classes, self.labels[split.train])
             if len(missing):
                 yield (
