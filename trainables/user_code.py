@@ -12,7 +12,9 @@ from typing import Any
 
 from foldrace.errors import InputError, nearest
 
-__all__ = ["load_object", "referenced_module"]
+__all__ = ["is_of_file", "load_object", "referenced_module"]
+
+_PREFIX = "_foldrace_"
 
 
 def load_object(
@@ -63,10 +65,15 @@ def referenced_module(reference: str) -> ModuleType:
     return sys.modules[_file_module(Path(where)) if where.endswith(".py") else where]
 
 
+def is_of_file(module: ModuleType) -> bool:
+    """Whether a module was imported from a file, so that no other process can import it."""
+    return module.__name__.startswith(_PREFIX)
+
+
 def _file_module(path: Path) -> str:
     """The private name of a file's module."""
     path = path.expanduser().resolve()
-    return f"_foldrace_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    return f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
 def _import_file(path: Path, field: str, error: type[InputError]) -> ModuleType:

@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from foldrace.trainables.user_code import is_of_file
+
 __all__ = ["project_sources", "same_code", "sources_digest"]
 
 _STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
@@ -37,7 +39,7 @@ def project_sources(module: ModuleType) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     own = Path(module.__file__ or "")
-    places = {own.name if module.__name__.startswith("_foldrace_") else module.__name__: own}
+    places = {own.name if is_of_file(module) else module.__name__: own}
     while places:
         name, path = places.popitem()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -40,6 +41,12 @@ def data(
         tuple[int, int] | None,
         typer.Option(metavar="HEIGHT WIDTH", help="Resize the images, as `size` does in a sweep."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Read items one by one, as `workers` does in a sweep."
+        ),
+    ] = None,
     data_dir: DataDirectory = DATA,
 ) -> None:
     """List the data sets, fetch one, or show how your own is understood.
@@ -52,10 +59,12 @@ def data(
     from foldrace.trainables.data.datasets import fetch, list_datasets, load_dataset
     from foldrace.trainables.data.references import ReferenceKind, reference_kind
 
-    if size and not name:
-        raise InputError("--size", list(size), "needs a data set", "name one before it")
-    if name is not None and (size or reference_kind(name) is not ReferenceKind.NAMED):
-        for line in _described(load_dataset(name, size=size, data_dir=data_dir)):
+    for option, given in (("--size", size and list(size)), ("--workers", workers)):
+        if given is not None and not name:
+            raise InputError(option, given, "needs a data set", "name one before it")
+    own = name is not None and reference_kind(name) is not ReferenceKind.NAMED
+    if name is not None and (size or workers is not None or own):
+        for line in _described(load_dataset(name, size=size, workers=workers, data_dir=data_dir)):
             show(line)
         return
     out.print(datasets_table([fetch(name, data_dir)] if name else list_datasets(data_dir)))
@@ -94,7 +103,8 @@ def _field(info: FieldInfo) -> str:
         kind = f"sequences of unequal length, {kind}"
     if info.classes is not None:
         return f"{info.name}: {info.classes:,} classes, {kind}"
-    return f"{info.name}: {kind}, from {info.low:g} to {info.high:g}"
+    known = not math.isnan(info.low)
+    return f"{info.name}: {kind}" + (f", from {info.low:g} to {info.high:g}" if known else "")
 
 
 def _by_class(dataset: Dataset, part: Fields) -> str:

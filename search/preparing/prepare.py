@@ -13,7 +13,7 @@ from pathlib import Path
 
 from foldrace.errors import InputError
 from foldrace.search.preparing.prepared import Prepared
-from foldrace.search.preparing.resources import check_resources, count_gpus
+from foldrace.search.preparing.resources import check_items, check_resources, count_gpus
 from foldrace.search.preparing.task_checks import (
     check_direction,
     check_objective,
@@ -70,8 +70,11 @@ def prepare(
         seed=given.seed,
         size=given.size,
         wanted=given.wanted,
+        workers=given.workers,
         data_dir=data_dir,
     )
+    if given.workers is not None:
+        check_items(dataset, given.workers, spec.resources.cpu)
     folds = fold_plan(spec, dataset)
     for leak in folds.leaks():
         log.warning("folds: %s", leak)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from foldrace.errors import InputError
+from foldrace.errors import InputError, first_line, printable
+from foldrace.trainables.data.items.lazy import LazyField
+
+if TYPE_CHECKING:
+    from foldrace.trainables.data.arrays import Dataset
 
 __all__ = [
+    "check_items",
     "check_resources",
     "check_shared",
     "count_gpus",
@@ -20,6 +26,8 @@ __all__ = [
     "requested",
     "trial_slots",
 ]
+
+log = logging.getLogger(__name__)
 
 _KEYS = ("CPU", "GPU")
 _SECONDS = 60.0
@@ -54,6 +62,41 @@ def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> N
             hint = f"set resources.{name}: 0" if none else f"at most {there:g}"
             rule = f"a trial asks for more {key}s than there are ({there:g})"
             raise InputError(f"resources.{name}", asked, rule, hint)
+
+
+def check_items(dataset: Dataset, workers: int, cpu: float) -> None:
+    """Refuses a data set whose items are read by a trial if it cannot be sent to a trial.
+
+    A warning says that more processes read than the trial reserves processors.
+
+    Args:
+        workers: the processes per trial that read items.
+        cpu: the processors that a trial reserves.
+
+    Raises:
+        InputError: it cannot be pickled.
+    """
+    from ray import cloudpickle
+
+    if workers > cpu:
+        text = (
+            "dataset.workers: %d processes per trial read items, and a trial reserves %g CPUs; %s"
+        )
+        log.warning(text, workers, cpu, "set resources.cpu to as many, or fewer trials share them")
+    items = [array.items for array in dataset.training.values() if isinstance(array, LazyField)]
+    try:
+        cloudpickle.CloudPickler(_Nowhere(), buffer_callback=lambda _: None).dump(items)
+    except Exception as error:
+        rule = f"cannot be sent to workers: {type(error).__name__}: {first_line(error)}"
+        hint = "open files in __getitem__, or leave dataset.workers out"
+        raise InputError("dataset", dataset.name, printable(rule), hint) from error
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
 
 
 def _alive() -> list[dict[str, Any]]:

@@ -150,7 +150,7 @@ def try_task(
             batch = trial.augment(batch, torch.Generator(), params, prepared)
         offered: dict[str, Any] = {"sample": sample, "prepared": prepared}
         doing = "losses()"
-        terms = dict(trial.losses(model.train(), batch, params, **offered, epoch=0.0))
+        terms = dict(trial.losses(model.train(), batch, params, **offered, epoch=0.0, count=count))
         _check_terms(task, terms, count, objective)
         _check_summary(trial, terms, params, objective)
         doing = "the gradient of the loss"
@@ -162,7 +162,7 @@ def try_task(
         batch = samples.take(two)
         with torch.inference_mode():
             doing = "losses() in evaluation"
-            terms = dict(trial.losses(model.eval(), batch, params, **offered))
+            terms = dict(trial.losses(model.eval(), batch, params, **offered, count=count))
             _check_terms(task, terms, count, objective)
             measured = _check_summary(trial, terms, params, objective)
             if trial.can("predict"):

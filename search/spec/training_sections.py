@@ -53,6 +53,7 @@ _KINDS_OF_KEY: Mapping[str, tuple[str, ...]] = {
 }
 _UNSHUFFLED = ("group", "stratified_group", "leave_one_group_out", "time_series", "predefined")
 _LARGEST_SIDE = 4096
+_MOST_WORKERS = 256
 
 
 def _two_sides(value: object) -> object:
@@ -130,6 +131,10 @@ class DatasetSpec(SpecSection):
     ) = None
     """Height and width in pixels to which the images are resized, at most 4096 each. By
     default they keep their size."""
+
+    workers: Annotated[int, Field(ge=0, le=_MOST_WORKERS), Worded()] | None = None
+    """Of a Dataset of torch that a function returns: the processes that read its items for each
+    trial as batches need them; 0: the trial itself. By default all are read once, into memory."""
 
     @property
     def wanted(self) -> Wanted:

@@ -6,11 +6,12 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import ray
@@ -34,6 +35,8 @@ from foldrace.search.tune.snapshots import Snapshots, go_back_to_snapshot, has_s
 from foldrace.search.tune.state import TrialRecord
 from foldrace.trainables.ray.trainable import FoldTrainable
 from foldrace.trainables.ray.work import Work
+from foldrace.trainables.user_code import is_of_file, referenced_module
+from foldrace.trainables.user_sources import project_sources
 
 __all__ = ["run_experiment"]
 
@@ -102,7 +105,7 @@ def _make_tuner(
     experiment: Experiment, prepared: Prepared, work: Work, callback: SweepCallback
 ) -> tune.Tuner:
     """The tuner of a new experiment, or of one that continues from its snapshot."""
-    _pickle_task_by_value(prepared)
+    _pickle_by_value(_users_modules(prepared))
     resources = prepared.spec.resources
     trainable = tune.with_resources(
         tune.with_parameters(FoldTrainable, work=work),
@@ -116,15 +119,23 @@ def _make_tuner(
     return tuner
 
 
-def _pickle_task_by_value(prepared: Prepared) -> None:
-    """Lets workers unpickle a task from a file of the user's, which they cannot import, nor what
+def _users_modules(prepared: Prepared) -> list[ModuleType]:
+    """The modules of the task, and of a data set whose items workers read."""
+    modules = [sys.modules[type(prepared.task.implementation).__module__]]
+    if prepared.spec.dataset.workers is not None:
+        modules.append(referenced_module(prepared.spec.dataset.name))
+    return modules
+
+
+def _pickle_by_value(modules: Iterable[ModuleType]) -> None:
+    """Lets workers unpickle what is in files of the user's, which they cannot import, nor what
     lies beside it."""
-    module = sys.modules[type(prepared.task.implementation).__module__]
-    if not module.__name__.startswith("_foldrace_"):
-        return
-    beside = [sys.modules[name] for name in prepared.task.sources if name in sys.modules]
-    for each in (module, *beside):
-        ray.cloudpickle.register_pickle_by_value(each)
+    for module in modules:
+        if not is_of_file(module):
+            continue
+        beside = [sys.modules[name] for name in project_sources(module) if name in sys.modules]
+        for each in (module, *beside):
+            ray.cloudpickle.register_pickle_by_value(each)
 
 
 def _attached(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrace.errors import DataError
+from foldrace.trainables.data.items.lazy import LazyField
 from foldrace.trainables.data.mapped import Mapped
 from foldrace.trainables.data.sample import FieldInfo, Roles, Sample
 
@@ -91,7 +93,7 @@ class Ragged:
         return Ragged(self.values[np.repeat(self.offsets[chosen], lengths) + into], offsets)
 
 
-Array = NDArray[Any] | Ragged | Mapped
+Array = NDArray[Any] | Ragged | Mapped | LazyField
 Fields = Mapping[str, Array]
 """Arrays of equal length by the name of the field."""
 
@@ -102,7 +104,9 @@ def taken(array: Array, chosen: NDArray[np.intp]) -> Array:
 
 
 def chunks(array: Array) -> Iterator[NDArray[Any]]:
-    """All values of a field, some samples at a time if they are in a file."""
+    """All values of a field, some samples at a time if they are in a file; none of a lazy one."""
+    if isinstance(array, LazyField):
+        return iter(())
     if isinstance(array, Mapped):
         return array.chunks()
     return iter((array.values if isinstance(array, Ragged) else array,))
@@ -329,9 +333,10 @@ def _field_info(
         for part in chunks(each)
         if part.size
     ]
+    unknown = math.nan if isinstance(array, LazyField) else 0
     low, high = (
-        min((low for low, _ in ranges), default=0),
-        max((top for _, top in ranges), default=0),
+        min((low for low, _ in ranges), default=unknown),
+        max((top for _, top in ranges), default=unknown),
     )
     whole = array.dtype.kind in "iub"
     classes = None

@@ -108,6 +108,7 @@ def load_dataset(
     seed: int = 0,
     size: tuple[int, int] | None = None,
     wanted: Wanted = BY_NAME,
+    workers: int | None = None,
     data_dir: Path,
 ) -> Dataset:
     """Load a data set; a named one is fetched if it is not in the data folder.
@@ -120,6 +121,8 @@ def load_dataset(
         size: (height, width) to resize images to, bilinear with antialiasing; None: keep their
             size (digits: 28×28).
         wanted: the fields to read, and what each is for; by default all, by their names.
+        workers: of a map-style data set of torch: the processes that read its items for each
+            trial as batches need them, 0 being the trial's own; None: read all of them once.
         data_dir: the folder that fetched data sets are kept in; made if needed.
 
     Raises:
@@ -136,9 +139,12 @@ def load_dataset(
     if size is not None:
         size = _checked_size(size)
     kind = reference_kind(name)
+    if workers is not None and kind is not ReferenceKind.FUNCTION:
+        rule = f"is for a Dataset of torch that a function returns, and {name} is none"
+        raise DataError("dataset.workers", workers, rule, "leave it out")
     if size is None and kind is ReferenceKind.NAMED and CATALOGUE[name].built_in:
         size = CATALOGUE[name].sample_shape[1:]
-    read = _read(kind, name, size, wanted, data_dir)
+    read = _read(kind, name, size, wanted, workers, data_dir)
     is_image_set = "images" in read.training and "target" not in wanted.roles
     parts = hold_out(name, read, stratify=not is_image_set)
     if limit is not None:
@@ -150,7 +156,12 @@ def load_dataset(
 
 
 def _read(
-    kind: ReferenceKind, name: str, size: tuple[int, int] | None, wanted: Wanted, data_dir: Path
+    kind: ReferenceKind,
+    name: str,
+    size: tuple[int, int] | None,
+    wanted: Wanted,
+    workers: int | None,
+    data_dir: Path,
 ) -> Parts:
     match kind:
         case ReferenceKind.NAMED:
@@ -168,7 +179,7 @@ def _read(
         case ReferenceKind.FOLDER:
             parts = read_folder(name, size)
         case ReferenceKind.FUNCTION:
-            return read_function(name, wanted)
+            return read_function(name, wanted, workers)
     return chosen_fields(name, parts, wanted)
 
 

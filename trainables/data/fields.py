@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from foldrace.errors import DataError, nearest, printable
 from foldrace.trainables.data.arrays import Array, Parts, Ragged, chunks
+from foldrace.trainables.data.items.lazy import LazyField
 from foldrace.trainables.data.mapped import Mapped
 from foldrace.trainables.data.parts import Part, part_named
 from foldrace.trainables.data.sample import BY_NAME, LENGTH, ROLES, Roles, Wanted
@@ -222,7 +223,7 @@ def as_field(name: str, of: str, value: object) -> Array:
     Raises:
         DataError: neither an array nor sequences, or of Python objects.
     """
-    if isinstance(value, Ragged):
+    if isinstance(value, Ragged | LazyField):
         return value
     if isinstance(value, Mapped):
         if value.dtype.kind in _NUMBERS and value.size:
@@ -334,6 +335,8 @@ def _check_values(
         if of not in held:
             continue
         array = held[of]
+        if isinstance(array, LazyField):
+            continue
         values = array.values if isinstance(array, Ragged) else array
         if role in ("groups", "split", "time", "weight") and values.ndim != 1:
             rule = f"{of} must be one number per sample to be the {role}; it has {values.shape}"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from foldrace.errors import DataError
 from foldrace.trainables.data.arrays import Array, Images, Parts, Ragged, taken
+from foldrace.trainables.data.items.lazy import LazyField
 from foldrace.trainables.data.mapped import Mapped
 
 __all__ = ["Part", "digest", "hold_out", "part_named", "resize", "subset"]
@@ -149,6 +150,7 @@ def resize(images: Images, size: tuple[int, int]) -> Images:
 def digest(parts: Parts) -> str:
     """SHA-256, in hex, of the name, type, shape and bytes of the arrays; not of names and source.
 
+    Of items that are read one by one, only those that were looked at count.
     Of bytes and of int64, the types of images and their labels, the type is left out.
     """
     total = hashlib.sha256()
@@ -156,6 +158,9 @@ def digest(parts: Parts) -> str:
         if isinstance(array, Ragged):
             _add(total, f"{field} lengths", array.lengths)
             _add(total, f"{field} values", array.values)
+        elif isinstance(array, LazyField):
+            for piece in array.identity():
+                total.update(piece)
         else:
             _add(total, field, array)
     return total.hexdigest()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import random
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from foldrace.trainables.data.arrays import Dataset, Parts, Ragged, check_memory
 from foldrace.trainables.data.conversion import holds_images, part_keys, parts_from
 from foldrace.trainables.data.fields import fields_from
 from foldrace.trainables.data.folder_layout import IMAGE_SUFFIXES
+from foldrace.trainables.data.items.reading import are_items, lazy_parts, read_items
 from foldrace.trainables.data.mapped import Mapped
 from foldrace.trainables.data.parts import Part, part_named
 from foldrace.trainables.data.sample import BY_NAME, ROLES, Wanted
@@ -173,13 +172,17 @@ def _axes(archive: zipfile.ZipFile, key: str) -> int:
             return 0
 
 
-def read_function(name: str, wanted: Wanted = BY_NAME) -> Parts:
+def read_function(name: str, wanted: Wanted = BY_NAME, workers: int | None = None) -> Parts:
     """Call the user's function ``./file.py:function`` or ``package.module:function``.
 
     It has no arguments, and returns a `Dataset`; a mapping with the keys of a ``.npz`` file; one
     array or tensor; a pair of inputs and targets, x and y; a pandas data frame, or a mapping of
     ``train`` and ``test`` to data frames; what scikit-learn's ``load_…`` functions return; or a
     map-style ``torch.utils.data.Dataset``, or a mapping of ``train`` and ``test`` to such.
+
+    Args:
+        workers: the processes that read the items of a map-style data set for each trial, as
+            batches need them; None: all items are read once, into memory.
 
     Raises:
         DataError: no such file, module or function; it raises an exception; or its result cannot
@@ -192,10 +195,16 @@ def read_function(name: str, wanted: Wanted = BY_NAME) -> Parts:
         raise
     except (Exception, SystemExit) as error:
         raise DataError("dataset", name, f"raised {type(error).__name__}: {error}") from error
-    return parts_of(name, value, name, wanted)
+    return parts_of(name, value, name, wanted, workers)
 
 
-def parts_of(name: str, value: object, source: str, wanted: Wanted = BY_NAME) -> Parts:
+def parts_of(
+    name: str,
+    value: object,
+    source: str,
+    wanted: Wanted = BY_NAME,
+    workers: int | None = None,
+) -> Parts:
     """The parts of what a user's function returns. Raises: DataError: see `read_function`."""
     if isinstance(value, Dataset):
         return _parts_of_dataset(name, value, wanted)
@@ -208,8 +217,13 @@ def parts_of(name: str, value: object, source: str, wanted: Wanted = BY_NAME) ->
         return _parts_of_bunch(name, value, source, wanted)
     if isinstance(value, Mapping) and (frames := frames_by_part(value)) is not None:
         return parts_of_frames(name, frames, source, wanted)
-    if any(_torch_dataset(each) for each in _each(value)):
-        return _parts_of_items(name, value, source, wanted)
+    if are_items(value):
+        if workers is not None:
+            return lazy_parts(name, value, source, wanted, workers)
+        return read_items(name, value, lambda made: _parts_of_mapping(name, made, source, wanted))
+    if workers is not None:
+        rule = f"is for a Dataset of torch, and {name} returned a {type(value).__name__}"
+        raise DataError("dataset.workers", workers, printable(rule), "leave it out")
     if isinstance(value, tuple) and len(value) == 2:
         value = dict(zip(("x", "y"), value, strict=True))
     if not isinstance(value, Mapping):
@@ -220,99 +234,6 @@ def parts_of(name: str, value: object, source: str, wanted: Wanted = BY_NAME) ->
         rule = "must return a mapping with names as its keys: images, labels, …"
         raise DataError("dataset", name, rule)
     return _parts_of_mapping(name, value, source, wanted)
-
-
-def _each(value: object) -> list[object]:
-    return list(value.values()) if isinstance(value, Mapping) else [value]
-
-
-def _torch_dataset(value: object) -> str | None:
-    """The name of the class of torch that a data set is derived from, without importing it."""
-    bases = [base for base in type(value).__mro__ if base.__module__ == "torch.utils.data.dataset"]
-    return bases[0].__name__ if bases else None
-
-
-def _parts_of_items(name: str, value: object, source: str, wanted: Wanted) -> Parts:
-    """The fields of the items of map-style data sets, each of which is read once, into memory."""
-    parts = value if isinstance(value, Mapping) else {"train": value}
-    values: dict[str, Any] = {}
-    for key, data in parts.items():
-        kind = _torch_dataset(data)
-        if kind is None or not isinstance(key, str) or part_named(key) is None:
-            rule = "returned a Dataset of torch beside something else"
-            raise DataError("dataset", name, rule, "return {train: dataset, test: dataset}")
-        if "Iterable" in kind or "Chain" in kind or not hasattr(data, "__len__"):
-            rule = "is an iterable-style data set, which has no folds: its samples have no numbers"
-            raise DataError("dataset", name, rule, "give it __len__ and __getitem__")
-        if hasattr(data, "collate_fn"):
-            log.warning("%s: its collate_fn is not used: the fields of items are", name)
-        with _seeded():
-            items = _items(name, data)
-        if (groups := getattr(data, "groups", None)) is not None:
-            items.setdefault("groups", groups)
-        values |= {f"{key}_{field}": array for field, array in items.items()}
-    made = _parts_of_mapping(name, values, source, wanted)
-    note = "each item has been read once: what is random in __getitem__ is drawn once"
-    return replace(made, notes=(*made.notes, note))
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """A block whose random numbers are the same every time, so that a resumed sweep's data are."""
-    import torch
-
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-
-
-def _items(name: str, data: Any) -> dict[str, Any]:
-    """The fields of all items: arrays, or lists of what differs in shape."""
-    found: dict[str, list[Any]] = {}
-    for index in range(len(data)):
-        try:
-            item = dict(_flat(data[index]))
-        except Exception as error:
-            rule = f"item {index} raised {type(error).__name__}: {first_line(error)}"
-            raise DataError("dataset", name, rule) from error
-        if index and set(item) != set(found):
-            rule = f"item {index} has the fields {', '.join(item)}, item 0 {', '.join(found)}"
-            raise DataError("dataset", name, printable(rule), "give all items the same")
-        if not index:
-            check_memory(name, len(data) * sum(np.asarray(each).nbytes for each in item.values()))
-        for field, each in item.items():
-            found.setdefault(field, []).append(each)
-    if not found:
-        raise DataError("dataset", name, "is a data set without items")
-    return {
-        field: np.stack(each) if len({np.shape(one) for one in each}) == 1 else each
-        for field, each in found.items()
-    }
-
-
-def _flat(item: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of an item: of a pair x and y, of a picture and its class images and labels."""
-    if isinstance(item, Mapping):
-        for key, each in item.items():
-            yield from _flat(each, f"{prefix}{key}_")
-    elif isinstance(item, tuple | list):
-        names = [f"field_{index}" for index in range(len(item))]
-        if len(item) == 2:
-            names = ["images", "labels"] if hasattr(item[0], "getbands") else ["x", "y"]
-        for key, each in zip(names, item, strict=True):
-            yield from _flat(each, f"{prefix}{key}_")
-    else:
-        if hasattr(item, "detach"):
-            item = item.detach().cpu().numpy()
-        usual = "images" if hasattr(item, "getbands") else "x"
-        yield prefix[:-1] or usual, np.asarray(item)
 
 
 def _parts_of_bunch(name: str, bunch: Mapping[str, Any], source: str, wanted: Wanted) -> Parts:

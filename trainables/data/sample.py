@@ -48,7 +48,7 @@ class FieldInfo:
         shape: of one sample; () for a number. None is an axis of unequal length, which is padded
             in a batch.
         dtype: of the array, as NumPy names it: ``uint8``, ``float32``, ``int64``.
-        low, high: the range of its values, over all samples.
+        low, high: the range of its values, over all samples; NaN where they are read one by one.
         classes: the number of classes, if its values are the numbers of classes; else None.
         names: the name of value i at position i, if the field was text.
     """

@@ -98,6 +98,7 @@ class LoadedTask:
         sample: Sample,
         prepared: Any = None,
         epoch: float | None = None,
+        count: int | None = None,
     ) -> Mapping[str, torch.Tensor]:
         """The loss terms of a batch (see `Task.losses`).
 
@@ -106,6 +107,7 @@ class LoadedTask:
             sample: what a sample of the data set holds.
             prepared: what ``prepare`` returned for the fold.
             epoch: epochs trained so far, with their fraction; None in evaluation.
+            count: B, where a collate function may have made batches of another shape.
 
         Raises:
             ValueError: the first axis of a term is not B.
@@ -113,7 +115,8 @@ class LoadedTask:
         terms: Mapping[str, torch.Tensor] = self.call(
             "losses", model, batch, params, sample=sample, prepared=prepared, epoch=epoch
         )
-        count = len(next(iter(batch.values())))
+        if count is None:
+            count = len(next(iter(batch.values())))
         for name, values in terms.items():
             if values.shape[:1] != (count,):
                 raise ValueError(

@@ -19,7 +19,13 @@ from foldrace.trainables.tasks.protocol import Params
 from foldrace.trainables.training.divergence import DivergenceCheck, Untrained, criterion
 from foldrace.trainables.training.options import Precision, TrainingOptions
 from foldrace.trainables.training.reports import FoldReport
-from foldrace.trainables.training.samples import Batch, Samples, TrainingPart, as_pixels
+from foldrace.trainables.training.samples import (
+    Batch,
+    Samples,
+    TrainingPart,
+    as_bytes,
+    as_pixels,
+)
 from foldrace.trainables.training.seeds import derive_seed, seeded
 from foldrace.trainables.training.splits import Split
 from foldrace.trainables.training.stepping import Stepping
@@ -115,17 +121,17 @@ class Fold:
         with self.options.precision.of_products(), seeded(self._epoch_seed, self.device):
             parts = self.batches(self._shuffled())
             for part, batch in zip(parts, self._training_batches(parts), strict=True):
-                totals = self._train_batch(batch, self.moment(count))
+                totals = self._train_batch(batch, self.moment(count), len(part))
                 sums = add_totals(sums, totals)
                 count += len(part)
             self.stepping.end_epoch()
             means = self.means(sums, count)
         return {f"train_{name}": value for name, value in means.items()}
 
-    def _train_batch(self, batch: Batch, moment: float) -> dict[str, Tensor]:
-        """Trains on one batch; returns its sums."""
+    def _train_batch(self, batch: Batch, moment: float, count: int) -> dict[str, Tensor]:
+        """Trains on one batch of ``count`` samples; returns its sums."""
         if not self.task.can("step"):
-            loss, totals = self.loss_and_sums(batch, moment)
+            loss, totals = self.loss_and_sums(batch, moment, count)
             self.stepping.minimise(loss)
             return totals
         optimizers = self.stepping.optimizers
@@ -208,8 +214,9 @@ class Fold:
         model.eval()
         seed = derive_seed(self.options.seed, self.number, "validate")
         with torch.inference_mode(), seeded(seed, self.device):
-            for batch in source.batches(torch.split(indices, self._validation_batch)):
-                yield self._terms(model, batch, None), batch
+            parts = torch.split(indices, self._validation_batch)
+            for part, batch in zip(parts, source.batches(parts), strict=True):
+                yield self._terms(model, batch, None, len(part)), batch
 
     @property
     def _validation_batch(self) -> int:
@@ -236,25 +243,33 @@ class Fold:
         deviation = float(torch.cat(losses).std(correction=0))
         return Untrained(criterion(means, "val"), deviation, count)
 
-    def loss_and_sums(self, batch: Batch, moment: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_and_sums(
+        self, batch: Batch, moment: float, count: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised on a batch, and the sums of the terms.
 
         Args:
             moment: epochs trained so far, with their fraction.
+            count: samples in the batch; None: as the first field has.
         """
-        terms, weights = self._terms(self.model, batch, moment), self._weights(batch)
+        terms, weights = self._terms(self.model, batch, moment, count), self._weights(batch)
         loss = terms["loss"]
         mean = loss.mean() if weights is None else (loss * weights).sum() / weights.sum()
         return mean, sum_terms(terms, weights)
 
     def _terms(
-        self, model: torch.nn.Module, batch: Batch, moment: float | None
+        self,
+        model: torch.nn.Module,
+        batch: Batch,
+        moment: float | None,
+        count: int | None = None,
     ) -> Mapping[str, Tensor]:
         """The task's terms of a batch.
 
         Args:
             moment: epochs trained so far, with their fraction; None in evaluation, which is in
                 float32, as the kept weights are for whoever loads them.
+            count: see `loss_and_sums`.
 
         Returns:
             Tensors of shape (B, …) by the name of the term.
@@ -267,6 +282,7 @@ class Fold:
                 sample=self.samples.sample,
                 prepared=self.prepared,
                 epoch=moment,
+                count=count,
             )
 
     def _autocast(self, moment: float | None) -> torch.autocast:
@@ -316,6 +332,8 @@ class Fold:
         own = [name for name in _NOT_FUSED if self.task.can(name)]
         if own:
             return f"the task has its own {own[0]}()"
+        if self.samples.reads_items:
+            return "items are read when a batch needs them"
         if not self.stepping.is_plain:
             return "gradients are clipped or accumulated, or weights averaged"
         if any(info.ragged for info in self.samples.sample.fields.values()):
@@ -441,7 +459,7 @@ class Fold:
             batch = {self.samples.sample.input.name: as_pixels(images)}
             output: Tensor = self.call("reconstruct", batch)
         self.model.load_state_dict(current)
-        return output.clamp(0, 1).mul(255).round().to(torch.uint8)
+        return as_bytes(output)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to continue bit for bit.

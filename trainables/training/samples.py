@@ -6,15 +6,18 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foldrace.trainables.data.arrays import Array, Fields, Ragged
+from foldrace.trainables.data.arrays import Fields, Ragged
+from foldrace.trainables.data.items.lazy import LazyField
+from foldrace.trainables.data.items.loader import Loader
 from foldrace.trainables.data.mapped import Mapped
 from foldrace.trainables.data.sample import LENGTH, FieldInfo, Sample
 
-__all__ = ["Batch", "Samples", "TrainingPart", "as_pixels", "shared_tensor"]
+__all__ = ["Batch", "Samples", "TrainingPart", "as_bytes", "as_pixels", "shared_tensor"]
 
 Batch = dict[str, Tensor]
 """The fields of some samples by name, each (B, …) on the device."""
@@ -77,6 +80,34 @@ class _Sequences:
         return {self._name: padded, self._name + LENGTH: lengths}
 
 
+class _Lazy:
+    """The fields of items that are read when a batch needs them."""
+
+    def __init__(
+        self, fields: Mapping[str, LazyField], sample: Sample, device: torch.device
+    ) -> None:
+        first = next(iter(fields.values()))
+        self._rows, self._device = first.rows, device
+        self._images = [of for of in fields if sample[of].image]
+        ragged = {of: sample[of].ragged for of in fields}
+        self._loader = Loader(first.items, ragged, pin=device.type == "cuda")
+        self.names = fields.keys()
+
+    def take(self, indices: Tensor) -> Batch:
+        return self._moved(self._loader.take(self._positions(indices)))
+
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        return map(self._moved, self._loader.batches([self._positions(part) for part in parts]))
+
+    def _positions(self, indices: Tensor) -> NDArray[np.int64]:
+        rows: NDArray[np.int64] = self._rows[indices.cpu().numpy()]
+        return rows
+
+    def _moved(self, batch: Mapping[str, Tensor]) -> Batch:
+        moved = {of: value.to(self._device, non_blocking=True) for of, value in batch.items()}
+        return moved | {of: as_pixels(moved[of]) for of in self._images if of in moved}
+
+
 class Samples:
     """All samples of a part of a data set, on the device to train on.
 
@@ -86,19 +117,30 @@ class Samples:
     """
 
     def __init__(
-        self, columns: Mapping[str, _Column], count: int, sample: Sample, device: torch.device
+        self,
+        columns: Mapping[str, _Column],
+        count: int,
+        sample: Sample,
+        device: torch.device,
+        lazy: _Lazy | None = None,
     ) -> None:
-        self._columns, self._count = columns, count
+        self._columns, self._count, self._lazy = columns, count, lazy
         self.sample, self.device = sample, device
 
     @classmethod
     def of(cls, fields: Fields, sample: Sample, device: torch.device) -> Samples:
         """Of arrays with N entries each.
 
-        They are copied to the device; of those in files only each batch is.
+        They are copied to the device; of those in files, or read item by item, only each batch is.
         """
-        columns = {name: _column(sample[name], array, device) for name, array in fields.items()}
-        return cls(columns, len(next(iter(fields.values()))), sample, device)
+        lazy = {name: array for name, array in fields.items() if isinstance(array, LazyField)}
+        columns = {
+            name: _column(sample[name], array, device)
+            for name, array in fields.items()
+            if not isinstance(array, LazyField)
+        }
+        read = _Lazy(lazy, sample, device) if lazy else None
+        return cls(columns, len(next(iter(fields.values()))), sample, device, read)
 
     @classmethod
     def of_images(cls, images: Tensor) -> Samples:
@@ -117,27 +159,42 @@ class Samples:
         Args:
             indices: (B,) on the device.
         """
-        found: Batch = {}
+        found = {} if self._lazy is None else self._lazy.take(indices)
+        return self._with_columns(found, indices)
+
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        """The samples at each of several (B,) positions on the device, in order."""
+        if self._lazy is None:
+            return (self.take(part) for part in parts)
+        return map(self._with_columns, self._lazy.batches(parts), parts)
+
+    def _with_columns(self, found: Batch, indices: Tensor) -> Batch:
         for column in self._columns.values():
             found.update(column.take(indices))
         return found
 
-    def batches(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
-        """The samples at each of several (B,) positions on the device, in order."""
-        return (self.take(part) for part in parts)
+    @property
+    def reads_items(self) -> bool:
+        """Whether items are read when a batch needs them."""
+        return self._lazy is not None
 
     @property
     def fields(self) -> Collection[str]:
         """The names of the fields of this part."""
-        return self._columns.keys()
+        return [*(self._lazy.names if self._lazy else ()), *self._columns]
 
     def column(self, name: str, indices: Tensor) -> Mapping[str, Tensor]:
         """One field of the samples at these positions, as a batch has it: with its lengths."""
+        if self._lazy is not None and name in self._lazy.names:
+            return self._lazy.take(indices)
         return self._columns[name].take(indices)
 
     def images(self, indices: Tensor) -> Tensor:
         """The only input of the samples at these positions, (B, C, H, W) bytes."""
-        column = self._columns[self.sample.input.name]
+        name = self.sample.input.name
+        if self._lazy is not None and name in self._lazy.names:
+            return as_bytes(self._lazy.take(indices)[name])
+        column = self._columns[name]
         assert isinstance(column, _Values | _MappedValues)
         return column.raw(indices)
 
@@ -177,7 +234,14 @@ def as_pixels(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(255.0)
 
 
-def _column(info: FieldInfo, array: Array, device: torch.device) -> _Column:
+def as_bytes(images: Tensor) -> Tensor:
+    """Values in [0, 1] as bytes, rounded; others are cut off."""
+    return images.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def _column(
+    info: FieldInfo, array: NDArray[Any] | Ragged | Mapped, device: torch.device
+) -> _Column:
     if isinstance(array, Ragged):
         values, offsets = shared_tensor(array.values), shared_tensor(array.offsets)
         return _Sequences(info, values.to(device), offsets.to(device))

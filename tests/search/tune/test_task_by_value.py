@@ -7,13 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import ray.cloudpickle as cloudpickle
 
-from foldrace.search.tune.tuner import _pickle_task_by_value
+from foldrace.search.tune.tuner import _pickle_by_value
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
 
 TASK = """
@@ -68,8 +66,7 @@ def test_what_a_task_imports_travels_with_it(task: LoadedTask, tmp_path: Path) -
         "parts.factor",
         "late",
     }
-    prepared: Any = SimpleNamespace(task=task)
-    _pickle_task_by_value(prepared)
+    _pickle_by_value([sys.modules[type(task.implementation).__module__]])
     registered = [
         sys.modules[name] for name in ("beside", "parts", "parts.deep", "parts.factor")
     ] + [sys.modules[type(task.implementation).__module__]]
