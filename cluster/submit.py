@@ -128,7 +128,9 @@ def submit(
     given = () if tracking is None else (f"tracking.uri={json.dumps(tracking)}",)
     loaded = load_spec(spec, [*overrides, *given])
     folder = spec.resolve().parent
-    for field, reference in (("task", loaded.task), ("dataset", loaded.dataset.name)):
+    sent_with = [("task", loaded.task), ("dataset", loaded.dataset.name)]
+    sent_with += [("metrics", one) for one in loaded.metrics]
+    for field, reference in sent_with:
         _check_sent(field, reference, folder)
     with tempfile.TemporaryDirectory() as work:
         # The user's own data is here, so it is checked here; a named data set is fetched there.

@@ -28,6 +28,8 @@ EXAMPLES = {
     "sequences": "`tokens_length` holds the lengths.",
     "denoising": "What `augment` draws from its generator is the same every time.",
     "patients": "With `groups` no patient is on both sides of a split, nor in both parts.",
+    "demand": "Folds in time, a day apart, and a metric of the task's own. The last tenth is the"
+    " test part.",
     "resnet": "`optimizers` returns parameter groups and a schedule; `clip_norm` comes from the"
     " space.",
 }

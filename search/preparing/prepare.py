@@ -30,7 +30,6 @@ from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.data.datasets import load_dataset
 from foldrace.trainables.data.references import check_reference
 from foldrace.trainables.tasks.loading import BUILT_IN_TASKS, LoadedTask, load_task
-from foldrace.trainables.tasks.metrics import METRICS
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.splits import FoldKind, FoldPlan
 
@@ -53,7 +52,7 @@ def prepare(
         InputError: the first thing that is wrong.
     """
     check_reference(spec.dataset.name)
-    task = task or load_task(spec.task)
+    task = task or load_task(spec.task, spec.metrics)
     arms = build_arms(spec, task)
     space = SearchSpace.build({} if arms else spec.space, task.declared)
     points = _starting_points(spec, space)
@@ -84,7 +83,8 @@ def prepare(
     objective = replace(compared, metric=compared.named(measured))
     metrics = part_metrics(spec, task, dataset.sample, objective.name, measured)
     if objective.name in metrics and spec.objective.direction is None:
-        objective = replace(objective, maximize=METRICS[objective.name].maximize)
+        better = task.metrics[objective.name].maximize
+        objective = objective if better is None else replace(objective, maximize=better)
     check_direction(task, spec.objective, objective)
     return Prepared(
         spec, task, dataset, folds, space, points, arms, objective=objective, metrics=metrics

@@ -58,7 +58,7 @@ class RecordedSweep:
             InputError: as `foldrace.search.preparing.prepare.prepare`.
         """
         spec = spec or self.spec
-        task = load_task(spec.task)
+        task = load_task(spec.task, spec.metrics)
         _check_task(self.state, task, self.folder.name)
         prepared = prepare(spec, data_dir, local=local, task=task)
         dataset = prepared.dataset

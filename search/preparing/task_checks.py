@@ -9,13 +9,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from foldrace.errors import InputError, nearest
+from foldrace.errors import InputError, first_line, nearest
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.spec.training_sections import ObjectiveSpec
-from foldrace.trainables.data.sample import Sample
+from foldrace.trainables.data.sample import FieldInfo, Sample
 from foldrace.trainables.tasks.loading import LoadedTask
-from foldrace.trainables.tasks.metrics import METRICS
+from foldrace.trainables.tasks.metrics import measure
 from foldrace.trainables.tasks.objective import Objective, sounds_better_high
+from foldrace.trainables.tasks.own_metrics import metric_name
 from foldrace.trainables.tasks.parameters import Value
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = ["check_direction", "check_objective", "part_metrics", "try_task"]
 
 _TERM = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = ("criterion", "loss_se")
+_MEASURED = 64
 
 
 def check_objective(task: LoadedTask, given: ObjectiveSpec, tunable: Sequence[str]) -> None:
@@ -86,18 +88,23 @@ def part_metrics(
     objective: str,
     measured: Collection[str],
 ) -> tuple[str, ...]:
-    """The metrics of a whole part that a sweep measures: those of its file, and the objective if
-    the task does not measure it itself.
+    """The metrics of a whole part that a sweep measures: those of its file, those that the task
+    declares, and the objective if the task does not measure it itself.
 
     Raises:
         InputError: an unknown metric, or what is needed for one is missing.
     """
-    wanted = {name: f"metrics[{place}]" for place, name in enumerate(spec.metrics)}
+    wanted = {metric_name(name): f"metrics[{place}]" for place, name in enumerate(spec.metrics)}
+    wanted = {**dict.fromkeys(task.own_metrics, "task"), **wanted}
+    for name in sorted({*task.own_metrics} & {*measured}):
+        rule = f"is the name of a metric, and of what {task.reference} measures itself"
+        raise InputError(wanted[name], name, rule, "rename one")
     if measured and objective not in measured:
         wanted.setdefault(objective, "objective")
     for name, field in wanted.items():
-        if name not in METRICS:
-            raise InputError(field, name, "is no metric", nearest(name, METRICS))
+        if name not in task.metrics:
+            hint = f"{nearest(name, task.metrics)}; or ./file.py:function"
+            raise InputError(field, name, "is no metric", hint)
         if not task.can("predict"):
             rule = f"is computed from predictions, and {task.reference} has no predict()"
             hint = "write predict(self, model, batch, params)"
@@ -106,7 +113,7 @@ def part_metrics(
         if target is None:
             rule = "is computed from targets, and the data set has none"
             raise InputError(field, name, rule, "name the field: dataset: {…, target: …}")
-        if METRICS[name].takes != "values" and target.classes is None:
+        if task.metrics[name].needs_classes and target.classes is None:
             rule = f"needs classes, and {target.name} is {target.dtype}, from {target.low:g}"
             raise InputError(field, name, rule, "choose rmse, mae or r2")
     return tuple(name for name in wanted if name not in measured)
@@ -169,6 +176,12 @@ def try_task(
                 doing = "predict()"
                 predicted = trial.call("predict", model, batch, params, **offered)
                 _check_predicted(task, predicted, count)
+                if task.own_metrics and sample.target is not None:
+                    doing = "a metric"
+                    some = torch.arange(len(dataset))[:: -(-len(dataset) // _MEASURED)]
+                    batch = samples.take(some)
+                    predicted = trial.call("predict", model, batch, params, **offered)
+                    _check_measured(task, batch[sample.target.name], predicted, sample.target)
             if trial.reconstructs and sample.holds_an_image:
                 doing = "reconstruct()"
                 pictures = trial.call("reconstruct", model, batch, params, **offered)
@@ -251,6 +264,18 @@ def _check_predicted(task: LoadedTask, predicted: object, count: int) -> None:
         raise InputError("task", task.reference, rule)
 
 
+def _check_measured(task: LoadedTask, targets: Any, predicted: Any, target: FieldInfo) -> None:
+    """Refuses metrics of the user that cannot be computed from predictions."""
+    arrays = [targets.numpy(), predicted.float().numpy()]
+    for name, metric in task.own_metrics.items():
+        try:
+            measure({name: metric}, *arrays, classes=target.classes is not None)
+        except Exception as error:
+            kinds = ", ".join(f"{array.shape} {array.dtype}" for array in arrays)
+            rule = f"{name} fails on targets and predictions of {kinds}: {first_line(error)}"
+            raise InputError("metrics", name, rule) from error
+
+
 def _check_reconstructed(task: LoadedTask, made: object, images: Any) -> None:
     if tuple(getattr(made, "shape", ())) != tuple(images.shape):
         rule = "reconstruct() must return images of the shape that it is given"
@@ -287,10 +312,11 @@ def _check_terms(
         raise wrong("losses() returns no 'loss'", known)
     if task.can("summarise"):
         return  # which may name the objective
-    if objective is not None and objective not in terms and objective not in METRICS:
+    known_names = {*terms, *task.metrics}
+    if objective is not None and objective not in known_names:
         rule = "losses() returns no such term, nor is it a metric"
-        raise InputError("objective", objective, rule, nearest(objective, {*terms, *METRICS}))
-    if task.objective not in (None, *terms, *METRICS):
+        raise InputError("objective", objective, rule, nearest(objective, known_names))
+    if task.objective not in (None, *known_names):
         raise wrong(f"losses() returns no {task.objective!r}", known)
 
 
@@ -309,7 +335,7 @@ def _check_summary(
         raise InputError("task", task.reference, rule) from error
     known = f"it returns: {', '.join(map(str, summary))}"
     for name in ("loss", objective or task.objective or "loss"):
-        if name not in summary and name not in METRICS:
+        if name not in summary and name not in task.metrics:
             raise InputError("task", task.reference, f"summarise() returns no {name!r}", known)
     for name in summary:
         if not isinstance(name, str) or not _TERM.fullmatch(name) or name in _TAKEN:

@@ -101,10 +101,11 @@ class SweepSpec(SpecSection):
     """The metric by which trials are compared, by its name or with its direction. By default
     the one that the task declares."""
 
-    metrics: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    metrics: Annotated[tuple[Line, ...], Field(strict=False)] = ()
     """Metrics of the whole validation part to record as well: accuracy, balanced_accuracy, f1,
-    precision, recall, auroc, average_precision, log_loss, calibration_error, mse, rmse, mae, r2.
-    They are computed from the task's predictions and the target."""
+    precision, recall, auroc, average_precision, log_loss, calibration_error, mse, rmse, mae, r2,
+    or one of your own as ./file.py:name. They are computed from the task's predictions and the
+    target."""
 
     space: dict[Name, SpaceEntry] = Field(default_factory=dict)
     """Parameters of the task and the training: a fixed value or a distribution each. By
@@ -263,7 +264,16 @@ def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] 
     dataset = spec.dataset.model_copy(
         update={"name": _located(spec.dataset.name, "dataset", base)}
     )
-    return spec.model_copy(update={"task": _located(spec.task, "task", base), "dataset": dataset})
+    metrics = tuple(
+        _located(one, f"metrics[{place}]", base) for place, one in enumerate(spec.metrics)
+    )
+    return spec.model_copy(
+        update={
+            "task": _located(spec.task, "task", base),
+            "dataset": dataset,
+            "metrics": metrics,
+        }
+    )
 
 
 def json_schema() -> dict[str, Any]:

@@ -120,11 +120,13 @@ def _make_tuner(
 
 
 def _users_modules(prepared: Prepared) -> list[ModuleType]:
-    """The modules of the task, and of a data set whose items workers read."""
-    modules = [sys.modules[type(prepared.task.implementation).__module__]]
-    if prepared.spec.dataset.workers is not None:
-        modules.append(referenced_module(prepared.spec.dataset.name))
-    return modules
+    """The modules of the task, its metrics, and of a data set whose items workers read."""
+    spec = prepared.spec
+    references = [one for one in spec.metrics if ":" in one]
+    if spec.dataset.workers is not None:
+        references.append(spec.dataset.name)
+    own = sys.modules[type(prepared.task.implementation).__module__]
+    return [own, *map(referenced_module, references)]
 
 
 def _pickle_by_value(modules: Iterable[ModuleType]) -> None:

@@ -20,6 +20,7 @@ LEARNING = {
     "sequences": (["epochs=6"], {"lr": 0.02, "width": 16}, 0.7),
     "denoising": (["dataset.limit=400"], {"lr": 0.01, "latent_dim": 16, "noise": 0.1}, 0.05),
     "patients": ([], {"lr": 0.05}, 0.9),
+    "demand": ([], {"lr": 0.02, "width": 16, "weight_decay": 1e-5}, 4.9),
     "resnet": (["dataset.limit=60", "epochs=1"], {}, 0.0),
 }
 

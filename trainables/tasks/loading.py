@@ -6,7 +6,7 @@ PyTorch is not imported here, so that a sweep file is checked quickly.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, nearest
 from foldrace.trainables.data.sample import Sample
+from foldrace.trainables.tasks.metrics import METRICS, Metric
 from foldrace.trainables.tasks.objective import MAXIMIZE, MINIMIZE, Objective
+from foldrace.trainables.tasks.own_metrics import declared_metrics, referenced_metrics
 from foldrace.trainables.tasks.parameters import (
     TECHNIQUES,
     TRAINING_PARAMETERS,
@@ -58,8 +60,9 @@ class LoadedTask:
         implementation: the instance of the task's class (see `Task`).
         parameters: the task's tunable names, without those of the training.
         objective: the term that trials are compared by; None if the task does not say.
-        sources: the code of a user's task as it was loaded, and of the project modules that it
-            imports, by name (`project_sources`); empty for a built-in task.
+        sources: the code of a user's task and metrics as they were loaded, and of the project
+            modules that they import, by name (`project_sources`); empty if all are built in.
+        own_metrics: of a whole part, by name, that the task or the sweep file brings.
     """
 
     reference: str
@@ -67,6 +70,12 @@ class LoadedTask:
     parameters: Mapping[str, Parameter]
     objective: str | None
     sources: Mapping[str, str] = field(default_factory=dict)
+    own_metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """All metrics of a whole part that can be measured, by name."""
+        return {**METRICS, **self.own_metrics}
 
     def compared_by(self, metric: str | None = None, direction: str | None = None) -> Objective:
         """What trials are compared by.
@@ -279,12 +288,13 @@ class LoadedTask:
         return all(callable(getattr(self.implementation, method, None)) for method in methods)
 
 
-def load_task(reference: str) -> LoadedTask:
+def load_task(reference: str, metrics: Sequence[str] = ()) -> LoadedTask:
     """Load the task that a sweep file names.
 
     Args:
         reference: a built-in task (``autoencoder``), a class or an instance in a file
             (``./my_models.py:DenoisingAE``), or in a module (``package.module:Name``).
+        metrics: of the sweep file; those with a ``:`` are loaded as well.
 
     Raises:
         InputError: no such task, file or class; the import fails; the class needs arguments, lacks
@@ -314,8 +324,19 @@ def load_task(reference: str) -> LoadedTask:
     if direction not in (MINIMIZE, MAXIMIZE):
         rule = f"its direction is {direction!r}"
         raise InputError("task", reference, rule, nearest(direction, (MINIMIZE, MAXIMIZE)))
-    sources = {} if reference in BUILT_IN_TASKS else project_sources(referenced_module(target))
-    return LoadedTask(reference, implementation, parameters, objective, sources)
+    declared = declared_metrics(reference, getattr(implementation, "metrics", {}))
+    named = {f"metrics[{place}]": one for place, one in enumerate(metrics) if ":" in one}
+    given = referenced_metrics(named)
+    for name in sorted({*declared} & {*given}):
+        rule = "the task has a metric of that name"
+        raise InputError("metrics", name, rule, "leave it out")
+    own = () if reference in BUILT_IN_TASKS else (target,)
+    sources: dict[str, str] = {}
+    for of in (*own, *named.values()):
+        sources |= project_sources(referenced_module(of))
+    return LoadedTask(
+        reference, implementation, parameters, objective, sources, {**declared, **given}
+    )
 
 
 def _check_names(reference: str, implementation: object) -> None:

@@ -9,17 +9,41 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "Metric", "measure"]
+__all__ = ["METRICS", "Array", "Metric", "Taken", "measure"]
 
 Array = NDArray[Any]
 
 _BINS = 15
+
+
+class Taken(Enum):
+    """What a metric is computed from."""
+
+    CLASSES = "classes"
+    """(N,) the class of the highest score."""
+    PROBABILITIES = "probabilities"
+    """(N, C) of each class."""
+    SCORES = "scores"
+    """(N,) the probability of the second of two classes; (N, C) of more."""
+    VALUES = "values"
+    """(N, …) float64 of the targets' shape."""
+    CHOSEN = "chosen"
+    """``CLASSES`` where the target is a class, else ``VALUES``."""
+    TRUE = "true"
+    """(N, …) the targets."""
+    WEIGHTS = "weights"
+    """(N,) how much each sample counts, or None."""
+    TARGETS = "targets"
+    """The targets as a tensor."""
+    PREDICTIONS = "predictions"
+    """(N, …) a tensor of what ``predict`` gave."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +51,33 @@ class Metric:
     """A metric of a whole part.
 
     Attributes:
-        function: (targets, predictions, weights or None) → the value.
-        takes: what the predictions are made into: ``classes`` (N,), ``probabilities`` (N, C), or
-            ``values``, as they are.
-        maximize: whether more is better.
+        function: gets what it takes by name, and returns the value.
+        takes: see `Taken`.
+        maximize: whether more is better; None: it does not say.
     """
 
-    function: Callable[[Array, Array, Array | None], float]
-    takes: str
-    maximize: bool
+    function: Callable[..., float]
+    takes: tuple[Taken, ...]
+    maximize: bool | None
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether the target must be a class."""
+        return bool({Taken.CLASSES, Taken.PROBABILITIES, Taken.SCORES} & {*self.takes})
 
 
-def _sklearn(name: str, **options: Any) -> Callable[[Array, Array, Array | None], float]:
+Function = Callable[[Array, Array, Array | None], float]
+"""Of targets, predictions and weights."""
+
+
+def _built_in(function: Function, takes: Taken, maximize: bool) -> Metric:
+    def called(**arrays: Array) -> float:
+        return function(arrays["true"], arrays[takes.value], arrays["weights"])
+
+    return Metric(called, (Taken.TRUE, takes, Taken.WEIGHTS), maximize)
+
+
+def _sklearn(name: str, **options: Any) -> Function:
     def function(targets: Array, predictions: Array, weights: Array | None) -> float:
         from sklearn import metrics
 
@@ -51,7 +90,7 @@ def _sklearn(name: str, **options: Any) -> Callable[[Array, Array, Array | None]
     return function
 
 
-def _per_class(name: str) -> Callable[[Array, Array, Array | None], float]:
+def _per_class(name: str) -> Function:
     """The mean over classes of a score of each against the rest; of two classes, of the second."""
 
     def function(targets: Array, predictions: Array, weights: Array | None) -> float:
@@ -87,23 +126,25 @@ def _calibration_error(targets: Array, predictions: Array, weights: Array | None
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "accuracy": Metric(_sklearn("accuracy_score"), "classes", True),
-        "balanced_accuracy": Metric(_sklearn("balanced_accuracy_score"), "classes", True),
-        "f1": Metric(_sklearn("f1_score", average="binary"), "classes", True),
-        "precision": Metric(
-            _sklearn("precision_score", average="binary", zero_division=0.0), "classes", True
+        "accuracy": _built_in(_sklearn("accuracy_score"), Taken.CLASSES, True),
+        "balanced_accuracy": _built_in(_sklearn("balanced_accuracy_score"), Taken.CLASSES, True),
+        "f1": _built_in(_sklearn("f1_score", average="binary"), Taken.CLASSES, True),
+        "precision": _built_in(
+            _sklearn("precision_score", average="binary", zero_division=0.0), Taken.CLASSES, True
         ),
-        "recall": Metric(
-            _sklearn("recall_score", average="binary", zero_division=0.0), "classes", True
+        "recall": _built_in(
+            _sklearn("recall_score", average="binary", zero_division=0.0), Taken.CLASSES, True
         ),
-        "auroc": Metric(_per_class("roc_auc_score"), "probabilities", True),
-        "average_precision": Metric(_per_class("average_precision_score"), "probabilities", True),
-        "log_loss": Metric(_log_loss, "probabilities", False),
-        "calibration_error": Metric(_calibration_error, "probabilities", False),
-        "mse": Metric(_sklearn("mean_squared_error"), "values", False),
-        "rmse": Metric(_sklearn("root_mean_squared_error"), "values", False),
-        "mae": Metric(_sklearn("mean_absolute_error"), "values", False),
-        "r2": Metric(_sklearn("r2_score"), "values", True),
+        "auroc": _built_in(_per_class("roc_auc_score"), Taken.PROBABILITIES, True),
+        "average_precision": _built_in(
+            _per_class("average_precision_score"), Taken.PROBABILITIES, True
+        ),
+        "log_loss": _built_in(_log_loss, Taken.PROBABILITIES, False),
+        "calibration_error": _built_in(_calibration_error, Taken.PROBABILITIES, False),
+        "mse": _built_in(_sklearn("mean_squared_error"), Taken.VALUES, False),
+        "rmse": _built_in(_sklearn("root_mean_squared_error"), Taken.VALUES, False),
+        "mae": _built_in(_sklearn("mean_absolute_error"), Taken.VALUES, False),
+        "r2": _built_in(_sklearn("r2_score"), Taken.VALUES, True),
     }
 )
 """The built-in metrics by name. F1, precision and recall are of the second of two classes, and the
@@ -111,9 +152,14 @@ mean over more than two."""
 
 
 def measure(
-    names: tuple[str, ...], targets: Array, predictions: Array, weights: Array | None = None
+    metrics: Mapping[str, Metric],
+    targets: Array,
+    predictions: Array,
+    weights: Array | None = None,
+    *,
+    classes: bool | None = None,
 ) -> dict[str, float]:
-    """The metrics of these names; NaN where one is not defined.
+    """The values of metrics by name; NaN where one is not defined.
 
     Args:
         targets: (N,) class numbers, or (N, …) values.
@@ -121,29 +167,72 @@ def measure(
             second of two; else (N, …) values. Scores that are in [0, 1] and sum to 1 are taken
             for probabilities.
         weights: (N,) how much each sample counts.
+        classes: whether the targets are classes; None: if they are whole numbers.
 
     Raises:
         ValueError: the predictions do not have the shape that a metric needs.
 
-    >>> measure(("accuracy", "mae"), np.array([0, 1]), np.array([0.2, 0.9]))["accuracy"]
-    1.0
+    >>> targets, predictions = np.array([0, 1]), np.array([0.2, 0.9])
+    >>> measure({"accuracy": METRICS["accuracy"]}, targets, predictions)
+    {'accuracy': 1.0}
     """
-    if targets.dtype.kind == "f":
-        targets = targets.astype(np.float64)
-    made: dict[str, Array] = {}
+    given = _Given(targets, predictions, weights, classes)
     found: dict[str, float] = {}
-    for name in names:
-        metric = METRICS[name]
-        if metric.takes not in made:
-            made[metric.takes] = _prepared(name, metric.takes, targets, predictions)
+    for name, metric in metrics.items():
+        arrays = {kind.value: given.of(kind, name) for kind in metric.takes}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found[name] = metric.function(targets, made[metric.takes], weights)
+            found[name] = float(metric.function(**arrays))
     return found
 
 
-def _prepared(name: str, takes: str, targets: Array, predictions: Array) -> Array:
-    if takes == "values":
+class _Given:
+    """Targets and predictions in each form that metrics take, made once."""
+
+    def __init__(
+        self,
+        targets: Array,
+        predictions: Array,
+        weights: Array | None,
+        classes: bool | None,
+    ) -> None:
+        self._targets, self._predictions, self._weights = targets, predictions, weights
+        whole = targets.dtype.kind in "iub" and targets.ndim == 1
+        self._classes = whole if classes is None else classes
+        self._made: dict[Taken, Any] = {}
+
+    def of(self, kind: Taken, name: str) -> Any:
+        """Raises: ValueError: the predictions do not have the shape that this metric needs."""
+        if kind is Taken.CHOSEN:
+            kind = Taken.CLASSES if self._classes else Taken.VALUES
+        if kind not in self._made:
+            self._made[kind] = self._make(kind, name)
+        return self._made[kind]
+
+    def _make(self, kind: Taken, name: str) -> Any:
+        match kind:
+            case Taken.WEIGHTS:
+                return self._weights
+            case Taken.TRUE:
+                is_float = self._targets.dtype.kind == "f"
+                return self._targets.astype(np.float64) if is_float else self._targets
+            case Taken.VALUES:
+                return self._values(name)
+            case Taken.PROBABILITIES:
+                return self._probabilities(name)
+            case Taken.CLASSES:
+                return self.of(Taken.PROBABILITIES, name).argmax(1)
+            case Taken.SCORES:
+                each = self.of(Taken.PROBABILITIES, name)
+                return each[:, 1] if each.shape[1] == 2 else each
+            case _:
+                import torch
+
+                is_target = kind is Taken.TARGETS
+                return torch.from_numpy(self._targets if is_target else self._predictions)
+
+    def _values(self, name: str) -> Array:
+        targets, predictions = self._targets, self._predictions
         if predictions.size != targets.size:
             raise ValueError(
                 f"{name} needs a prediction for each target: predict() gave"
@@ -151,16 +240,17 @@ def _prepared(name: str, takes: str, targets: Array, predictions: Array) -> Arra
             )
         values: Array = predictions.reshape(targets.shape).astype(np.float64)
         return values
-    if predictions.ndim == 2 and predictions.shape[1] == 1:
-        predictions = predictions[:, 0]
-    if predictions.ndim not in (1, 2) or targets.ndim != 1:
-        raise ValueError(
-            f"{name} needs scores (N, classes) and class numbers (N,): predict() gave"
-            f" {predictions.shape}, the targets are {targets.shape}"
-        )
-    probabilities = _probabilities(predictions.astype(np.float64))
-    classes: Array = probabilities.argmax(1)
-    return classes if takes == "classes" else probabilities
+
+    def _probabilities(self, name: str) -> Array:
+        targets, predictions = self._targets, self._predictions
+        if predictions.ndim == 2 and predictions.shape[1] == 1:
+            predictions = predictions[:, 0]
+        if predictions.ndim not in (1, 2) or targets.ndim != 1:
+            raise ValueError(
+                f"{name} needs scores (N, classes) and class numbers (N,): predict() gave"
+                f" {predictions.shape}, the targets are {targets.shape}"
+            )
+        return _probabilities(predictions.astype(np.float64))
 
 
 def _probabilities(scores: Array) -> Array:

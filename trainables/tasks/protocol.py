@@ -84,6 +84,8 @@ class Task(Protocol):
     * ``parameters``: the tunable names, each with its default or a `Parameter`.
     * ``objective``: the term or metric that trials are compared by. Default: ``"mse"`` if there is
       such a term, else ``"loss"``. ``direction``: ``"minimize"`` (the default) or ``"maximize"``.
+    * ``metrics``: metrics of a whole part by name, which are measured in validation: functions of
+      ``predictions`` and ``targets``, or metrics of torchmetrics. It needs ``predict``.
     * ``objectives``: the allowed objectives, each with the parameters that change its meaning.
       Such a parameter cannot be tuned under that objective.
     * ``prior``: ``"normal"`` if codes drawn from N(0, I) decode to new images.

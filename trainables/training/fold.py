@@ -203,8 +203,11 @@ class Fold:
         """The metrics of a whole part, from its batches."""
         if not seen:
             return {}
+        target = self.samples.sample.target
         arrays = (torch.cat(parts).cpu().numpy() for parts in zip(*seen, strict=True))
-        return measure(self.options.metrics, *arrays)
+        metrics = {name: self.task.metrics[name] for name in self.options.metrics}
+        classes = target is not None and target.classes is not None
+        return measure(metrics, *arrays, classes=classes)
 
     def _evaluated(
         self, indices: Tensor, samples: Samples | None = None

@@ -16,11 +16,15 @@ from foldrace.errors import InputError
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
-from foldrace.trainables.tasks.metrics import METRICS, measure
+from foldrace.trainables.tasks.metrics import METRICS, Metric, measure
 
 NAMES = tuple(METRICS)
-CLASSES = tuple(name for name in NAMES if METRICS[name].takes != "values")
-VALUES = tuple(name for name in NAMES if METRICS[name].takes == "values")
+CLASSES = tuple(name for name in NAMES if METRICS[name].needs_classes)
+VALUES = tuple(name for name in NAMES if not METRICS[name].needs_classes)
+
+
+def named(*names: str) -> dict[str, Metric]:
+    return {name: METRICS[name] for name in names}
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -40,7 +44,7 @@ def test_those_of_classes_are_scikit_learns(
         scores = scores.round()
     weights = draw.uniform(0.1, 2, len(targets)) if weighted else None
     shares = softmax(scores.astype(np.float64))
-    found = measure(CLASSES, targets, scores if logits else shares, weights)
+    found = measure(named(*CLASSES), targets, scores if logits else shares, weights)
     chosen, average = shares.argmax(1), "binary" if count == 2 else "macro"
     one_hot = np.eye(count)[targets]
     several: dict[str, Any] = {"average": average, "sample_weight": weights}
@@ -78,7 +82,7 @@ def test_those_of_values_are_scikit_learns(
     targets = draw.normal(size=(30, *shape)).astype(np.float32).astype(np.float64)
     predictions = targets + draw.normal(size=(30, *shape)).astype(np.float32)
     weights = draw.uniform(0.1, 2, 30) if weighted else None
-    found = measure(VALUES, targets, predictions, weights)
+    found = measure(named(*VALUES), targets, predictions, weights)
     assert found["rmse"] == pytest.approx(
         skl.root_mean_squared_error(targets, predictions, sample_weight=weights), rel=1e-6
     )
@@ -102,7 +106,7 @@ def test_two_classes_in_any_form(form: str) -> None:
         "(N,) logits": logit,
         "(N, 2)": np.stack([1 - second, second], 1),
     }[form]
-    found = measure(("auroc", "accuracy", "log_loss"), targets, predictions)
+    found = measure(named("auroc", "accuracy", "log_loss"), targets, predictions)
     assert found["auroc"] == pytest.approx(skl.roc_auc_score(targets, second))
     assert found["accuracy"] == pytest.approx(skl.accuracy_score(targets, second > 0.5))
     assert found["log_loss"] == pytest.approx(skl.log_loss(targets, second))
@@ -110,17 +114,17 @@ def test_two_classes_in_any_form(form: str) -> None:
 
 def test_what_is_not_defined_is_nan_and_another_shape_is_an_error() -> None:
     only = np.zeros(4, dtype=int)
-    assert math.isnan(measure(("auroc",), only, np.eye(2)[only])["auroc"])
+    assert math.isnan(measure(named("auroc"), only, np.eye(2)[only])["auroc"])
     with pytest.raises(ValueError, match=r"rmse needs a prediction for each target: .*\(4, 2\)"):
-        measure(("rmse",), np.zeros(4), np.zeros((4, 2)))
+        measure(named("rmse"), np.zeros(4), np.zeros((4, 2)))
     with pytest.raises(ValueError, match=r"f1 needs scores \(N, classes\)"):
-        measure(("f1",), only, np.zeros((4, 2, 2)))
+        measure(named("f1"), only, np.zeros((4, 2, 2)))
 
 
 def test_calibration_of_sure_and_right_of_sure_and_wrong() -> None:
     targets = np.array([0, 1, 1, 0])
     for predictions, error in ((targets, 0.0), (1 - targets, 1.0)):
-        found = measure(("calibration_error",), targets, np.eye(2)[predictions])
+        found = measure(named("calibration_error"), targets, np.eye(2)[predictions])
         assert found["calibration_error"] == error
 
 
