@@ -8,6 +8,7 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch is imported; processes that tests start inherit it
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ def digits():
     return torch.from_numpy((load_digits().images[:300, None] * 15.9375).astype("uint8"))
 
 
+COMPARED = ("test_comparison.py", "test_comparison_report.py", "test_reports_in_browser.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow files that take minutes first, so that no process waits for another's last one."""
     longest = ("test_faults.py", "test_outage.py", "test_promotion.py", "test_resume.py")
@@ -34,21 +38,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2`` one process has the default tests of ``integration``, which share sweeps; slow
-    ones go file by file; all others go to either process."""
+    """With ``-n 2`` one process has the default tests of ``integration``, which share sweeps, and
+    one the slow tests of the same comparison; all others go file by file, as a file's tests share
+    what is recorded for them."""
     from xdist.scheduler import LoadScopeScheduling
 
     slow = config.getoption("markexpr") == "slow"
-    if slow:
-        config.option.loadscopereorder = (
-            False  # by number of tests, which says nothing of their time
-        )
+    config.option.loadscopereorder = False  # by number of tests, which says nothing of their time
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            if path.startswith("tests/integration/"):
-                return path if slow else "integration"
-            return nodeid.partition("[")[0]
+            if not slow and path.startswith("tests/integration/"):
+                return "integration"
+            return "comparison" if Path(path).name in COMPARED else path
 
     return Together(config, log)

@@ -66,6 +66,11 @@ class Objective:
         return "above" if self.maximize else "below"
 
     @property
+    def worse_word(self) -> str:
+        """``above`` or ``below``: where a worse value is."""
+        return "below" if self.maximize else "above"
+
+    @property
     def key(self) -> str:
         """The key of its value in JSON: ``val_loss`` where that is what it is, else its name."""
         return self.name if self.maximize else "val_loss"

@@ -68,7 +68,7 @@ def best_of_n(comparison: Comparison) -> Figure | None:
     return draw(
         "best-of-n",
         "The expected best of k search trials",
-        _best_of_n_caption(curves, defaults, losses, comparison.sampler),
+        _best_of_n_caption(curves, defaults, losses, comparison),
         "; ".join(ends),
         plot,
     )
@@ -96,11 +96,13 @@ def _best_of_n_caption(
     curves: Mapping[str, Curve],
     defaults: Mapping[str, float],
     losses: Mapping[str, NDArray[np.float64]],
-    sampler: str,
+    comparison: Comparison,
 ) -> str:
+    objective = comparison.objective
     sentences = [
-        "A curve is the unbiased estimate of the expected lowest loss of k trials, the band its"
-        " 95\u00a0% bootstrap interval (too narrow near the right end, where few trials decide)."
+        f"A curve is the unbiased estimate of the expected {objective.best_word} {objective.name}"
+        " of k trials, the band its 95\u00a0% bootstrap interval (too narrow near the right end,"
+        " where few trials decide)."
     ]
     when = []
     for arm, default in defaults.items():
@@ -117,7 +119,7 @@ def _best_of_n_caption(
             f"Failed trials ({listed(counts)}) count as draws that never win; a curve begins where"
             " not all draws can have failed."
         )
-    if sampler == "qmc":
+    if comparison.sampler == "qmc":
         sentences.append(
             "The trials fill the space more evenly than independent draws would, so the curve is"
             " approximate."

@@ -93,7 +93,8 @@ def _caption(comparison: Comparison, trials: pd.DataFrame, arms: Sequence[str]) 
     search = trials[(trials["phase"] == "search") & (trials["status"] == "completed")]
     ranges = [_range(arm, search[search["arm"] == arm]) for arm in arms]
     if known := [found for found in ranges if found]:
-        text += f" Within {percent(_WITHIN)} of its own best loss: {'; '.join(known)}."
+        best = f"its own best {comparison.objective.name}"
+        text += f" Within {percent(_WITHIN)} of {best}: {'; '.join(known)}."
     edges = [
         f"{arm}'s best, {rate:.3g}, is at the {edge} end"
         for arm, (rate, edge) in comparison.at_edge.items()

@@ -51,7 +51,7 @@ def tuned_table(comparison: Comparison, verdict: Verdict) -> Table:
         ),
         tuple(_tuned_row(comparison, verdict, arm) for arm in arms),
         f"Tuned: the mean of {plural(repeats, 'repeat')} × {plural(folds, 'fold')} ="
-        f" {repeats * folds} losses, each trained with a fresh seed on fresh folds. Its 95\u00a0%"
+        f" {repeats * folds} values, each trained with a fresh seed on fresh folds. Its 95\u00a0%"
         " interval has the variance corrected for overlapping training sets (Nadeau and Bengio,"
         f" 2003). Gain: how far the tuned mean is {objective.better_word} the default's."
         f"{unfinished}",
@@ -89,7 +89,7 @@ def pairs_table(comparison: Comparison, verdict: Verdict) -> Table:
     rows = tuple(
         (
             f"{pair.worse} − {pair.better}",
-            plus_minus(pair.test.difference),
+            plus_minus(pair.test.difference.of(comparison.objective)),
             str(pair.test.count),
             p_text(pair.test.p),
             p_text(pair.p),
@@ -104,12 +104,13 @@ def pairs_table(comparison: Comparison, verdict: Verdict) -> Table:
         "Paired differences",
         ("pair", "mean difference ± 95\u00a0%", "pairs", "p", "Holm p", "verdict"),
         rows,
-        "Differences of the losses on the same repeat, fold and seed: their mean with its"
-        " 95\u00a0% interval, and p of the corrected resampled t-test (Nadeau and Bengio, 2003;"
-        f" n_test/n_train = {digits(comparison.test_share, 2)}), then Holm-corrected for"
-        f" {plural(len(rows), 'pair')}. Two optimizers are declared different if the corrected p"
-        f" is below {LEVEL} and the intervals of their means do not overlap. The test covers folds"
-        " and seeds, but not the luck of the search; for that, see the section on the search."
+        f"Differences of the {comparison.objective.name} on the same repeat, fold and seed: their"
+        " mean with its 95\u00a0% interval, and p of the corrected resampled t-test (Nadeau and"
+        f" Bengio, 2003; n_test/n_train = {digits(comparison.test_share, 2)}), then Holm-corrected"
+        f" for {plural(len(rows), 'pair')}. Two optimizers are declared different if the"
+        f" corrected p is below {LEVEL} and the intervals of their means do not overlap. The test"
+        " covers folds and seeds, but not the luck of the search; for that, see the section on the"
+        " search."
         f"{unfinished}",
     )
 
@@ -126,6 +127,7 @@ def target_loss(verdict: Verdict) -> float | None:
 def target_table(comparison: Comparison, verdict: Verdict, target: float) -> Table:
     """When each arm's mean first reaches the target."""
     best, interval = next(iter(verdict.standings.items()))
+    objective = comparison.objective
     rows = []
     for arm in verdict.standings:
         reached = _reached(comparison, arm, target)
@@ -138,10 +140,12 @@ def target_table(comparison: Comparison, verdict: Verdict, target: float) -> Tab
         "Time to target",
         ("optimizer", "epoch", "fold-epochs", "seconds"),
         tuple(rows),
-        f"The target, {digits(target)}, is {percent(_TARGET)} above the best final mean, {best}'s"
-        f" {digits(interval.mean)}. An optimizer reaches it at the first epoch at which the mean"
-        " over its repeats is no higher. The costs are those of one cross-validation: the epochs"
-        " of all folds, and the seconds of training and validating them one after another.",
+        f"The target, {objective.name} {digits(objective.score(target))}, is"
+        f" {percent(_TARGET)} {objective.worse_word} the best final mean, {best}'s"
+        f" {digits(objective.score(interval.mean))}. An optimizer reaches it at the first epoch at"
+        " which the mean over its repeats is no worse. The costs are those of one"
+        " cross-validation: the epochs of all folds, and the seconds of training and validating"
+        " them one after another.",
     )
 
 

@@ -171,7 +171,9 @@ def _best(record: SweepRecord) -> tuple[Block, ...]:
 
 def _progress(record: SweepRecord) -> tuple[Block, ...]:
     if not record.curves:
-        return (Paragraph("No trial has reported a loss, so there is no curve to show."),)
+        name = record.objective.name
+        text = f"No trial has reported a validation {name}, so there is no curve to show."
+        return (Paragraph(text),)
     blocks: list[Block] = [incumbent(record)] if len(record.incumbents) else []
     blocks.append(learning_curves(record))
     if (ladder := ladder_table(record)) is not None:
@@ -180,7 +182,8 @@ def _progress(record: SweepRecord) -> tuple[Block, ...]:
         pruned = record.trials[record.trials["status"] == "pruned"]["epoch"].dropna()
         blocks.append(rank_correlation(record, found, sorted(set(pruned.astype(int).tolist()))))
     else:
-        fewest = f"needs at least {FEWEST_TRIALS} completed trials with different losses."
+        name = record.objective.name
+        fewest = f"needs at least {FEWEST_TRIALS} completed trials that differ in {name}."
         blocks.append(Paragraph(f"Rank correlation between rungs {fewest}"))
     return tuple(blocks)
 
@@ -190,19 +193,22 @@ def _space(record: SweepRecord) -> tuple[Block, ...]:
     if not parameters:
         return (Paragraph("Nothing varies in this sweep."),)
     if not record.curves:
-        text = "No trial has reported a loss, so nothing can be said about the parameters."
+        name = record.objective.name
+        text = f"No trial has reported a validation {name}: nothing is known of the parameters."
         return (Paragraph(text),)
     found = importance(record)
-    blocks: list[Block] = [Paragraph(_what_mattered(found, parameters))]
+    blocks: list[Block] = [Paragraph(_what_mattered(found, parameters, record.objective.name))]
     if found is not None:
-        blocks.append(importances(found))
+        blocks.append(importances(found, record.objective.name))
     blocks.append(slices(record, parameters))
     if len(parameters) > 1 and record.best_trial is not None and len(record.trials) > 1:
         blocks.append(parallel_coordinates(record, parameters))
     return tuple(blocks)
 
 
-def _what_mattered(found: Importance | None, parameters: Sequence[SearchedParameter]) -> str:
+def _what_mattered(
+    found: Importance | None, parameters: Sequence[SearchedParameter], metric: str
+) -> str:
     if not any(len(parameter.entries) == 1 for parameter in parameters):
         return (
             "Importance is not shown: there is no single distribution that all trials were drawn"
@@ -217,7 +223,7 @@ def _what_mattered(found: Importance | None, parameters: Sequence[SearchedParame
     if found.overall:
         name = max(found.overall, key=lambda one: found.overall[one])
         share = percent(found.overall[name])
-        text = f"Over the whole space {name} explains {share} of the differences in loss. "
+        text = f"Over the whole space {name} explains {share} of the differences in {metric}. "
     if not found.telling:
         return text + "No parameter sets the best trials apart by more than chance would."
     verb = "sets" if len(found.telling) == 1 else "set"

@@ -28,14 +28,14 @@ __all__ = ["importances", "parallel_coordinates", "slices"]
 _ABSENT = -0.16
 
 
-def importances(found: Importance) -> Figure:
-    """Bars of both importance measures, with the level that chance reaches."""
+def importances(found: Importance, metric: str) -> Figure:
+    """Bars of both measures of what matters for a metric, with the level that chance reaches."""
     names = sorted(found.best, key=lambda name: _sort_key(found, name))
 
     def plot(canvas: Canvas) -> None:
         panels = canvas.subplots(1, 2 if found.overall else 1, sharey=True, squeeze=False)[0]
         if found.overall:
-            _plot_overall(panels[0], found, names)
+            _plot_overall(panels[0], found, names, metric)
         _plot_best(panels[-1], found, names)
         for panel in panels:
             rows(panel, names, low=0.5, high=0.5)
@@ -64,8 +64,8 @@ def _sort_key(found: Importance, name: str) -> tuple[bool, float]:
     return name in found.telling, max(found.best[name], found.overall.get(name, 0.0))
 
 
-def _plot_overall(axes: Axes, found: Importance, names: Sequence[str]) -> None:
-    axes.set_title("What explains the loss overall")
+def _plot_overall(axes: Axes, found: Importance, names: Sequence[str], metric: str) -> None:
+    axes.set_title(f"What explains the {metric} overall")
     for place, name in enumerate(names):
         share = found.overall.get(name, 0.0)
         axes.barh(place, share, color=BLUE, height=0.55)
@@ -94,7 +94,7 @@ def slices(record: SweepRecord, parameters: Sequence[SearchedParameter]) -> Figu
     statuses = dict(zip(seen["trial"], seen["status"], strict=True))
     failed = set(map(int, record.trials["trial"][record.trials["status"] == "failed"]))
     failed -= set(losses)
-    crosses = " Crosses at the top edge: failed trials without a loss." if failed else ""
+    crosses = f" Crosses at the top edge: failed trials without any {name}." if failed else ""
 
     def plot(canvas: Canvas) -> None:
         grid = canvas.subplots(lines, columns, sharey=True, squeeze=False)
@@ -235,7 +235,7 @@ def parallel_coordinates(record: SweepRecord, parameters: Sequence[SearchedParam
         " strong lines run together, the good trials have that value in common; where they fan"
         f" out, the parameter matters little.{' Grey: not completed.' if others else ''}",
         f"Parallel coordinates of {len(record.trials)} trials over {len(parameters)} parameters"
-        " and the loss.",
+        f" and the {record.objective.name}.",
         plot,
         size=(7.2, 3.8),
     )

@@ -24,6 +24,7 @@ from foldrace.analysis.reports.page import (
 from foldrace.analysis.statistics.intervals import Interval, plus_minus
 from foldrace.analysis.statistics.verdict import judge
 from foldrace.analysis.text import digits, listed, p_text, plural
+from foldrace.trainables.tasks.objective import Objective
 from tests.helpers.comparisons import SPEED, Arm, Plan, compare, record_comparison
 
 ARMS = {
@@ -33,6 +34,7 @@ ARMS = {
     ),
     "broken": Arm(diverges=0),
 }
+ACCURACY = Objective("accuracy", maximize=True)
 SMALL = Plan(search=3, repeats=2, epochs=2)
 
 
@@ -116,9 +118,36 @@ def test_the_time_to_the_target_is_the_first_epoch_at_which_the_repeats_mean_is_
     assert row == ("adam", str(epoch), str(3 * epoch), digits(3 * epoch * SPEED, 3))
     assert last == ("sgd", "not reached", "not reached", "not reached")
     assert (
-        f"The target, {digits(target)}, is 10\u00a0% above"
+        f"The target, loss {digits(target)}, is 10\u00a0% above"
         in table(report, "Time to target").caption
     )
+
+
+def test_a_metric_that_is_maximised_has_its_own_name_and_sign_everywhere() -> None:
+    comparison = compare({"adam": Arm(), "sgd": Arm(floor=0.2)}, Plan(epochs=6))
+    shift = {
+        name: getattr(comparison, name).assign(
+            val_loss=getattr(comparison, name)["val_loss"] - 1.0
+        )
+        for name in ("folds", "curves", "progress", "trials")
+    }
+    negative = replace(comparison, **shift)
+    losses, report = compose(negative), compose(replace(negative, objective=ACCURACY))
+    best = -judge(negative).standings["adam"].mean
+    caption = table(report, "Time to target").caption
+    assert f"The target, accuracy {digits(0.9 * best)}, is 10\u00a0% below" in caption
+    assert f"the best final mean, adam's {digits(best)}" in caption
+    assert table(report, "Time to target").rows == table(losses, "Time to target").rows
+    column = "mean difference ± 95\u00a0%"
+    [(pair, found)] = cells(report, "Paired differences", column).items()
+    assert pair == "sgd − adam" and found.startswith("−")
+    assert cells(losses, "Paired differences", column)[pair] == found.removeprefix("−")
+    shown = "\n".join(
+        text
+        for block in blocks(report)
+        for text in (getattr(block, "caption", ""), getattr(block, "text", ""))
+    )
+    assert "highest accuracy of k trials" in shown and "loss" not in f"{report.lead}{shown}"
 
 
 def test_the_target_lies_above_a_negative_loss_too() -> None:

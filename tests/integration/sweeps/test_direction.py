@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.sweeps import Swept, run_here
-
-pytestmark = pytest.mark.slow
 
 TASK = """
 import math, torch
@@ -36,9 +36,15 @@ space:
   batch_size: 16
 search: {trials: 5, seed: 0, deterministic: true, max_concurrent_trials: 2}
 """
-KINDS = [("tpe", "promotion"), ("gp", "stopping"), ("nsga2", "fifo")]
-"""Each scheduler, with samplers that learn in three ways. Samplers and schedulers see `val_loss`
-alone, which tests/trainables/tasks/test_objective.py shows to be the same to the bit."""
+SAMPLERS = ("tpe", "random", "qmc", "cmaes", "gp", "nsga2")
+SCHEDULERS = ("promotion", "stopping", "fifo")
+IN_CI = ("tpe", "promotion")
+
+
+def pairs() -> Iterator[Any]:
+    """Every sampler with every scheduler; one of them often, all seldom."""
+    for pair in itertools.product(SAMPLERS, SCHEDULERS):
+        yield pytest.param(*pair, marks=pytest.mark.slow if pair == IN_CI else pytest.mark.long)
 
 
 def swept(root: Path, objective: str, sampler: str, kind: str, address: str) -> Swept:
@@ -53,7 +59,7 @@ def swept(root: Path, objective: str, sampler: str, kind: str, address: str) -> 
     return run_here(root / "scored.yaml", root, overrides, address)
 
 
-@pytest.mark.parametrize(("sampler", "kind"), KINDS)
+@pytest.mark.parametrize(("sampler", "kind"), pairs())
 def test_both_have_the_same_winner_race_and_record(
     cluster: Any, tmp_path: Path, sampler: str, kind: str
 ) -> None:

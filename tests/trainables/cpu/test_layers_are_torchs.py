@@ -337,7 +337,7 @@ def test_our_layers_do_what_torchs_do() -> None:
     check(range(400))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(6))
 def test_our_layers_do_what_torchs_do_in_six_thousand_configurations(part: int) -> None:
     check(range(1000 * (part + 1), 1000 * (part + 2)))

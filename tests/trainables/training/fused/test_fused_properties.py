@@ -193,7 +193,7 @@ def test_every_optimizer_schedule_dropout_ending_and_fall_back(
     check(digits, setting)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("setting", EVERY, ids=str)
 def test_all_of_them(digits: Tensor, setting: Any) -> None:
     check(digits, setting)
