@@ -27,13 +27,15 @@ COMPARED = ("test_comparison.py", "test_comparison_report.py", "test_reports_in_
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow files that take minutes first, so that no process waits for another's last one."""
+    """What takes longest first, so that no process waits for another's last one."""
     longest = ("test_faults.py", "test_outage.py", "test_promotion.py", "test_resume.py")
-    items.sort(
-        key=lambda item: (
-            longest.index(item.path.name) if item.path.name in longest else len(longest)
-        )
-    )
+
+    def place(item: pytest.Item) -> int:
+        if item.path.name in longest:
+            return longest.index(item.path.name)
+        return len(longest) + ("integration" not in item.path.parts)
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,13 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fuzz import data, image_folders, records, specs, surroundings, tasks
+from tests.fuzz import data, image_folders, items, records, specs, surroundings, tasks
 
 __all__ = ["KINDS", "Found", "run_cases"]
 
 KINDS: Mapping[str, Callable[[int, Path], str]] = {
     "specs": specs.run_case,
     "data": data.run_case,
+    "items": items.run_case,
     "folders": image_folders.run_case,
     "records": records.run_case,
     "tasks": tasks.run_case,
@@ -90,6 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--specs", type=int, default=10_000, help="sweep files (10,000)")
     parser.add_argument("--data", type=int, default=500, help="data sets (500)")
+    parser.add_argument("--items", type=int, default=500, help="data sets of torch (500)")
     parser.add_argument("--folders", type=int, default=1000, help="folders of images (1,000)")
     parser.add_argument(
         "--records", type=int, default=500, help="checkpoints and sweeps' folders (500)"

@@ -117,7 +117,23 @@ def _any_array(draw: random.Random, count: int) -> np.ndarray[Any, Any]:
 _KEYS = ("x", "y", "x_train", "test_x", "test_y", "val_x", "group", "time", "weight", "split")
 
 
+def _tidy_fields(draw: random.Random) -> dict[str, np.ndarray[Any, Any]]:
+    """Fields that fit together, so that what comes after the first checks is reached as well."""
+    fields = {}
+    for key in ("x", *draw.sample(("y", "z", "group", "time", "weight", "split"), 2)):
+        shape = draw.choice(((), (3,), (2, 2))) if key in ("x", "y", "z") else ()
+        kind = draw.choice(("f4", "f8", "i8", "?", "u2")) if key in ("x", "y", "z") else "i8"
+        for part, count in (("", 30), ("test_", 7)):
+            values = np.random.default_rng(draw.randrange(99)).random((count, *shape)) * 3
+            fields[part + key] = values.astype(kind)
+    if draw.random() < 0.5:
+        return {key: array for key, array in fields.items() if not key.startswith("test_")}
+    return fields
+
+
 def _fields(draw: random.Random) -> dict[str, np.ndarray[Any, Any]]:
+    if draw.random() < 0.5:
+        return _tidy_fields(draw)
     count = draw.choice((0, 1, 2, *[30] * 9))
     return {
         key: _any_array(draw, draw.choice((*[count] * 20, count + 1)))
@@ -142,10 +158,12 @@ def _npy(draw: random.Random, place: Path) -> str:
 
 
 def _folder_of_arrays(draw: random.Random, place: Path) -> str:
+    tidy = draw.random() < 0.5
     for key, array in _fields(draw).items():
         file = io.BytesIO()
         np.save(file, array, allow_pickle=True)
-        path = place / draw.choice(("", "", "", "train", "test", "other")) / f"{key}.npy"
+        folder = "" if tidy else draw.choice(("", "", "", "train", "test", "other"))
+        path = place / folder / f"{key}.npy"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(
             damaged(file.getvalue(), draw) if draw.random() < 0.1 else file.getvalue()

@@ -12,7 +12,14 @@ from tests.fuzz import __main__ as fuzz
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("specs", 250), ("data", 150), ("folders", 60), ("records", 80), ("tasks", 60)],
+    [
+        ("specs", 250),
+        ("data", 150),
+        ("items", 150),
+        ("folders", 60),
+        ("records", 80),
+        ("tasks", 60),
+    ],
 )
 def test_damaged_files_end_in_a_message(kind: str, count: int) -> None:
     found = fuzz.run_cases(kind, range(count))

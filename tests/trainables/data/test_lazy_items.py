@@ -288,3 +288,11 @@ def test_a_fold_goes_on_from_a_checkpoint_with_another_number_of_processes():
     assert [second.train_epoch() for _ in range(2)] == reports[2:]
     assert second.cannot_fuse == "items are read when a batch needs them"
     assert len({report.metrics["val_loss"] for report in reports}) == 4
+
+
+def test_a_collate_function_is_found_through_subsets_and_parts():
+    data = Listed([{"graph": torch.ones(2 + i % 3, 4), "y": i % 2} for i in range(12)])
+    data.collate_fn = packed  # type: ignore[attr-defined]
+    parts = lazy({"train": Subset(data, range(6)), "val": Subset(data, range(6, 9))})
+    [batch] = samples(parts).batches([torch.tensor([0, 8])])
+    assert batch["inner_of"].tolist() == [0] * 2 + [1] * 4

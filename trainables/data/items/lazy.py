@@ -84,9 +84,11 @@ class Items:
                 raise DataError("dataset", self.name, rule, hint)
             pixels = np.asarray(leaf)
             return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-        if hasattr(leaf, "detach"):
-            leaf = leaf.detach().cpu().numpy()
-        array = np.asarray(leaf)
+        try:
+            array = np.asarray(leaf.detach().cpu().numpy() if hasattr(leaf, "detach") else leaf)
+        except Exception as error:  # of a sparse tensor, or of whatever calls itself an array
+            rule = f"{of} of item {index} is no array: {first_line(error)}"
+            raise DataError("dataset", self.name, printable(rule)) from error
         if array.dtype.kind not in "biufU":
             rule = f"{of} of item {index} must be numbers; it is {type(leaf).__name__}"
             raise DataError("dataset", self.name, printable(rule), "give it a collate_fn")

@@ -75,7 +75,7 @@ def read_items(
     """
     values: dict[str, Any] = {}
     for key, data in _by_part(name, value).items():
-        if hasattr(data, "collate_fn"):
+        if _collate_of(data) is not None:
             hint = "set dataset.workers, and it makes the batches"
             log.warning("%s: its collate_fn is not used: the fields of items are; %s", name, hint)
         with drawn_from(0):
@@ -129,7 +129,7 @@ def lazy_parts(name: str, value: object, source: str, wanted: Wanted, workers: i
     """
     by_part: dict[Part, dict[str, object]] = {part: {} for part in Part}
     for part, data in _joined(_by_part(name, value)).items():
-        items = Items(name, data, workers, getattr(data, "collate_fn", None))
+        items = Items(name, data, workers, _collate_of(data))
         by_part[part] = _lazy_fields(items, wanted)
     made = fields_of_parts(name, by_part, source, wanted)
     lazy = [of for of, array in made.training.items() if isinstance(array, LazyField)]
@@ -146,13 +146,16 @@ def _joined(parts: Mapping[str, Any]) -> dict[Part, Any]:
     for key, data in parts.items():
         part = part_named(key) or Part.TRAINING
         part = Part.TRAINING if part is Part.VALIDATION else part
-        if part in found:
-            collate = getattr(found[part], "collate_fn", None)
-            data = ConcatDataset([found[part], data])
-            if collate is not None:
-                data.collate_fn = collate  # type: ignore[attr-defined]
-        found[part] = data
+        found[part] = ConcatDataset([found[part], data]) if part in found else data
     return found
+
+
+def _collate_of(data: Any) -> Any:
+    """The collate function of a data set, or of what it is a `Subset` or `ConcatDataset` of."""
+    if (own := getattr(data, "collate_fn", None)) is not None:
+        return own
+    inner = [getattr(data, "dataset", None), *getattr(data, "datasets", ())]
+    return next(filter(None, (_collate_of(one) for one in inner if one is not None)), None)
 
 
 def _lazy_fields(items: Items, wanted: Wanted) -> dict[str, object]:
