@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,9 @@ class Loader:
                 pin_memory=pin,
                 generator=torch.Generator(),  # so that nothing is drawn from the global one
             )
+            # A DataLoader that is collected within a cycle waits 5 s for each of its processes, as
+            # they no longer hear from it; one that is held until then is not part of any.
+            weakref.finalize(self, _let_go, self._loader)
 
     def batches(self, parts: Sequence[NDArray[np.int64]]) -> Iterator[dict[str, Tensor]]:
         """The items at each of several (B,) positions, in order.
@@ -64,10 +68,15 @@ class Loader:
         else:
             self._pass.parts = keyed
             found = iter(self._loader)
-        for batch in found:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        try:
+            for batch in found:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+        finally:  # a pass that was given up ends with what is being read already
+            keyed.clear()
+            for _ in found:
+                pass
 
     def take(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
         """The items at (B,) positions, read in this process. Raises: DataError: see `batches`."""
@@ -101,6 +110,10 @@ def every_item(items: Items) -> Iterator[dict[str, NDArray[Any]]]:
             if isinstance(found, DataError):
                 raise found
             yield found[1]
+
+
+def _let_go(loader: DataLoader[Any]) -> None:
+    """Nothing is done; it was held until now."""
 
 
 class _Pass:
