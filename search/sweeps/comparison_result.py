@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["ArmResult", "log_reconstructions", "make_arm_results"]
+__all__ = ["RECONSTRUCTED", "ArmResult", "log_reconstructions", "make_arm_results"]
 
-_SHOWN = 12
+RECONSTRUCTED = 12
+"""Test images, of which a comparison shows each arm's reconstructions."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def log_reconstructions(
     """
     if not work.task.reconstructs:
         return
-    images = np.array(test_images[:_SHOWN])
+    images = np.array(test_images[:RECONSTRUCTED])
     first = [
         trial
         for trial in _repeats([*trials.records.values()])

@@ -149,15 +149,14 @@ def log_evidence(
         terms: the model's values, of which ``kl_0``, ``kl_1``, … are the KL terms of the code
             dimensions.
     """
-    if dataset.test_images is None:
+    images = dataset.first_test_images(_IMAGES)
+    if images is None:
         return
     kl = [
         terms[f"kl_{i}"]
         for i in itertools.takewhile(lambda i: f"kl_{i}" in terms, itertools.count())
     ]
-    found = collect_evidence(
-        codec, folds, dataset.test_images, dataset.test_labels, dataset.class_names, kl
-    )
+    found = collect_evidence(codec, folds, images, dataset.test_labels, dataset.class_names, kl)
     with tempfile.TemporaryDirectory() as folder:
         save_evidence(Path(folder) / EVIDENCE_FILE, found)
         client.log_artifact(run_id, str(Path(folder) / EVIDENCE_FILE))

@@ -24,7 +24,7 @@ from foldrace.search.recording.sweep_outbox import recording
 from foldrace.search.recording.tracking import check_tracking, connect, tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.sweeps.begin import FoundSweep, NewSweep, begin_record, without_effect
-from foldrace.search.sweeps.comparison_result import log_reconstructions
+from foldrace.search.sweeps.comparison_result import RECONSTRUCTED, log_reconstructions
 from foldrace.search.sweeps.models import log_fold_models
 from foldrace.search.sweeps.result import SweepResult, closing_tags, make_result, note
 from foldrace.search.tune.callback import RunningSweep
@@ -242,7 +242,7 @@ class ComparisonRun(SweepRun):
         """Writes and logs the best trial's fold models, and the arms' reconstructions of the same
         test images."""
         super().log_models(sweep, checkpoints)
-        images = self.prepared.dataset.test_images
+        images = self.prepared.dataset.first_test_images(RECONSTRUCTED)
         if images is None:
             return
         try:

@@ -28,6 +28,7 @@ __all__ = [
     "check_memory",
     "chunks",
     "describe",
+    "first",
     "taken",
 ]
 
@@ -101,6 +102,16 @@ Fields = Mapping[str, Array]
 def taken(array: Array, chosen: NDArray[np.intp]) -> Array:
     """The samples of a field at these positions."""
     return array[chosen] if isinstance(array, np.ndarray) else array.take(chosen)
+
+
+def first(array: Array, count: int) -> NDArray[Any]:
+    """The first samples of a field, at most so many, in memory; they have one shape."""
+    if isinstance(array, LazyField):
+        return array.first(count)
+    if isinstance(array, Mapped):
+        return array.read(slice(0, count))
+    assert isinstance(array, np.ndarray)
+    return array[:count]
 
 
 def chunks(array: Array) -> Iterator[NDArray[Any]]:
@@ -298,6 +309,12 @@ class Dataset:
     def test_images(self) -> Images | None:
         """(M, C, H, W), if the input of a sample is one image, in memory; else None."""
         return self._images(self.test)
+
+    def first_test_images(self, count: int) -> Images | None:
+        """(M, C, H, W), at most so many, wherever they are; None if a sample is not one image."""
+        if not self.sample.holds_an_image:
+            return None
+        return first(self.test[self.sample.input.name], count)
 
     def _images(self, part: Fields) -> Images | None:
         if not self.sample.holds_an_image:

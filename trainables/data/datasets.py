@@ -72,6 +72,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _MAX_SEED = 2**32 - 1
+_LISTED = 10
 
 
 class State(Enum):
@@ -198,7 +199,7 @@ def _assemble(name: str, parts: Parts, size: tuple[int, int] | None) -> Dataset:
             log.warning(
                 "%s: %s: almost black: no value exceeds %d of 255; %s", name, of, brightest, scaled
             )
-    return Dataset(
+    made = Dataset(
         name,
         training,
         test,
@@ -209,6 +210,20 @@ def _assemble(name: str, parts: Parts, size: tuple[int, int] | None) -> Dataset:
         parts.positions,
         parts.notes,
     )
+    _warn_of_classes(made)
+    return made
+
+
+def _warn_of_classes(dataset: Dataset) -> None:
+    """Names the classes that the test part has and the training part has not."""
+    target = dataset.sample.target
+    known, tested = dataset.labels, dataset.test_labels
+    if target is None or target.classes is None or known is None or tested is None:
+        return
+    if unseen := sorted({*tested.tolist()} - {*known.tolist()}):
+        listed = ", ".join(str(label) for label in unseen[:_LISTED])
+        more = f" and {len(unseen) - _LISTED:,} more" if len(unseen) > _LISTED else ""
+        log.warning("%s: classes of the test part alone: %s%s", dataset.name, listed, more)
 
 
 def _resize(

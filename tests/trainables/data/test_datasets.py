@@ -467,3 +467,10 @@ def test_positions_lead_back_to_the_source(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels[dataset.positions], dataset.images)
     np.savez(tmp_path / "y.npz", images=pixels, test_images=pixels[:2])
     assert load_dataset(str(tmp_path / "y.npz"), data_dir=tmp_path).positions is None
+
+
+def test_classes_of_the_test_part_alone_are_named(tmp_path, caplog):
+    x, y = np.zeros((6, 2)), np.array([0, 1, 1, 0, 1, 3])
+    np.savez(tmp_path / "mine.npz", x=x, y=y, test_x=x, test_y=np.array([0, 1, 2, 3, 4, 4]))
+    load_dataset(str(tmp_path / "mine.npz"), data_dir=tmp_path)
+    assert "classes of the test part alone: 2, 4" in caplog.text

@@ -13,7 +13,8 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from foldrace.errors import DataError
-from foldrace.trainables.data.arrays import describe
+from foldrace.trainables.data.arrays import Dataset, describe
+from foldrace.trainables.data.datasets import load_dataset
 from foldrace.trainables.data.items.lazy import LazyField
 from foldrace.trainables.data.parts import digest, hold_out, subset
 from foldrace.trainables.data.readers import parts_of
@@ -296,3 +297,17 @@ def test_a_collate_function_is_found_through_subsets_and_parts():
     parts = lazy({"train": Subset(data, range(6)), "val": Subset(data, range(6, 9))})
     [batch] = samples(parts).batches([torch.tensor([0, 8])])
     assert batch["inner_of"].tolist() == [0] * 2 + [1] * 4
+
+
+def test_the_first_test_images_are_read_wherever_they_are(tmp_path):
+    pictures = np.arange(20 * 3 * 64, dtype=np.uint8).reshape(20, 3, 8, 8)
+    np.save(tmp_path / "images.npy", pictures)
+    np.save(tmp_path / "test_images.npy", pictures[:12])
+    inner = load_dataset(str(tmp_path), data_dir=tmp_path)
+    items = [torch.from_numpy(image) for image in pictures]
+    parts = lazy({"train": Listed(items), "test": Listed(items[:12])})
+    lazily = Dataset("mine", parts.training, parts.test, parts.roles, {}, "", "")
+    for data in (inner, lazily):
+        assert data.test_images is None
+        np.testing.assert_array_equal(data.first_test_images(5), pictures[:5])
+        np.testing.assert_array_equal(data.first_test_images(50), pictures[:12])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrace.errors import DataError, first_line, printable
-from foldrace.trainables.data.items.flat import named_leaves
+from foldrace.trainables.data.items.flat import drawn_from, named_leaves
 
 __all__ = ["Items", "LazyField"]
 
@@ -134,6 +134,12 @@ class LazyField:
         return LazyField(
             self.items, self.name, self.shape_of_one, self.dtype, self.seen, self.rows[chosen]
         )
+
+    def first(self, count: int) -> NDArray[Any]:
+        """The first samples, at most so many, read now; they have one shape."""
+        with drawn_from(0):
+            read = [self.items.fields(int(row))[self.name] for row in self.rows[:count]]
+        return np.stack(read)
 
     def identity(self) -> Iterator[bytes]:
         """What tells two such fields apart, without reading them: the items that were looked at,
