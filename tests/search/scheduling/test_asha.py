@@ -358,3 +358,19 @@ def test_one_step_says_nothing_of_how_far_trials_change():
         race.arrive(trial, [[loss] for loss in losses])
         change = race._change(0, race.runners[0])
         assert change == (math.inf if trial < 2 else pytest.approx((0.3**2 + 0.0) / 2))
+
+
+@pytest.mark.parametrize(("trials", "planned"), [(20, [15, 5]), (8, [6, 2]), (1, [1, 1])])
+def test_brackets_plan_for_their_share_of_the_trials(trials: int, planned: list[int]) -> None:
+    race = Race(FOUR, Rule(reduction_factor=3, brackets=2), trials=trials)
+    assert [bracket.planned for bracket in race.brackets] == planned
+
+
+def test_a_completed_trial_without_a_finite_score_is_no_leader() -> None:
+    race = Race(FOUR[:2], Rule())
+    for trial in range(3):
+        race.enter(trial)
+    reach(race, 2, 1.0, math.inf)
+    assert race.incumbent is None
+    reach(race, 1, 1.0, 9.0)
+    assert race.incumbent is race.runners[1]
