@@ -25,7 +25,7 @@ def wape(predictions, targets):
 
 class Forecast:
     metrics = {"wape": wape}
-    objective = "wape"
+    objective, direction = "wape", "minimize"
     parameters = {"width": Parameter(16, "units of the hidden layer", low=1)}
 
     def prepare(self, train, params):

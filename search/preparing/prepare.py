@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from foldrace.errors import InputError
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.resources import check_items, check_resources, count_gpus
 from foldrace.search.preparing.task_checks import (
+    Tried,
     check_direction,
+    check_metrics,
     check_objective,
     part_metrics,
     try_task,
@@ -77,17 +79,28 @@ def prepare(
     folds = fold_plan(spec, dataset)
     for leak in folds.leaks():
         log.warning("folds: %s", leak)
+    _check_weights(dataset, folds)
     check_objective(task, spec.objective, differing(arms) if arms else space.tunable)
-    measured = _check_task(spec, task, dataset, space, arms)
+    tried = _check_task(spec, task, dataset, space, arms)
     compared = task.compared_by(spec.objective.metric, spec.objective.direction)
-    objective = replace(compared, metric=compared.named(measured))
-    metrics = part_metrics(spec, task, dataset.sample, objective.name, measured)
+    objective = replace(compared, metric=compared.named(tried.measured))
+    metrics = part_metrics(spec, task, dataset.sample, objective.name, tried.measured)
+    probabilities = check_metrics(task, metrics, tried, dataset.sample)
     if objective.name in metrics and spec.objective.direction is None:
         better = task.metrics[objective.name].maximize
         objective = objective if better is None else replace(objective, maximize=better)
     check_direction(task, spec.objective, objective)
     return Prepared(
-        spec, task, dataset, folds, space, points, arms, objective=objective, metrics=metrics
+        spec,
+        task,
+        dataset,
+        folds,
+        space,
+        points,
+        arms,
+        objective=objective,
+        metrics=metrics,
+        probabilities=probabilities,
     )
 
 
@@ -109,21 +122,37 @@ def _starting_points(spec: SweepSpec, space: SearchSpace) -> tuple[Mapping[str, 
 
 def _check_task(
     spec: SweepSpec, task: LoadedTask, dataset: Dataset, space: SearchSpace, arms: Sequence[Arm]
-) -> Collection[str]:
+) -> Tried:
     """Checks the task's parameters at the upper end of each space, and tries a user's own task.
 
     Returns:
-        The names of what a user's own task measures.
+        What is known of a user's own task.
     """
-    measured: Collection[str] = ()
+    tried = Tried()
     for each in [arm.space for arm in arms] or [space]:
         params = task.complete(each.point(lambda _, entry: entry.upper), "space")
         task.check(params, dataset.sample)
         if spec.task not in BUILT_IN_TASKS:
-            measured = try_task(task, params, dataset, spec.objective.metric)
+            tried = try_task(task, params, dataset, spec.objective.metric)
     for arm in arms:
         task.check(task.complete(arm.default), dataset.sample)
-    return measured
+    return tried
+
+
+def _check_weights(dataset: Dataset, folds: FoldPlan) -> None:
+    """Refuses a part in which no sample counts. Raises: InputError."""
+    weights, tested = dataset.of_role("weight"), dataset.of_role("weight", test=True)
+    if weights is None:
+        return
+    parts = {"the test part": tested}
+    for number, split in enumerate(folds.split()):
+        parts[f"the training part of fold {number}"] = weights[split.train]
+        parts[f"the validation part of fold {number}"] = weights[split.validation]
+    for part, held in parts.items():
+        if held is not None and not held.sum():
+            rule = f"is 0 for all samples of {part}"
+            hint = "leave those samples out, or write weight: false"
+            raise InputError("dataset.weight", dataset.sample.roles.weight, rule, hint)
 
 
 def fold_plan(spec: SweepSpec, dataset: Dataset) -> FoldPlan:

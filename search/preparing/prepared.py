@@ -52,6 +52,7 @@ class Prepared:
         arms: of a comparison; empty in a sweep.
         objective: what trials are compared by.
         metrics: of a whole part, which are measured in validation.
+        probabilities: whether the task predicts classes by probabilities, not by logits.
         warm_start: read when the sweep begins
             (`foldrace.search.preparing.warm_start.with_warm_start`).
     """
@@ -66,3 +67,4 @@ class Prepared:
     warm_start: WarmStart | None = None
     objective: Objective = LOSS
     metrics: tuple[str, ...] = ()
+    probabilities: bool = False

@@ -6,15 +6,18 @@ import copy
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from foldrace.errors import InputError, first_line, nearest
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.spec.training_sections import ObjectiveSpec
-from foldrace.trainables.data.sample import FieldInfo, Sample
+from foldrace.trainables.data.items.flat import drawn_from
+from foldrace.trainables.data.sample import Sample
 from foldrace.trainables.tasks.loading import LoadedTask
-from foldrace.trainables.tasks.metrics import measure
+from foldrace.trainables.tasks.metrics import are_probabilities, measure
 from foldrace.trainables.tasks.objective import Objective, sounds_better_high
 from foldrace.trainables.tasks.own_metrics import metric_name
 from foldrace.trainables.tasks.parameters import Value
@@ -22,7 +25,14 @@ from foldrace.trainables.tasks.parameters import Value
 if TYPE_CHECKING:
     from foldrace.trainables.data.arrays import Dataset
 
-__all__ = ["check_direction", "check_objective", "part_metrics", "try_task"]
+__all__ = [
+    "Tried",
+    "check_direction",
+    "check_metrics",
+    "check_objective",
+    "part_metrics",
+    "try_task",
+]
 
 _TERM = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = ("criterion", "loss_se")
@@ -68,6 +78,11 @@ def check_direction(task: LoadedTask, given: ObjectiveSpec, compared: Objective)
         InputError: see above.
     """
     declared = hasattr(task.implementation, "direction") and compared.metric == task.objective
+    own = task.own_metrics.get(compared.metric or "")
+    if own is not None and own.maximize is None and not given.direction and not declared:
+        rule = f"does not say whether more or less of {compared.metric} is better"
+        hint = f"write objective: {{metric: {compared.metric}, direction: minimize}}, or maximize"
+        raise InputError("objective", compared.metric, rule, hint)
     if (
         compared.metric is None
         or compared.maximize
@@ -99,6 +114,9 @@ def part_metrics(
     for name in sorted({*task.own_metrics} & {*measured}):
         rule = f"is the name of a metric, and of what {task.reference} measures itself"
         raise InputError(wanted[name], name, rule, "rename one")
+    for name in sorted({*task.own_metrics} & {"loss", *_TAKEN}):
+        rule = "is a name that Foldrace records something else by"
+        raise InputError(wanted[name], name, rule, "rename it")
     if measured and objective not in measured:
         wanted.setdefault(objective, "objective")
     for name, field in wanted.items():
@@ -119,17 +137,36 @@ def part_metrics(
     return tuple(name for name in wanted if name not in measured)
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What is known of a user's task that was tried.
+
+    Attributes:
+        measured: the names of what it measures itself.
+        predicted: the targets of some samples, and its predictions, untrained; None without any.
+    """
+
+    measured: Collection[str] = ()
+    predicted: tuple[NDArray[Any], NDArray[Any]] | None = None
+
+
 def try_task(
     task: LoadedTask, params: Mapping[str, Value], dataset: Dataset, objective: str | None
-) -> Collection[str]:
+) -> Tried:
     """Trains and evaluates a user's task on two samples, to find what would fail in every trial.
 
-    Returns:
-        The names of what it measures.
+    What it draws at random is the same every time.
 
     Raises:
         InputError: names the method that fails, or the term that breaks a rule.
     """
+    with drawn_from(0):
+        return _tried(task, params, dataset, objective)
+
+
+def _tried(
+    task: LoadedTask, params: Mapping[str, Value], dataset: Dataset, objective: str | None
+) -> Tried:
     import torch
 
     from foldrace.trainables.training.fold import moved
@@ -139,6 +176,7 @@ def try_task(
     trial = replace(task, implementation=copy.deepcopy(task.implementation))
     params = _Read(params)
     sample, count = dataset.sample, min(2, len(dataset))
+    tried: tuple[Any, Any] | None = None
     doing = "build()"
     try:
         samples = Samples.of(dataset.training, sample, torch.device("cpu"))
@@ -176,12 +214,11 @@ def try_task(
                 doing = "predict()"
                 predicted = trial.call("predict", model, batch, params, **offered)
                 _check_predicted(task, predicted, count)
-                if task.own_metrics and sample.target is not None:
-                    doing = "a metric"
+                if sample.target is not None:
                     some = torch.arange(len(dataset))[:: -(-len(dataset) // _MEASURED)]
                     batch = samples.take(some)
-                    predicted = trial.call("predict", model, batch, params, **offered)
-                    _check_measured(task, batch[sample.target.name], predicted, sample.target)
+                    predicted = trial.call("predict", model, batch, params, **offered).float()
+                    tried = (batch[sample.target.name].numpy(), predicted.numpy())
             if trial.reconstructs and sample.holds_an_image:
                 doing = "reconstruct()"
                 pictures = trial.call("reconstruct", model, batch, params, **offered)
@@ -196,7 +233,38 @@ def try_task(
         rule = f"{task.reference} does not read it"
         hint = 'cross_entropy(…, label_smoothing=params.get("label_smoothing") or 0.0)'
         raise InputError(f"space.{smoothing}", params[smoothing], rule, hint)
-    return measured
+    return Tried(frozenset(measured), tried)
+
+
+def check_metrics(task: LoadedTask, metrics: Sequence[str], tried: Tried, sample: Sample) -> bool:
+    """Refuses metrics that cannot be computed from what the task predicts.
+
+    Returns:
+        Whether the task's scores are probabilities, as they are before training.
+
+    Raises:
+        InputError: names the metric.
+    """
+    if tried.predicted is None or not metrics:
+        return False
+    targets, predicted = tried.predicted
+    classes = (sample.target.classes if sample.target else None) or 0
+    scores = predicted[:, 0] if predicted.ndim == 2 and predicted.shape[1] == 1 else predicted
+    probabilities = scores.ndim in (1, 2) and are_probabilities(scores)
+    for name in metrics:
+        try:
+            measure(
+                {name: task.metrics[name]},
+                targets,
+                predicted,
+                classes=classes,
+                probabilities=probabilities,
+            )
+        except Exception as error:
+            kinds = ", ".join(f"{array.shape} {array.dtype}" for array in (targets, predicted))
+            rule = f"{name} fails on targets and predictions of {kinds}: {first_line(error)}"
+            raise InputError("metrics", name, rule) from error
+    return probabilities
 
 
 class _Read(Mapping[str, Value]):
@@ -262,18 +330,6 @@ def _check_predicted(task: LoadedTask, predicted: object, count: int) -> None:
     if not shape or shape[0] != count:
         rule = f"predict() must return one row per sample: {shape} for {count} samples"
         raise InputError("task", task.reference, rule)
-
-
-def _check_measured(task: LoadedTask, targets: Any, predicted: Any, target: FieldInfo) -> None:
-    """Refuses metrics of the user that cannot be computed from predictions."""
-    arrays = [targets.numpy(), predicted.float().numpy()]
-    for name, metric in task.own_metrics.items():
-        try:
-            measure({name: metric}, *arrays, classes=target.classes is not None)
-        except Exception as error:
-            kinds = ", ".join(f"{array.shape} {array.dtype}" for array in arrays)
-            rule = f"{name} fails on targets and predictions of {kinds}: {first_line(error)}"
-            raise InputError("metrics", name, rule) from error
 
 
 def _check_reconstructed(task: LoadedTask, made: object, images: Any) -> None:

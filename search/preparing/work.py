@@ -29,6 +29,7 @@ def make_work(prepared: Prepared) -> Work:
             objective=prepared.objective.metric,
             direction=prepared.objective.direction,
             metrics=prepared.metrics,
+            probabilities=prepared.probabilities,
             early_stopping=EarlyStopping(
                 spec.early_stopping.patience, spec.early_stopping.min_delta
             ),

@@ -344,6 +344,8 @@ def _check_values(
         if role in ("groups", "split") and values.dtype.kind not in "biu":
             rule = f"{of} must be whole numbers or texts to be the {role}; it is {values.dtype}"
             raise DataError("dataset", name, rule)
+        if role == "weight" and any((some < 0).any() for some in chunks(array)):
+            raise DataError("dataset", name, f"{of}, the weight, must not be negative")
         if values.dtype.kind != "f":
             continue
         bad = int(values.size - sum(int(np.isfinite(some).sum()) for some in chunks(array)))
@@ -359,8 +361,6 @@ def _check_values(
                 bad,
                 values.size,
             )
-        if role == "weight" and any((some < 0).any() for some in chunks(array)):
-            raise DataError("dataset", name, f"{of}, the weight, must not be negative")
 
 
 def _concatenated(arrays: Sequence[Array]) -> Array:

@@ -33,6 +33,11 @@ class Part(Enum):
     VALIDATION = "validation"
     TEST = "test"
 
+    @property
+    def prefix(self) -> str:
+        """What the keys of its fields begin with: ``train``, ``val``, ``test``."""
+        return {"training": "train", "validation": "val"}.get(self.value, self.value)
+
 
 _PART_OF_WORD = {
     **dict.fromkeys(("train", "training", "trn"), Part.TRAINING),

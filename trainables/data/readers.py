@@ -99,7 +99,9 @@ def _array_files(name: str, folder: Path) -> dict[str, Path]:
     found = {path.stem: path for path in sorted(folder.glob("*.npy"))}
     for inner in _parts_in(folder):
         for path in sorted(inner.glob("*.npy")):
-            key = f"{inner.name}_{path.stem}"
+            part = part_named(inner.name)
+            assert part is not None
+            key = f"{part.prefix}_{path.stem}"
             if key in found:
                 rule = f"holds {inner.name}/{path.name} and {key}.npy, the same field"
                 raise DataError("dataset", name, printable(rule), "keep one of them")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "Array", "Metric", "Taken", "measure"]
+__all__ = ["METRICS", "Array", "Metric", "Taken", "are_probabilities", "measure"]
 
 Array = NDArray[Any]
 
@@ -33,11 +33,11 @@ class Taken(Enum):
     SCORES = "scores"
     """(N,) the probability of the second of two classes; (N, C) of more."""
     VALUES = "values"
-    """(N, …) float64 of the targets' shape."""
+    """(N,) or (N, D) float64, as the targets are."""
     CHOSEN = "chosen"
     """``CLASSES`` where the target is a class, else ``VALUES``."""
     TRUE = "true"
-    """(N, …) the targets."""
+    """(N,) or (N, D) the targets."""
     WEIGHTS = "weights"
     """(N,) how much each sample counts, or None."""
     TARGETS = "targets"
@@ -81,11 +81,19 @@ def _sklearn(name: str, **options: Any) -> Function:
     def function(targets: Array, predictions: Array, weights: Array | None) -> float:
         from sklearn import metrics
 
-        chosen = dict(options)
-        if chosen.get("average") == "binary" and predictions.max(initial=1) > 1:
-            chosen["average"] = "macro"
-        value = getattr(metrics, name)(targets, predictions, sample_weight=weights, **chosen)
+        value = getattr(metrics, name)(targets, predictions, sample_weight=weights, **options)
         return float(value)
+
+    return function
+
+
+def _averaged(name: str) -> Function:
+    """A score of the second of two classes; the mean over those that occur, of more."""
+
+    def function(targets: Array, predictions: Array, weights: Array | None) -> float:
+        average = "binary" if predictions.shape[1] == 2 else "macro"
+        score = _sklearn(name, average=average, zero_division=0.0)
+        return score(targets, predictions.argmax(1), weights)
 
     return function
 
@@ -128,13 +136,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "accuracy": _built_in(_sklearn("accuracy_score"), Taken.CLASSES, True),
         "balanced_accuracy": _built_in(_sklearn("balanced_accuracy_score"), Taken.CLASSES, True),
-        "f1": _built_in(_sklearn("f1_score", average="binary"), Taken.CLASSES, True),
-        "precision": _built_in(
-            _sklearn("precision_score", average="binary", zero_division=0.0), Taken.CLASSES, True
-        ),
-        "recall": _built_in(
-            _sklearn("recall_score", average="binary", zero_division=0.0), Taken.CLASSES, True
-        ),
+        "f1": _built_in(_averaged("f1_score"), Taken.PROBABILITIES, True),
+        "precision": _built_in(_averaged("precision_score"), Taken.PROBABILITIES, True),
+        "recall": _built_in(_averaged("recall_score"), Taken.PROBABILITIES, True),
         "auroc": _built_in(_per_class("roc_auc_score"), Taken.PROBABILITIES, True),
         "average_precision": _built_in(
             _per_class("average_precision_score"), Taken.PROBABILITIES, True
@@ -157,26 +161,29 @@ def measure(
     predictions: Array,
     weights: Array | None = None,
     *,
-    classes: bool | None = None,
+    classes: int | None = None,
+    probabilities: bool | None = None,
 ) -> dict[str, float]:
     """The values of metrics by name; NaN where one is not defined.
 
     Args:
         targets: (N,) class numbers, or (N, …) values.
         predictions: of classes, (N, C) scores, logits or probabilities, or (N,) or (N, 1) of the
-            second of two; else (N, …) values. Scores that are in [0, 1] and sum to 1 are taken
-            for probabilities.
+            second of two; else (N, …) values.
         weights: (N,) how much each sample counts.
-        classes: whether the targets are classes; None: if they are whole numbers.
+        classes: the number of classes, or 0 if the targets are values; None: as the predictions
+            have them, if the targets are whole numbers.
+        probabilities: whether scores are probabilities; None: if they are in [0, 1] and sum to 1.
 
     Raises:
-        ValueError: the predictions do not have the shape that a metric needs.
+        ValueError: the predictions do not have the shape that a metric needs, or are no
+            probabilities.
 
     >>> targets, predictions = np.array([0, 1]), np.array([0.2, 0.9])
     >>> measure({"accuracy": METRICS["accuracy"]}, targets, predictions)
     {'accuracy': 1.0}
     """
-    given = _Given(targets, predictions, weights, classes)
+    given = _Given(targets, predictions, weights, classes, probabilities)
     found: dict[str, float] = {}
     for name, metric in metrics.items():
         arrays = {kind.value: given.of(kind, name) for kind in metric.takes}
@@ -194,17 +201,22 @@ class _Given:
         targets: Array,
         predictions: Array,
         weights: Array | None,
-        classes: bool | None,
+        classes: int | None,
+        probabilities: bool | None,
     ) -> None:
         self._targets, self._predictions, self._weights = targets, predictions, weights
-        whole = targets.dtype.kind in "iub" and targets.ndim == 1
-        self._classes = whole if classes is None else classes
+        self._classes, self._are_probabilities = classes, probabilities
         self._made: dict[Taken, Any] = {}
 
     def of(self, kind: Taken, name: str) -> Any:
         """Raises: ValueError: the predictions do not have the shape that this metric needs."""
         if kind is Taken.CHOSEN:
-            kind = Taken.CLASSES if self._classes else Taken.VALUES
+            whole = self._targets.dtype.kind in "iub" and self._targets.ndim == 1
+            kind = (
+                Taken.CLASSES
+                if (whole if self._classes is None else self._classes)
+                else Taken.VALUES
+            )
         if kind not in self._made:
             self._made[kind] = self._make(kind, name)
         return self._made[kind]
@@ -214,8 +226,9 @@ class _Given:
             case Taken.WEIGHTS:
                 return self._weights
             case Taken.TRUE:
-                is_float = self._targets.dtype.kind == "f"
-                return self._targets.astype(np.float64) if is_float else self._targets
+                targets = self._targets
+                targets = targets.astype(np.float64) if targets.dtype.kind == "f" else targets
+                return targets.reshape(len(targets), -1) if targets.ndim > 2 else targets
             case Taken.VALUES:
                 return self._values(name)
             case Taken.PROBABILITIES:
@@ -238,29 +251,43 @@ class _Given:
                 f"{name} needs a prediction for each target: predict() gave"
                 f" {predictions.shape}, the targets are {targets.shape}"
             )
-        values: Array = predictions.reshape(targets.shape).astype(np.float64)
+        values: Array = predictions.reshape(self.of(Taken.TRUE, name).shape).astype(np.float64)
         return values
 
     def _probabilities(self, name: str) -> Array:
         targets, predictions = self._targets, self._predictions
         if predictions.ndim == 2 and predictions.shape[1] == 1:
             predictions = predictions[:, 0]
-        if predictions.ndim not in (1, 2) or targets.ndim != 1:
+        count = predictions.shape[1] if predictions.ndim == 2 else 2
+        right = predictions.ndim in (1, 2) and targets.ndim == 1
+        if not right or (self._classes and count != max(2, self._classes)):
+            wanted = f"(N, {self._classes})" if self._classes else "(N, classes)"
             raise ValueError(
-                f"{name} needs scores (N, classes) and class numbers (N,): predict() gave"
-                f" {predictions.shape}, the targets are {targets.shape}"
+                f"{name} needs scores {wanted} and class numbers (N,): predict() gave"
+                f" {self._predictions.shape}, the targets are {targets.shape}"
             )
-        return _probabilities(predictions.astype(np.float64))
+        scores = predictions.astype(np.float64)
+        known = are_probabilities(scores)
+        if self._are_probabilities and not known:
+            raise ValueError(
+                f"{name} needs probabilities, as predict() gave them before the sweep began; now"
+                f" they are from {scores.min():g} to {scores.max():g}"
+            )
+        if known if self._are_probabilities is None else self._are_probabilities:
+            return np.stack([1 - scores, scores], 1) if scores.ndim == 1 else scores
+        return _from_logits(scores)
 
 
-def _probabilities(scores: Array) -> Array:
-    """(N,) or (N, C) logits or probabilities → (N, C) probabilities."""
+def are_probabilities(scores: Array) -> bool:
+    """Whether (N,) or (N, C) scores are in [0, 1], and sum to 1 if there are several."""
+    inside = bool(((scores >= 0) & (scores <= 1)).all())
+    return inside and (scores.ndim == 1 or np.allclose(scores.sum(1), 1, atol=1e-4))
+
+
+def _from_logits(scores: Array) -> Array:
+    """(N,) or (N, C) logits → (N, C) probabilities."""
     if scores.ndim == 1:
-        inside = bool(((scores >= 0) & (scores <= 1)).all())
-        second = scores if inside else 1 / (1 + np.exp(-scores))
-        return np.stack([1 - second, second], 1)
-    if bool((scores >= 0).all()) and np.allclose(scores.sum(1), 1, atol=1e-4):
-        return scores
+        scores = np.stack([np.zeros_like(scores), scores], 1)
     shifted = np.exp(scores - scores.max(1, keepdims=True))
     made: Array = shifted / shifted.sum(1, keepdims=True)
     return made

@@ -54,6 +54,7 @@ class Fold:
         split: which of them train and which validate.
         options: how to train.
         number: the fold's number, from 0.
+        prepared: what the task's ``prepare`` returned for this fold; None: it is called.
 
     Attributes:
         epoch: epochs trained so far.
@@ -70,6 +71,7 @@ class Fold:
         options: TrainingOptions,
         *,
         number: int = 0,
+        prepared: Any = None,
     ) -> None:
         self._given = task, split
         # A task may keep notes on itself. They belong to this fold: a worker trains many trials.
@@ -79,7 +81,12 @@ class Fold:
         self.device = samples.device
         self.train_indices = torch.from_numpy(split.train).to(self.device)
         self.validation_indices = torch.from_numpy(split.validation).to(self.device)
-        self.prepared = self._prepared()
+        weight = samples.sample.roles.weight
+        self._mean_weight = 1.0  # of the training part: a batch of light samples counts less
+        if weight is not None:
+            weights = samples.column(weight, self.train_indices)[weight]
+            self._mean_weight = float(weights.double().mean())
+        self.prepared = self._prepared() if prepared is None else prepared
         with seeded(derive_seed(options.seed, number, "weights"), self.device):
             model = self.task.build(params, samples.sample, self.prepared)
             self.model: torch.nn.Module = model.to(self.device)
@@ -206,8 +213,9 @@ class Fold:
         target = self.samples.sample.target
         arrays = (torch.cat(parts).cpu().numpy() for parts in zip(*seen, strict=True))
         metrics = {name: self.task.metrics[name] for name in self.options.metrics}
-        classes = target is not None and target.classes is not None
-        return measure(metrics, *arrays, classes=classes)
+        classes = (target.classes if target else None) or 0
+        known = self.options.probabilities
+        return measure(metrics, *arrays, classes=classes, probabilities=known)
 
     def _evaluated(
         self, indices: Tensor, samples: Samples | None = None
@@ -235,7 +243,15 @@ class Fold:
         task's notes change.
         """
         task, split = self._given
-        fresh = Fold(task, self.params, self.samples, split, self.options, number=self.number)
+        fresh = Fold(
+            task,
+            self.params,
+            self.samples,
+            split,
+            self.options,
+            number=self.number,
+            prepared=self.prepared,
+        )
         sums: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         for terms, batch in fresh._evaluated(fresh.validation_indices):
@@ -257,7 +273,7 @@ class Fold:
         """
         terms, weights = self._terms(self.model, batch, moment, count), self._weights(batch)
         loss = terms["loss"]
-        mean = loss.mean() if weights is None else (loss * weights).sum() / weights.sum()
+        mean = loss.mean() if weights is None else (loss * weights).mean() / self._mean_weight
         return mean, sum_terms(terms, weights)
 
     def _terms(

@@ -65,6 +65,8 @@ class TrainingOptions:
         direction: ``minimize`` or ``maximize``; None: see `LoadedTask.compared_by`.
         metrics: of a whole part, by name, that are measured in validation
             (`foldrace.trainables.tasks.metrics`).
+        probabilities: whether classes are predicted by probabilities, not logits; None: judged by
+            the values of each part.
         early_stopping: when a fold stops before its last epoch.
         divergence_patience: after how many successive epochs in which training makes a network
             worse it has diverged (see `foldrace.trainables.training.divergence`); None: not as
@@ -77,6 +79,7 @@ class TrainingOptions:
     objective: str | None = None
     direction: str | None = None
     metrics: tuple[str, ...] = ()
+    probabilities: bool | None = None
     early_stopping: EarlyStopping = EarlyStopping()
     divergence_patience: int | None = 3
     precision: Precision = Precision.FLOAT32

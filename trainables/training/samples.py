@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foldrace.errors import DataError
 from foldrace.trainables.data.arrays import Fields, Ragged
 from foldrace.trainables.data.items.lazy import LazyField
 from foldrace.trainables.data.items.loader import Loader
@@ -169,8 +170,23 @@ class Samples:
         return map(self._with_columns, self._lazy.batches(parts), parts)
 
     def _with_columns(self, found: Batch, indices: Tensor) -> Batch:
-        for column in self._columns.values():
-            found.update(column.take(indices))
+        """A batch with the fields that are in memory.
+
+        Raises:
+            DataError: a collate function has changed the order, so that they do not belong to its
+                samples.
+        """
+        own = {name for name in self._columns if name in found}
+        for name, column in self._columns.items():
+            if name not in own:
+                found.update(column.take(indices))
+        if own and len(own) < len(self._columns):
+            for name in own:
+                held = self._columns[name].take(indices)[name]
+                if not torch.equal(held, found[name].to(held)):
+                    rule = f"collate_fn changes {name} or its order, and does not return "
+                    others = ", ".join(sorted({*self._columns} - own))
+                    raise DataError("dataset", name, rule + others, f"return {others} as well")
         return found
 
     @property

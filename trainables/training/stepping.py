@@ -81,9 +81,13 @@ class Stepping:
             self._step()
 
     def end_epoch(self) -> None:
-        """Takes the step of the batches that are left."""
-        if self._pending:
-            self._step()
+        """Takes the step of the batches that are left: of their mean, as of the others'."""
+        if not self._pending:
+            return
+        for weight in self._model.parameters():
+            if weight.grad is not None:
+                weight.grad.mul_(self._accumulate / self._pending)
+        self._step()
 
     def _step(self) -> None:
         self._pending = 0

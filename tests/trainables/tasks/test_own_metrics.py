@@ -55,7 +55,7 @@ def gain(predictions: torch.Tensor, targets: torch.Tensor, weights: Any) -> torc
 def test_they_get_what_their_parameters_name(made: Any, expected: float) -> None:
     metrics = declared_metrics("own", {"mine": made})
     for _ in range(2):  # nothing is left in it
-        found = measure(metrics, TARGETS, SCORES, WEIGHTS, classes=True)
+        found = measure(metrics, TARGETS, SCORES, WEIGHTS, classes=3)
         assert found["mine"] == pytest.approx(expected, abs=1e-6)
 
 
@@ -65,9 +65,7 @@ def test_values_stay_values() -> None:
         "own", {"median": skl.median_absolute_error, "squared": regression.MeanSquaredError()}
     )
     predictions = predictions.astype(np.float32)
-    found = measure(
-        {"median": metrics["median"]}, targets, predictions, WEIGHTS[:30], classes=False
-    )
+    found = measure({"median": metrics["median"]}, targets, predictions, WEIGHTS[:30], classes=0)
     expected = skl.median_absolute_error(
         targets.astype(float), predictions[:, 0].astype(float), sample_weight=WEIGHTS[:30]
     )
@@ -137,7 +135,7 @@ def broken(predictions, targets):
 
 class Line:
     metrics = {"miss": lambda predictions, targets: half((predictions - targets).abs().max())}
-    objective = "miss"
+    objective, direction = "miss", "minimize"
 
     def build(self, params, sample):
         return torch.nn.Linear(sample["x"].shape[0], 1)

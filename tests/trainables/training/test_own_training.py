@@ -157,9 +157,22 @@ def test_weighted_samples_count_as_their_weights_say() -> None:
     plain.model.load_state_dict(run.model.state_dict())
     assert run.evaluate(every)["loss"] == pytest.approx(plain.evaluate(few)["loss"], rel=1e-6)
     assert 0 <= len(counted) < len(run.validation_indices)
-    loss, _ = run.loss_and_sums(run.samples.take(every), 0.0)
+    train = run.train_indices
+    few = train[torch.from_numpy(FIELDS["w"][train.numpy()] > 0)]
+    loss, _ = run.loss_and_sums(run.samples.take(train), 0.0)
     other, _ = plain.loss_and_sums(plain.samples.take(few), 0.0)
-    assert float(loss) == pytest.approx(float(other), rel=1e-6)
+    assert float(loss.detach()) == pytest.approx(float(other.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_weights_count_between_batches_as_within_them(size: int) -> None:
+    """The batches' losses have the weighted mean of all samples as their mean."""
+    run = fold(Linear(), "x", "y", "w", weight="w")
+    batches = [run.samples.take(part) for part in torch.split(run.train_indices[:18], size)]
+    each = [float(run.loss_and_sums(batch, 0.0)[0].detach()) for batch in batches]
+    assert 0.0 in each, "a batch that does not count is no NaN"
+    whole = run.loss_and_sums(run.samples.take(run.train_indices[:18]), 0.0)[0]
+    assert float(np.mean(each)) == pytest.approx(float(whole.detach()), rel=1e-6)
 
 
 def test_accumulated_gradients_are_those_of_one_large_batch() -> None:

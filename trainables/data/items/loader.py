@@ -63,7 +63,7 @@ class Loader:
             DataError: an item or a batch cannot be used.
         """
         keyed = self._keyed(parts, int(torch.randint(2**62, ())))
-        if self._loader is None:
+        if self._loader is None or self._pass.parts:  # the processes are in the midst of a pass
             found: Iterator[Any] = (self._read(keys) for keys in keyed)
         else:
             self._pass.parts = keyed
@@ -77,6 +77,8 @@ class Loader:
             keyed.clear()
             for _ in found:
                 pass
+            if self._pass.parts is keyed:
+                self._pass.parts = []
 
     def take(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
         """The items at (B,) positions, read in this process. Raises: DataError: see `batches`."""
@@ -130,7 +132,7 @@ class _Pass:
 
 
 class _Reader(Dataset[Any]):
-    """Reads an item with its own random numbers: its position and the item, or what is wrong.
+    """Reads an item with its own random numbers: its key and the item, or what is wrong.
 
     Errors are returned, as one that is raised beside a trial arrives there as a text.
     """
@@ -138,33 +140,35 @@ class _Reader(Dataset[Any]):
     def __init__(self, items: Items, *, as_given: bool) -> None:
         self._items, self._as_given = items, as_given
 
-    def __getitem__(self, key: _Key) -> tuple[int, Any] | DataError:
+    def __getitem__(self, key: _Key) -> tuple[_Key, Any] | DataError:
         index, seed = key
         try:
             with drawn_from(seed):
-                return index, (self._items.item if self._as_given else self._items.fields)(index)
+                return key, (self._items.item if self._as_given else self._items.fields)(index)
         except DataError as error:
             return error
 
 
 class _Collate:
-    """Makes a batch of items."""
+    """Makes a batch of items, with the random numbers of its first one."""
 
     def __init__(self, items: Items, ragged: Mapping[str, bool]) -> None:
         self._items, self._ragged = items, ragged
 
-    def __call__(self, read: list[tuple[int, Any] | DataError]) -> dict[str, Tensor] | DataError:
+    def __call__(self, read: list[tuple[_Key, Any] | DataError]) -> dict[str, Tensor] | DataError:
         wrong = next((one for one in read if isinstance(one, DataError)), None)
         try:
             return wrong or self._made([one for one in read if not isinstance(one, DataError)])
         except DataError as error:
             return error
 
-    def _made(self, read: Sequence[tuple[int, Any]]) -> dict[str, Tensor]:
+    def _made(self, read: Sequence[tuple[_Key, Any]]) -> dict[str, Tensor]:
         each = [item for _, item in read]
         if self._items.collate is None:
-            return self._stacked([index for index, _ in read], each)
-        return self._items.batch(each)
+            return self._stacked([index for (index, _), _ in read], each)
+        (_, seed), _ = read[0]
+        with drawn_from(seed):
+            return self._items.batch(each)
 
     def _stacked(
         self, indices: Sequence[int], each: Sequence[Mapping[str, NDArray[Any]]]

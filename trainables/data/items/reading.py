@@ -55,7 +55,12 @@ def _by_part(name: str, value: object) -> dict[str, Any]:
         if "Iterable" in kind or "Chain" in kind or not hasattr(data, "__len__"):
             rule = "is an iterable-style data set, which has no folds: its samples have no numbers"
             raise DataError("dataset", name, rule, "give it __len__ and __getitem__")
-        if not len(data):
+        try:
+            empty = not len(data)
+        except Exception as error:
+            rule = f"its len() raised {type(error).__name__}: {first_line(error)}"
+            raise DataError("dataset", name, printable(rule)) from error
+        if empty:
             raise DataError("dataset", name, "is a data set without items")
     return dict(parts)
 
@@ -80,9 +85,12 @@ def read_items(
             log.warning("%s: its collate_fn is not used: the fields of items are; %s", name, hint)
         with drawn_from(0):
             items = _all_items(name, data)
-        if (groups := getattr(data, "groups", None)) is not None:
-            items.setdefault("groups", groups)
-        values |= {f"{key}_{of}": array for of, array in items.items()}
+        _add_attributes(items, data, len(data), {})
+        part = (part_named(key) or Part.TRAINING).prefix
+        if twice := sorted({f"{part}_{of}" for of in items} & {*values}):
+            rule = f"holds the field {twice[0].removeprefix(f'{part}_')} of the {part} part twice"
+            raise DataError("dataset", name, rule, "give each part once")
+        values |= {f"{part}_{of}": array for of, array in items.items()}
     made = parts_of_arrays(values)
     note = "each item has been read once: what is random in __getitem__ is drawn once"
     return replace(made, notes=(*made.notes, note))
@@ -164,7 +172,12 @@ def _lazy_fields(items: Items, wanted: Wanted) -> dict[str, object]:
     looked_at = np.unique(np.linspace(0, count - 1, min(count, _SEEN)).astype(np.int64)).tolist()
     with drawn_from(0):
         first = items.fields(0)
+    with drawn_from(0):
+        again = items.fields(0)
         seen = {index: items.fields(index) for index in looked_at}
+    if any(of not in again or first[of].tobytes() != again[of].tobytes() for of in first):
+        text = "%s: an item that is read twice differs, so a sweep cannot be repeated; %s"
+        log.warning(text, items.name, "draw from torch, numpy.random or random alone")
     for index, item in seen.items():
         if set(item) != set(first):
             rule = f"item {index} has the fields {', '.join(item)}, item 0 {', '.join(first)}"
@@ -184,13 +197,24 @@ def _lazy_fields(items: Items, wanted: Wanted) -> dict[str, object]:
             to_scan.append(of)
     if to_scan:
         found.update(_scanned(items, to_scan))
+    _add_attributes(found, items.data, count, wanted.roles)
+    return found
+
+
+def _add_attributes(
+    found: dict[str, Any], data: Any, count: int, given: Mapping[str, str | None]
+) -> None:
+    """Adds the fields that a data set holds for a role that no field of its items has.
+
+    Args:
+        given: the roles that the sweep file gives.
+    """
+    by_name = {role_of_name(of) for of in found}
     for role, names in _ATTRIBUTES.items():
-        named = next((of for of in found if _role_of(of, wanted) == role), None)
-        for of in names if named is None and role not in wanted.roles else ():
-            if (values := _attribute(items.data, of)) is not None and len(values) == count:
+        for of in names if role not in by_name and role not in given else ():
+            if (values := _attribute(data, of)) is not None and len(values) == count:
                 found.setdefault(of, values)
                 break
-    return found
 
 
 def _role_of(of: str, wanted: Wanted) -> str | None:
@@ -228,19 +252,19 @@ def _known(items: Items, role: str | None, each: Mapping[int, NDArray[Any]]) -> 
         if values is None or len(values) != len(items):
             continue
         if all(np.array_equal(values[index], array) for index, array in each.items()):
-            return values
+            return values.astype(next(iter(each.values())).dtype, copy=False)
     return None
 
 
 def _attribute(data: Any, name: str) -> NDArray[Any] | None:
     """An array of an entry per item that a data set holds, also through `Subset` and
     `ConcatDataset`."""
-    if (held := getattr(data, name, None)) is not None:
-        try:
+    try:
+        if (held := getattr(data, name, None)) is not None:
             values = _as_array(held)
-        except Exception:  # of any kind, of whatever a data set calls so
-            return None
-        return values if values.ndim and len(values) == len(data) else None
+            return values if values.ndim and len(values) == len(data) else None
+    except Exception:  # of any kind, of whatever a data set calls so
+        return None
     if hasattr(data, "dataset") and hasattr(data, "indices"):
         whole = _attribute(data.dataset, name)
         return None if whole is None else whole[np.asarray(data.indices, dtype=np.intp)]
@@ -258,8 +282,10 @@ def _scanned(items: Items, fields: Sequence[str]) -> dict[str, NDArray[Any]]:
     named, count = ", ".join(fields), len(items)
     log.info("%s: reading its %d items once, for %s", items.name, count, named)
     found: dict[str, list[NDArray[Any]]] = {of: [] for of in fields}
-    for item in every_item(items):
+    for index, item in enumerate(every_item(items)):
         for of in fields:
+            if of not in item:
+                raise DataError("dataset", items.name, f"item {index} has no {of}")
             found[of].append(item[of])
     shapes = {of: {array.shape for array in arrays} for of, arrays in found.items()}
     for of, different in shapes.items():
