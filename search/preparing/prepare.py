@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from foldrace.errors import InputError
+from foldrace.search.preparing.pickling import check_pickled
 from foldrace.search.preparing.prepared import Prepared
-from foldrace.search.preparing.resources import check_items, check_resources, count_gpus
+from foldrace.search.preparing.resources import check_resources, count_gpus, warn_of_readers
 from foldrace.search.preparing.task_checks import (
     Tried,
     check_direction,
@@ -75,7 +76,7 @@ def prepare(
         data_dir=data_dir,
     )
     if given.workers is not None:
-        check_items(dataset, given.workers, spec.resources.cpu)
+        warn_of_readers(given.workers, spec.resources.cpu)
     folds = fold_plan(spec, dataset)
     for leak in folds.leaks():
         log.warning("folds: %s", leak)
@@ -85,6 +86,8 @@ def prepare(
     compared = task.compared_by(spec.objective.metric, spec.objective.direction)
     objective = replace(compared, metric=compared.named(tried.measured))
     metrics = part_metrics(spec, task, dataset.sample, objective.name, tried.measured)
+    if given.workers is not None or spec.task not in BUILT_IN_TASKS:
+        check_pickled(spec, task, dataset)
     probabilities = check_metrics(task, metrics, tried, dataset.sample)
     if objective.name in metrics and spec.objective.direction is None:
         better = task.metrics[objective.name].maximize

@@ -8,16 +8,11 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from foldrace.errors import InputError, first_line, printable
-from foldrace.trainables.data.items.lazy import LazyField
-
-if TYPE_CHECKING:
-    from foldrace.trainables.data.arrays import Dataset
+from foldrace.errors import InputError
 
 __all__ = [
-    "check_items",
     "check_resources",
     "check_shared",
     "count_gpus",
@@ -25,6 +20,7 @@ __all__ = [
     "largest_node",
     "requested",
     "trial_slots",
+    "warn_of_readers",
 ]
 
 log = logging.getLogger(__name__)
@@ -64,39 +60,13 @@ def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> N
             raise InputError(f"resources.{name}", asked, rule, hint)
 
 
-def check_items(dataset: Dataset, workers: int, cpu: float) -> None:
-    """Refuses a data set whose items are read by a trial if it cannot be sent to a trial.
-
-    A warning says that more processes read than the trial reserves processors.
-
-    Args:
-        workers: the processes per trial that read items.
-        cpu: the processors that a trial reserves.
-
-    Raises:
-        InputError: it cannot be pickled.
-    """
-    from ray import cloudpickle
-
+def warn_of_readers(workers: int, cpu: float) -> None:
+    """Says that more processes read a trial's items than it reserves processors."""
     if workers > cpu:
         text = (
-            "dataset.workers: %d processes per trial read items, and a trial reserves %g CPUs; %s"
+            "dataset.workers: a trial has %d processes that read items, and reserves %g CPUs; %s"
         )
-        log.warning(text, workers, cpu, "set resources.cpu to as many, or fewer trials share them")
-    items = [array.items for array in dataset.training.values() if isinstance(array, LazyField)]
-    try:
-        cloudpickle.CloudPickler(_Nowhere(), buffer_callback=lambda _: None).dump(items)
-    except Exception as error:
-        rule = f"cannot be sent to workers: {type(error).__name__}: {first_line(error)}"
-        hint = "open files in __getitem__, or leave dataset.workers out"
-        raise InputError("dataset", dataset.name, printable(rule), hint) from error
-
-
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, data: bytes) -> int:
-        return len(data)
+        log.warning(text, workers, cpu, "set resources: {cpu: …} to as many")
 
 
 def _alive() -> list[dict[str, Any]]:

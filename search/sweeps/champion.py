@@ -14,7 +14,13 @@ import numpy as np
 import torch
 
 from foldrace.errors import StateError
-from foldrace.search.sweeps.models import WEIGHTS, deployable, export_program
+from foldrace.search.sweeps.models import (
+    PROGRAM,
+    WEIGHTS,
+    deployable,
+    export_program,
+    save_model,
+)
 from foldrace.trainables.data.arrays import Dataset, taken
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.samples import Samples
@@ -27,6 +33,7 @@ __all__ = ["register_champion"]
 log = logging.getLogger(__name__)
 
 _ALIAS = "champion"
+_FOLDER = "model"
 _CHECKED = 16
 
 
@@ -47,29 +54,32 @@ def register_champion(
         dataset: the registered model is checked on its test part.
 
     Returns:
-        The model's URI. Its version is the weights alone, with a warning, if torch cannot export
-        the model or there are fewer than two images.
+        The model's URI. It is a folder of files, ``state_dict.pt`` and ``prepared.pt``, and
+        ``model.pt2`` if it has several inputs, where it cannot be one of MLflow's models: with
+        several inputs, if torch cannot export it, or of fewer than two samples.
 
     Raises:
         StateError: the registered model, loaded back, computes something else.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / WEIGHTS
-        torch.save({key: value.cpu() for key, value in fold.model.state_dict().items()}, path)
-        client.log_artifact(run_id, str(path))
     chosen = np.arange(min(_CHECKED, dataset.test_count))
     fields = {of: taken(array, chosen) for of, array in dataset.test.items()}
     samples = Samples.of(fields, dataset.sample, torch.device("cpu"))
     model, arguments = deployable(fold, samples)
-    # MLflow's PyTorch models take one tensor
-    if len(arguments) != 1 or export_program(model, arguments) is None:
-        log.warning(
-            "torch.export cannot export this model with one tensor as its input: models:/%s has"
-            " its weights (%s), not a program",
-            name,
-            WEIGHTS,
-        )
-        return _register_weights(client, run_id, name)
+    program = export_program(model, arguments)
+    several = len(arguments) != 1  # MLflow's PyTorch models take one tensor
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder), fold, program if several else None)
+        client.log_artifacts(run_id, folder)
+        if several or program is None:
+            client.log_artifacts(run_id, folder, _FOLDER)
+    if program is None:
+        text = "torch.export cannot export this model: models:/%s has its weights (%s) alone"
+        log.warning(text, name, WEIGHTS)
+    elif several:
+        text = "models:/%s is a folder with %s, which takes %s: torch.export.load(…).module()"
+        log.info(text, name, PROGRAM, ", ".join(getattr(model, "names", ())))
+    if several or program is None:
+        return _register_files(client, run_id, name)
     with _default_store(uri):
         return _register(client, run_id, name, model, arguments[0])
 
@@ -80,10 +90,10 @@ def _create(client: MlflowClient, name: str) -> None:
         client.create_registered_model(name)
 
 
-def _register_weights(client: MlflowClient, run_id: str, name: str) -> str:
-    """Registers the logged weights alone, and sets the alias."""
+def _register_files(client: MlflowClient, run_id: str, name: str) -> str:
+    """Registers the logged folder of files, and sets the alias."""
     _create(client, name)
-    source = f"{client.get_run(run_id).info.artifact_uri}/{WEIGHTS}"
+    source = f"{client.get_run(run_id).info.artifact_uri}/{_FOLDER}"
     version = client.create_model_version(name, source, run_id)
     client.set_registered_model_alias(name, _ALIAS, version.version)
     return f"models:/{name}@{_ALIAS}"

@@ -22,7 +22,7 @@ from foldrace.trainables.training.fold import Fold, moved
 from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import Split
 
-__all__ = ["WEIGHTS", "deployable", "export_program", "log_fold_models"]
+__all__ = ["PROGRAM", "WEIGHTS", "deployable", "export_program", "log_fold_models", "save_model"]
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class _Method(torch.nn.Module):
         self.model, self._task, self._params = fold.model, fold.task, fold.params
         self._sample = fold.samples.sample
         self._prepared = moved(fold.prepared, torch.device("cpu"))
-        self._method, self._names = method, names
+        self._method, self.names = method, list(names)
 
     def apply_to(self, *tensors: torch.Tensor) -> torch.Tensor:
         """The method's result for a tensor per name."""
-        batch = dict(zip(self._names, tensors, strict=True))
+        batch = dict(zip(self.names, tensors, strict=True))
         made: torch.Tensor = self._task.call(
             self._method,
             self.model,
@@ -153,17 +153,32 @@ def log_fold_models(
         events.files((trial.number, run.number), path, "checkpoint")
 
 
-def _write(folder: Path, fold: Fold, work: Work, split: Split, about: Mapping[str, Any]) -> None:
+def class_names(fold: Fold) -> Sequence[str]:
+    """The name of class i at position i, if the target was text."""
+    target = fold.samples.sample.target
+    return target.names if target is not None else ()
+
+
+def save_model(folder: Path, fold: Fold, program: torch.export.ExportedProgram | None) -> None:
+    """Writes a fold's weights, what its task has prepared, and the program, as far as there are
+    any."""
     weights = fold.model.state_dict()
     torch.save({name: value.cpu() for name, value in weights.items()}, folder / WEIGHTS)
     if fold.prepared is not None:
         torch.save(moved(fold.prepared, torch.device("cpu")), folder / PREPARED)
+    if program is not None:
+        torch.export.save(program, folder / PROGRAM)
+
+
+def _write(folder: Path, fold: Fold, work: Work, split: Split, about: Mapping[str, Any]) -> None:
     np.save(folder / INDICES, split.validation)
     np.save(
         folder / POSITIONS,
         split.validation if work.positions is None else work.positions[split.validation],
     )
-    program = export_program(*deployable(fold, work.first_samples(_EXAMPLES)))
+    module, arguments = deployable(fold, work.first_samples(_EXAMPLES))
+    program = export_program(module, arguments)
+    save_model(folder, fold, program)
     if program is None:
         log.warning(
             "%s: torch.export cannot export this model: there is %s, but no %s",
@@ -171,7 +186,9 @@ def _write(folder: Path, fold: Fold, work: Work, split: Split, about: Mapping[st
             WEIGHTS,
             PROGRAM,
         )
-    else:
-        torch.export.save(program, folder / PROGRAM)
+    if fold.prepared is not None and module is fold.model and fold.number == 0:
+        text = "%s: the exported model is the network alone, which knows nothing of prepare(): %s"
+        log.warning(text, fold.task.reference, "write predict() to have that in it as well")
     shown = {"task": work.task.reference, "params": dict(fold.params), **about}
+    shown |= {"inputs": getattr(module, "names", []), "classes": list(class_names(fold))}
     (folder / ABOUT).write_text(json.dumps(shown, indent=2))

@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
-import ray
-import ray.cloudpickle
 from ray import tune
 
 from foldrace.errors import StateError, first_line
 from foldrace.files import fsync_path
 from foldrace.private import private_folder
 from foldrace.search.live_objects import attached
+from foldrace.search.preparing.pickling import pickle_by_value, users_modules
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.sampling.journal import JOURNAL, JournalPlace
@@ -35,8 +32,6 @@ from foldrace.search.tune.snapshots import Snapshots, go_back_to_snapshot, has_s
 from foldrace.search.tune.state import TrialRecord
 from foldrace.trainables.ray.trainable import FoldTrainable
 from foldrace.trainables.ray.work import Work
-from foldrace.trainables.user_code import is_of_file, referenced_module
-from foldrace.trainables.user_sources import project_sources
 
 __all__ = ["run_experiment"]
 
@@ -105,7 +100,7 @@ def _make_tuner(
     experiment: Experiment, prepared: Prepared, work: Work, callback: SweepCallback
 ) -> tune.Tuner:
     """The tuner of a new experiment, or of one that continues from its snapshot."""
-    _pickle_by_value(_users_modules(prepared))
+    pickle_by_value(users_modules(prepared.spec, prepared.task))
     resources = prepared.spec.resources
     trainable = tune.with_resources(
         tune.with_parameters(FoldTrainable, work=work),
@@ -117,27 +112,6 @@ def _make_tuner(
     if tuner is None:
         tuner = _new_tuner(experiment, trainable, callback, prepared.spec.limits.max_failures)
     return tuner
-
-
-def _users_modules(prepared: Prepared) -> list[ModuleType]:
-    """The modules of the task, its metrics, and of a data set whose items workers read."""
-    spec = prepared.spec
-    references = [one for one in spec.metrics if ":" in one]
-    if spec.dataset.workers is not None:
-        references.append(spec.dataset.name)
-    own = sys.modules[type(prepared.task.implementation).__module__]
-    return [own, *map(referenced_module, references)]
-
-
-def _pickle_by_value(modules: Iterable[ModuleType]) -> None:
-    """Lets workers unpickle what is in files of the user's, which they cannot import, nor what
-    lies beside it."""
-    for module in modules:
-        if not is_of_file(module):
-            continue
-        beside = [sys.modules[name] for name in project_sources(module) if name in sys.modules]
-        for each in (module, *beside):
-            ray.cloudpickle.register_pickle_by_value(each)
 
 
 def _attached(

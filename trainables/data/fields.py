@@ -99,6 +99,10 @@ def fields_of_parts(
         if left_out and part is not Part.TRAINING:
             log.warning("%s: of the %s part: not read: %s", name, part.value, ", ".join(left_out))
     joined, names = _numbered(name, arrays, roles)
+    if roles.time in names:
+        rule = f"{roles.time}, the time, is text, of which the order in time is not known"
+        hint = "save it as numbers or dates (datetime64), or write time: false"
+        raise DataError("dataset", name, rule, hint)
     for of in chosen:
         _check_values(name, of, roles, joined)
     train = joined[Part.TRAINING]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,6 +19,8 @@ from foldrace.trainables.data.items.lazy import LazyField
 from foldrace.trainables.data.mapped import Mapped
 
 __all__ = ["Part", "digest", "hold_out", "part_named", "resize", "subset"]
+
+log = logging.getLogger(__name__)
 
 _HELD_OUT_SEED = 0
 _DIGESTED_AT_ONCE = 2**26
@@ -61,8 +64,8 @@ def part_named(name: str) -> Part | None:
 def hold_out(name: str, parts: Parts, *, stratify: bool = False) -> Parts:
     """Split off a tenth of the samples as the test part, unless there is a test part.
 
-    The choice is the same every time. Of data in time the last tenth is held out; groups are held
-    out whole, so that no group is in both parts. Samples keep their order.
+    The choice is the same every time. Of data in time the last tenth is held out, and groups that
+    it divides are said; else groups are held out whole. Samples keep their order.
 
     Args:
         name: the data set's name in an error.
@@ -74,6 +77,10 @@ def hold_out(name: str, parts: Parts, *, stratify: bool = False) -> Parts:
     if parts.test is not None:
         return parts
     held = _held_out(name, parts, stratify)
+    groups = parts.of_role("groups")
+    if groups is not None and (both := np.intersect1d(groups[held], groups[~held]).size):
+        text = "%s: the last tenth in time is the test part, and %d groups are in both parts"
+        log.warning(text, name, both)
     only_training = {parts.roles.groups, parts.roles.split}
     return replace(
         _take(parts, np.flatnonzero(~held)),

@@ -169,6 +169,11 @@ class FoldPlan:
                 raise InputError(
                     "folds.gap", self.gap, rule, "take fewer splits, or a smaller gap"
                 )
+            for number, one in enumerate(self._split()):
+                if not len(one.train):
+                    rule = f"fold {number} has nothing to train on: it begins in the first moment"
+                    hint = "take fewer splits, or a smaller gap"
+                    raise InputError("folds.splits", self.splits, rule, hint)
 
     def _numbers(self) -> Indices | None:
         """The numbers of predefined folds of the samples that validate."""
@@ -206,10 +211,11 @@ class FoldPlan:
                 self.groups if self.kind in _KEEPS_GROUPS else None,
             )
             for train, validation in pairs:
-                yield Split(
-                    np.sort(order[train]).astype(np.int64),
-                    np.sort(order[validation]).astype(np.int64),
-                )
+                before, after = np.sort(order[train]), np.sort(order[validation])
+                if self.kind is FoldKind.TIME_SERIES:  # a moment is not on both sides
+                    time = np.asarray(self.time)
+                    before = before[time[before] < time[after].min()]
+                yield Split(before.astype(np.int64), after.astype(np.int64))
 
     def _splitter(self, random: np.random.RandomState) -> Any:
         from sklearn import model_selection as skl
@@ -248,7 +254,9 @@ class FoldPlan:
                     f"the folds (kind: {self.kind}) divide groups, so what is learned of a group"
                     " helps in validation; kind: group keeps each whole"
                 )
-        if self.time is not None and self.kind is not FoldKind.TIME_SERIES and self.shuffle:
+        if self.time is not None and any(
+            self.time[one.train].max() >= self.time[one.validation].min() for one in splits
+        ):
             found.append(
                 f"the folds (kind: {self.kind}) train on samples that are later than those they"
                 " validate on; kind: time_series does not"

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from foldrace.search.recording.tracking import connect
 from foldrace.search.sweeps.champion import register_champion
 from foldrace.trainables.data.arrays import Dataset
+from foldrace.trainables.data.sample import Roles
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions
@@ -54,5 +56,50 @@ def test_a_model_that_cannot_be_exported_is_registered_by_its_weights_and_said(
     assert found == "models:/odd@champion" and "cannot export this model" in caplog.text
     version = client.get_model_version_by_alias("odd", "champion")
     place = client.get_model_version_download_uri("odd", version.version)
-    weights = torch.load(place.removeprefix("file://"), weights_only=True)
+    weights = torch.load(Path(place.removeprefix("file://")) / "state_dict.pt", weights_only=True)
     assert torch.equal(weights["weight"], fold.model.weight)
+
+
+class Sexes:
+    """Two inputs, and what it learns of the training part."""
+
+    def prepare(self, train: Any, params: Any) -> Any:
+        return {"mean": train["x"].mean(0)}
+
+    def build(self, params: Any, sample: Any) -> torch.nn.Module:
+        return torch.nn.Linear(4, 2)
+
+    def predict(self, model: torch.nn.Module, batch: Any, params: Any, prepared: Any) -> Any:
+        parts = [batch["x"] - prepared["mean"], batch["sex"][:, None].float()]
+        return model(torch.cat(parts, 1))
+
+    def losses(self, model: torch.nn.Module, batch: Any, params: Any, prepared: Any) -> Any:
+        return {"loss": self.predict(model, batch, params, prepared).square().mean(1)}
+
+
+@pytest.mark.slow
+def test_a_model_of_several_inputs_is_registered_with_its_program_and_what_was_prepared(
+    tmp_path: Path,
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = connect(uri)
+    experiment = client.create_experiment(uuid.uuid4().hex, artifact_location=tmp_path.as_uri())
+    run = client.create_run(experiment).info.run_id
+    x, sex = np.random.default_rng(0).random((6, 3)).astype(np.float32), np.arange(6) % 2
+    fields = {"x": x, "sex": sex}
+    data = Dataset("people", fields, fields, Roles(), {}, "", "")
+    samples = Samples.of(fields, data.sample, torch.device("cpu"))
+    task = LoadedTask("sexes", Sexes(), {}, None)
+    split = FoldPlan(6, splits=2).split()[0]
+    fold = Fold(task, task.complete({}), samples, split, TrainingOptions(1))
+    assert register_champion(client, uri, run, "sexes", fold, data) == "models:/sexes@champion"
+    mlflow.set_tracking_uri(uri)
+    try:
+        place = Path(mlflow.artifacts.download_artifacts("models:/sexes@champion"))
+    finally:
+        mlflow.set_tracking_uri("")
+    model = torch.export.load(place / "model.pt2").module()
+    batch = samples.take(torch.arange(6))
+    torch.testing.assert_close(model(batch["x"], batch["sex"]), fold.call("predict", batch))
+    prepared = torch.load(place / "prepared.pt", weights_only=True)
+    torch.testing.assert_close(prepared["mean"], fold.prepared["mean"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray.cloudpickle as cloudpickle
 
-from foldrace.search.tune.tuner import _pickle_by_value
+from foldrace.search.preparing.pickling import pickle_by_value
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
 
 TASK = """
@@ -66,7 +66,7 @@ def test_what_a_task_imports_travels_with_it(task: LoadedTask, tmp_path: Path) -
         "parts.factor",
         "late",
     }
-    _pickle_by_value([sys.modules[type(task.implementation).__module__]])
+    pickle_by_value([sys.modules[type(task.implementation).__module__]])
     registered = [
         sys.modules[name] for name in ("beside", "parts", "parts.deep", "parts.factor")
     ] + [sys.modules[type(task.implementation).__module__]]

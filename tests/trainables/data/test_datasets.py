@@ -474,3 +474,13 @@ def test_classes_of_the_test_part_alone_are_named(tmp_path, caplog):
     np.savez(tmp_path / "mine.npz", x=x, y=y, test_x=x, test_y=np.array([0, 1, 2, 3, 4, 4]))
     load_dataset(str(tmp_path / "mine.npz"), data_dir=tmp_path)
     assert "classes of the test part alone: 2, 4" in caplog.text
+
+
+def test_text_is_no_time_and_groups_that_time_divides_are_said(tmp_path, caplog):
+    x, groups = np.zeros((20, 2)), np.arange(20) % 4
+    np.savez(tmp_path / "text.npz", x=x, time=[f"{day}/1/2024" for day in range(20)])
+    with pytest.raises(DataError, match=r"time, the time, is text.*time: false"):
+        load_dataset(str(tmp_path / "text.npz"), data_dir=tmp_path)
+    np.savez(tmp_path / "both.npz", x=x, time=np.arange(20), groups=groups)
+    load_dataset(str(tmp_path / "both.npz"), data_dir=tmp_path)
+    assert "last tenth in time is the test part, and 2 groups are in both parts" in caplog.text

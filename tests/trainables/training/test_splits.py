@@ -301,3 +301,21 @@ def test_the_largest_plan_the_samples_allow_is_not_refused():
     labels = np.array([0] * 7 + [1] * 3)
     assert len(FoldPlan(10, FoldKind.STRATIFIED, splits=3, labels=labels).split()) == 3
     assert len(FoldPlan(10, FoldKind.GROUP, splits=2, groups=labels).split()) == 2
+
+
+def test_a_moment_is_never_on_both_sides_of_folds_in_time():
+    time = np.repeat([0, 1, 2, 3], 5)
+    folds = FoldPlan(20, FoldKind("time_series"), splits=2, time=time)
+    for fold in folds.split():
+        assert time[fold.train].max() < time[fold.validation].min() and len(fold.train)
+    assert not folds.leaks()
+    with pytest.raises(InputError, match="fold 0 has nothing to train on"):
+        FoldPlan(12, FoldKind("time_series"), splits=3, time=np.repeat([0, 1], 6))
+
+
+@pytest.mark.parametrize("kind", ["kfold", "holdout"])
+def test_folds_that_are_not_shuffled_are_asked_for_their_times_too(kind):
+    late_first = FoldPlan(12, FoldKind(kind), shuffle=False, time=np.arange(12)[::-1])
+    assert "train on samples that are later" in late_first.leaks()[0]
+    in_order = FoldPlan(12, FoldKind("holdout"), shuffle=False, time=np.arange(12))
+    assert not in_order.leaks()
