@@ -1,7 +1,9 @@
-"""What is a user's travels to workers by value: they have neither its files nor what lies beside."""
+"""What is a user's travels to workers by value: they have neither its file nor its folder."""
 
 from __future__ import annotations
 
+import copyreg
+import importlib
 import sys
 from collections.abc import Iterable
 from types import ModuleType
@@ -31,12 +33,28 @@ def pickle_by_value(modules: Iterable[ModuleType]) -> None:
     lies beside it."""
     from ray import cloudpickle
 
+    _modules_by_name()
     for module in modules:
         if not is_of_file(module):
             continue
         beside = [sys.modules[name] for name in project_sources(module) if name in sys.modules]
         for each in (module, *beside):
             cloudpickle.register_pickle_by_value(each)
+
+
+def _modules_by_name() -> None:
+    """Lets modules of classes of their own be pickled, as others are, by their names.
+
+    cloudpickle takes along each submodule whose name occurs in a function: torch.classes, which is
+    not of the usual class, where a task says ``sample.target.classes``.
+    """
+    own = {type(module) for module in list(sys.modules.values()) if isinstance(module, ModuleType)}
+    for kind in own - {ModuleType}:
+        copyreg.pickle(kind, _by_name)  # type: ignore[arg-type]
+
+
+def _by_name(module: ModuleType) -> tuple[object, tuple[str]]:
+    return importlib.import_module, (module.__name__,)
 
 
 def check_pickled(spec: SweepSpec, task: LoadedTask, dataset: Dataset) -> None:

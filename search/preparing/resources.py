@@ -63,9 +63,7 @@ def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> N
 def warn_of_readers(workers: int, cpu: float) -> None:
     """Says that more processes read a trial's items than it reserves processors."""
     if workers > cpu:
-        text = (
-            "dataset.workers: a trial has %d processes that read items, and reserves %g CPUs; %s"
-        )
+        text = "dataset.workers: a trial has %d processes that read items, and %g CPUs; %s"
         log.warning(text, workers, cpu, "set resources: {cpu: …} to as many")
 
 

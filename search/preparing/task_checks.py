@@ -20,7 +20,7 @@ from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.metrics import are_probabilities, measure
 from foldrace.trainables.tasks.objective import Objective, sounds_better_high
 from foldrace.trainables.tasks.own_metrics import metric_name
-from foldrace.trainables.tasks.parameters import Value
+from foldrace.trainables.tasks.parameters import TECHNIQUES, TRAINING_PARAMETERS, Value
 
 if TYPE_CHECKING:
     from foldrace.trainables.data.arrays import Dataset
@@ -143,11 +143,12 @@ class Tried:
 
     Attributes:
         measured: the names of what it measures itself.
-        predicted: the targets of some samples, and its predictions, untrained; None without any.
+        predicted: the targets of some samples, its predictions, untrained, and the weights, if
+            there are any; None without targets or predictions.
     """
 
     measured: Collection[str] = ()
-    predicted: tuple[NDArray[Any], NDArray[Any]] | None = None
+    predicted: tuple[NDArray[Any], ...] | None = None
 
 
 def try_task(
@@ -174,9 +175,9 @@ def _tried(
     from foldrace.trainables.training.stepping import Stepping
 
     trial = replace(task, implementation=copy.deepcopy(task.implementation))
-    params = _Read(params)
+    plain, params = params, _Read(params)
     sample, count = dataset.sample, min(2, len(dataset))
-    tried: tuple[Any, Any] | None = None
+    tried: tuple[Any, ...] | None = None
     doing = "build()"
     try:
         samples = Samples.of(dataset.training, sample, torch.device("cpu"))
@@ -200,10 +201,18 @@ def _tried(
         _check_summary(trial, terms, params, objective)
         doing = "the gradient of the loss"
         torch.autograd.backward(terms["loss"].mean())
+        own = None
         if trial.can("optimizers"):
             doing = "optimizers()"
-            made = trial.call_without_batch("optimizers", model, params, prepared=prepared)
-            Stepping(params, model, 1, 1, made)
+            own = trial.call_without_batch("optimizers", model, params, prepared=prepared)
+        stepping = Stepping(plain, model, 1, 1, own)
+        if trial.can("step"):
+            doing = "step()"
+            own = stepping.optimizers
+            terms = dict(
+                trial.call("step", model, batch, params, **offered, optimizers=own, epoch=0.0)
+            )
+            _check_terms(task, terms, count, objective, of="step()")
         batch = samples.take(two)
         with torch.inference_mode():
             doing = "losses() in evaluation"
@@ -219,6 +228,8 @@ def _tried(
                     batch = samples.take(some)
                     predicted = trial.call("predict", model, batch, params, **offered).float()
                     tried = (batch[sample.target.name].numpy(), predicted.numpy())
+                    if sample.roles.weight is not None:
+                        tried = (*tried, batch[sample.roles.weight].double().numpy())
             if trial.reconstructs and sample.holds_an_image:
                 doing = "reconstruct()"
                 pictures = trial.call("reconstruct", model, batch, params, **offered)
@@ -228,11 +239,7 @@ def _tried(
     except (Exception, SystemExit) as error:
         rule = f"{doing} fails on two samples of {shown(sample)}: {type(error).__name__}: {error}"
         raise InputError("task", task.reference, rule, _type_hint(sample, error)) from error
-    smoothing = "label_smoothing"
-    if smoothing in params and smoothing not in params.names and smoothing not in task.parameters:
-        rule = f"{task.reference} does not read it"
-        hint = 'cross_entropy(…, label_smoothing=params.get("label_smoothing") or 0.0)'
-        raise InputError(f"space.{smoothing}", params[smoothing], rule, hint)
+    _check_read(task, params)
     return Tried(frozenset(measured), tried)
 
 
@@ -247,7 +254,7 @@ def check_metrics(task: LoadedTask, metrics: Sequence[str], tried: Tried, sample
     """
     if tried.predicted is None or not metrics:
         return False
-    targets, predicted = tried.predicted
+    targets, predicted, *weights = tried.predicted
     classes = (sample.target.classes if sample.target else None) or 0
     scores = predicted[:, 0] if predicted.ndim == 2 and predicted.shape[1] == 1 else predicted
     probabilities = scores.ndim in (1, 2) and are_probabilities(scores)
@@ -257,6 +264,7 @@ def check_metrics(task: LoadedTask, metrics: Sequence[str], tried: Tried, sample
                 {name: task.metrics[name]},
                 targets,
                 predicted,
+                *weights,
                 classes=classes,
                 probabilities=probabilities,
             )
@@ -265,6 +273,24 @@ def check_metrics(task: LoadedTask, metrics: Sequence[str], tried: Tried, sample
             rule = f"{name} fails on targets and predictions of {kinds}: {first_line(error)}"
             raise InputError("metrics", name, rule) from error
     return probabilities
+
+
+def _check_read(task: LoadedTask, params: _Read) -> None:
+    """Refuses parameters of the training that the task has taken over and does not read."""
+    smoothing = 'cross_entropy(…, label_smoothing=params.get("label_smoothing") or 0.0)'
+    taken_over = {"label_smoothing": ("losses()", smoothing)}
+    if task.can("optimizers"):
+        hint = "leave it out, or read it: params[…]"
+        left = {*TRAINING_PARAMETERS} - {*TECHNIQUES, "batch_size"}
+        taken_over |= dict.fromkeys(left, ("optimizers()", hint))
+    if task.can("step"):
+        hint = "leave it out, or do it in step()"
+        taken_over |= dict.fromkeys(("clip_norm", "clip_value", "accumulate"), ("step()", hint))
+    for name, (method, hint) in taken_over.items():
+        used = params.get(name) not in (None, TRAINING_PARAMETERS[name].default)
+        if used and name not in params.names and name not in task.parameters:
+            rule = f"the {method} of {task.reference} does not read it"
+            raise InputError(f"space.{name}", params[name], rule, hint)
 
 
 class _Read(Mapping[str, Value]):
@@ -339,7 +365,11 @@ def _check_reconstructed(task: LoadedTask, made: object, images: Any) -> None:
 
 
 def _check_terms(
-    task: LoadedTask, terms: Mapping[str, Any], count: int, objective: str | None
+    task: LoadedTask,
+    terms: Mapping[str, Any],
+    count: int,
+    objective: str | None,
+    of: str = "losses()",
 ) -> None:
     def wrong(rule: str, hint: str = "") -> InputError:
         return InputError("task", task.reference, rule, hint)
@@ -349,7 +379,7 @@ def _check_terms(
     for name, values in terms.items():
         if not _TERM.fullmatch(name) or name in _TAKEN:
             raise wrong(
-                f"losses() names a term {name!r}; names are letters, digits and _, and not"
+                f"{of} names a term {name!r}; names are letters, digits and _, and not"
                 f" {' or '.join(_TAKEN)}"
             )
         shape = tuple(getattr(values, "shape", ()))
@@ -357,13 +387,15 @@ def _check_terms(
             len(shape) != 2 or shape[0] != count or name in ("loss", compared)
         ):
             rule = (
-                f"losses() must give one value per sample: {name!r} has the shape {shape} for"
+                f"{of} must give one value per sample: {name!r} has the shape {shape} for"
                 f" {count} samples"
             )
             raise wrong(rule, "average over pixels, not over the batch")
         if name in judged and not math.isfinite(float(values.detach().sum())):
             raise wrong(f"{name!r} is not finite on two samples with an untrained model")
     known = f"it returns: {', '.join(sorted(terms))}"
+    if of != "losses()":
+        return  # its terms are of training alone
     if "loss" not in terms:
         raise wrong("losses() returns no 'loss'", known)
     if task.can("summarise"):

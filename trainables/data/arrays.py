@@ -286,7 +286,7 @@ class Dataset:
 
     def _labels(self, *, test: bool) -> Labels | None:
         target = self.of_role("target", test=test)
-        if target is None or target.ndim != 1 or target.dtype.kind not in "iu":
+        if target is None or target.ndim != 1 or target.dtype.kind not in "iub":
             return None
         return target.astype(np.int64, copy=False)
 

@@ -18,7 +18,14 @@ from foldrace.trainables.data.mapped import Mapped
 from foldrace.trainables.data.parts import Part, part_named
 from foldrace.trainables.data.sample import BY_NAME, LENGTH, ROLES, Roles, Wanted
 
-__all__ = ["as_field", "chosen_fields", "fields_from", "fields_of_parts", "role_of_name"]
+__all__ = [
+    "as_field",
+    "chosen_fields",
+    "fields_from",
+    "fields_of_parts",
+    "names_of_role",
+    "role_of_name",
+]
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +110,10 @@ def fields_of_parts(
         rule = f"{roles.time}, the time, is text, of which the order in time is not known"
         hint = "save it as numbers or dates (datetime64), or write time: false"
         raise DataError("dataset", name, rule, hint)
+    if roles.split in names and (parts := [t for t in names[roles.split] if part_named(t)]):
+        rule = f"{roles.split} holds the name of a part, {parts[0]}, and not of a fold"
+        hint = "write split: false, and give the parts as train_… and test_… or as {train: …}"
+        raise DataError("dataset", name, printable(rule), hint)
     for of in chosen:
         _check_values(name, of, roles, joined)
     train = joined[Part.TRAINING]
@@ -175,6 +186,11 @@ def _chosen(name: str, held: Mapping[str, object], wanted: Wanted) -> list[str]:
     if not chosen:
         raise DataError("dataset", name, "holds no array with one entry per sample")
     return chosen
+
+
+def names_of_role(role: str) -> tuple[str, ...]:
+    """The names by which a field has a role."""
+    return tuple(of for of, other in _ROLE_OF_NAME.items() if other == role)
 
 
 def role_of_name(of: str) -> str | None:
@@ -253,6 +269,9 @@ def as_field(name: str, of: str, value: object) -> Array:
         array = np.char.decode(array, "utf-8", "backslashreplace")
     if array.dtype.hasobject and all(isinstance(item, str) for item in array.flat):
         array = array.astype(np.str_)
+    if array.dtype.kind in "mM" and np.isnat(array).any():
+        rule = f"{of} has {int(np.isnat(array).sum())} missing dates (NaT)"
+        raise DataError("dataset", name, rule, "fill them in, or leave those samples out")
     if array.dtype.kind in "mM":
         array = array.astype("datetime64[ns]" if array.dtype.kind == "M" else "timedelta64[ns]")
         array = array.astype(np.int64)

@@ -29,13 +29,20 @@ STACKED = "x"
 """The field of all columns of numbers without a role, side by side."""
 
 _SHOWN = 20
+_EXACT = 2**24
+"""Up to which float32 has all whole numbers."""
 
 
 def read_csv(name: str, wanted: Wanted = BY_NAME) -> Parts:
     """Read a CSV file with a line of column names. Raises: DataError: see `parts_of_frames`."""
     import pandas as pd
 
-    return _read(name, pd.read_csv, wanted, "is it a table with a line of column names?")
+    def read(path: Path) -> pd.DataFrame:
+        with warnings.catch_warnings():  # of lines with more values than there are names
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, index_col=False)
+
+    return _read(name, read, wanted, "is it a table with a line of column names?")
 
 
 def read_parquet(name: str, wanted: Wanted = BY_NAME) -> Parts:
@@ -77,6 +84,10 @@ def parts_of_frames(
     Raises:
         DataError: a column that is wanted is missing, or a column or its values cannot be used.
     """
+    frames = {
+        part: frame.reset_index() if any(of is not None for of in frame.index.names) else frame
+        for part, frame in frames.items()
+    }  # an index with a name is a column
     wanted = replace(wanted, roles=dict(wanted.roles))
     columns = _columns(name, frames, wanted)
     values: dict[Part, dict[str, Any]] = {}
@@ -200,6 +211,11 @@ def _of_frame(
             raise DataError("dataset", name, rule, "rename it")
         if wanted.inputs is not None:
             numbers.sort(key=wanted.inputs.index)
+        for column in numbers:
+            kind = frame[column].dtype
+            if getattr(kind, "kind", "") in "iu" and (frame[column].abs() > _EXACT).any():
+                text = "%s: the column %s has whole numbers that float32 rounds: above 16,777,216"
+                log.warning(text, name, printable(column))
         with np.errstate(over="ignore"):
             stack = [frame[column].to_numpy(np.float32, na_value=np.nan) for column in numbers]
         made.fields = {STACKED: np.stack(stack, axis=1), **made.fields}

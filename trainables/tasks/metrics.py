@@ -40,6 +40,8 @@ class Taken(Enum):
     """(N,) or (N, D) the targets."""
     WEIGHTS = "weights"
     """(N,) how much each sample counts, or None."""
+    WEIGHT_TENSOR = "weight_tensor"
+    """The weights as a tensor, or None."""
     TARGETS = "targets"
     """The targets as a tensor."""
     PREDICTIONS = "predictions"
@@ -99,16 +101,17 @@ def _averaged(name: str) -> Function:
 
 
 def _per_class(name: str) -> Function:
-    """The mean over classes of a score of each against the rest; of two classes, of the second."""
+    """The mean over the classes that occur of a score of each against the rest; of two classes,
+    that of the second."""
 
     def function(targets: Array, predictions: Array, weights: Array | None) -> float:
         from sklearn import metrics
 
         score = getattr(metrics, name)
-        count = predictions.shape[1]
-        classes = [1] if count == 2 else range(count)
-        if len(np.unique(targets)) < count:
-            return float("nan")  # a class that does not occur has no score
+        present = np.unique(targets)
+        if len(present) < 2:
+            return float("nan")
+        classes = [1] if predictions.shape[1] == 2 else present
         each = [score(targets == c, predictions[:, c], sample_weight=weights) for c in classes]
         return float(np.mean(each))
 
@@ -211,15 +214,18 @@ class _Given:
     def of(self, kind: Taken, name: str) -> Any:
         """Raises: ValueError: the predictions do not have the shape that this metric needs."""
         if kind is Taken.CHOSEN:
-            whole = self._targets.dtype.kind in "iub" and self._targets.ndim == 1
-            kind = (
-                Taken.CLASSES
-                if (whole if self._classes is None else self._classes)
-                else Taken.VALUES
-            )
+            kind = Taken.CLASSES if self._choose_classes() else Taken.VALUES
         if kind not in self._made:
             self._made[kind] = self._make(kind, name)
         return self._made[kind]
+
+    def _choose_classes(self) -> bool:
+        """Whether the predictions choose among classes: not one value for a count, say."""
+        if self._classes is None:
+            return self._targets.dtype.kind in "iub" and self._targets.ndim == 1
+        return self._classes == 2 or (
+            self._classes > 0 and self._predictions.size != self._targets.size
+        )
 
     def _make(self, kind: Taken, name: str) -> Any:
         match kind:
@@ -241,8 +247,13 @@ class _Given:
             case _:
                 import torch
 
-                is_target = kind is Taken.TARGETS
-                return torch.from_numpy(self._targets if is_target else self._predictions)
+                arrays = {
+                    Taken.TARGETS: self._targets,
+                    Taken.PREDICTIONS: self._predictions,
+                    Taken.WEIGHT_TENSOR: self._weights,
+                }
+                array = arrays[kind]
+                return None if array is None else torch.from_numpy(array)
 
     def _values(self, name: str) -> Array:
         targets, predictions = self._targets, self._predictions

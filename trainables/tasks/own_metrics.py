@@ -34,7 +34,9 @@ class _Called:
     given: Mapping[str, Taken]
 
     def __call__(self, **arrays: Array) -> float:
-        return float(self.function(**{name: arrays[of.value] for name, of in self.given.items()}))
+        # copies, as one that works in place would change what others get
+        given = {name: copy.deepcopy(arrays[of.value]) for name, of in self.given.items()}
+        return float(self.function(**given))
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class _Updated:
     def __call__(self, **arrays: Array) -> float:
         metric = copy.deepcopy(self.metric)
         metric.reset()
-        metric.update(arrays[Taken.PREDICTIONS.value], arrays[Taken.TARGETS.value])
+        given = (arrays[Taken.PREDICTIONS.value], arrays[Taken.TARGETS.value])
+        metric.update(*copy.deepcopy(given))
         return float(metric.compute())
 
 
@@ -122,6 +125,9 @@ def _given(function: Any, field: str, value: str, name: str) -> dict[str, Taken]
         rule = f"{name} has no signature, so its parameters are not known"
         raise InputError(field, value, rule, "write a function that calls it") from error
     known = {one.name: _TAKEN[one.name] for one in parameters if one.name in _TAKEN}
+    if {Taken.PREDICTIONS, Taken.TARGETS} & {*known.values()}:
+        swap = {Taken.WEIGHTS: Taken.WEIGHT_TENSOR}
+        known = {name: swap.get(of, of) for name, of in known.items()}
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     others = [
         one.name

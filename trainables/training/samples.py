@@ -91,6 +91,8 @@ class _Lazy:
         self._rows, self._device = first.rows, device
         self._images = [of for of in fields if sample[of].image]
         ragged = {of: sample[of].ragged for of in fields}
+        ragged |= dict.fromkeys(first.items.with_role, False)
+        self.collates = first.items.collate is not None
         self._loader = Loader(first.items, ragged, pin=device.type == "cuda")
         self.names = fields.keys()
 
@@ -180,7 +182,8 @@ class Samples:
         for name, column in self._columns.items():
             if name not in own:
                 found.update(column.take(indices))
-        if own and len(own) < len(self._columns):
+        changed = self._lazy is not None and self._lazy.collates and own
+        if changed and len(own) < len(self._columns):
             for name in own:
                 held = self._columns[name].take(indices)[name]
                 if not torch.equal(held, found[name].to(held)):

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from foldrace.errors import InputError
+from foldrace.search.preparing.pickling import pickle_by_value
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.trainables.tasks.loading import load_task
 from tests.helpers.sweeps import environment
 
 NET = """
@@ -51,6 +53,12 @@ import pickle, sys
 print(pickle.load(open(sys.argv[1], "rb")).build({}, {"x": type("I", (), {"shape": (3,)})}))
 """
 
+SAYING = """
+import pickle, sys
+from types import SimpleNamespace as Any
+print(pickle.load(open(sys.argv[1], "rb")).build({}, Any(target=Any(classes=7))))
+"""
+
 
 def write(folder: Path, task: str = "made.py:task", data: str = "open_ones") -> Path:
     (folder / "base_net.py").write_text(NET)
@@ -86,6 +94,31 @@ def test_an_instance_of_a_class_from_beside_its_file_travels(
         cwd=tmp_path / "elsewhere",
     )
     assert "in_features=3" in done.stdout, done.stderr
+
+
+def test_a_task_that_says_what_a_submodule_of_torch_is_called_travels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sample.target.classes` beside `import torch`: there is a module torch.classes."""
+    from ray import cloudpickle
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    text = NET.replace('sample["x"].shape[0]', "sample.target.classes")
+    (tmp_path / "classes.py").write_text(text.replace("Linear", "Embedding"))
+    task = load_task(f"{tmp_path}/classes.py:Net")
+    module = sys.modules[type(task.implementation).__module__]
+    pickle_by_value([module])
+    try:
+        (tmp_path / "task.pkl").write_bytes(cloudpickle.dumps(task.implementation))
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    done = subprocess.run(
+        [sys.executable, "-c", SAYING, str(tmp_path / "task.pkl")],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert "Embedding(7, 1)" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

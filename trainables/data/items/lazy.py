@@ -27,12 +27,15 @@ class Items:
         data: it has ``__len__`` and ``__getitem__``.
         workers: the processes that read it for a trial; 0: the trial's own.
         collate: makes a batch of a list of items; None: their fields are stacked.
+        with_role: the fields of an item that have a role. They are known of all items, to divide
+            these, and yet a batch has those of its own items, which may be random.
     """
 
     name: str
     data: Any
     workers: int
     collate: Callable[[list[Any]], Any] | None = None
+    with_role: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number of items."""
@@ -42,7 +45,7 @@ class Items:
         """One item as the data set gives it. Raises: DataError: it raised an exception."""
         try:
             return self.data[index]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             rule = f"item {index} raised {type(error).__name__}: {first_line(error)}"
             raise DataError("dataset", self.name, printable(rule)) from error
 
@@ -53,8 +56,13 @@ class Items:
         axis where that is one.
         """
         if self.collate is None:
-            leaves = named_leaves(self.item(index))
-            return {of: self._array(index, of, leaf) for of, leaf in leaves}
+            found: dict[str, NDArray[Any]] = {}
+            for of, leaf in named_leaves(self.item(index)):
+                if of in found:
+                    rule = f"item {index} has two fields {of}"
+                    raise DataError("dataset", self.name, printable(rule), "rename one")
+                found[of] = self._array(index, of, leaf)
+            return found
         batch = {of: value.cpu().numpy() for of, value in self.batch([self.item(index)]).items()}
         return {of: array[0] if len(array) == 1 else array for of, array in batch.items()}
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from foldrace.errors import DataError, first_line, printable
 from foldrace.trainables.data.arrays import Parts, check_memory
-from foldrace.trainables.data.fields import fields_of_parts, role_of_name
+from foldrace.trainables.data.fields import fields_of_parts, names_of_role, role_of_name
 from foldrace.trainables.data.items.flat import drawn_from, named_leaves
 from foldrace.trainables.data.items.lazy import Items, LazyField
 from foldrace.trainables.data.parts import Part, part_named
@@ -25,10 +25,7 @@ log = logging.getLogger(__name__)
 
 _SEEN = 64
 """Items that are looked at to learn what the others hold."""
-_ATTRIBUTES = {
-    "target": ("targets", "labels", "target", "y"),
-    **{role: (role,) for role in ROLES if role != "target"},
-}
+_ATTRIBUTES = {role: names_of_role(role) for role in ROLES}
 """The attributes of a data set that may hold a field of all its items."""
 
 
@@ -101,10 +98,15 @@ def _all_items(name: str, data: Any) -> dict[str, Any]:
     found: dict[str, list[Any]] = {}
     for index in range(len(data)):
         try:
-            item = {of: _as_array(leaf) for of, leaf in named_leaves(data[index])}
-        except Exception as error:
+            leaves = [(of, _as_array(leaf)) for of, leaf in named_leaves(data[index])]
+            item = dict(leaves)
+        except (Exception, SystemExit) as error:
             rule = f"item {index} raised {type(error).__name__}: {first_line(error)}"
             raise DataError("dataset", name, rule) from error
+        if len(item) < len(leaves):
+            of = next(of for place, (of, _) in enumerate(leaves) if of in dict(leaves[:place]))
+            rule = f"item {index} has two fields {of}"
+            raise DataError("dataset", name, printable(rule), "rename one")
         if index and set(item) != set(found):
             rule = f"item {index} has the fields {', '.join(item)}, item 0 {', '.join(found)}"
             raise DataError("dataset", name, printable(rule), "give all items the same")
@@ -137,8 +139,7 @@ def lazy_parts(name: str, value: object, source: str, wanted: Wanted, workers: i
     """
     by_part: dict[Part, dict[str, object]] = {part: {} for part in Part}
     for part, data in _joined(_by_part(name, value)).items():
-        items = Items(name, data, workers, _collate_of(data))
-        by_part[part] = _lazy_fields(items, wanted)
+        by_part[part] = _lazy_fields(Items(name, data, workers, _collate_of(data)), wanted)
     made = fields_of_parts(name, by_part, source, wanted)
     lazy = [of for of, array in made.training.items() if isinstance(array, LazyField)]
     how = f"by {workers} processes per trial" if workers else "by the trial itself"
@@ -183,12 +184,15 @@ def _lazy_fields(items: Items, wanted: Wanted) -> dict[str, object]:
             rule = f"item {index} has the fields {', '.join(item)}, item 0 {', '.join(first)}"
             raise DataError("dataset", items.name, printable(rule), "give all items the same")
     given = {of for of in wanted.roles.values() if of is not None}
+    has_role = {of for of in first if of in given or _role_of(of, wanted) is not None}
+    numbers = tuple(of for of in first if of in has_role and first[of].dtype.kind != "U")
+    items = replace(items, with_role=numbers)
     found: dict[str, object] = {}
     to_scan: list[str] = []
     for of in first:
         each = {index: item[of] for index, item in seen.items()}
         role = _role_of(of, wanted)
-        if role is None and of not in given:
+        if of not in has_role:
             found[of] = _lazy_field(items, of, each)
         elif (known := _known(items, role, each)) is not None:
             found[of] = known
@@ -212,8 +216,8 @@ def _add_attributes(
     by_name = {role_of_name(of) for of in found}
     for role, names in _ATTRIBUTES.items():
         for of in names if role not in by_name and role not in given else ():
-            if (values := _attribute(data, of)) is not None and len(values) == count:
-                found.setdefault(of, values)
+            if (values := _attribute(data, of)) is not None and of not in found:
+                found[of] = values
                 break
 
 
@@ -262,7 +266,9 @@ def _attribute(data: Any, name: str) -> NDArray[Any] | None:
     try:
         if (held := getattr(data, name, None)) is not None:
             values = _as_array(held)
-            return values if values.ndim and len(values) == len(data) else None
+            if values.ndim and values.dtype.kind in "biufU":
+                return values if len(values) == len(data) else None
+            return None
     except Exception:  # of any kind, of whatever a data set calls so
         return None
     if hasattr(data, "dataset") and hasattr(data, "indices"):
