@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -124,8 +126,17 @@ def show_error(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints an object on one line of standard output, for ``--json``."""
-    print(json.dumps(value), flush=True)
+    """Prints an object on one line of standard output, for ``--json``; what is not finite is null,
+    as JSON has no name for it."""
+    print(json.dumps(_finite(value), allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def closing_lines(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,9 +78,11 @@ def sweep(
     prepared = prepare(loaded, data_dir, local=address is None)
     say(
         f"{loaded.trials_text} of {prepared.task.reference} on {prepared.dataset.name}"
-        f" ({len(prepared.dataset):,} images), {prepared.folds.folds} folds × {loaded.epochs}"
+        f" ({len(prepared.dataset):,} samples), {prepared.folds.folds} folds × {loaded.epochs}"
         " epochs"
     )
+    for line in _about_data(prepared):
+        say(line)
     # Ray's start is mostly waiting: MLflow's store is imported meanwhile, and the rest while the
     # workers start.
     import_store_meanwhile(uri_of(directory, loaded.tracking.uri))
@@ -89,6 +91,27 @@ def sweep(
 
         outcome = run_sweep(prepared, directory, make_view=_view_of(prepared), address=address)
     _conclude(*outcome, prepared, _Ending(directory, data_dir, as_json, then_refit))
+
+
+def _about_data(prepared: Prepared) -> Iterator[str]:
+    """What each field is taken for, and the sizes of folds that grow."""
+    from foldrace.trainables.data.sample import ROLES
+    from foldrace.trainables.training.splits import FoldKind
+
+    sample, given = prepared.dataset.sample, prepared.spec.dataset.wanted.roles
+    roles = {role: name for role in ROLES if (name := getattr(sample.roles, role)) is not None}
+    if not sample.holds_an_image:
+        parts = [f"inputs: {', '.join(info.name for info in sample.inputs)}"]
+        parts += [f"{role}: {name}" for role, name in roles.items()]
+        by_name = [role for role in roles if role not in given and role != "target"]
+        if by_name:
+            parts[-1] += f" (`dataset: {{{by_name[0]}: false}}` makes an input of it)"
+        yield "; ".join(parts)
+    if prepared.folds.kind is FoldKind.TIME_SERIES:
+        splits = prepared.folds.split()
+        trained = ", ".join(f"{len(one.train):,}" for one in splits)
+        tested = ", ".join(f"{len(one.validation):,}" for one in splits)
+        yield f"folds in time: {trained} samples to train on, the next {tested} to validate on"
 
 
 @app.command(rich_help_panel=PANEL)

@@ -239,7 +239,7 @@ def _tried(
     except (Exception, SystemExit) as error:
         rule = f"{doing} fails on two samples of {shown(sample)}: {type(error).__name__}: {error}"
         raise InputError("task", task.reference, rule, _type_hint(sample, error)) from error
-    _check_read(task, params)
+    _check_read(task, plain, params.names)
     return Tried(frozenset(measured), tried)
 
 
@@ -275,7 +275,7 @@ def check_metrics(task: LoadedTask, metrics: Sequence[str], tried: Tried, sample
     return probabilities
 
 
-def _check_read(task: LoadedTask, params: _Read) -> None:
+def _check_read(task: LoadedTask, params: Mapping[str, Value], read: Collection[str]) -> None:
     """Refuses parameters of the training that the task has taken over and does not read."""
     smoothing = 'cross_entropy(…, label_smoothing=params.get("label_smoothing") or 0.0)'
     taken_over = {"label_smoothing": ("losses()", smoothing)}
@@ -288,7 +288,7 @@ def _check_read(task: LoadedTask, params: _Read) -> None:
         taken_over |= dict.fromkeys(("clip_norm", "clip_value", "accumulate"), ("step()", hint))
     for name, (method, hint) in taken_over.items():
         used = params.get(name) not in (None, TRAINING_PARAMETERS[name].default)
-        if used and name not in params.names and name not in task.parameters:
+        if used and name not in read and name not in task.parameters:
             rule = f"the {method} of {task.reference} does not read it"
             raise InputError(f"space.{name}", params[name], rule, hint)
 

@@ -196,8 +196,13 @@ def test_the_first_tutorial_does_what_it_says(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
     assert list((tmp_path / "runs" / "first").rglob("*.html"))
-    [code] = [b.values[0] for b in blocks("python") if "use-the-best-model" in str(b.id)]
+    champion, code = [b.values[0] for b in blocks("python") if "use-the-best-model" in str(b.id)]
     code = code.replace("runs/conv-ae/", "runs/first/")
     assert (
         "torch.export.load" in code and (tmp_path / "runs/first/winner/fold-0/model.pt2").is_file()
     )
+    loading = champion.replace("models:/conv-ae@", "models:/first@") + "\nprint(model)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", loading], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0 and done.stdout, done.stderr

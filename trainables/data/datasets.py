@@ -211,6 +211,9 @@ def _assemble(name: str, parts: Parts, size: tuple[int, int] | None) -> Dataset:
         parts.notes,
     )
     _warn_of_classes(made)
+    groups, tested = made.groups, made.of_role("groups", test=True)
+    if groups is not None and tested is not None and (both := np.intersect1d(groups, tested).size):
+        log.warning("%s: %d groups of the test part are in the training part too", name, both)
     return made
 
 

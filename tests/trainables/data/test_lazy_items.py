@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import Subset, TensorDataset
 
 from foldrace.errors import DataError
 from foldrace.trainables.data.arrays import Dataset, describe
@@ -311,3 +311,93 @@ def test_the_first_test_images_are_read_wherever_they_are(tmp_path):
         assert data.test_images is None
         np.testing.assert_array_equal(data.first_test_images(5), pictures[:5])
         np.testing.assert_array_equal(data.first_test_images(50), pictures[:12])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_random_target_is_that_of_its_input(workers):
+    class Turned(Listed):
+        def __getitem__(self, index: int) -> Any:
+            angle = torch.rand(())
+            return {"x": torch.stack([angle.cos(), angle.sin()]), "y": angle}
+
+    of = samples(lazy(Turned([0] * 20), workers))
+    seen = []
+    for _ in range(2):
+        [batch] = of.batches([torch.arange(20)])
+        torch.testing.assert_close(batch["x"][:, 0], batch["y"].cos())
+        seen.append(batch["y"])
+    assert not torch.equal(*seen)
+
+
+def shortest_first(items: list[Any]) -> Any:
+    items = sorted(items, key=lambda item: len(item[0]))
+    x = torch.nn.utils.rnn.pad_sequence([x for x, _ in items], batch_first=True)
+    return x, torch.tensor([y for _, y in items])
+
+
+def test_a_collate_function_may_sort_its_batch_if_it_returns_all_with_a_role():
+    data = Listed([(torch.full((9 - i,), float(i)), i) for i in range(8)])
+    data.collate_fn = shortest_first  # type: ignore[attr-defined]
+    [batch] = samples(lazy(data)).batches([torch.arange(8)])
+    assert batch["y"].tolist() == batch["x"][:, 0].tolist() == list(range(7, -1, -1))
+    data.weight = np.ones(8)  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"changes y or its order, and does not return weight"):
+        list(samples(lazy(data)).batches([torch.arange(8)]))
+
+
+def masked(items: list[Any]) -> Any:
+    return {"x": torch.stack([item["x"] for item in items]) * (torch.rand(len(items), 2) > 0.5)}
+
+
+def test_what_a_collate_function_draws_is_the_same_for_any_number_of_processes():
+    found = []
+    for workers in (0, 1, 2):
+        data = Noisy([0] * 20)
+        data.collate_fn = masked  # type: ignore[attr-defined]
+        of = samples(lazy(data, workers))
+        torch.manual_seed(5)
+        passes = [list(of.batches(torch.split(torch.arange(20), 6))) for _ in range(2)]
+        found.append(torch.cat([batch["x"] for each in passes for batch in each]))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert not torch.equal(found[0][:20], found[0][20:])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_passes_at_once_are_apart(workers):
+    of = samples(lazy(Noisy([0] * 12), workers))
+    parts = torch.split(torch.arange(12), 4)
+    for one, other in zip(of.batches(parts), of.batches(parts), strict=True):
+        assert one["place"].tolist() == other["place"].tolist()
+
+
+def test_a_generator_of_the_data_sets_own_is_said(caplog):
+    class Own(Listed):
+        draw = np.random.default_rng(0)
+
+        def __getitem__(self, index: int) -> Any:
+            return self.draw.random(2)
+
+    lazy(Own([0] * 9))
+    assert "an item that is read twice differs" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [None, 0])
+def test_parts_by_any_name_and_what_a_data_set_holds(workers):
+    train = TensorDataset(torch.rand(8, 2), torch.arange(8) % 2)
+    train.groups = np.arange(8) // 2  # type: ignore[attr-defined]
+    train.sample_weight = np.ones(8)  # type: ignore[attr-defined]
+    whole = {"train_set": Subset(train, range(6)), "test_set": train}
+    parts = parts_of("mine", whole, "-", Wanted(), workers)
+    assert parts.roles.target == "y" and set(parts.training) - {"groups"} == {
+        "x",
+        "y",
+        "sample_weight",
+    }
+    assert parts.roles.groups == "groups" and parts.roles.weight == "sample_weight"
+    assert len(parts) == 6 and len(parts.test["x"]) == 8
+
+
+@pytest.mark.parametrize("workers", [None, 0])
+def test_two_fields_of_one_name_are_refused(workers):
+    with pytest.raises(DataError, match="item 0 has two fields a_b"):
+        parts_of("mine", Listed([{"a": {"b": 1.0}, "a_b": 2.0}] * 4), "-", Wanted(), workers)

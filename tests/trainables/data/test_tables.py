@@ -8,8 +8,9 @@ import pytest
 
 from foldrace.errors import DataError
 from foldrace.trainables.data.datasets import load_dataset
-from foldrace.trainables.data.readers import parts_of
+from foldrace.trainables.data.readers import parts_of, read_npz
 from foldrace.trainables.data.sample import BY_NAME, Wanted
+from foldrace.trainables.data.tables import read_csv, read_parquet
 
 COUNT = 20
 FRAME = pd.DataFrame(
@@ -130,3 +131,29 @@ def test_a_sparse_matrix_is_refused_with_the_way_out():
 
     with pytest.raises(DataError, match=r"sparse matrix.*toarray"):
         parts_of("mine", {"x": scipy.sparse.eye(20).tocsr(), "y": list(range(20))}, "-")
+
+
+def test_an_index_with_a_name_is_a_column_and_one_value_too_many_an_error(tmp_path, caplog):
+    frame = pd.DataFrame(
+        {"a": range(20), "y": [0, 1] * 10}, index=pd.Index(range(20), name="time")
+    )
+    frame.to_parquet(tmp_path / "named.parquet")
+    parts = read_parquet(str(tmp_path / "named.parquet"))
+    assert parts.roles.time == "time" and parts.training["time"].tolist() == list(range(20))
+    (tmp_path / "more.csv").write_text("a,b,y\n" + "1,2,0,9\n" * 9)
+    with pytest.raises(DataError, match=r"more\.csv: cannot be read: ParserWarning"):
+        read_csv(str(tmp_path / "more.csv"))
+    pd.DataFrame({"a": [2**24 + 1] * 9, "y": range(9)}).to_csv(tmp_path / "ids.csv", index=False)
+    read_csv(str(tmp_path / "ids.csv"))
+    assert "a has whole numbers that float32 rounds" in caplog.text
+
+
+def test_a_split_of_parts_and_a_date_that_is_missing_are_refused(tmp_path):
+    x = np.zeros((6, 2))
+    np.savez(tmp_path / "split.npz", x=x, split=["train"] * 4 + ["test"] * 2)
+    with pytest.raises(DataError, match="holds the name of a part, test, and not of a fold"):
+        read_npz(str(tmp_path / "split.npz"))
+    dates = np.array(["2024-01-01"] * 5 + ["NaT"], "datetime64[D]")
+    np.savez(tmp_path / "nat.npz", x=x, time=dates)
+    with pytest.raises(DataError, match="time has 1 missing dates"):
+        read_npz(str(tmp_path / "nat.npz"))

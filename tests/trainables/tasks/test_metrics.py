@@ -17,6 +17,7 @@ from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.work import make_work
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.trainables.tasks.metrics import METRICS, Metric, measure
+from foldrace.trainables.tasks.own_metrics import declared_metrics
 
 NAMES = tuple(METRICS)
 CLASSES = tuple(name for name in NAMES if METRICS[name].needs_classes)
@@ -218,3 +219,50 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=says):
         prepare(load_spec(write(tmp_path, **changes)), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["f1", "precision", "recall"])
+def test_a_model_that_sees_one_class_alone_has_the_mean_over_classes(name: str) -> None:
+    targets = np.r_[np.zeros(8), np.ones(1), np.full(1, 2)].astype(int)
+    scores = np.tile([3.0, 0.0, -1.0], (10, 1))
+    score = {"f1": skl.f1_score, "precision": skl.precision_score, "recall": skl.recall_score}
+    expected = score[name](targets, np.zeros(10, int), average="macro", zero_division=0.0)
+    found = measure(named(name), targets, scores, classes=3)[name]
+    assert found == pytest.approx(expected) and 0 < found < 0.5
+    absent = measure(named(name), targets[:9], np.tile([3.0, 0.0, -1.0], (9, 1)), classes=3)
+    assert absent[name] <= 0.5, "a class that does not occur makes no binary score"
+
+
+@pytest.mark.parametrize("shape", [(10,), (10, 1), (10, 2), (10, 4)])
+def test_scores_have_a_column_per_class(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"accuracy needs scores \(N, 3\)"):
+        measure(named("accuracy"), np.arange(10) % 3, np.zeros(shape), classes=3)
+
+
+def test_logits_stay_logits_and_probabilities_are_held_to_their_range() -> None:
+    targets, logits = np.ones(9, int), np.linspace(0.1, 0.4, 9)
+    logit = measure(named("accuracy"), targets, logits, classes=2, probabilities=False)
+    assert logit["accuracy"] == 1.0
+    share = measure(named("accuracy"), targets, logits, classes=2, probabilities=True)
+    assert share["accuracy"] == 0.0
+    with pytest.raises(ValueError, match=r"now they are from 0\.1 to 1\.4"):
+        measure(
+            named("auroc"), targets, logits + np.r_[np.zeros(8), 1], classes=2, probabilities=True
+        )
+
+
+def test_values_of_any_shape_and_classes_that_never_occur() -> None:
+    values = np.random.default_rng(0).random((6, 4, 3))
+    assert measure(named("rmse"), values, values + 1)["rmse"] == pytest.approx(1.0)
+    targets, scores = np.arange(12) % 3 + 1, np.random.default_rng(0).random((12, 4))
+    found = measure(named("auroc"), targets, scores, classes=4)["auroc"]
+    shares = softmax(scores)
+    each = [skl.roc_auc_score(targets == c, shares[:, c]) for c in (1, 2, 3)]
+    assert found == pytest.approx(np.mean(each))
+
+
+def test_counts_are_values_for_functions_of_scikit_learns() -> None:
+    targets = np.arange(21, 72)
+    own = declared_metrics("own", {"mine": skl.mean_absolute_error})
+    found = measure(own, targets, targets[:, None] + 2.0, classes=72)
+    assert found["mine"] == pytest.approx(2.0)
