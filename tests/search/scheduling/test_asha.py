@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foldrace.search.scheduling.asha import Race
-from foldrace.search.scheduling.bracket import Rule
+from foldrace.search.scheduling.bracket import Bracket, Rule
 from foldrace.trainables.training.ladder import Rung
 from tests.helpers.racing import PLAIN, check_race
 
@@ -374,3 +375,54 @@ def test_a_completed_trial_without_a_finite_score_is_no_leader() -> None:
     assert race.incumbent is None
     reach(race, 1, 1.0, 9.0)
     assert race.incumbent is race.runners[1]
+
+
+# --- a bracket alone -----------------------------------------------------------------------------
+
+
+def bracket(*reached: int, rule: Rule = Rule(3, first_wave=0.5)) -> Bracket:  # noqa: B008
+    """Of four rungs and six planned trials, of which so many have reached each rung."""
+    made = Bracket(0, 3, rule, finalists=2, share=1.0, planned=6)
+    for rung, count in enumerate(reached):
+        for trial in range(count):
+            made.arrive(trial, rung, float(trial))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("reached", "quotas"),
+    [
+        ((2, 0, 0), [0, 0, 0]),  # the first wave of three is incomplete
+        ((3, 0, 0), [1, 2, 0]),
+        ((3, 2, 1), [1, 2, 0]),  # one finalist waits for the other
+        ((3, 2, 2), [1, 2, 1]),
+        ((9, 9, 2), [3, 3, 1]),
+        ((9, 9, 2, 1), [3, 3, 1]),
+        ((3, 2, 1, 1), [1, 1, 1]),  # there is an incumbent: nobody waits any more
+    ],
+)
+def test_how_many_may_be_promoted_from_each_rung(reached: Any, quotas: list[int]) -> None:
+    found = bracket(*reached)
+    assert [found.quota(rung) for rung in range(3)] == quotas
+
+
+@pytest.mark.parametrize("rung", [0, 1, 2])
+def test_whoever_is_paused_at_any_rung_may_be_promoted(rung: int) -> None:
+    found = bracket(*[3] * (rung + 1))
+    for below in range(rung):
+        for trial in range(3):
+            found.leave(trial, below, float(trial))
+    assert found.promotable() == (0, rung)
+
+
+@pytest.mark.parametrize("other", [(2, 1.0), (0, 5.0), (7, 0.5), (9, 9.0)])
+def test_who_is_not_paused_there_does_not_leave(other: tuple[int, float]) -> None:
+    found = bracket(2)
+    found.leave(other[0], 0, other[1])
+    assert found.paused[0] == [(0, 0.0), (1, 1.0)]
+    found.leave(0, 0, 0.0)
+    assert found.paused[0] == [(1, 1.0)] and len(found.scores[0]) == 2
+
+
+def test_the_settings_of_a_race_that_says_nothing() -> None:
+    assert Rule() == Rule(3.0, first_wave=1 / 3, finalists=None, margin=1.0, brackets=1)
