@@ -1,4 +1,5 @@
-"""What is only known of the validation part is not learned: by `prepare`, by groups, in time."""
+"""What is only known of the validation part is not learned: by `prepare`, by `augment`, by groups,
+in time."""
 
 from __future__ import annotations
 
@@ -44,20 +45,52 @@ class Memorises:
         return {"loss": model(right[:, None])[:, 0].square(), "right": right}
 
 
-def score(key: str, kind: FoldKind, target: np.ndarray) -> float:
+class Notes(Memorises):
+    """Notes the target of each row that `augment` sees, in any epoch."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.known = torch.full((N,), 0.5)
+
+    def prepare(self, train: Any, params: Any) -> Tensor:
+        return self.known
+
+    def augment(self, batch: Any, generator: torch.Generator) -> Any:
+        self.known[batch[self.key]] = batch["target"].float()
+        return batch
+
+    def losses(self, model: nn.Module, batch: Any, params: Any) -> Any:
+        return super().losses(model, batch, params, self.known)
+
+
+def score(
+    key: str,
+    kind: FoldKind,
+    target: np.ndarray,
+    task: type[Memorises] = Memorises,
+    epochs: int = 1,
+) -> float:
     fields = {"row": np.arange(N), "member": MEMBER, "target": target}
     samples = Samples.of(fields, describe(fields, {}, Roles("target"), {}), torch.device("cpu"))
     plan = FoldPlan(N, kind, splits=4, groups=MEMBER, time=np.arange(N), labels=target)
-    task = LoadedTask("memorises", Memorises(key), {}, None)
-    options = TrainingOptions(1, objective="right", direction="maximize")
-    params = task.complete({"lr": 1e-6})
-    report = CrossValidation(task, params, samples, plan.split(), options).advance()
+    loaded = LoadedTask("memorises", task(key), {}, None)
+    options = TrainingOptions(
+        epochs, objective="right", direction="maximize", divergence_patience=None
+    )
+    cv = CrossValidation(loaded, loaded.complete({"lr": 1e-6}), samples, plan.split(), options)
+    for _ in range(epochs):
+        report = cv.advance()
     return report.metrics["val_right"]
 
 
 def test_prepare_sees_nothing_of_the_validation_part() -> None:
     """Each row is its own key: what is known of it would be known from validation alone."""
     assert score("row", FoldKind.KFOLD, SECRET) == 0.5
+
+
+def test_augment_sees_nothing_of_the_validation_part_nor_of_other_folds() -> None:
+    assert score("row", FoldKind.KFOLD, SECRET, Notes, epochs=3) == 0.5
+    assert score("member", FoldKind.KFOLD, SECRET, Notes, epochs=3) > 0.9  # as groups leak
 
 
 @pytest.mark.parametrize("kind", [FoldKind.GROUP, FoldKind.STRATIFIED_GROUP])
