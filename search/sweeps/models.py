@@ -41,6 +41,8 @@ class _Method(torch.nn.Module):
         self._sample = fold.samples.sample
         self._prepared = moved(fold.prepared, torch.device("cpu"))
         self._method, self.names = method, list(names)
+        fields = self._sample.fields
+        self.sequences = [name in fields and fields[name].ragged for name in names]
 
     def apply_to(self, *tensors: torch.Tensor) -> torch.Tensor:
         """The method's result for a tensor per name."""
@@ -110,7 +112,9 @@ def export_program(
         try:
             if not isinstance(model(*arguments), torch.Tensor):
                 return None
-            shapes = tuple({0: batch} for _ in arguments)
+            length = torch.export.Dim("length", min=1, max=2**20)
+            sequences = getattr(model, "sequences", [False] * len(arguments))
+            shapes = tuple({0: batch, 1: length} if one else {0: batch} for one in sequences)
             if isinstance(model, _MethodOfSeveral):  # its arguments are one sequence
                 return torch.export.export(model, arguments, dynamic_shapes=(shapes,))
             return torch.export.export(model, arguments, dynamic_shapes=shapes)

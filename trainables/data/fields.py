@@ -105,6 +105,11 @@ def fields_of_parts(
         left_out = sorted(set(held) - set(chosen))
         if left_out and part is not Part.TRAINING:
             log.warning("%s: of the %s part: not read: %s", name, part.value, ", ".join(left_out))
+    for of in {of for held in arrays.values() for of in held if isinstance(held[of], Ragged)}:
+        for held in arrays.values():  # sequences that happen to have one length are sequences too
+            array = held.get(of)
+            if isinstance(array, np.ndarray) and array.ndim > 1:
+                held[of] = Ragged.of(list(array))
     joined, names = _numbered(name, arrays, roles)
     if roles.time in names:
         rule = f"{roles.time}, the time, is text, of which the order in time is not known"

@@ -174,6 +174,9 @@ class Fold:
         if self._divergence.needs_untrained:
             self._divergence.untrained = self._untrained()
         reason = self._divergence.verdict(metrics, self.model)
+        compared = self.objective.metric
+        if compared in self.options.metrics and math.isnan(validation["loss"]):
+            reason = f"{compared} is not defined for its validation part, of one class perhaps"
         if reason is not None:
             self.diverged = f"fold {self.number}, epoch {self.epoch}: {reason}"
         self._keep(metrics)

@@ -14,7 +14,8 @@ import torch
 
 from foldrace.search.recording.tracking import connect
 from foldrace.search.sweeps.champion import register_champion
-from foldrace.trainables.data.arrays import Dataset
+from foldrace.search.sweeps.models import deployable, export_program
+from foldrace.trainables.data.arrays import Dataset, Ragged, describe
 from foldrace.trainables.data.sample import Roles
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.fold import Fold
@@ -103,3 +104,33 @@ def test_a_model_of_several_inputs_is_registered_with_its_program_and_what_was_p
     torch.testing.assert_close(model(batch["x"], batch["sex"]), fold.call("predict", batch))
     prepared = torch.load(place / "prepared.pt", weights_only=True)
     torch.testing.assert_close(prepared["mean"], fold.prepared["mean"])
+
+
+class Words:
+    """The mean of embeddings over the length of a sequence."""
+
+    def build(self, params: Any, sample: Any) -> torch.nn.Module:
+        return torch.nn.Embedding(9, 2)
+
+    def predict(self, model: torch.nn.Module, batch: Any, params: Any) -> Any:
+        inside = torch.arange(batch["x"].shape[1]) < batch["x_length"][:, None]
+        return (model(batch["x"]) * inside[..., None]).sum(1) / batch["x_length"][:, None]
+
+    def losses(self, model: torch.nn.Module, batch: Any, params: Any) -> Any:
+        return {"loss": self.predict(model, batch, params).square().mean(1)}
+
+
+def test_a_model_of_sequences_is_exported_for_any_length() -> None:
+    fields = {"x": Ragged.of([np.arange(1 + index % 4) for index in range(8)])}
+    sample = describe(fields, {}, Roles(), {})
+    samples = Samples.of(fields, sample, torch.device("cpu"))
+    task = LoadedTask("words", Words(), {}, None)
+    split = FoldPlan(8, splits=2).split()[0]
+    fold = Fold(task, task.complete({}), samples, split, TrainingOptions(1))
+    program = export_program(*deployable(fold, samples))
+    assert program is not None
+    model = program.module()
+    for longest, count in ((1, 1), (6, 3), (9, 5)):
+        x, lengths = torch.randint(9, (count, longest)), torch.full((count,), longest)
+        expected = fold.call("predict", {"x": x, "x_length": lengths})
+        torch.testing.assert_close(model(x, lengths), expected)

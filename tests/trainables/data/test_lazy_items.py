@@ -401,3 +401,25 @@ def test_parts_by_any_name_and_what_a_data_set_holds(workers):
 def test_two_fields_of_one_name_are_refused(workers):
     with pytest.raises(DataError, match="item 0 has two fields a_b"):
         parts_of("mine", Listed([{"a": {"b": 1.0}, "a_b": 2.0}] * 4), "-", Wanted(), workers)
+
+
+def test_a_graph_of_one_node_is_one_among_others():
+    data = Listed([{"graph": torch.ones(1 + i % 3, 4), "y": i % 2} for i in range(12)])
+    data.collate_fn = packed  # type: ignore[attr-defined]
+    of = samples(lazy(data))
+    assert of.sample["nodes"].shape == (None, 4) and of.sample["y"].shape == ()
+    assert of.take(torch.tensor([0]))["nodes"].shape == (1, 4)
+
+
+@pytest.mark.parametrize("workers", [None, 0])
+def test_groups_of_another_length_are_not_passed_over(workers):
+    data = Listed([(torch.zeros(2), 1)] * 9)
+    data.groups = [1, 2, 3]  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="has 3 groups for 9 items; give one per item"):
+        parts_of("mine", data, "-", Wanted(), workers)
+
+
+def test_sequences_that_happen_to_have_one_length_are_sequences():
+    train, test = Listed([np.arange(1 + i) for i in range(6)]), Listed([np.arange(3)] * 4)
+    parts = parts_of("mine", {"train": train, "test": test}, "-")
+    assert parts.test["x"].lengths.tolist() == [3] * 4

@@ -27,6 +27,8 @@ class Items:
         data: it has ``__len__`` and ``__getitem__``.
         workers: the processes that read it for a trial; 0: the trial's own.
         collate: makes a batch of a list of items; None: their fields are stacked.
+        unlike_samples: the fields of a collated batch whose first axis is not that of the samples,
+            such as the nodes of graphs.
         with_role: the fields of an item that have a role. They are known of all items, to divide
             these, and yet a batch has those of its own items, which may be random.
     """
@@ -36,6 +38,7 @@ class Items:
     workers: int
     collate: Callable[[list[Any]], Any] | None = None
     with_role: tuple[str, ...] = ()
+    unlike_samples: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         """The number of items."""
@@ -49,11 +52,14 @@ class Items:
             rule = f"item {index} raised {type(error).__name__}: {first_line(error)}"
             raise DataError("dataset", self.name, printable(rule)) from error
 
-    def fields(self, index: int) -> dict[str, NDArray[Any]]:
+    def fields(self, index: int, *, whole: bool = False) -> dict[str, NDArray[Any]]:
         """The fields of one item, as arrays; pictures are (C, H, W). Raises: DataError.
 
-        With a collate function they are those of a batch of this item alone, without the first
-        axis where that is one.
+        With a collate function they are those of a batch of this item alone, without its first
+        axis if that is the samples'.
+
+        Args:
+            whole: with the first axis of the batch.
         """
         if self.collate is None:
             found: dict[str, NDArray[Any]] = {}
@@ -64,7 +70,10 @@ class Items:
                 found[of] = self._array(index, of, leaf)
             return found
         batch = {of: value.cpu().numpy() for of, value in self.batch([self.item(index)]).items()}
-        return {of: array[0] if len(array) == 1 else array for of, array in batch.items()}
+        return {
+            of: array if whole or of in self.unlike_samples or len(array) != 1 else array[0]
+            for of, array in batch.items()
+        }
 
     def batch(self, items: list[Any]) -> dict[str, Any]:
         """What the collate function makes of items: tensors by the name of the field.

@@ -82,7 +82,7 @@ def read_items(
             log.warning("%s: its collate_fn is not used: the fields of items are; %s", name, hint)
         with drawn_from(0):
             items = _all_items(name, data)
-        _add_attributes(items, data, len(data), {})
+        _add_attributes(name, items, data, len(data), {})
         part = (part_named(key) or Part.TRAINING).prefix
         if twice := sorted({f"{part}_{of}" for of in items} & {*values}):
             rule = f"holds the field {twice[0].removeprefix(f'{part}_')} of the {part} part twice"
@@ -171,6 +171,11 @@ def _lazy_fields(items: Items, wanted: Wanted) -> dict[str, object]:
     """The fields of a part: lazy ones, and in memory what has a role."""
     count = len(items)
     looked_at = np.unique(np.linspace(0, count - 1, min(count, _SEEN)).astype(np.int64)).tolist()
+    if items.collate is not None:
+        with drawn_from(0):
+            batches = [items.fields(index, whole=True) for index in looked_at]
+        apart = frozenset(of for one in batches for of in one if len(one[of]) != 1)
+        items = replace(items, unlike_samples=apart)
     with drawn_from(0):
         first = items.fields(0)
     with drawn_from(0):
@@ -201,12 +206,12 @@ def _lazy_fields(items: Items, wanted: Wanted) -> dict[str, object]:
             to_scan.append(of)
     if to_scan:
         found.update(_scanned(items, to_scan))
-    _add_attributes(found, items.data, count, wanted.roles)
+    _add_attributes(items.name, found, items.data, count, wanted.roles)
     return found
 
 
 def _add_attributes(
-    found: dict[str, Any], data: Any, count: int, given: Mapping[str, str | None]
+    name: str, found: dict[str, Any], data: Any, count: int, given: Mapping[str, str | None]
 ) -> None:
     """Adds the fields that a data set holds for a role that no field of its items has.
 
@@ -219,6 +224,12 @@ def _add_attributes(
             if (values := _attribute(data, of)) is not None and of not in found:
                 found[of] = values
                 break
+            held = getattr(data, of, None)
+            if role in ("groups", "split") and isinstance(held, list | np.ndarray):
+                rule = f"has {len(held):,} {of} for {count:,} items"
+                raise DataError(
+                    "dataset", name, rule, "give one per item, or rename the attribute"
+                )
 
 
 def _role_of(of: str, wanted: Wanted) -> str | None:
