@@ -17,6 +17,7 @@ from foldrace.search.text import params_text, score_text
 from foldrace.search.tune.state import TrialRecord, TrialStatus, TrialTable
 from foldrace.trainables.tasks.objective import LOSS, Objective
 from foldrace.trainables.tasks.parameters import Value
+from foldrace.trainables.training.reports import mean_and_standard_error
 
 __all__ = ["Best", "SweepResult", "closing_tags", "make_result", "note"]
 
@@ -31,6 +32,7 @@ class Best:
         mean, folds: in the sign of the objective's metric.
         objective: what they are.
         epochs: the best epoch of each fold.
+        metrics: by name, what else was measured in validation, by fold.
     """
 
     trial: int
@@ -40,6 +42,7 @@ class Best:
     folds: tuple[float, ...]
     epochs: tuple[int, ...]
     objective: Objective = LOSS
+    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, trial: TrialRecord, objective: Objective) -> Best:
@@ -52,18 +55,40 @@ class Best:
             tuple(map(objective.score, trial.fold_losses)),
             tuple(trial.best_epochs),
             objective,
+            _others(trial, objective),
         )
 
     def to_json(self) -> dict[str, Any]:
         """The ``best`` of the object that ``--json`` prints; ``val_loss`` if it is minimised."""
-        error = self.standard_error if math.isfinite(self.standard_error) else None
-        score = {"mean": self.mean, "standard_error": error, "folds": list(self.folds)}
+        score = _score(self.mean, self.standard_error, self.folds)
+        others = {
+            name: _score(*mean_and_standard_error(folds), folds)
+            for name, folds in self.metrics.items()
+        }
         return {
             "trial": self.trial,
             "params": dict(self.params),
             **self.objective.entry(score),
+            "metrics": others,
             "best_epochs": list(self.epochs),
         }
+
+
+def _score(mean: float, error: float, folds: Sequence[float]) -> dict[str, Any]:
+    known = error if math.isfinite(error) else None
+    return {"mean": mean, "standard_error": known, "folds": list(folds)}
+
+
+def _others(trial: TrialRecord, objective: Objective) -> dict[str, tuple[float, ...]]:
+    """What a trial's folds have measured beside the objective, if all have."""
+    folds = [fold.metrics for fold in trial.report.folds] if trial.report else []
+    left_out = {"val_loss", "val_criterion", f"val_{objective.name}"}
+    names = [
+        name
+        for name in (folds[0] if folds else ())
+        if name.startswith("val_") and name not in left_out and all(name in one for one in folds)
+    ]
+    return {name[4:]: tuple(one[name] for one in folds) for name in names}
 
 
 @dataclass(frozen=True)
