@@ -11,7 +11,7 @@ install: $(STAMP)
 # Made anew only when the project's dependencies change, so it costs nothing otherwise.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 # The main job: a cross-validated sweep on FashionMNIST, the best configuration refitted and tested once.
