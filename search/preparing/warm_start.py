@@ -22,6 +22,7 @@ from foldrace.search.recording.tracking import connect
 from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.trainables.tasks.loading import LoadedTask
+from foldrace.trainables.tasks.objective import MAXIMIZE, Objective
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -124,11 +125,22 @@ def _spec_of(client: MlflowClient, run: Run, name: str, root: Path) -> SweepSpec
         raise InputError(_FIELD, name, "its sweep file is not in the tracking store") from error
 
 
-def _objective(spec: SweepSpec, task: LoadedTask) -> str:
-    """``mse``, or ``accuracy, maximize``."""
-    compared = task.compared_by(spec.objective.metric, spec.objective.direction)
+def _objective(spec: SweepSpec, task: LoadedTask, known: Objective) -> str:
+    """``mse``, or ``accuracy, maximize``.
+
+    Args:
+        known: as it was decided when the sweep began; LOSS: as its file says.
+    """
+    compared = known
+    if known.metric is None:
+        compared = task.compared_by(spec.objective.metric, spec.objective.direction)
     named = compared.metric or "the loss"
     return f"{named}, {compared.direction}" if compared.maximize else named
+
+
+def _recorded_objective(run: Run) -> Objective:
+    tags = run.data.tags
+    return Objective(tags.get(Tag.METRIC), tags.get(Tag.DIRECTION) == MAXIMIZE)
 
 
 def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> None:
@@ -140,7 +152,10 @@ def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> 
         raise InputError(_FIELD, name, rule)
     pairs: dict[str, tuple[object, object]] = {
         "task": (earlier.task, spec.task),
-        "objective": (_objective(earlier, task), _objective(spec, task)),
+        "objective": (
+            _objective(earlier, task, _recorded_objective(run)),
+            _objective(spec, task, prepared.objective),
+        ),
         "epochs": (earlier.epochs, spec.epochs),
         "folds": (_seedless(earlier), _seedless(spec)),
         "early_stopping": (earlier.early_stopping.model_dump(), spec.early_stopping.model_dump()),

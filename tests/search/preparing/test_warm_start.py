@@ -14,11 +14,13 @@ from foldrace.errors import InputError, StateError
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.warm_start import read_warm_start, with_warm_start
 from foldrace.search.recording.schema import Outcome
+from foldrace.search.recording.tracking import connect
 from foldrace.search.sampling.journal import open_journal
 from foldrace.search.sampling.optuna_search import FoldSearch
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.tasks.loading import load_task
+from foldrace.trainables.tasks.objective import Objective
 from foldrace.trainables.training.splits import FoldPlan
 from tests.helpers.recorded_sweeps import SPEC, Store, Trial, failed, many
 from tests.search.recording.test_writer import dataset
@@ -242,3 +244,24 @@ def test_a_task_whose_code_has_changed_is_said(
     store.client.set_tag(run.info.run_id, "foldrace.task_digest", "1")
     warm = read_warm_start("by-older-code", store.root, store.uri, asked)
     assert warm.trials and "the code of autoencoder has changed since by-older-code" in caplog.text
+
+
+@pytest.mark.parametrize(("direction", "fits"), [("maximize", True), ("minimize", False)])
+def test_the_direction_is_that_which_was_decided_not_that_which_stands_in_the_file(
+    store: Store, direction: str, fits: bool
+) -> None:
+    """A metric that is better the higher it is may be maximised though no file says so."""
+    store.record("by-f1", many())
+    client = connect(store.uri)
+    [run] = client.search_runs(
+        [one.experiment_id for one in client.search_experiments()],
+        "tags.`foldrace.sweep` = 'by-f1' and tags.`foldrace.level` = 'sweep'",
+    )
+    client.set_tag(run.info.run_id, "foldrace.metric", "f1")
+    client.set_tag(run.info.run_id, "foldrace.direction", direction)
+    asked = replace(prepared(store.root), objective=Objective("f1", maximize=True))
+    if fits:
+        assert len(read_warm_start("by-f1", store.root, store.uri, asked).trials) == 24
+    else:
+        with pytest.raises(InputError, match="objective was f1, and is f1, maximize here"):
+            read_warm_start("by-f1", store.root, store.uri, asked)
