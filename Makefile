@@ -37,13 +37,13 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.determinism runs/bench
 	$(BIN)/python -m tests.benchmarks.study runs/bench
 
-# In three processes, of which one has the tests of whole sweeps: those mostly wait.
+# In two processes, of which one has the tests of whole sweeps.
 test: install
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 2
 
 # What takes minutes: a whole study in small, comparisons, resuming, the reports in a browser (needs Chromium).
 test-slow: install
-	$(BIN)/python -m pytest -n 3 -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 # Every configuration of what `test` and `test-slow` try some of: 6,000 of the CPU layers, 288 of fused folds, and a metric
 # and its negative under each sampler and scheduler. A quarter of an hour on two cores.
