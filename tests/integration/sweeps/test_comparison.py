@@ -47,7 +47,7 @@ def test_it_says_what_it_is_and_ends_well(comparison_sweep: Swept) -> None:
     assert comparison_sweep.status == 0, comparison_sweep.err
     first = comparison_sweep.err.splitlines()[0]
     assert first.startswith(
-        "3 arms × (1 default + 3 random trials + 2 repeats) of autoencoder on digits (480 images)"
+        "3 arms × (1 default + 3 random trials + 2 repeats) of autoencoder on digits (480 samples)"
     )
     assert comparison_sweep.result["trials"] == {"completed": TOTAL, "pruned": 0, "failed": 0}
     assert comparison_sweep.result["fold_epochs"] == TOTAL * FOLDS * EPOCHS
