@@ -4,7 +4,7 @@ or item by item, or refused with an error of one line."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,15 @@ def drawn(seed: int) -> Any:
     )
 
 
+def _within(data: Any) -> Iterator[Any]:
+    """A data set, and those that it is made of."""
+    yield data
+    parts = [*data.values()] if isinstance(data, dict) else getattr(data, "datasets", [])
+    for one in (*parts, getattr(data, "dataset", None)):
+        if one is not None:
+            yield from _within(one)
+
+
 def run_case(seed: int, folder: Path) -> str:
     """Reads all samples of a data set; returns ``accepted`` or ``refused``.
 
@@ -140,7 +149,7 @@ def run_case(seed: int, folder: Path) -> str:
             positions = torch.split(torch.arange(len(samples)), 7)
             for at, batch in zip(positions, samples.batches(positions), strict=True):
                 assert batch and all(isinstance(value, torch.Tensor) for value in batch.values())
-                if not any(hasattr(one, "collate_fn") for one in (drawn(seed),)):
+                if not any(hasattr(one, "collate_fn") for one in _within(drawn(seed))):
                     assert {len(value) for value in batch.values()} == {len(at)}
     except DataError as error:
         assert str(error).isprintable(), repr(str(error))

@@ -423,3 +423,10 @@ def test_sequences_that_happen_to_have_one_length_are_sequences():
     train, test = Listed([np.arange(1 + i) for i in range(6)]), Listed([np.arange(3)] * 4)
     parts = parts_of("mine", {"train": train, "test": test}, "-")
     assert parts.test["x"].lengths.tolist() == [3] * 4
+
+
+def test_a_collate_function_returns_the_same_fields_for_any_number_of_items():
+    data = Listed([torch.zeros(2)] * 9)
+    data.collate_fn = lambda items: {f"of_{len(items)}": torch.stack(items)}  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="returned no of_1 of 3 items, and did of one"):
+        samples(lazy(data)).take(torch.arange(3))

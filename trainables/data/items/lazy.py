@@ -69,7 +69,8 @@ class Items:
                     raise DataError("dataset", self.name, printable(rule), "rename one")
                 found[of] = self._array(index, of, leaf)
             return found
-        batch = {of: value.cpu().numpy() for of, value in self.batch([self.item(index)]).items()}
+        made = self.batch([self.item(index)])
+        batch = {of: value.detach().cpu().numpy() for of, value in made.items()}
         return {
             of: array if whole or of in self.unlike_samples or len(array) != 1 else array[0]
             for of, array in batch.items()
@@ -91,6 +92,9 @@ class Items:
             if not hasattr(value, "detach") or not value.ndim:
                 rule = f"collate_fn must return tensors: {of} is {type(value).__name__}"
                 raise DataError("dataset", self.name, printable(rule))
+            if "strided" not in str(value.layout):
+                rule = f"collate_fn must return dense tensors: {of} is sparse"
+                raise DataError("dataset", self.name, printable(rule), "return its .to_dense()")
         return made
 
     def _array(self, index: int, of: str, leaf: Any) -> NDArray[Any]:

@@ -168,7 +168,11 @@ class _Collate:
             return self._stacked([index for (index, _), _ in read], each)
         (_, seed), _ = read[0]
         with drawn_from(seed):
-            return self._items.batch(each)
+            made = self._items.batch(each)
+        if missing := sorted({*self._ragged} - {*made}):
+            rule = f"collate_fn returned no {missing[0]} of {len(each)} items, and did of one"
+            raise DataError("dataset", self._items.name, rule, "return the same fields always")
+        return {of: value for of, value in made.items() if of in self._ragged}
 
     def _stacked(
         self, indices: Sequence[int], each: Sequence[Mapping[str, NDArray[Any]]]
@@ -189,6 +193,8 @@ class _Collate:
                 if (array.shape, array.dtype) != (first.shape, first.dtype):
                     kinds = f"{of} {array.shape} {array.dtype}, others {first.shape}"
                     raise self._differs(index, f"has {kinds} {first.dtype}")
+            if arrays[0].dtype.kind == "U":
+                raise self._differs(indices[0], f"has a text as {of}, and the first one a number")
             made[of] = torch.from_numpy(np.stack(arrays))
         return made
 
