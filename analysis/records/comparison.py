@@ -16,11 +16,15 @@ from foldrace.analysis.records.tables import (
     histories,
     parameter_texts,
     ranking,
-    recorded_objective,
     trials_table,
 )
 from foldrace.analysis.records.values import read_spec, read_values
-from foldrace.search.recording.reader import artifact_arrays, runs_of, spec_text
+from foldrace.search.recording.reader import (
+    artifact_arrays,
+    recorded_objective,
+    runs_of,
+    spec_text,
+)
 from foldrace.search.recording.schema import (
     COMPARISON_FILE,
     EPOCH,

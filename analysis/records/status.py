@@ -15,11 +15,10 @@ import pandas as pd
 from foldrace.analysis.records.tables import (
     locate_sweep,
     ranking,
-    recorded_objective,
     trials_table,
 )
 from foldrace.search.recording.folder import SweepFolder
-from foldrace.search.recording.reader import artifact_names, spec_text
+from foldrace.search.recording.reader import artifact_names, recorded_objective, spec_text
 from foldrace.search.recording.schema import ERROR_FILE, Tag, sweep_state
 from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml

@@ -14,12 +14,11 @@ from foldrace.analysis.records.tables import (
     folds_table,
     histories,
     ranking,
-    recorded_objective,
     trial_curves,
     trials_table,
 )
 from foldrace.analysis.records.values import distributions, read_spec, read_value
-from foldrace.search.recording.reader import artifact, artifact_names
+from foldrace.search.recording.reader import artifact, artifact_names, recorded_objective
 from foldrace.search.recording.schema import (
     BEST_TRIAL,
     ENVIRONMENT_FILE,

@@ -26,7 +26,6 @@ from foldrace.search.recording.schema import (
     trial_status,
 )
 from foldrace.search.recording.tracking import check_tracking, connect, tracking_uri
-from foldrace.trainables.tasks.objective import MAXIMIZE, Objective
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +42,6 @@ __all__ = [
     "number",
     "parameter_texts",
     "ranking",
-    "recorded_objective",
     "sweep_run",
     "sweeps",
     "trial_curves",
@@ -105,12 +103,6 @@ def locate_sweep(
     state = folder.read_state()
     client = connect(state.tracking_uri)
     return client, sweep_run(client, folder.name, state.key), folder
-
-
-def recorded_objective(sweep: Run) -> Objective:
-    """What the trials of a sweep are compared by; of an older record, a loss without a name."""
-    tags = sweep.data.tags
-    return Objective(tags.get(Tag.METRIC), tags.get(Tag.DIRECTION) == MAXIMIZE)
 
 
 def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:

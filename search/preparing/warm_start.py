@@ -13,6 +13,7 @@ from foldrace.errors import InputError, StateError, first_line, nearest
 from foldrace.search.preparing.prepared import Prepared, WarmStart
 from foldrace.search.preparing.warm_trials import make_trials, place
 from foldrace.search.recording.reader import (
+    recorded_objective,
     runs_of,
     search_runs,
     spec_text,
@@ -22,7 +23,7 @@ from foldrace.search.recording.tracking import connect
 from foldrace.search.spec.sweep_spec import SweepSpec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.trainables.tasks.loading import LoadedTask
-from foldrace.trainables.tasks.objective import MAXIMIZE, Objective
+from foldrace.trainables.tasks.objective import Objective
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -138,11 +139,6 @@ def _objective(spec: SweepSpec, task: LoadedTask, known: Objective) -> str:
     return f"{named}, {compared.direction}" if compared.maximize else named
 
 
-def _recorded_objective(run: Run) -> Objective:
-    tags = run.data.tags
-    return Objective(tags.get(Tag.METRIC), tags.get(Tag.DIRECTION) == MAXIMIZE)
-
-
 def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> None:
     """Refuses a sweep whose losses are values of another function; warns of a task whose code has
     changed, since not every change is one of the loss. Raises: InputError."""
@@ -153,7 +149,7 @@ def _check_same(earlier: SweepSpec, run: Run, name: str, prepared: Prepared) -> 
     pairs: dict[str, tuple[object, object]] = {
         "task": (earlier.task, spec.task),
         "objective": (
-            _objective(earlier, task, _recorded_objective(run)),
+            _objective(earlier, task, recorded_objective(run)),
             _objective(spec, task, prepared.objective),
         ),
         "epochs": (earlier.epochs, spec.epochs),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from foldrace.errors import InputError, StateError
 from foldrace.search.recording.schema import SPEC_FILE, Level, Tag, having
+from foldrace.trainables.tasks.objective import MAXIMIZE, Objective
 from foldrace.trainables.tasks.parameters import Parameter, Value
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "artifact_names",
     "metric_points",
     "parameter_values",
+    "recorded_objective",
     "runs_of",
     "search_runs",
     "spec_text",
@@ -138,3 +140,9 @@ def spec_text(client: MlflowClient, sweep: Run) -> str:
     if content is None:
         raise StateError(f"{sweep.data.tags[Tag.SWEEP]}: its file, {SPEC_FILE}, is not recorded")
     return content.decode()
+
+
+def recorded_objective(sweep: Run) -> Objective:
+    """What the trials of a sweep are compared by; of an older record, a loss without a name."""
+    tags = sweep.data.tags
+    return Objective(tags.get(Tag.METRIC), tags.get(Tag.DIRECTION) == MAXIMIZE)

@@ -18,7 +18,6 @@ from foldrace.errors import StateError, first_line
 from foldrace.files import fsync_path
 from foldrace.private import private_folder
 from foldrace.search.live_objects import attached
-from foldrace.search.preparing.pickling import pickle_by_value, users_modules
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.sampling.journal import JOURNAL, JournalPlace
@@ -100,7 +99,6 @@ def _make_tuner(
     experiment: Experiment, prepared: Prepared, work: Work, callback: SweepCallback
 ) -> tune.Tuner:
     """The tuner of a new experiment, or of one that continues from its snapshot."""
-    pickle_by_value(users_modules(prepared.spec, prepared.task))
     resources = prepared.spec.resources
     trainable = tune.with_resources(
         tune.with_parameters(FoldTrainable, work=work),

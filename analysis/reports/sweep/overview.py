@@ -18,7 +18,6 @@ from foldrace.analysis.records.tables import (
     fold_losses,
     parameter_texts,
     ranking,
-    recorded_objective,
     trial_curves,
     trials_table,
 )
@@ -26,6 +25,7 @@ from foldrace.analysis.records.values import read_spec, read_values
 from foldrace.analysis.reports.marks import label
 from foldrace.analysis.reports.style import MUTED, figure_style
 from foldrace.analysis.reports.sweep.panels import plot_best_trials, plot_learning_curves
+from foldrace.search.recording.reader import recorded_objective
 from foldrace.search.recording.schema import SPEC_FILE
 from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.search.text import params_text
