@@ -46,7 +46,7 @@ test-slow: install
 	$(BIN)/python -m pytest -n 2 -m slow
 
 # Every configuration of what `test` and `test-slow` try some of: 6,000 of the CPU layers, 288 of fused folds, and a metric
-# and its negative under each sampler and scheduler. A quarter of an hour on two cores.
+# and its negative under each sampler and scheduler; the study's benchmark in small. A quarter of an hour on two cores.
 test-long: install
 	$(BIN)/python -m pytest -n 2 -m long
 

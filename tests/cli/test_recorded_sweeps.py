@@ -29,6 +29,7 @@ from foldrace.search.tune.callback import RunningSweep
 from foldrace.search.tune.interrupts import Interrupt
 from foldrace.search.tune.state import TrialRecord, TrialStatus
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, save_checkpoint_file
+from tests.helpers.stores import write_tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +147,7 @@ class Project:
     def run(self) -> None:
         """Trains one trial in this process, and records it as a sweep's best."""
         prepared = prepare(load_spec(self.root / "sweep.yaml"), self.root)
+        write_tables(self.runs)
         source = NewSweep(prepared, self.runs, tracking_uri(self.runs))
         view: Any = lambda: nullcontext(SimpleNamespace())  # noqa: E731
         OneTrial(prepared, source, view, None).execute()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from foldrace.cli.app import main
 from foldrace.errors import InputError, StateError, redacted
 from foldrace.search.recording.folder import SweepState, create_sweep_folder
 from foldrace.search.spec.sweep_spec import parse_spec
+from foldrace.search.tune import session as ray_session
 
 SECRET = "very-secret"
 ADDRESSES = [
@@ -58,6 +60,7 @@ def test_an_address_from_the_environment_is_not_shown(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(ray_session, "ray_session", lambda address: nullcontext())
     main(["doctor", "--dir", str(tmp_path), "--data-dir", str(tmp_path), "--json"])
     main(["status", "--dir", str(tmp_path)])
     shown = "".join(capsys.readouterr())

@@ -17,9 +17,9 @@ from mlflow.entities import Run
 
 from foldrace.analysis.records.comparison import Comparison, Reconstructions
 from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.trainables.training.reports import EpochReport, FoldReport
+from tests.helpers.stores import new_store
 
 REASON = "diverged: fold 0, epoch 1: val_loss is inf"
 
@@ -185,7 +185,7 @@ def record_comparison(
     root: Path, arms: Mapping[str, Arm], plan: Plan = Plan()
 ) -> tuple[MlflowClient, Run]:
     """A whole comparison in a store of its own; the client and the sweep's run."""
-    client = connect(f"sqlite:///{root}/mlflow.db")
+    client = new_store(root)
     experiment = client.create_experiment(
         uuid.uuid4().hex, artifact_location=(root / "artifacts").as_uri()
     )

@@ -14,11 +14,11 @@ from mlflow.entities import Run
 
 from foldrace.search.recording.folder import SweepState, create_sweep_folder
 from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.tracking import connect, tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.tasks.parameters import Value
 from foldrace.trainables.training.reports import EpochReport, FoldReport
+from tests.helpers.stores import new_store
 from tests.search.recording.test_writer import dataset
 
 SPEC = {
@@ -50,8 +50,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.uri = tracking_uri(root, f"sqlite:///{root}/mlflow.db")
-        self.client: MlflowClient = connect(self.uri)
+        self.client: MlflowClient = new_store(root)
+        self.uri = str(self.client.tracking_uri)
         self._experiment = self.client.create_experiment(
             "all", artifact_location=(root / "artifacts").as_uri()
         )

@@ -19,6 +19,7 @@ from mlflow.entities import Run
 
 from foldrace.cli.app import main
 from foldrace.search.recording.tracking import connect
+from tests.helpers.stores import write_tables
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "search" / "specs" / "quick.yaml"
@@ -82,7 +83,7 @@ class Swept:
 
 
 def run_alone(spec: Path, root: Path, overrides: list[str]) -> Swept:
-    """A sweep in a process of its own, on a Ray of its own."""
+    """A sweep in a process of its own, on a Ray and a store of its own."""
     command = [sys.executable, "-m", "foldrace", *sweep_arguments(spec, root, overrides)]
     done = subprocess.run(
         command, cwd=root, env=environment(), capture_output=True, text=True, timeout=200
@@ -92,6 +93,7 @@ def run_alone(spec: Path, root: Path, overrides: list[str]) -> Swept:
 
 def run_here(spec: Path, root: Path, overrides: list[str], address: str) -> Swept:
     """A sweep in this process, on a Ray cluster that is there already."""
+    write_tables(root)
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         status = main([*sweep_arguments(spec, root, overrides), "--address", address])

@@ -18,6 +18,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from foldrace.cli.app import main
+from tests.helpers.stores import write_tables
 from tests.helpers.sweeps import (
     QUICK,
     RACE,
@@ -117,6 +118,7 @@ def interrupt(
 ) -> tuple[Swept, dict[psutil.Process, str]]:
     """A sweep of quick.yaml that gets SIGINT once a line of its progress says ``when``, and all
     its processes."""
+    write_tables(root)
     command = [sys.executable, "-m", "foldrace", *sweep_arguments(QUICK, root, overrides)]
     process = subprocess.Popen(
         command,

@@ -112,7 +112,6 @@ CALLS = {
     "the script with PYTHONPATH=.": (["foldrace"], {"PYTHONPATH": "."}),
     "the module with PYTHONPATH=.": (["python", "-m", "foldrace"], {"PYTHONPATH": "."}),
 }
-FIRST = ("schema", "sweep {spec} {sets} --dir runs-{number}")
 COMMANDS = (
     "schema",
     "data",
@@ -125,6 +124,14 @@ COMMANDS = (
     "report tiny --dir runs-{number}",
     "--help",
 )
+COMMANDS_OF = {
+    "the script": ("schema", "sweep {spec} {sets} --dir runs-{number}"),
+    "the module": ("schema", "data"),
+    "the script with PYTHONPATH=.": ("schema", "data"),
+    "the module with PYTHONPATH=.": COMMANDS,
+}
+"""All where the user's folder comes first, for the workers too; what comes least far in the most
+common way; and the imports in the others, which lie between."""
 
 
 @pytest.mark.timeout(600)
@@ -138,7 +145,7 @@ def test_commands_work_beside_files_of_the_same_names(
     sets = [part for pair in SETTINGS.items() for part in ("--set", "=".join(pair))]
     spec = installed.parent / "lib"
     [spec] = spec.glob("python*/site-packages/foldrace/search/specs/quick.yaml")
-    for command in COMMANDS if way == "the module with PYTHONPATH=." else FIRST:
+    for command in COMMANDS_OF[way]:
         words = [
             part
             for word in command.format(spec=spec, sets="SETS", number=number).split()

@@ -18,11 +18,11 @@ from foldrace.cli.app import main
 from foldrace.errors import InputError, StateError
 from foldrace.search.recording.folder import SweepState, create_sweep_folder
 from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.trainables.training.reports import EpochReport, FoldReport
 from tests.helpers.recorded_sweeps import SPEC
+from tests.helpers.stores import new_store
 from tests.search.recording.test_writer import dataset
 
 EPOCHS, FOLDS = 3, 2
@@ -33,8 +33,8 @@ class Sweeps:
     """Sweeps as the recorder leaves them, each trial's losses given by epoch and fold."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.uri = root, f"sqlite:///{root}/mlflow.db"
-        self.client = connect(self.uri)
+        self.root, self.client = root, new_store(root)
+        self.uri = str(self.client.tracking_uri)
         self._experiment = self.client.create_experiment(
             "all", artifact_location=(root / "artifacts").as_uri()
         )

@@ -28,7 +28,7 @@ from foldrace.analysis.reports.page import (
     write_report,
 )
 from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.tracking import connect
+from tests.helpers.stores import new_store
 from tests.helpers.vae_sweeps import record_refit, record_sweep
 
 NAMES = np.array(["shirt", "coat", "bag"])
@@ -292,7 +292,7 @@ def test_where_there_is_nothing_to_map_it_says_so(
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return connect(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 TRIAL = {"outcome": Outcome.COMPLETED, "rate": 6.0, "distortion": 8.0}

@@ -14,7 +14,7 @@ from foldrace.analysis.records.vae import read_vae_record
 from foldrace.analysis.reports.page import Figure, Paragraph, Report, Table, write_report
 from foldrace.analysis.reports.vae.report import build
 from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.tracking import connect
+from tests.helpers.stores import new_store
 from tests.helpers.vae_sweeps import CONSTANT, evidence, record_refit, record_sweep
 
 COMPLETED = {"outcome": Outcome.COMPLETED, "rate": 6.0, "distortion": 8.0}
@@ -28,7 +28,7 @@ TRIALS = [
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return connect(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

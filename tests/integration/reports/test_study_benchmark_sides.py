@@ -11,7 +11,7 @@ from foldrace.trainables.data.datasets import load_dataset
 from tests.benchmarks.notebook import Counts, write_raw
 from tests.benchmarks.study.run import Setting, StudySide, run_side
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_sweep_and_notebook_train_the_same(

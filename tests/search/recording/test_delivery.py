@@ -35,7 +35,6 @@ from foldrace.search.recording.folder import SweepFolder, SweepState, create_swe
 from foldrace.search.recording.outbox import OUTBOX, Outbox, waiting_records
 from foldrace.search.recording.schema import Outcome
 from foldrace.search.recording.sweep_outbox import OutboxSink, recording
-from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.sweeps.begin import begin_record
@@ -43,6 +42,7 @@ from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.objective import LOSS
+from tests.helpers.stores import new_store
 from tests.search.recording.test_writer import Counting, dataset, report
 
 DEADLINE = 60.0
@@ -51,7 +51,7 @@ AT_ONCE = Patience(interval=0.0, first=0.001, longest=0.001)
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return connect(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

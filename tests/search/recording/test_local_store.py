@@ -19,7 +19,7 @@ from sqlalchemy.pool import Pool
 
 from foldrace.search.recording import local_store
 from foldrace.search.recording.local_store import write_ahead
-from foldrace.search.recording.tracking import connect
+from tests.helpers.stores import new_store
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(base: Path) -> MlflowClient:
-    client = connect(f"sqlite:///{base}")
+    client = new_store(base.parent)
     client.create_experiment("before")  # its connection is there before the block
     return client
 

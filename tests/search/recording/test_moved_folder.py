@@ -15,8 +15,9 @@ from foldrace.analysis.records.tables import locate_sweep
 from foldrace.search.recording.folder import SweepState, create_sweep_folder, find_sweep
 from foldrace.search.recording.local_store import ARTIFACTS
 from foldrace.search.recording.schema import Outcome
-from foldrace.search.recording.tracking import connect, tracking_uri
+from foldrace.search.recording.tracking import tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
+from tests.helpers.stores import new_store
 from tests.search.recording.test_writer import dataset
 
 
@@ -30,8 +31,7 @@ def root(tmp_path: Path) -> Path:
     """A folder of sweeps with one sweep ``ae``, its artifacts and a registered model."""
     root = tmp_path / "old place"
     root.mkdir()
-    uri = tracking_uri(root)
-    client = connect(uri)
+    client, uri = new_store(root), tracking_uri(root)
     place = (root / ARTIFACTS / "ae").as_uri()
     experiment = client.create_experiment("ae", artifact_location=place)
     folder = create_sweep_folder(root, "ae")
@@ -84,8 +84,7 @@ def test_a_sweep_that_is_moved_alone_keeps_its_record_where_it_is(
     root: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
-    other.mkdir()
-    connect(tracking_uri(other))
+    new_store(other)
     (root / "ae").rename(other / "ae")
     assert find_sweep(other, "ae").read_state().tracking_uri == tracking_uri(root)
     assert locate_sweep(other, "ae")[1].data.tags["foldrace.sweep"] == "ae"

@@ -24,13 +24,13 @@ from foldrace.search.recording.reader import (
     spec_text,
 )
 from foldrace.search.recording.schema import Level, having, prefixed, sweep_state, trial_status
-from foldrace.search.recording.tracking import connect
 from foldrace.trainables.tasks.parameters import Parameter, Value
+from tests.helpers.stores import new_store
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return connect(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

@@ -18,18 +18,18 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from foldrace.search.recording.schema import Outcome, Tag
-from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.ray.picture import strip_png
 from foldrace.trainables.training.reports import EpochReport, FoldReport
+from tests.helpers.stores import new_store
 
 PARAMS = {"lr": 0.003, "optimizer": "adam"}
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return connect(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from mlflow.entities import Param
 
 from foldrace.search.recording.reader import parameter_values
-from foldrace.search.recording.tracking import connect
 from foldrace.search.spec.space import SearchSpace
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.trainables.tasks.parameters import Parameter, Value
+from tests.helpers.stores import new_store
 
 AWKWARD = ["True", "None", "1e3", "1000", "7", "07", "nan", "-1", "null", "~", "inf", " a ", "é"]
 TEXTS = st.sampled_from(AWKWARD) | st.text(
@@ -77,7 +77,7 @@ def test_value_record_value(case: tuple[Parameter, Any], seed: int) -> None:
 
 
 def test_mlflow_keeps_every_such_text(tmp_path: Path) -> None:
-    client = connect(f"sqlite:///{tmp_path}/mlflow.db")
+    client = new_store(tmp_path)
     run = client.create_run(client.create_experiment("all")).info.run_id
     values: list[Value] = [*AWKWARD, None, True, 1e-8, 1 / 3, 2**53, -0.0]
     texts = {f"p{number}": str(value) for number, value in enumerate(values)}

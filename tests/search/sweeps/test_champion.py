@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from foldrace.search.recording.tracking import connect
 from foldrace.search.sweeps.champion import register_champion
 from foldrace.search.sweeps.models import deployable, export_program
 from foldrace.trainables.data.arrays import Dataset, Ragged, describe
@@ -22,6 +21,7 @@ from foldrace.trainables.training.fold import Fold
 from foldrace.trainables.training.options import TrainingOptions
 from foldrace.trainables.training.samples import Samples
 from foldrace.trainables.training.splits import FoldPlan
+from tests.helpers.stores import new_store
 
 
 class DataDependent(torch.nn.Linear):
@@ -42,8 +42,8 @@ class Odd:
 def test_a_model_that_cannot_be_exported_is_registered_by_its_weights_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client = connect(uri)
+    client = new_store(tmp_path)
+    uri = str(client.tracking_uri)
     experiment = client.create_experiment(uuid.uuid4().hex, artifact_location=tmp_path.as_uri())
     run = client.create_run(experiment).info.run_id
     images = np.ones((4, 1, 2, 2), np.uint8)
@@ -82,8 +82,8 @@ class Sexes:
 def test_a_model_of_several_inputs_is_registered_with_its_program_and_what_was_prepared(
     tmp_path: Path,
 ) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client = connect(uri)
+    client = new_store(tmp_path)
+    uri = str(client.tracking_uri)
     experiment = client.create_experiment(uuid.uuid4().hex, artifact_location=tmp_path.as_uri())
     run = client.create_run(experiment).info.run_id
     x, sex = np.random.default_rng(0).random((6, 3)).astype(np.float32), np.arange(6) % 2
