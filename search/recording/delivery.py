@@ -12,7 +12,7 @@ from typing import Protocol
 
 from foldrace.errors import first_line
 from foldrace.search.recording.events import Event
-from foldrace.search.recording.mlflow_internals import may_pass
+from foldrace.search.recording.mlflow_internals import Cause, cause_of
 from foldrace.search.recording.outbox import Outbox, Waiting
 
 __all__ = ["Delivery", "Patience", "Writer"]
@@ -30,8 +30,16 @@ class Writer(Protocol):
         """Grows while `apply` makes progress."""
         ...
 
-    def apply(self, events: Sequence[Event]) -> None:
-        """Stores all of the events; after an error it is called again with all or some of them."""
+    def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
+        """Stores all of the events; after an error it is called again with all or some of them.
+
+        Args:
+            suspect: what fails for a reason that is not clear is taken to be refused.
+        """
+        ...
+
+    def answers(self) -> bool:
+        """Whether the store accepts something that was stored before, and changes nothing."""
         ...
 
 
@@ -44,6 +52,8 @@ class Patience:
         most: events delivered together.
         first, longest: until the first retry after an error, and at most; doubled each time.
         end: at the end of a sweep, how long to wait for the store without any progress.
+        tries: how often events may fail in a way that can be their own fault, while the store
+            accepts others, until they are taken to be at fault.
     """
 
     interval: float = 1.0
@@ -51,6 +61,7 @@ class Patience:
     first: float = 0.5
     longest: float = 30.0
     end: float = 30.0
+    tries: int = 5
 
 
 class _AbandonedError(Exception):
@@ -120,8 +131,9 @@ class Delivery:
         self._abandoned.set()
         if self.refused:
             log.warning(
-                "recording: MLflow refused %d records; they are in %s",
+                "recording: MLflow refused %d record%s, kept in %s",
                 self.refused,
+                "" if self.refused == 1 else "s",
                 self.outbox.refused,
             )
         return self.outbox.waiting == 0
@@ -159,20 +171,31 @@ class Delivery:
             except OSError as error:  # the outbox's disk
                 self._pause(error, delay)
 
-    def _send(self, events: Sequence[Waiting]) -> None:
+    def _send(self, events: Sequence[Waiting], *, suspect: bool = False) -> None:
         """Delivers the events, and sets aside those that the store refuses.
+
+        A server has one word, an internal error, for a database that is away and for an event
+        that it cannot store. So an event is suspect that has failed again and again, and at fault
+        if the store accepts others.
 
         Raises:
             _AbandonedError: nobody waits for the delivery any more.
         """
         if not events:
             return
-        for delay in self._delays():
+        for tries, delay in enumerate(self._delays(), 1):
             self._check()
             try:
-                self._writer.apply([waiting.event for waiting in events])
+                self._writer.apply([waiting.event for waiting in events], suspect=suspect)
             except Exception as error:  # MLflow's, requests', or any database driver's
-                if may_pass(error):
+                cause = cause_of(error)
+                often = suspect or tries >= self._patience.tries
+                if cause is Cause.UNCLEAR and often and self._writer.answers():
+                    if not suspect:
+                        self._send(events, suspect=True)
+                        return
+                    cause = Cause.EVENT
+                if cause is not Cause.EVENT:
                     self._pause(error, delay)
                     continue
                 self._back()
@@ -180,8 +203,8 @@ class Delivery:
                     self._set_aside(events[0], error)
                     return
                 half = len(events) // 2
-                self._send(events[:half])
-                self._send(events[half:])
+                self._send(events[:half], suspect=suspect)
+                self._send(events[half:], suspect=suspect)
                 return
             self._back()
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import InputError, StateError
@@ -10,7 +11,7 @@ from foldrace.errors import InputError, StateError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["RETRIES", "check_mlflow", "check_name", "may_pass", "store_engine"]
+__all__ = ["RETRIES", "Cause", "cause_of", "check_mlflow", "check_name", "store_engine"]
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 """The environment variable that MLflow's HTTP client reads before each request."""
@@ -37,26 +38,38 @@ A proxy whose server is down answers 404; a run that does not exist is RESOURCE_
 """
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether a retry may succeed: the store is away, is busy, or does not accept us now."""
+class Cause(Enum):
+    """Why something could not be stored."""
+
+    STORE = "the store is away, is busy, or does not accept us now: a retry may succeed"
+    EVENT = "what was sent: a retry cannot succeed"
+    UNCLEAR = "the store's own fault, or one that what was sent makes it commit"
+
+
+def cause_of(error: Exception) -> Cause:
+    """Why storing has failed with this error."""
     from mlflow.exceptions import RestException
     from sqlalchemy.exc import OperationalError
     from sqlalchemy.exc import TimeoutError as PoolTimeout
 
     code = getattr(error, "error_code", None)
     if code == "INTERNAL_ERROR":
-        # from a server: its own fault, or no connection; from a store in this process: the event's
-        return isinstance(error, RestException) or "API request" in str(error)
-    if code is not None:
-        return code in _REFUSALS_THAT_PASS
+        if isinstance(error, RestException):  # what a server says where it has no other word
+            return Cause.UNCLEAR
+        # no connection to a server; or a store in this process, to which the event is not right
+        return Cause.STORE if "API request" in str(error) else Cause.EVENT
+    if isinstance(error, OperationalError):  # locked, full; or a text that MySQL cannot hold
+        return Cause.UNCLEAR
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:  # requests', of an upload
-        return status >= 500 or status in (401, 403, 408, 429)
-    if isinstance(error, OperationalError | PoolTimeout):
-        return True
-    return isinstance(error, OSError) and not isinstance(
-        error, FileNotFoundError | IsADirectoryError
-    )
+    if code is not None:
+        passes = code in _REFUSALS_THAT_PASS
+    elif status is not None:  # requests', of an upload
+        passes = status >= 500 or status in (401, 403, 408, 429)
+    elif isinstance(error, OSError):
+        passes = not isinstance(error, FileNotFoundError | IsADirectoryError)
+    else:
+        passes = isinstance(error, PoolTimeout)
+    return Cause.STORE if passes else Cause.EVENT
 
 
 def check_name(field: str, name: str) -> None:

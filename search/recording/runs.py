@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlflow.entities import Metric, Param, RunTag
 
 from foldrace.search.recording.events import now_ms
-from foldrace.search.recording.mlflow_internals import may_pass
+from foldrace.search.recording.mlflow_internals import Cause, cause_of
 from foldrace.search.recording.reader import metric_points, search_runs
 from foldrace.search.recording.schema import (
     BEST_TRIAL,
@@ -88,6 +88,7 @@ class Runs:
         self._ids: dict[Place, str] = {}
         self._open: set[Place] = set()
         self._refusals: list[Exception] = []
+        self._suspect = False
         self._known: dict[int | str, list[Place]] = {}  # the runs of a trial and its folds
         self._tags: dict[int | str, dict[str, str]] = {}
         # whether every run that the store has of the sweep is in `_ids`
@@ -217,15 +218,22 @@ class Runs:
 
     # --- what is written -------------------------------------------------------------------------
 
-    def write(self, changes: Mapping[Place, Change]) -> None:
+    def name_again(self) -> None:
+        """Gives the sweep's run a tag that it has."""
+        self.client.set_tag(self.id(()), Tag.SWEEP_KEY, self._key)
+
+    def write(self, changes: Mapping[Place, Change], *, suspect: bool = False) -> None:
         """Writes the changes, each run's in as few calls as possible.
 
         After an error it may be called again with the same changes: nothing is stored twice. What
         MLflow refuses does not keep the rest from being written; the first refusal is then raised.
-        A
-        trial's own metrics are written after its folds' and after all its files. So everything up
-        to the fold-epochs of the trial's run is complete in the store.
+        A trial's own metrics are written after its folds' and after all its files. So everything
+        up to the fold-epochs of the trial's run is complete in the store.
+
+        Args:
+            suspect: what fails for a reason that is not clear is taken to be refused.
         """
+        self._suspect = suspect
         created = set()
         self._refusals.clear()
         for place in sorted(changes, key=len):
@@ -270,7 +278,8 @@ class Runs:
         try:
             self.client.log_batch(run, **batch)
         except Exception as error:
-            if may_pass(error):
+            cause = cause_of(error)
+            if cause is Cause.STORE or (cause is Cause.UNCLEAR and not self._suspect):
                 raise
             if len(items) == 1:
                 self._refusals.append(error)

@@ -47,9 +47,12 @@ class _SyncedWriter:
     def written(self) -> int:
         return self._writer.written
 
-    def apply(self, events: Sequence[Event]) -> None:
-        self._writer.apply(events)
+    def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
+        self._writer.apply(events, suspect=suspect)
         self._sync()
+
+    def answers(self) -> bool:
+        return self._writer.answers()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import getpass
 import json
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MlflowWriter", "finite_metrics"]
 
+log = logging.getLogger(__name__)
+
 _TAG_LIMIT = 5000
 _REFIT: Place = ("refit",)
 
@@ -93,6 +96,15 @@ class MlflowWriter(EventSink):
     def written(self) -> int:
         """The number of runs written so far, as a sign of progress."""
         return self._runs.written
+
+    def answers(self) -> bool:
+        """Whether the store accepts the sweep's name, which it has already."""
+        try:
+            self._runs.name_again()
+        except Exception as error:  # MLflow's, requests', or any database driver's
+            log.debug("the store does not take the sweep's name: %s", error)
+            return False
+        return True
 
     # --- runs, one by one ------------------------------------------------------------------------
 
@@ -211,17 +223,20 @@ class MlflowWriter(EventSink):
     def _take(self, event: Event) -> None:
         self.apply([event])
 
-    def apply(self, events: Iterable[Event]) -> None:
+    def apply(self, events: Iterable[Event], *, suspect: bool = False) -> None:
         """Writes events in their order, merged into few calls per run.
 
         After an error, part of them may have been written. It can be called again with the same
         events.
+
+        Args:
+            suspect: what fails for a reason that is not clear is taken to be refused.
         """
         self._runs.load()
         changes = _Changes(self._runs, self._folder)
         for event in events:
             changes.add(event)
-        self._runs.write(changes.by_place)
+        self._runs.write(changes.by_place, suspect=suspect)
         self._runs.reached.update(changes.reached)
         self._runs.incumbents |= changes.incumbents
 

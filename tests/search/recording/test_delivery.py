@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from ray.tune.experiment import Trial
+from sqlalchemy.exc import OperationalError
 
 from foldrace.cli.app import main
 from foldrace.search.recording.delivery import Delivery, Patience
@@ -359,7 +360,7 @@ def test_the_waits_double_up_to_the_longest_and_begin_again_after_a_success(
     class Writer:
         written = 0
 
-        def apply(self, events: Sequence[Event]) -> None:
+        def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
             if next(fails):
                 raise ConnectionError("refused")
             self.written += 1
@@ -424,13 +425,95 @@ def test_a_store_that_is_only_busy_or_closed_refuses_nothing(
     class Writer:
         written = 0
 
-        def apply(self, events: Sequence[Event]) -> None:
+        def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
             self.written += 1
             if self.written < 4:
                 raise error
 
     outbox = outbox_with(tmp_path / "outbox", sweep_events())
     assert deliver(outbox, Writer()) and not outbox.refused.exists()
+
+
+INTERNAL = RestException({"error_code": "INTERNAL_ERROR", "message": "it went wrong"})
+
+
+@pytest.mark.parametrize("error", [INTERNAL, OperationalError("insert", {}, Exception("1366"))])
+def test_what_the_store_itself_fails_at_is_set_aside_once_it_takes_all_else(
+    client: MlflowClient,
+    make_experiment: Callable[[], str],
+    tmp_path: Path,
+    expected: dict[str, Any],
+    said: Callable[[], list[str]],
+    error: Exception,
+) -> None:
+    """A server has one word for a database that is away and for a value that it cannot store."""
+
+    class Failing(Breaking):
+        """Fails at one metric, each time, whatever else is in the call."""
+
+        def log_batch(self, run: str, **items: Any) -> None:
+            if any(metric.key == "val_odd" for metric in items["metrics"]):
+                raise error
+            self._client.log_batch(run, **items)
+
+    experiment, events = make_experiment(), sweep_events()
+    bad = Reported(1, report(3, 0.5, 0.5), None, 20_050, None)
+    bad.report.folds[0].metrics["val_odd"] = 0.5  # type: ignore[index]
+    outbox = outbox_with(tmp_path / "outbox", [*events[:8], bad, *events[8:]])
+    failing = Failing(client, 0, error, late=False, count=0)
+    assert deliver(outbox, MlflowWriter(failing, experiment, "ae", uuid.uuid4().hex, tmp_path))  # type: ignore[arg-type]
+    stored = state_of(client, experiment)
+    for name in ("trial 0000", "trial 0000 fold 1", "ae"):
+        assert stored[name] == expected[name]
+    good = {point[0] for point in stored["trial 0001 fold 0"]["points"] if point[1] == 3}
+    assert "val_loss" in good and "val_odd" not in good  # beside it all the rest is there
+    [entry] = [json.loads(line) for line in outbox.refused.read_text().splitlines()]
+    assert json.loads(entry["record"])["event"] == "reported"
+    waits, resumed, first, last = said()
+    assert "recording waits" in waits and "recording resumed" in resumed
+    assert "refused a record" in first and "refused 1 record, kept in" in last
+
+
+def test_a_server_whose_database_is_away_refuses_nothing_however_long_it_takes(
+    tmp_path: Path,
+) -> None:
+    class Writer:
+        written = 0
+
+        def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
+            self.written += 1
+            if self.written < 50:
+                raise INTERNAL
+
+        def answers(self) -> bool:
+            return self.written >= 50
+
+    outbox = outbox_with(tmp_path / "outbox", sweep_events())
+    assert deliver(outbox, Writer()) and not outbox.refused.exists()
+
+
+def test_a_database_that_goes_away_while_the_one_at_fault_is_sought_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """The store answers once, then is away again for a while: the events wait for it."""
+    answers = iter([True, *[False] * 20])
+
+    class Writer:
+        written = 0
+        got: ClassVar[list[Event]] = []
+
+        def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
+            self.written += 1
+            if self.written < 20:
+                raise INTERNAL
+            self.got.extend(events)
+
+        def answers(self) -> bool:
+            return next(answers)
+
+    outbox, events = outbox_with(tmp_path / "outbox", sweep_events()), sweep_events()
+    assert deliver(outbox, Writer()) and not outbox.refused.exists()
+    assert len(Writer.got) == len(events)
 
 
 # --- nobody waits --------------------------------------------------------------------------------
@@ -444,7 +527,7 @@ class Stuck:
         self.threads: set[str] = set()
         self.events: list[Event] = []
 
-    def apply(self, events: Sequence[Event]) -> None:
+    def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
         self.threads.add(threading.current_thread().name)
         self.called.set()
         self.free.wait(DEADLINE)
