@@ -11,7 +11,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -21,13 +22,25 @@ from foldrace.cluster.package import pack
 from foldrace.errors import FoldraceError, InputError, StateError, first_line
 from foldrace.search.preparing.environment import versions
 from foldrace.search.preparing.prepare import prepare
-from foldrace.search.spec.sweep_spec import load_spec
+from foldrace.search.spec.sweep_spec import load_spec, written_references
 from foldrace.trainables.data.references import is_data_file
+from foldrace.trainables.tasks.loading import load_task
+from foldrace.trainables.user_code import add_folder
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-__all__ = ["Destination", "check_versions", "follow", "keep_code", "resume", "stop", "submit"]
+__all__ = [
+    "Destination",
+    "Parcel",
+    "check_versions",
+    "follow",
+    "keep_code",
+    "make_parcel",
+    "resume",
+    "stop",
+    "submit",
+]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +50,7 @@ _PRINT_VERSIONS = (
 )
 _MUST_MATCH = ("python", "ray", "foldrace")
 _JOB_SECONDS = 60.0
+_IGNORED = ("is named in .gitignore, so it would not be sent", "remove it from there")
 _STOP_SECONDS = 120
 _JOB_VARIABLES = {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS), "PYTHONUNBUFFERED": "1"}
 
@@ -48,20 +62,21 @@ class Destination:
     Attributes:
         directory: the folder of sweeps, on storage that all nodes share.
         data: the folder of data sets there; None: ``data`` in ``directory``.
-        tracking: the MLflow server, as the head reaches it; None: a file in ``directory``.
+        tracking: the MLflow server, as the head reaches it; None: the one that the sweep file
+            names, or else a file in ``directory``.
         options: further options of ``foldrace sweep`` and ``resume``, such as ``--refit``.
     """
 
-    directory: str
-    data: str | None = None
+    directory: Path
+    data: Path | None = None
     tracking: str | None = None
     options: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
         """The options of ``foldrace sweep`` and ``resume`` that say so, but for the tracking."""
-        data = self.data or f"{self.directory}/data"
-        return ["--dir", self.directory, "--data-dir", data, *self.options]
+        data = self.data or self.directory / "data"
+        return ["--dir", str(self.directory), "--data-dir", str(data), *self.options]
 
 
 def check_versions(client: JobSubmissionClient, *, strict: bool) -> None:
@@ -110,51 +125,66 @@ def _cluster_versions(client: JobSubmissionClient) -> dict[str, str]:
     return found
 
 
-def submit(
-    client: JobSubmissionClient, spec: Path, overrides: Sequence[str], destination: Destination
-) -> Job:
-    """Checks a sweep file, sends the code beside it, and starts the sweep on the cluster.
+@dataclass(frozen=True)
+class Parcel:
+    """A sweep that was checked here, and the files that are sent for it. `make_parcel` makes it.
 
-    Args:
-        client: of the cluster.
+    Attributes:
         spec: the sweep file; its folder is what is sent.
         overrides: ``KEY=VALUE`` each.
-        destination: where the sweep runs and records.
+        sweep: the sweep's name.
+        tracking: the MLflow server that the sweep file names; None if it names none.
+        folder: a copy of the files, which stays while the parcel is needed.
+        files: their paths in it.
+    """
+
+    spec: Path
+    overrides: tuple[str, ...]
+    sweep: str
+    tracking: str | None
+    folder: Path
+    files: tuple[Path, ...]
+
+
+@contextmanager
+def make_parcel(spec: Path, overrides: Sequence[str] = ()) -> Iterator[Parcel]:
+    """Checks a sweep file and what it names, and copies what is sent; nothing is contacted.
+
+    The task is loaded, and tried on the user's own data. A named data set is fetched there, and
+    data at a path that is not here are expected to be there.
 
     Raises:
-        InputError: the sweep file is wrong, or names code or data outside its folder.
+        InputError: the sweep file is wrong, or names code or data that would not be sent.
     """
-    tracking = destination.tracking
-    given = () if tracking is None else (f"tracking.uri={json.dumps(tracking)}",)
-    loaded = load_spec(spec, [*overrides, *given])
+    loaded = load_spec(spec, overrides)
     folder = spec.resolve().parent
-    sent_with = [("task", loaded.task), ("dataset", loaded.dataset.name)]
-    sent_with += [("metrics", one) for one in loaded.metrics]
-    for field, reference in sent_with:
-        _check_sent(field, reference, folder)
     with tempfile.TemporaryDirectory() as work:
-        # The user's own data is here, so it is checked here; a named data set is fetched there.
-        if _is_own(loaded.dataset.name):
-            prepare(loaded, Path(work), local=False)
         packed = Path(work) / "code"
         packed.mkdir()
-        sent = pack(folder, packed)
-        if Path(spec.name) not in sent:
-            rule = "is named in .gitignore, so it would not be sent"
-            raise InputError("SPEC", str(spec), rule, "remove it from there")
-        log.info("%s: sending %d files", loaded.name, len(sent))
-        command = _sweep_command(spec, overrides, destination, _digest(packed, sent))
-        return _start(client, loaded.name, command, working_dir=packed)
+        files = pack(folder, packed)
+        if Path(spec.name) not in files:
+            raise InputError("SPEC", str(spec), *_IGNORED)
+        for field, reference in written_references(spec, overrides).items():
+            _check_sent(field, reference, folder, files)
+        add_folder(folder)  # where the cluster looks for `package.module:Name`
+        task = load_task(loaded.task, loaded.metrics)
+        name = loaded.dataset.name
+        if _is_own(name) and not _is_there(name):
+            prepare(loaded, Path(work), local=False, task=task)
+        given = loaded.tracking.uri
+        yield Parcel(spec, tuple(overrides), loaded.name, given, packed, tuple(files))
 
 
-def _sweep_command(
-    spec: Path, overrides: Sequence[str], destination: Destination, digest: str
-) -> list[str]:
-    entry = ["python", "-m", "foldrace.cluster.entry_point", destination.directory, digest]
-    options = [part for override in overrides for part in ("--set", override)]
+def submit(client: JobSubmissionClient, parcel: Parcel, destination: Destination) -> Job:
+    """Sends a parcel, and starts its sweep on the cluster."""
+    log.info("%s: sending %d files", parcel.sweep, len(parcel.files))
+    digest = _digest(parcel.folder, parcel.files)
+    entry = ["python", "-m", "foldrace.cluster.entry_point", str(destination.directory), digest]
+    options = [part for override in parcel.overrides for part in ("--set", override)]
     if destination.tracking is not None:
         options += ["--tracking-uri", destination.tracking]
-    return [*entry, spec.name, *destination.arguments, *options]
+    command = [*entry, parcel.spec.name, *destination.arguments, *options]
+    return _start(client, parcel.sweep, command, working_dir=parcel.folder)
 
 
 def resume(client: JobSubmissionClient, sweep: str, destination: Destination) -> Job:
@@ -185,24 +215,44 @@ def _is_own(name: str) -> bool:
     return "/" in name or ":" in name or is_data_file(name)
 
 
-def _check_sent(field: str, reference: str, folder: Path) -> None:
-    """Checks that a file or folder that a sweep file names is in the folder that is sent.
+def _is_there(name: str) -> bool:
+    """Whether a data set is at a path that can only be meant as one on the cluster."""
+    return Path(name).is_absolute() and not Path(name).exists()
+
+
+def _check_sent(field: str, reference: str, folder: Path, files: Collection[Path]) -> None:
+    """Checks that a file or folder that a sweep file names is sent.
+
+    Args:
+        reference: as it is written.
+        folder: the sweep file's.
+        files: what is sent of it.
 
     Raises:
-        InputError: it is outside, or named by an absolute path.
+        InputError: it is outside, named by an absolute path, or left out.
     """
     module = reference.rpartition(":")[0]
     named = module if module.endswith(".py") else reference
+    if "://" in named or ("/" not in named and not (folder / named).exists()):
+        return  # a name, a module, or an address
     path = Path(named).expanduser()
-    if "/" not in named and not is_data_file(named):
+    if field == "dataset" and _is_there(str(path)):
+        log.info("%s: not here, so it is looked for on the cluster", reference)
         return
-    if not (folder / path).resolve().is_relative_to(folder):
+    place = (folder / path).resolve()
+    if not place.is_relative_to(folder):
         rule = f"is outside {folder}, the folder that is sent"
         hint = "move it there, or read the cluster's copy in a function"
         raise InputError(field, reference, rule, hint)
+    inside = place.relative_to(folder)
     if path.is_absolute():
-        hint = f"./{path.resolve().relative_to(folder)}"
+        hint = f"./{inside}"
         raise InputError(field, reference, "is not at this path on the cluster", hint)
+    if not place.exists():
+        rule = f"is not in {folder}, the folder that is sent"
+        raise InputError(field, reference, rule, "move it there")
+    if not any(sent.is_relative_to(inside) for sent in files):
+        raise InputError(field, reference, *_IGNORED)
 
 
 def _digest(root: Path, paths: Sequence[Path]) -> str:

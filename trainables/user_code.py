@@ -12,7 +12,7 @@ from typing import Any
 
 from foldrace.errors import InputError, nearest
 
-__all__ = ["is_of_file", "load_object", "referenced_module"]
+__all__ = ["add_folder", "is_of_file", "load_object", "referenced_module"]
 
 _PREFIX = "_foldrace_"
 
@@ -39,7 +39,7 @@ def load_object(
     if where.endswith(".py"):
         module = _import_file(Path(where), field, error)
     else:
-        _add_folder(Path.cwd())
+        add_folder(Path.cwd())
         try:
             module = importlib.import_module(where)
         except (Exception, SystemExit) as cause:
@@ -85,7 +85,7 @@ def _import_file(path: Path, field: str, error: type[InputError]) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    _add_folder(path.parent)
+    add_folder(path.parent)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as cause:
@@ -95,7 +95,7 @@ def _import_file(path: Path, field: str, error: type[InputError]) -> ModuleType:
     return module
 
 
-def _add_folder(folder: Path) -> None:
+def add_folder(folder: Path) -> None:
     """Let modules in this folder be imported, after all others: also late, and by workers here."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foldrace.cli.messages import FAILED, WRONG_INPUT, out, print_json, say
-from foldrace.cli.options import AsJson, Overrides, Refit
+from foldrace.cli.options import AsJson, Overrides, Refit, folder_option
 from foldrace.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,23 +68,23 @@ def submit(
     override: Overrides = None,
     address: Dashboard = _DASHBOARD,
     directory: Annotated[
-        str,
-        typer.Option(
-            "--dir",
-            help="Folder of sweeps on the cluster's shared storage.",
-            envvar="FOLDRACE_CLUSTER_DIR",
+        Path,
+        folder_option(
+            "--dir", "Folder of sweeps on the cluster's shared storage.", "FOLDRACE_CLUSTER_DIR"
         ),
-    ] = "/shared/foldrace",
+    ] = Path("/shared/foldrace"),
     data_dir: Annotated[
-        str | None,
-        typer.Option(help="Folder of data sets there; by default `data` in --dir."),
+        Path | None,
+        folder_option("--data-dir", "Folder of data sets there; by default `data` in --dir."),
     ] = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(
-            help="The MLflow server, as the head reaches it.", envvar="FOLDRACE_CLUSTER_TRACKING"
+            help="The MLflow server, as the head reaches it; by default the sweep file's, or the"
+            " cluster's own.",
+            envvar="FOLDRACE_CLUSTER_TRACKING",
         ),
-    ] = MLFLOW,
+    ] = None,
     then_refit: Refit = False,
     resume: Annotated[
         str | None, typer.Option(metavar="SWEEP", help="Continue a sweep there instead.")
@@ -98,7 +99,6 @@ def submit(
     """Run a sweep on a cluster: check it here, send its code, follow it. Ctrl-C detaches."""
     from foldrace.cluster import submit as there
     from foldrace.cluster.connection import connect
-    from foldrace.search.spec.sweep_spec import load_spec
 
     if (spec is None) == (resume is None):
         raise InputError("submit", None, "takes either a sweep file or --resume SWEEP")
@@ -106,17 +106,18 @@ def submit(
         rule = "cannot be given with --resume: a sweep continues with the values it began with"
         raise InputError("--set", override[0], rule)
     # A wrong sweep file is refused before the cluster is contacted.
-    if spec is not None:
-        load_spec(spec, override or [])
-    client = connect(address)
-    there.check_versions(client, strict=not allow_skew)
-    destination = there.Destination(
-        directory, data_dir, tracking_uri, ("--refit",) if then_refit else ()
-    )
-    if spec is not None:
-        job = there.submit(client, spec, override or [], destination)
-    else:
-        job = there.resume(client, str(resume), destination)
+    with nullcontext() if spec is None else there.make_parcel(spec, override or ()) as parcel:
+        client = connect(address)
+        there.check_versions(client, strict=not allow_skew)
+        options = ("--refit",) if then_refit else ()
+        if parcel is None:
+            job = there.resume(
+                client, str(resume), there.Destination(directory, data_dir, None, options)
+            )
+        else:
+            tracking = tracking_uri or (None if parcel.tracking else MLFLOW)
+            destination = there.Destination(directory, data_dir, tracking, options)
+            job = there.submit(client, parcel, destination)
     say(f"{job.sweep}: submitted as {job.id}")
     if detach:
         _conclude(job, as_json=as_json)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from foldrace.errors import InputError
 
 __all__ = [
     "DATA",
@@ -19,14 +22,35 @@ __all__ = [
     "Refit",
     "SweepName",
     "TrackingServer",
+    "folder_option",
 ]
 
 RUNS, DATA = Path("runs"), Path("data")
 """Where sweeps and data sets are kept by default."""
 
-Directory = Annotated[Path, typer.Option("--dir", help="Folder of sweeps.", envvar="FOLDRACE_DIR")]
+
+def folder_option(name: str, text: str, variable: str | None = None) -> Any:
+    """An option that names a folder, on a disk or a mounted file system.
+
+    Args:
+        name: ``--dir``.
+        text: its help.
+        variable: the environment variable that it can be given by.
+    """
+
+    def check(given: Path | None) -> Path | None:
+        if scheme := re.match(r"([a-z][a-z0-9+.-]+):/", str(given)):  # as `Path` writes s3://…
+            address = f"{scheme[1]}://{str(given)[scheme.end() :].lstrip('/')}"
+            hint = "mount it, or name a folder that all nodes share"
+            raise InputError(name, address, "must be a folder; object storage is not one", hint)
+        return given
+
+    return typer.Option(name, help=text, envvar=variable, metavar="DIR", callback=check)
+
+
+Directory = Annotated[Path, folder_option("--dir", "Folder of sweeps.", "FOLDRACE_DIR")]
 DataDirectory = Annotated[
-    Path, typer.Option("--data-dir", help="Folder of data sets.", envvar="FOLDRACE_DATA_DIR")
+    Path, folder_option("--data-dir", "Folder of data sets.", "FOLDRACE_DATA_DIR")
 ]
 AsJson = Annotated[
     bool,

@@ -23,6 +23,7 @@ from foldrace.search.recording.tracking import check_tracking, connect
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
+from foldrace.trainables.user_code import add_folder
 from foldrace.trainables.user_sources import same_code
 
 __all__ = ["RecordedSweep", "open_recorded", "recorded_spec"]
@@ -58,6 +59,8 @@ class RecordedSweep:
             InputError: as `foldrace.search.preparing.prepare.prepare`.
         """
         spec = spec or self.spec
+        if self.state.code:
+            add_folder(Path(self.state.code))
         task = load_task(spec.task, spec.metrics)
         _check_task(self.state, task, self.folder.name)
         prepared = prepare(spec, data_dir, local=local, task=task)

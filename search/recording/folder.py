@@ -55,6 +55,7 @@ class SweepState:
         task_sources: the user's code that the task is made of (`LoadedTask.sources`); empty for a
             built-in task.
         name: of the sweep when it began; its folder may have been renamed since.
+        code: the folder in which the sweep began: ``package.module:Name`` is looked for there.
         tune_format: of Ray Tune's pickled state. It names modules, so it can be read only by
             versions in which these have the same places (`TUNE_FORMAT`).
     """
@@ -69,6 +70,7 @@ class SweepState:
     tune_format: int = 0
     name: str = ""
     task_sources: dict[str, str] = field(default_factory=dict)
+    code: str = ""
 
     def check_tune_format(self, sweep: str) -> None:
         """Checks that this version can continue the sweep.

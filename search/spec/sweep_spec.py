@@ -47,7 +47,7 @@ from foldrace.search.spec.yaml_files import dump_yaml, plain, read_file, set_val
 from foldrace.trainables.data.references import is_data_file
 from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder
 
-__all__ = ["SweepSpec", "json_schema", "load_spec", "parse_spec"]
+__all__ = ["SweepSpec", "json_schema", "load_spec", "parse_spec", "written_references"]
 
 _DEFAULT_TASK = "autoencoder"
 
@@ -235,6 +235,17 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     return parse_spec(read_file(path), path.absolute().parent, overrides)
 
 
+def written_references(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, str]:
+    """What a sweep file names of code and data, as it is written there, by field.
+
+    Raises:
+        InputError: as `load_spec`.
+    """
+    spec = _validated(read_file(Path(path)), overrides)
+    found = {"task": spec.task, "dataset": spec.dataset.name}
+    return found | {f"metrics[{place}]": one for place, one in enumerate(spec.metrics)}
+
+
 def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """The spec that ``mapping`` describes; the mapping is not changed.
 
@@ -250,17 +261,7 @@ def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] 
     >>> parse_spec({"dataset": "digits", "epochs": 4}, Path()).ladder[-1]
     Rung(folds=3, epochs=4)
     """
-    if not isinstance(mapping, Mapping):
-        raise InputError("spec", mapping, "must be a mapping of keys to values")
-    tree = plain(mapping)
-    for override in overrides:
-        if "dataset" in tree:
-            tree["dataset"] = named_dataset(tree["dataset"])
-        set_value(tree, override)
-    try:
-        spec = SweepSpec.model_validate(tree)
-    except ValidationError as error:
-        raise translate(error, SweepSpec) from None
+    spec = _validated(mapping, overrides)
     dataset = spec.dataset.model_copy(
         update={"name": _located(spec.dataset.name, "dataset", base)}
     )
@@ -274,6 +275,21 @@ def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] 
             "metrics": metrics,
         }
     )
+
+
+def _validated(mapping: Mapping[str, Any], overrides: Sequence[str]) -> SweepSpec:
+    """The spec with its references as they are written. Raises: InputError."""
+    if not isinstance(mapping, Mapping):
+        raise InputError("spec", mapping, "must be a mapping of keys to values")
+    tree = plain(mapping)
+    for override in overrides:
+        if "dataset" in tree:
+            tree["dataset"] = named_dataset(tree["dataset"])
+        set_value(tree, override)
+    try:
+        return SweepSpec.model_validate(tree)
+    except ValidationError as error:
+        raise translate(error, SweepSpec) from None
 
 
 def json_schema() -> dict[str, Any]:

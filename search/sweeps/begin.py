@@ -68,6 +68,7 @@ class NewSweep:
             task_sources=dict(prepared.task.sources),
             tune_format=TUNE_FORMAT,
             name=folder.name,
+            code=str(Path.cwd()),
         )
         folder.write_state(state)
         return folder, state

@@ -323,6 +323,25 @@ def test_a_folder_of_sweeps_that_cannot_be_one_is_refused(place: Place) -> None:
     assert err.count("Error") == 1 and taken in err
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/runs", "gs://b", "hdfs://h/x", "file://x"])
+@pytest.mark.parametrize("option", ["--dir", "--data-dir"])
+@pytest.mark.parametrize("command", ["sweep", "submit"])
+def test_object_storage_is_no_folder(
+    command: str,
+    option: str,
+    address: str,
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(place.folder)
+    place.write("sweep.yaml", spec_text({}))
+    assert main([command, "sweep.yaml", option, address]) == 2
+    _, err = capsys.readouterr()
+    assert f"Error: {option}: {address}: must be a folder; object storage is not one" in err
+    assert [path.name for path in place.folder.iterdir()] == ["sweep.yaml"]
+
+
 def test_a_tracking_server_that_does_not_answer_is_refused(place: Place) -> None:
     err = place.refused(
         place.write("sweep.yaml", spec_text({})), "--tracking-uri", "http://127.0.0.1:9"

@@ -15,12 +15,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from foldrace.cli.app import main
 from foldrace.cluster.connection import connect
 from foldrace.cluster.jobs import Job, find_job
 from foldrace.cluster.package import files_of, pack
-from foldrace.cluster.submit import Destination, check_versions, follow, keep_code, resume, submit
+from foldrace.cluster.submit import (
+    Destination,
+    check_versions,
+    follow,
+    keep_code,
+    make_parcel,
+    resume,
+    submit,
+)
 from foldrace.cluster.tunnel import Forward, open_tunnel, ssh_command
 from foldrace.errors import InputError, StateError
 from foldrace.search.preparing.environment import versions
@@ -414,8 +424,11 @@ def test_a_submitted_sweep_gets_its_folders_its_options_and_its_code(
     cluster: Any = Accepting()
     write(tmp_path, "sweep.yaml", text="{name: mine, dataset: digits, space: {lr: 0.01}}")
     write(tmp_path, "helper.py")
-    there = Destination("/shared/runs", tracking="http://127.0.0.1:5000", options=("--refit",))
-    job = submit(cluster, tmp_path / "sweep.yaml", ["epochs=2"], there)
+    there = Destination(
+        Path("/shared/runs"), tracking="http://127.0.0.1:5000", options=("--refit",)
+    )
+    with make_parcel(tmp_path / "sweep.yaml", ["epochs=2"]) as parcel:
+        job = submit(cluster, parcel, there)
     assert job.sweep == "mine" and job.id.startswith("foldrace-mine-")
     [first] = sent
     assert first["code"] == ["helper.py", "sweep.yaml"]
@@ -425,24 +438,117 @@ def test_a_submitted_sweep_gets_its_folders_its_options_and_its_code(
         " --tracking-uri http://127.0.0.1:5000"
     )
     assert first["command"].startswith(entry) and first["command"].endswith(rest)
-    resume(cluster, "mine", Destination("/shared/runs", "/data"))
+    resume(cluster, "mine", Destination(Path("/shared/runs"), Path("/data")))
     assert sent[1]["command"] == (
         "python -m foldrace resume mine --address auto --dir /shared/runs --data-dir /data"
     )
     assert "working_dir" not in sent[1]["runtime_env"]
 
 
-def test_code_outside_the_folder_that_is_sent_is_refused(tmp_path: Path) -> None:
-    cluster: Any = Cluster()
-    write(tmp_path, "other.py", "here/mine.py")
+TASK = """
+import torch
+import {helper}
+
+class Task:
+    parameters = {{}}
+    def build(self, params, sample):
+        return torch.nn.Linear(sample.shape[-1], 1)
+    def losses(self, model, batch, params):
+        return {helper}.terms(model(batch["x"]), batch["y"])
+"""
+HELPER = """
+def terms(made, y):
+    return {"loss": (made[:, 0] - y) ** 2}
+"""
+OWN_DATA = """
+import numpy as np
+
+def made():
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
+    return {"x": x, "y": x.sum(1)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "data"),
+    [
+        ("./models.py:Task", "./tables.py:made"),
+        ("models.py:Task", "tables.py:made"),
+        ("kept.models:Task", "kept.tables:made"),
+        ("./models.py:Task", "./set.npz"),
+        ("./models.py:Task", "set.npz"),
+    ],
+)
+def test_a_task_of_ones_own_and_what_it_imports_and_its_data_are_sent(
+    task: str, data: str, tmp_path: Path
+) -> None:
+    write(tmp_path, "models.py", text=TASK.format(helper="siblings_of_it"))
+    write(tmp_path, "siblings_of_it.py", "kept/more.py", text=HELPER)
+    (tmp_path / "kept/models.py").write_text(
+        TASK.format(helper="siblings_of_it").replace(
+            "import siblings_of_it", "from kept import more as siblings_of_it"
+        )
+    )
+    write(tmp_path, "tables.py", "kept/tables.py", "kept/__init__.py", text=OWN_DATA)
+    made = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
+    np.savez(tmp_path / "set.npz", x=made, y=made.sum(1))
+    write(tmp_path, "sweep.yaml", text=f"{{task: {task}, dataset: {{name: {data}, target: y}}}}")
+    with make_parcel(tmp_path / "sweep.yaml") as parcel:
+        assert {Path("models.py"), Path("siblings_of_it.py"), Path("set.npz")} < {*parcel.files}
+        assert (parcel.folder / "kept/more.py").read_text() == HELPER
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("task", "../other.py:Task", "task: .*is outside .*, the folder that is sent"),
+        ("task", "{here}/mine.py:Task", r"is not at this path on the cluster; \./mine\.py"),
+        ("task", "./left_out.py:Task", "is named in .gitignore, so it would not be sent"),
+        ("dataset", "../far.npz", "dataset: .*is outside"),
+        ("dataset", "./big.npz", "dataset: .*is named in .gitignore"),
+        ("metrics", "[../other.py:best]", r"metrics\[0\]: .*is outside"),
+    ],
+)
+def test_code_and_data_that_would_not_be_sent_are_refused(
+    field: str, value: str, told: str, tmp_path: Path
+) -> None:
     here = tmp_path / "here"
-    for task, told in (
-        ("../other.py:Task", "is outside"),
-        (f"{here}/mine.py:Task", "is not at this path on the cluster; ./mine.py"),
-    ):
-        write(here, "sweep.yaml", text=f"{{task: '{task}', dataset: digits, space: {{lr: 0.01}}}}")
-        with pytest.raises(InputError, match=told):
-            submit(cluster, here / "sweep.yaml", [], Destination("/shared"))
+    write(tmp_path, "other.py", "far.npz", "here/mine.py", "here/left_out.py", "here/big.npz")
+    write(here, ".gitignore", text="*.npz\nleft_out.py\n")
+    keys = {"dataset": "digits", field: value.format(here=here)}
+    write(here, "sweep.yaml", text="\n".join(f"{name}: {one}" for name, one in keys.items()))
+    with pytest.raises(InputError, match=told), make_parcel(here / "sweep.yaml"):
+        pass
+
+
+def test_data_that_are_on_the_cluster_alone_are_named_by_their_path_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "foldrace")
+    write(tmp_path, "sweep.yaml", text="dataset: /shared/somewhere/large.npz")
+    with make_parcel(tmp_path / "sweep.yaml") as parcel:
+        assert parcel.files == (Path("sweep.yaml"),)
+    assert "not here, so it is looked for on the cluster" in caplog.text
+
+
+def test_the_servers_of_a_sweep_file_and_of_the_command_are_both_heeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Destination] = []
+    cluster: Any = Cluster(told())
+    cluster.add("foldrace-mine-1", "mine", 1)
+    monkeypatch.setattr("foldrace.cluster.connection.connect", lambda address: cluster)
+
+    def note(client: Any, parcel: Any, destination: Destination) -> Job:
+        sent.append(destination)
+        return find_job(client, None)
+
+    monkeypatch.setattr("foldrace.cluster.submit.submit", note)
+    write(tmp_path, "none.yaml", text="dataset: digits")
+    write(tmp_path, "own.yaml", text="{dataset: digits, tracking: {uri: 'http://own:5000'}}")
+    for file, options in (("none", []), ("own", []), ("own", ["--tracking-uri", "http://o:1"])):
+        assert main(["submit", str(tmp_path / f"{file}.yaml"), "--detach", *options]) == 0
+    assert [one.tracking for one in sent] == ["http://127.0.0.1:5000", None, "http://o:1"]
 
 
 def test_the_private_parts_of_ray_that_are_used_are_there() -> None:

@@ -121,3 +121,21 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     opened: RecordedSweep = open_recorded(recorded(tmp_path, dataset_digest="another"))
     with pytest.raises(StateError, match="digits: not the data that ae ran on"):
         opened.prepare(tmp_path)
+
+
+def test_a_module_is_found_where_the_sweep_began_wherever_it_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, elsewhere = tmp_path / "began", tmp_path / "elsewhere"
+    for folder in (began / "of_this_test_alone", elsewhere):
+        folder.mkdir(parents=True)
+    text = TASK.replace("Mine:", "Mine:\n    parameters = {'latent_dim': 16}")
+    (began / "of_this_test_alone" / "models.py").write_text(text)
+    monkeypatch.chdir(elsewhere)
+    task = "of_this_test_alone.models:Mine"
+    with pytest.raises(InputError, match="does not import"):
+        open_recorded(recorded(tmp_path, task=task)).prepare(tmp_path)
+    folder = recorded(tmp_path / "again", task=task, code=str(began))
+    sources = {"of_this_test_alone.models": text}
+    folder.write_state(replace(folder.read_state(), task_sources=sources))
+    assert open_recorded(folder).prepare(tmp_path).task.reference == task
