@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from foldrace.errors import StateError
@@ -11,7 +15,16 @@ from foldrace.errors import StateError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-__all__ = ["ENDED", "PREFIX", "Job", "find_job", "folder_of", "jobs_of"]
+__all__ = [
+    "ENDED",
+    "PREFIX",
+    "Job",
+    "find_job",
+    "job_to_stop",
+    "jobs_of",
+    "submitter",
+    "with_folders",
+]
 
 PREFIX = "foldrace-"
 """What the id of a sweep's job begins with."""
@@ -28,7 +41,8 @@ class Job:
 
     Attributes:
         id: Ray's name of the job.
-        sweep: the sweep's name in its file.
+        sweep: the sweep's name: in its file, or of its folder on the cluster (`with_folders`).
+        user, host: who submitted it, and from where; empty for jobs of earlier versions.
         status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
         message: Ray's explanation of the status.
         began, ended: milliseconds since the epoch, or None.
@@ -42,6 +56,13 @@ class Job:
     began: int | None
     ended: int | None
     exit_status: int | None
+    user: str = ""
+    host: str = ""
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether it was submitted by this user from this machine, as far as is known."""
+        return not self.user or {"user": self.user, "host": self.host} == submitter()
 
     @property
     def outcome(self) -> str:
@@ -65,15 +86,27 @@ def jobs_of(client: JobSubmissionClient) -> list[Job]:
     return sorted(jobs, key=lambda job: job.began or 0, reverse=True)
 
 
+def submitter() -> dict[str, str]:
+    """This user and this machine, as a job carries them."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        user = f"uid {os.getuid()}"
+    return {"user": user, "host": socket.gethostname()}
+
+
 def _job(details: Any) -> Job:
+    metadata = details.metadata or {}
     return Job(
         details.submission_id,
-        (details.metadata or {}).get("sweep", ""),
+        metadata.get("sweep", ""),
         details.status.value,
         details.message or "",
         details.start_time,
         details.end_time,
         details.driver_exit_code,
+        metadata.get("user", ""),
+        metadata.get("host", ""),
     )
 
 
@@ -83,21 +116,51 @@ def find_job(client: JobSubmissionClient, name: str | None) -> Job:
     Raises:
         StateError: there is none; the message lists the newest jobs.
     """
+    return _found(client, name)[0]
+
+
+def job_to_stop(client: JobSubmissionClient, name: str, *, force: bool = False) -> Job:
+    """The one job that is meant by this name: if one of them has not ended, that.
+
+    Args:
+        force: it may be another's.
+
+    Raises:
+        StateError: there is none, there are several, or it is another's.
+    """
+    found = _found(client, name)
+    running = [job for job in found if job.status not in ENDED] or found[:1]
+    if len(running) > 1:
+        named = ", ".join(f"{job.id} ({job.user}@{job.host})" for job in running)
+        raise StateError(f"{name}: {len(running)} jobs of that name run: {named}; name one")
+    [job] = running
+    if not (force or job.is_mine or job.status in ENDED):
+        raise StateError(f"{job.id}: {job.user} submitted it from {job.host}; --force stops it")
+    return job
+
+
+def _found(client: JobSubmissionClient, name: str | None) -> list[Job]:
+    """The jobs that are meant by a name, the newest first; one at least. Raises: StateError."""
     jobs = jobs_of(client)
     if not jobs:
         raise StateError("no sweep has been submitted to this cluster")
-    found = [job for job in jobs if name is None or name in (job.id, job.sweep)]
-    if not found:
-        known = ", ".join(dict.fromkeys(job.sweep or job.id for job in jobs[:8]))
-        raise StateError(f"{name}: no such job on this cluster; it knows: {known}")
-    return found[0]
+    if exact := [job for job in jobs if name in (None, job.id)]:
+        return exact
+    # a folder's name is its sweep's, with a number where that was taken
+    alike = [job for job in jobs if re.fullmatch(rf"{re.escape(job.sweep)}(-\d+)?", str(name))]
+    of_folder = [job for job in with_folders(client, alike) if job.sweep == name]
+    if found := of_folder or [job for job in alike if job.sweep == name]:
+        return found
+    known = ", ".join(dict.fromkeys(job.sweep or job.id for job in jobs[:8]))
+    raise StateError(f"{name}: no such job on this cluster; it knows: {known}")
 
 
-def folder_of(client: JobSubmissionClient, job: Job) -> str:
-    """The name of a sweep's folder on the cluster, read from the job's log.
+def with_folders(client: JobSubmissionClient, jobs: Iterable[Job]) -> list[Job]:
+    """The jobs with the names of their sweeps' folders on the cluster, from the jobs' logs.
 
-    It has a number at its end where the name was taken. Until the sweep has logged its folder:
-    the name in its file.
+    Such a name has a number at its end where the sweep's was taken. A job that has not logged its
+    folder yet has the name in its file.
     """
-    found = re.search(r"^(\S+): in /", client.get_job_logs(job.id), re.MULTILINE)
-    return found[1] if found else job.sweep
+    logs = [(job, client.get_job_logs(job.id)) for job in jobs]
+    found = [(job, re.search(r"^(\S+): in /", log, re.MULTILINE)) for job, log in logs]
+    return [replace(job, sweep=said[1]) if said else job for job, said in found]

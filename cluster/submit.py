@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from foldrace.cluster.jobs import ENDED, PREFIX, Job, find_job
+from foldrace.cluster.jobs import ENDED, PREFIX, Job, find_job, submitter
 from foldrace.cluster.package import pack
 from foldrace.errors import FoldraceError, InputError, StateError, first_line
 from foldrace.search.preparing.environment import versions
@@ -204,7 +204,7 @@ def _start(
     job = client.submit_job(
         entrypoint=shlex.join(command),
         submission_id=f"{PREFIX}{sweep}-{uuid.uuid4().hex[:8]}",
-        metadata={"sweep": sweep},
+        metadata={"sweep": sweep, **submitter()},
         runtime_env=environment,
     )
     return find_job(client, job)

@@ -143,25 +143,36 @@ def logs(name: JobName = None, address: Dashboard = _DASHBOARD) -> None:
 def stop(
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's or a job's name.")],
     address: Dashboard = _DASHBOARD,
+    force: Annotated[
+        bool, typer.Option("--force", help="Stop it even if it is another's.")
+    ] = False,
 ) -> None:
     """Stop a sweep on a cluster. `foldrace submit --resume SWEEP` continues it."""
-    from foldrace.cluster.jobs import folder_of
+    from foldrace.cluster.connection import connect
+    from foldrace.cluster.jobs import job_to_stop, with_folders
     from foldrace.cluster.submit import stop as stop_job
 
-    client, job = _find(address, name)
-    job = stop_job(client, job)
-    sweep = folder_of(client, job)
+    client = connect(address)
+    job = stop_job(client, job_to_stop(client, name, force=force))
+    sweep = with_folders(client, [job])[0].sweep
     say(f"{sweep}: stopped. Continue with: foldrace submit --resume {sweep}, with the same --dir")
 
 
 @app.command("list", rich_help_panel=PANEL)
-def list_jobs(address: Dashboard = _DASHBOARD, as_json: AsJson = False) -> None:
+def list_jobs(
+    address: Dashboard = _DASHBOARD,
+    mine: Annotated[
+        bool, typer.Option("--mine", help="Those alone that you submitted from this machine.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the sweeps that were submitted to a cluster."""
     from foldrace.cli.tables import jobs_table
     from foldrace.cluster.connection import connect
-    from foldrace.cluster.jobs import jobs_of
+    from foldrace.cluster.jobs import jobs_of, with_folders
 
-    jobs = jobs_of(connect(address))
+    client = connect(address)
+    jobs = with_folders(client, [job for job in jobs_of(client) if job.is_mine or not mine])
     if as_json:
         print_json([vars(job) for job in jobs])
     else:
@@ -218,10 +229,11 @@ def job_of(address: str, name: str | None) -> tuple[str, dict[str, object], str]
     Raises:
         StateError: no such job, or the cluster cannot be reached.
     """
-    from foldrace.cluster.jobs import folder_of
+    from foldrace.cluster.jobs import with_folders
 
     client, job = _find(address, name)
-    return f"{job.sweep}: job {job.id}: {job.outcome}", vars(job), folder_of(client, job)
+    [job] = with_folders(client, [job])
+    return f"{job.sweep}: job {job.id}: {job.outcome}", vars(job), job.sweep
 
 
 def _find(address: str, name: str | None) -> tuple[JobSubmissionClient, Job]:

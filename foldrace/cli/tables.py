@@ -135,11 +135,12 @@ def study_tables(result: StudyResult) -> tuple[Table, Table]:
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
     """The sweeps that were submitted to a cluster."""
-    table = Table("sweep", "job", "status", "since", header_style="bold")
+    table = Table("sweep", "job", "of", "status", "since", header_style="bold")
     for job in jobs:
         began = datetime.fromtimestamp(job.began / 1000) if job.began is not None else None
         since = f"{began:%Y-%m-%d %H:%M}" if began else ""
-        table.add_row(job.sweep, job.id, job.outcome, since)
+        owner = f"{job.user}@{job.host}" if job.user else ""
+        table.add_row(job.sweep, job.id, owner, job.outcome, since)
     return table
 
 

@@ -187,8 +187,8 @@ class LimitsSpec(SpecSection):
     """The ``limits`` section: when a trial counts as failed."""
 
     max_failures: Annotated[int, Field(ge=0, le=1000), Worded()] = 3
-    """How often a trial is resumed from its last checkpoint after its worker died, at most
-    1000; an error that the task raises is final. Default: 3."""
+    """How often a trial is resumed after its worker died, at most 1000, counted anew from each
+    checkpoint with more training; an error that the task raises is final. Default: 3."""
 
     fail_fast: bool = False
     """Stop the sweep at the first failed trial; it can be resumed. Default: false."""

@@ -46,6 +46,7 @@ class RunningSweep:
         snapshots: None: Tune's state is not saved.
         on_failure: called with each trial that fails.
         begun: the trials whose runs this session has created or reopened.
+        saved: by trial, the fold-epochs in its newest checkpoint.
     """
 
     trials: TrialTable
@@ -56,6 +57,7 @@ class RunningSweep:
     snapshots: Snapshots | None = None
     on_failure: Callable[[TrialRecord], None] | None = None
     begun: set[int] = field(default_factory=set)
+    saved: dict[int, int] = field(default_factory=dict)
 
 
 class SweepCallback(Callback):  # type: ignore[misc]
@@ -127,8 +129,13 @@ class SweepCallback(Callback):  # type: ignore[misc]
         checkpoint: Checkpoint,
         **info: Any,
     ) -> None:
-        if self._sweep.snapshots is not None:
-            self._sweep.snapshots.checkpointed(Path(checkpoint.path))
+        sweep, number = self._sweep, trial.config["trial"]
+        if sweep.snapshots is not None:
+            sweep.snapshots.checkpointed(Path(checkpoint.path))
+        done = (trial.last_result or {}).get("fold_epochs", 0)
+        if done > sweep.saved.get(number, 0):
+            # those before cost nothing any more: `max_failures` is of failures without progress
+            sweep.saved[number], trial.run_metadata.num_failures = done, 0
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

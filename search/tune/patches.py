@@ -68,6 +68,7 @@ _SIGNATURES = {
         "step",
     ),
     "ray._private.state:state.get_cluster_config": (),
+    "ray._private.state:state.get_draining_nodes": (),
 }
 _VALUES = {
     "ray.tune.impl.tuner_internal:_TUNER_PKL": TUNER_FILE,
@@ -93,6 +94,7 @@ _SET = {
     f"{_CONTROLLER}.__init__": ("_resetting_trials", "_storage"),
     "ray.train._internal.storage:StorageContext.__init__": _PLACE,
     "ray.tune.search.optuna:OptunaSearch.__init__": ("_ot_study", "_storage"),
+    "ray.tune.trainable.metadata:_TrainingRunMetadata.__init__": ("num_failures",),
 }
 
 

@@ -206,7 +206,7 @@ def test_a_laptop_that_dies_leaves_the_sweep_and_another_attaches(up: Up) -> Non
         )
     ]
     assert "long: in " in said  # from its beginning
-    stopped = up.laptop.run("python -m foldrace stop long", timeout=200)
+    stopped = up.laptop.run("python -m foldrace stop long --force", timeout=200)
     assert "foldrace submit --resume long" in stopped.stderr
     assert not (up.runs / "long/result.json").exists()
     resumed = up.laptop.run(

@@ -20,7 +20,14 @@ import pytest
 
 from foldrace.cli.app import main
 from foldrace.cluster.connection import connect
-from foldrace.cluster.jobs import Job, find_job
+from foldrace.cluster.jobs import (
+    Job,
+    find_job,
+    job_to_stop,
+    jobs_of,
+    submitter,
+    with_folders,
+)
 from foldrace.cluster.package import files_of, pack
 from foldrace.cluster.submit import (
     Destination,
@@ -292,11 +299,13 @@ class Cluster:
     def list_jobs(self) -> list[Any]:
         return self.jobs
 
-    def add(self, name: str, sweep: str, began: int, status: str = "RUNNING") -> None:
+    def add(
+        self, name: str, sweep: str, began: int, status: str = "RUNNING", **owner: str
+    ) -> None:
         self.jobs.append(
             SimpleNamespace(
                 submission_id=name,
-                metadata={"sweep": sweep},
+                metadata={"sweep": sweep, **owner},
                 status=SimpleNamespace(value=status),
                 message="",
                 start_time=began,
@@ -363,6 +372,35 @@ def test_a_job_is_found_by_its_sweep_or_its_id_the_newest_first() -> None:
     assert found[0] == Job("foldrace-a-2", "a", "RUNNING", "", 3, None, None)
     with pytest.raises(StateError, match="c: no such job on this cluster; it knows: a, b"):
         find_job(cluster, "c")
+
+
+def test_a_job_that_is_stopped_is_the_one_that_is_meant_and_ones_own() -> None:
+    class Logging(Cluster):
+        """Whose jobs have logged their folders."""
+
+        def get_job_logs(self, job: str) -> str:
+            return f"checked\n{job.split('/')[1]}: in /shared/x\n" if "/" in job else ""
+
+    cluster: Any = Logging()
+    other = {"user": "ada", "host": "engine"}
+    cluster.add("foldrace-1/same", "same", 1, **other)
+    cluster.add("foldrace-2/same-2", "same", 2, **submitter())
+    assert job_to_stop(cluster, "same-2").id == "foldrace-2/same-2"
+    with pytest.raises(StateError, match="1/same: ada submitted it from engine; --force stops it"):
+        job_to_stop(cluster, "same")
+    assert job_to_stop(cluster, "same", force=True).id == "foldrace-1/same"
+    assert find_job(cluster, "same").id == "foldrace-1/same"  # looking on is free
+    listed = with_folders(cluster, jobs_of(cluster))
+    assert [(job.sweep, job.is_mine) for job in listed] == [("same-2", True), ("same", False)]
+    cluster.add("foldrace-3", "new", 3, **submitter())  # which has no folder yet
+    cluster.add("foldrace-4", "new", 4, **submitter())
+    with pytest.raises(
+        StateError, match=r"new: 2 jobs of that name run: foldrace-4 \(.*; name one"
+    ):
+        job_to_stop(cluster, "new")
+    assert job_to_stop(cluster, "foldrace-3").id == "foldrace-3"
+    cluster.add("foldrace-5/over", "over", 5, status="SUCCEEDED", **other)
+    assert job_to_stop(cluster, "over").status == "SUCCEEDED"  # and that is then said
 
 
 DASHBOARD = Forward("Ray", 8265, 8265)

@@ -22,6 +22,7 @@ from foldrace.trainables.ray.checkpoint import (
     newest_checkpoints,
     save_checkpoint_file,
 )
+from foldrace.trainables.ray.draining import Notice
 from foldrace.trainables.ray.gpus import (
     check_assigned_gpus,
     device_name,
@@ -99,6 +100,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         self._device_name = device_name(self._device)
         self._samples: Samples | None = None
         self._held = 0
+        self._notice = Notice()
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -212,7 +214,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
             result["val_loss"] = report.metrics["val_loss"]
             if report.finished or report.epoch in self._work.picture_epochs:
                 result["picture"] = self._picture(cv)
-        if report.finished or time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
+        unsaved = time.monotonic() - self._saved_at
+        if report.finished or unsaved > _CHECKPOINT_SECONDS or self._notice.given:
             result[SHOULD_CHECKPOINT] = True
             self._saved_at = time.monotonic()
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldrace.errors import first_line
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.tasks.metrics import measure
 from foldrace.trainables.tasks.protocol import Params
@@ -31,6 +33,8 @@ from foldrace.trainables.training.splits import Split
 from foldrace.trainables.training.stepping import Stepping
 
 __all__ = ["WEIGHT", "Fold", "add_totals", "moved", "sum_terms"]
+
+log = logging.getLogger(__name__)
 
 _VALIDATION_BATCH, _VALIDATION_ELEMENTS = 1024, 50_000 * 1024
 
@@ -60,6 +64,7 @@ class Fold:
         epoch: epochs trained so far.
         seconds: time spent in training and validation so far.
         diverged: why the fold diverged, or None.
+        mean_weight: of the training part's samples; a batch of lighter ones counts less.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class Fold:
         number: int = 0,
         prepared: Any = None,
     ) -> None:
-        self._given = task, split
+        self._given, self._split = task, split
         # A task may keep notes on itself. They belong to this fold: a worker trains many trials.
         self.task = replace(task, implementation=copy.deepcopy(task.implementation))
         self.params, self.samples, self.options, self.number = params, samples, options, number
@@ -82,10 +87,10 @@ class Fold:
         self.train_indices = torch.from_numpy(split.train).to(self.device)
         self.validation_indices = torch.from_numpy(split.validation).to(self.device)
         weight = samples.sample.roles.weight
-        self._mean_weight = 1.0  # of the training part: a batch of light samples counts less
+        self.mean_weight = 1.0
         if weight is not None:
             weights = samples.column(weight, self.train_indices)[weight]
-            self._mean_weight = float(weights.double().mean())
+            self.mean_weight = float(weights.double().mean())
         self.prepared = self._prepared() if prepared is None else prepared
         with seeded(derive_seed(options.seed, number, "weights"), self.device):
             model = self.task.build(params, samples.sample, self.prepared)
@@ -97,7 +102,10 @@ class Fold:
         self.epoch = 0
         self.seconds = 0.0
         self.diverged: str | None = None
-        self._divergence = DivergenceCheck(options.divergence_patience)
+        # Where a task has its own step, or several optimizers, its networks may work against each
+        # other, and a loss that rises is no sign of anything.
+        judged = len(self.stepping.optimizers) == 1 and not self.task.can("step")
+        self._divergence = DivergenceCheck(options.divergence_patience if judged else None)
         self._kept_epoch = 0
         self._kept_metrics: dict[str, float] = {"val_loss": math.inf}
         self._kept_weights: dict[str, Tensor] | None = None
@@ -172,7 +180,7 @@ class Fold:
         validation = self.evaluate(self.validation_indices)
         metrics = {**metrics, **{f"val_{name}": value for name, value in validation.items()}}
         if self._divergence.needs_untrained:
-            self._divergence.untrained = self._untrained()
+            self._compare_with_untrained()
         reason = self._divergence.verdict(metrics, self.model)
         compared = self.objective.metric
         if compared in self.options.metrics and math.isnan(validation["loss"]):
@@ -238,19 +246,34 @@ class Fold:
         size = sum(math.prod(n or 1 for n in info.shape) for info in self.samples.sample.inputs)
         return max(1, min(_VALIDATION_BATCH, _VALIDATION_ELEMENTS // max(1, size)))
 
-    def _untrained(self) -> Untrained:
+    def _compare_with_untrained(self) -> None:
+        """Gives later epochs what they are compared with, if it can be had.
+
+        A task may need what it noted in ``prepare`` or in training; or hold what cannot be copied.
+        """
+        for task in (self.task, self._given):
+            try:
+                self._divergence.untrained = self._untrained(task)
+                return
+            except (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+                raise
+            except Exception as error:  # the task's, which training does not meet
+                reason = error
+        log.warning("the untrained network cannot be evaluated: %s", first_line(reason))
+        self._divergence.patience = None
+
+    def _untrained(self, task: LoadedTask) -> Untrained:
         """What training has to improve on: this fold as it was before its first step.
 
-        It is made anew from the same seed, with a copy of the task of its own. So training draws
-        the same random numbers with and without it, and neither batch norm's statistics nor a
-        task's notes change.
+        Its network is made anew from the same seed, with a copy of the task. So training draws the
+        same random numbers with and without it, and neither batch norm's statistics nor a task's
+        notes change.
         """
-        task, split = self._given
         fresh = Fold(
             task,
             self.params,
             self.samples,
-            split,
+            self._split,
             self.options,
             number=self.number,
             prepared=self.prepared,
@@ -266,17 +289,22 @@ class Fold:
         return Untrained(criterion(means, "val"), deviation, count)
 
     def loss_and_sums(
-        self, batch: Batch, moment: float, count: int | None = None
+        self,
+        batch: Batch,
+        moment: float,
+        count: int | None = None,
+        mean_weight: float | Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised on a batch, and the sums of the terms.
 
         Args:
             moment: epochs trained so far, with their fraction.
             count: samples in the batch; None: as the first field has.
+            mean_weight: None: the fold's own.
         """
         terms, weights = self._terms(self.model, batch, moment, count), self._weights(batch)
-        loss = terms["loss"]
-        mean = loss.mean() if weights is None else (loss * weights).mean() / self._mean_weight
+        loss, unit = terms["loss"], self.mean_weight if mean_weight is None else mean_weight
+        mean = loss.mean() if weights is None else (loss * weights).mean() / unit
         return mean, sum_terms(terms, weights)
 
     def _terms(

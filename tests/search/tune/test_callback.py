@@ -36,3 +36,24 @@ def test_trials_of_this_session_are_left_as_they_are() -> None:
         before = trials.records[0]
         callback.on_experiment_end([trial])
     assert trials.records[0] is before
+
+
+def test_failures_are_counted_anew_from_each_checkpoint_with_more_training() -> None:
+    """A trial may lose as many machines as it likes, as long as there is progress between."""
+    callback = SweepCallback("counting")
+    trial: Any = Trial("none", stub=True, config={"trial": 3}, max_failures=1)
+
+    def fail() -> bool:
+        trial.run_metadata.num_failures += 1
+        return bool(trial.should_recover())
+
+    def save(fold_epochs: int) -> None:
+        trial.run_metadata.last_result = {"fold_epochs": fold_epochs}
+        callback.on_checkpoint(0, [trial], trial, SimpleNamespace(path="x"))  # type: ignore[arg-type]
+
+    with callback.acting_on(RunningSweep(TrialTable(total=2), None, None, None)):  # type: ignore[arg-type]
+        for fold_epochs in range(1, 6):
+            save(fold_epochs)
+            assert fail()
+        save(5)  # again what was saved before
+        assert not fail()

@@ -8,6 +8,7 @@ import math
 import pickle
 import weakref
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,6 +112,14 @@ def test_a_step_is_an_aligned_epoch_of_all_folds(start):
         pickle.dumps(result)
     assert all(one["reported_ms"] <= two["reported_ms"] for one, two in pairwise(results))
     assert ["should_checkpoint" in r for r in results] == [False, False, True]
+
+
+def test_where_the_machine_will_be_taken_away_every_step_is_saved(start):
+    trainable = start()
+    trainable._notice = SimpleNamespace(given=False)
+    assert "should_checkpoint" not in trainable.step()
+    trainable._notice.given = True
+    assert trainable.step()["should_checkpoint"]
 
 
 def test_short_epochs_are_sent_with_the_next_rung(start):

@@ -58,6 +58,110 @@ def test_weighted_classes_make_no_divergence(digits: Tensor, seed: int) -> None:
     assert Run("", own(Classifier()), digits[:120], params, seed).failed_at() is None
 
 
+class Linear:
+    """A task of small images that learns their mean brightness."""
+
+    objective = "loss"
+
+    def build(self, params: Any, sample: Any) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+
+    def losses(self, model: Any, images: Tensor, params: Any) -> dict[str, Tensor]:
+        return {"loss": (model(images)[:, 0] - images.flatten(1).mean(1)) ** 2}
+
+
+class NotedInPrepare(Linear):
+    def prepare(self, train: Any, params: Any) -> dict[str, int]:
+        self.shift = 0.5
+        return {"count": train.count}
+
+    def losses(self, model: Any, images: Tensor, params: Any) -> dict[str, Tensor]:
+        return super().losses(model, images - self.shift, params)
+
+
+class NotedInTraining(Linear):
+    def augment(self, batch: Any, generator: Any) -> Any:
+        self.shift = 0.5
+        return batch
+
+    def losses(self, model: Any, images: Tensor, params: Any) -> dict[str, Tensor]:
+        return super().losses(model, images - self.shift, params)
+
+
+class ForgetsItsGradients(Linear):
+    """Whose weights have no gradient when an epoch has ended, as after many loops."""
+
+    def optimizers(self, model: Any, params: Any) -> Any:
+        return torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def losses(self, model: Any, images: Tensor, params: Any) -> dict[str, Tensor]:
+        return {"loss": super().losses(model, images, params)["loss"].sqrt()}
+
+    def step(self, model: Any, batch: Any, params: Any, optimizers: Any) -> Any:
+        terms = self.losses(model, batch["images"], params)
+        terms["loss"].mean().backward()
+        optimizers[0].step()
+        optimizers[0].zero_grad(set_to_none=False)
+        return terms
+
+
+class Adversaries(Linear):
+    """A generator whose loss rises while the discriminator learns."""
+
+    def build(self, params: Any, sample: Any) -> nn.Module:
+        return nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
+
+    def optimizers(self, model: Any, params: Any) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.5) for part in model]
+
+    def losses(self, model: Any, images: Tensor, params: Any) -> dict[str, Tensor]:
+        seen = images.flatten(1).mean(1, keepdim=True)
+        return {"loss": -(model[0](seen) + model[1](seen))[:, 0]}
+
+    def step(self, model: Any, batch: Any, params: Any, optimizers: Any) -> Any:
+        terms = self.losses(model, batch["images"], params)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (-terms["loss"].mean()).backward()  # the other side's
+        for optimizer in optimizers:
+            optimizer.step()
+        return terms
+
+
+@pytest.mark.parametrize("task", [NotedInPrepare(), NotedInTraining()])
+def test_what_a_task_has_noted_is_there_when_its_untrained_network_is_evaluated(
+    digits: Tensor, task: Any
+) -> None:
+    fold = make(digits, task=own(task), params={"batch_size": 16, "lr": 1e-3})
+    assert all(report.diverged is None for report in train(fold, 3))
+    assert fold._divergence.untrained is not None
+
+
+def test_without_an_untrained_network_to_compare_with_training_goes_on(
+    digits: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Once(Linear):
+        """Whose network can be built once in a process."""
+
+        built = 0
+
+        def build(self, params: Any, sample: Any) -> nn.Module:
+            type(self).built += 1
+            if self.built > 1:
+                raise RuntimeError("built already")
+            return super().build(params, sample)
+
+    reports = train(make(digits, task=own(Once()), params={"batch_size": 16}), 2)
+    assert [report.diverged for report in reports] == [None, None]
+    assert "the untrained network cannot be evaluated: built already" in caplog.text
+
+
+@pytest.mark.parametrize("task", [ForgetsItsGradients(), Adversaries()])
+def test_a_step_of_ones_own_fails_by_what_is_not_finite_alone(digits: Tensor, task: Any) -> None:
+    reports = train(make(digits, task=own(task), params={"batch_size": 16}), 8)
+    assert {report.diverged for report in reports} == {None}
+
+
 def test_a_classifier_that_overfits_has_not_diverged() -> None:
     """Its validation loss rises without bound, while its training loss falls."""
     check = known(mean=2.3, deviation=0.1)

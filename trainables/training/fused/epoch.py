@@ -96,8 +96,10 @@ class _Losses(nn.Module):
         super().__init__()
         self.network, self._fold = fold.model, fold
 
-    def forward(self, batch: Batch, moment: float) -> tuple[Tensor, dict[str, Tensor]]:
-        return self._fold.loss_and_sums(batch, moment)
+    def forward(
+        self, batch: Batch, moment: float, mean_weight: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._fold.loss_and_sums(batch, moment, mean_weight=mean_weight)
 
 
 class _Stack:
@@ -110,10 +112,13 @@ class _Stack:
         self._folds = folds
         for fold in folds:
             fold.model.train()
+        _check_alike(folds)
         self._twin = _twin(folds[0])
         self._losses = _Losses(self._twin)
         self._weights, self._buffers = stack_module_state([_Losses(fold) for fold in folds])
         self._indices = torch.arange(len(folds))  # on the CPU: reading it from a GPU would wait
+        self._mean_weights = torch.tensor([fold.mean_weight for fold in folds])
+        self._mean_weights = self._mean_weights.to(folds[0].device)
         self._optimizer = build_optimizer(folds[0].params, self._weights.values())
         self._schedule = folds[0].stepping.new_schedule(self._optimizer)
         self._copy_states()
@@ -175,21 +180,21 @@ class _Stack:
         """
 
         def one_fold(
-            state: dict[str, Tensor], batch: Batch, fold: Tensor
+            state: dict[str, Tensor], batch: Batch, fold: Tensor, mean_weight: Tensor
         ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
             state = dict(state)
             with generators.of(fold):
-                loss, sums = functional_call(self._losses, state, (batch, moment))
+                loss, sums = functional_call(self._losses, state, (batch, moment, mean_weight))
             # functional_call puts a buffer that was assigned anew into its argument
             return loss, sums, {name: state[name] for name in self._buffers}
 
-        chosen = self._indices[list(members)]
+        chosen, mean_weights = self._indices[list(members)], self._mean_weights[list(members)]
         state = {**self._weights, **self._buffers}
         if len(members) < len(self._folds):
             state = {name: value[list(members)] for name, value in state.items()}
         found: tuple[Tensor, dict[str, Tensor], dict[str, Tensor]] = vmap(
             one_fold, randomness="error"
-        )(state, batch, chosen)
+        )(state, batch, chosen, mean_weights)
         return found
 
     def _means(self, counts: Sequence[int]) -> list[dict[str, float]]:
@@ -280,6 +285,41 @@ class _Notes(pickle.Pickler):
         if isinstance(obj, Tensor) and not obj.is_inference():
             return id(obj), obj._version
         return id(obj)
+
+
+class _Content(pickle.Pickler):
+    """All that a fold's task and network hold but for its weights and buffers, by its values, in
+    bytes that can be compared with another fold's."""
+
+    def __init__(self, fold: Fold) -> None:
+        self._file = io.BytesIO()
+        stacked = (*fold.model.named_parameters(), *fold.model.named_buffers())
+        self._stacked = {id(tensor): name for name, tensor in stacked}
+        super().__init__(self._file)
+        self.fast = True  # without the sharing of equal values, which may differ
+        self.dump((fold.task.implementation, fold.model))
+        self.content = self._file.getvalue()
+
+    def persistent_id(self, obj: Any) -> Any:
+        """What stands for an object that is not pickled; None for all others."""
+        if not isinstance(obj, _NAMED):
+            return None
+        if not isinstance(obj, Tensor):
+            return id(obj)
+        name = self._stacked.get(id(obj))
+        values = obj.detach().cpu() if name is None else None
+        return name, obj.dtype, obj.shape, values if values is None else values.tolist()
+
+
+def _check_alike(folds: Sequence[Fold]) -> None:
+    """Checks that the folds differ in their weights and buffers alone.
+
+    Raises:
+        CannotFuseError: what else the network or the task holds differs, such as random features.
+    """
+    first, *others = (_Content(fold).content for fold in folds)
+    if any(other != first for other in others):
+        raise CannotFuseError("the networks or the tasks of the folds differ in more than weights")
 
 
 def _twin(fold: Fold) -> Fold:

@@ -6,11 +6,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foldrace.trainables.data.sample import FieldInfo, Roles, Sample
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
 from foldrace.trainables.training.cross_validation import CrossValidation
 from foldrace.trainables.training.fused.epoch import CannotFuseError, can_fuse
@@ -18,7 +20,7 @@ from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.options import EarlyStopping, Precision, TrainingOptions
 from foldrace.trainables.training.reports import EpochReport
 from foldrace.trainables.training.samples import Samples
-from foldrace.trainables.training.splits import FoldPlan
+from foldrace.trainables.training.splits import FoldPlan, Split
 from tests.helpers.small_tasks import SMALL, TASK, same
 
 VARIATIONAL = load_task("variational")
@@ -237,3 +239,60 @@ def test_bfloat16_gives_nearly_the_same_losses_from_float32_weights(digits: Tens
     assert {weight.dtype for fold in cv.folds for weight in fold.model.parameters()} == {
         torch.float32
     }
+
+
+class Linear:
+    """A regression on a mapping of fields."""
+
+    objective = "loss"
+
+    def build(self, params: Mapping[str, Any], sample: Any) -> nn.Module:
+        return nn.Linear(3, 1)
+
+    def losses(self, model: Any, batch: Any, params: Any) -> dict[str, Tensor]:
+        return {"loss": (model(batch["x"])[:, 0] - batch["y"]) ** 2}
+
+
+class RandomFeatures(Linear):
+    """A network with a tensor that is neither a weight nor a buffer, drawn when it is built."""
+
+    def build(self, params: Mapping[str, Any], sample: Any) -> nn.Module:
+        network = nn.Sequential(nn.Linear(3, 1))
+        network.features = torch.randn(3)
+        return network
+
+
+class RandomTask(Linear):
+    """The same on the task."""
+
+    def build(self, params: Mapping[str, Any], sample: Any) -> nn.Module:
+        self.features = torch.randn(3)
+        return nn.Linear(3, 1)
+
+
+def regression(task: Any, fused: bool, **roles: str) -> list[EpochReport]:
+    """Three folds in the order of the rows, whose weights are 1 and then 9."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(90, 3)).astype(np.float32)
+    fields = {"x": x, "y": x.sum(1), "w": np.where(np.arange(90) < 45, 1.0, 9.0).astype("f4")}
+    infos = {name: FieldInfo(name, v.shape[1:], str(v.dtype)) for name, v in fields.items()}
+    sample = Sample(infos, Roles(target="y", **roles))
+    samples = Samples.of(fields, sample, torch.device("cpu"))
+    parts = np.split(np.arange(90), 3)
+    splits = [Split(np.setdiff1d(np.arange(90), part), part) for part in parts]
+    loaded = LoadedTask("own", task, {}, "loss")
+    params = loaded.complete({"optimizer": "sgd", "lr": 0.01, "batch_size": 10})
+    return climb(CrossValidation(loaded, params, samples, splits, TrainingOptions(2), fused=fused))
+
+
+def test_each_fold_counts_by_the_mean_weight_of_its_own_training_part() -> None:
+    ours, theirs = (regression(Linear(), fused, weight="w") for fused in (True, False))
+    assert_close(ours, theirs)
+    unweighted = regression(Linear(), False)
+    assert unweighted[-1].metrics["val_loss"] != pytest.approx(theirs[-1].metrics["val_loss"])
+
+
+@pytest.mark.parametrize("task", [RandomFeatures(), RandomTask()], ids=["network", "task"])
+def test_folds_that_differ_in_more_than_weights_are_not_fused(task: Any) -> None:
+    with pytest.raises(CannotFuseError, match="differ in more than weights"):
+        regression(task, True)
