@@ -27,7 +27,7 @@ class Writer(Protocol):
 
     @property
     def written(self) -> int:
-        """Grows while `apply` makes progress."""
+        """Grows while `apply` makes progress, and not where it repeats what it has done."""
         ...
 
     def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
@@ -39,7 +39,7 @@ class Writer(Protocol):
         ...
 
     def answers(self) -> bool:
-        """Whether the store accepts something that was stored before, and changes nothing."""
+        """Whether the store accepts what such events consist of: a tag and a file."""
         ...
 
 
@@ -183,14 +183,16 @@ class Delivery:
         """
         if not events:
             return
-        for tries, delay in enumerate(self._delays(), 1):
+        tries = 0
+        for delay in self._delays():
             self._check()
             try:
                 self._writer.apply([waiting.event for waiting in events], suspect=suspect)
             except Exception as error:  # MLflow's, requests', or any database driver's
                 cause = cause_of(error)
-                often = suspect or tries >= self._patience.tries
-                if cause is Cause.UNCLEAR and often and self._writer.answers():
+                tries = tries + 1 if cause is Cause.UNCLEAR else 0
+                often = tries >= (1 if suspect else self._patience.tries)
+                if often and self._writer.answers():
                     if not suspect:
                         self._send(events, suspect=True)
                         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,13 @@ __all__ = ["RETRIES", "Cause", "cause_of", "check_mlflow", "check_name", "store_
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 """The environment variable that MLflow's HTTP client reads before each request."""
 
-_REFUSALS_THAT_PASS = frozenset(
+_LATER = frozenset(
     {
-        "TEMPORARILY_UNAVAILABLE",
         "REQUEST_LIMIT_EXCEEDED",
         "RESOURCE_EXHAUSTED",
         "DEADLINE_EXCEEDED",
         "ABORTED",
         "CANCELLED",
-        "IO_ERROR",
         "UNAUTHENTICATED",
         "PERMISSION_DENIED",
         "CUSTOMER_UNAUTHORIZED",
@@ -32,10 +31,25 @@ _REFUSALS_THAT_PASS = frozenset(
         "ENDPOINT_NOT_FOUND",
     }
 )
-"""MLflow's error codes that do not depend on what was sent, so that a retry may succeed.
+"""MLflow's error codes that do not depend on what was sent.
 
 A proxy whose server is down answers 404; a run that does not exist is RESOURCE_DOES_NOT_EXIST.
 """
+
+_NEVER = frozenset(
+    {
+        "BAD_REQUEST",
+        "INVALID_PARAMETER_VALUE",
+        "INVALID_STATE",
+        "MALFORMED_REQUEST",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_DOES_NOT_EXIST",
+        "RESOURCE_LIMIT_EXCEEDED",
+    }
+)
+"""MLflow's error codes by which it refuses what was sent."""
+
+_FAILED_ITSELF = re.compile(r"too many 5\d\d error responses")
 
 
 class Cause(Enum):
@@ -43,33 +57,39 @@ class Cause(Enum):
 
     STORE = "the store is away, is busy, or does not accept us now: a retry may succeed"
     EVENT = "what was sent: a retry cannot succeed"
-    UNCLEAR = "the store's own fault, or one that what was sent makes it commit"
+    UNCLEAR = "the store failed: by itself, or at what was sent"
 
 
 def cause_of(error: Exception) -> Cause:
-    """Why storing has failed with this error."""
-    from mlflow.exceptions import RestException
-    from sqlalchemy.exc import OperationalError
+    """Why storing has failed with this error.
+
+    What is not known is unclear: databases and artifact stores have errors of their own, and a
+    server has one word for a database that is away and for a value that this cannot hold.
+    """
+    from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
     from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-    code = getattr(error, "error_code", None)
-    if code == "INTERNAL_ERROR":
-        if isinstance(error, RestException):  # what a server says where it has no other word
-            return Cause.UNCLEAR
-        # no connection to a server; or a store in this process, to which the event is not right
-        return Cause.STORE if "API request" in str(error) else Cause.EVENT
-    if isinstance(error, OperationalError):  # locked, full; or a text that MySQL cannot hold
-        return Cause.UNCLEAR
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    code, driver = getattr(error, "error_code", None), error.__cause__
+    if code in _LATER or isinstance(error, PoolTimeout):
+        return Cause.STORE
+    wrong_data = not isinstance(driver, DBAPIError) or isinstance(
+        driver, DataError | IntegrityError
+    )
+    if code in _NEVER and wrong_data:
+        return Cause.EVENT
     if code is not None:
-        passes = code in _REFUSALS_THAT_PASS
-    elif status is not None:  # requests', of an upload
+        # MLflow's client asks again by itself, and tells of it in a text
+        asked = "API request" in str(error) and not _FAILED_ITSELF.search(str(error))
+        return Cause.STORE if asked else Cause.UNCLEAR
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:  # requests', of an upload
         passes = status >= 500 or status in (401, 403, 408, 429)
-    elif isinstance(error, OSError):
-        passes = not isinstance(error, FileNotFoundError | IsADirectoryError)
-    else:
-        passes = isinstance(error, PoolTimeout)
-    return Cause.STORE if passes else Cause.EVENT
+        return Cause.STORE if passes else Cause.EVENT
+    if isinstance(error, OSError):
+        gone = isinstance(error, FileNotFoundError | IsADirectoryError)
+        return Cause.EVENT if gone else Cause.STORE
+    ours = isinstance(error, ValueError | TypeError | LookupError | AttributeError)
+    return Cause.EVENT if ours else Cause.UNCLEAR
 
 
 def check_name(field: str, name: str) -> None:
@@ -129,7 +149,7 @@ def check_mlflow() -> None:
         raise _unsupported("mlflow.utils.validation._validate_param")
     if not hasattr(environment_variables, RETRIES):
         raise _unsupported(RETRIES)
-    if unknown := _REFUSALS_THAT_PASS - set(ErrorCode.keys()):
+    if unknown := (_LATER | _NEVER) - set(ErrorCode.keys()):
         raise _unsupported(f"the error code {min(unknown)}")
 
 

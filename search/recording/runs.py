@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from foldrace.search.recording.events import now_ms
 from foldrace.search.recording.mlflow_internals import Cause, cause_of
 from foldrace.search.recording.reader import metric_points, search_runs
 from foldrace.search.recording.schema import (
+    ASKED_FILE,
     BEST_TRIAL,
     FOLD_EPOCHS,
     RUNNING,
@@ -79,7 +81,6 @@ class Runs:
     Attributes:
         reached: by trial, the fold-epochs at its last report in the store.
         incumbents: (trial, loss) of every incumbent recorded in the sweep's run.
-        written: the number of runs written so far, as a sign of progress.
     """
 
     def __init__(self, client: MlflowClient, experiment_id: str, sweep: str, key: str) -> None:
@@ -97,7 +98,12 @@ class Runs:
         self._doubtful: set[Place] = set()
         self.reached: dict[int, int] = {}
         self.incumbents: set[tuple[int, float]] = set()
-        self.written = 0
+        self._whole = self._furthest = 0
+
+    @property
+    def written(self) -> int:
+        """Grows with what is written for the first time, as a sign of progress."""
+        return self._whole + self._furthest
 
     # --- what is there ---------------------------------------------------------------------------
 
@@ -218,9 +224,15 @@ class Runs:
 
     # --- what is written -------------------------------------------------------------------------
 
-    def name_again(self) -> None:
-        """Gives the sweep's run a tag that it has."""
-        self.client.set_tag(self.id(()), Tag.SWEEP_KEY, self._key)
+    def ask(self) -> None:
+        """Gives the sweep's run a new tag and a new file, to see whether the store takes them.
+
+        Raises:
+            KeyError: there is no such run yet.
+        """
+        run, now = self._ids[()], str(now_ms())
+        self.client.set_tag(run, Tag.ASKED, now)
+        self._log_file(run, ASKED_FILE, now.encode())
 
     def write(self, changes: Mapping[Place, Change], *, suspect: bool = False) -> None:
         """Writes the changes, each run's in as few calls as possible.
@@ -240,11 +252,12 @@ class Runs:
             change = changes[place]
             if place not in self._ids and self._find_or_create(place, change.at, change.tags):
                 created.add(place)  # and has its tags
-        for place in sorted(changes, key=len, reverse=True):
+        for number, place in enumerate(sorted(changes, key=len, reverse=True), 1):
             self._write(place, changes[place], {} if place in created else changes[place].tags)
-            self.written += 1
+            self._furthest = max(self._furthest, number)
         if self._refusals:
             raise self._refusals[0]
+        self._whole, self._furthest = self._whole + len(changes), 0
 
     def _write(self, place: Place, change: Change, new_tags: Mapping[str, str]) -> None:
         run = self.id(place)
@@ -253,10 +266,9 @@ class Runs:
             self._open.add(place)
         # before the metrics, by which a trial is known to be complete up to there
         for name, content in change.files:
-            self._log_file(run, name, content)
+            self._attempt(partial(self._log_file, run, name, content))
         for path, into in change.folders:
-            log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
-            log(run, str(path), into or None)
+            self._attempt(partial(self._log_path, run, path, into))
         params = iter([Param(name, value) for name, value in change.params.items()])
         tags = iter([RunTag(name, value) for name, value in new_tags.items()])
         metrics = iter(change.metrics)
@@ -278,14 +290,30 @@ class Runs:
         try:
             self.client.log_batch(run, **batch)
         except Exception as error:
-            cause = cause_of(error)
-            if cause is Cause.STORE or (cause is Cause.UNCLEAR and not self._suspect):
-                raise
+            self._check_refused(error)
             if len(items) == 1:
                 self._refusals.append(error)
                 return
             self._log(run, items[: len(items) // 2])
             self._log(run, items[len(items) // 2 :])
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        """Notes it if what is written is refused, so that the rest of the run is written."""
+        try:
+            write()
+        except Exception as error:
+            self._check_refused(error)
+            self._refusals.append(error)
+
+    def _check_refused(self, error: Exception) -> None:
+        """Raises the error if a retry may succeed."""
+        cause = cause_of(error)
+        if cause is Cause.STORE or (cause is Cause.UNCLEAR and not self._suspect):
+            raise error
+
+    def _log_path(self, run: str, path: Path, into: str) -> None:
+        log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+        log(run, str(path), into or None)
 
     def _log_file(self, run: str, name: str, content: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = [
+    "ASKED_FILE",
     "BEST_EPOCH",
     "BEST_TRIAL",
     "COMPARISON_FILE",
@@ -63,6 +64,9 @@ COMPARISON_FILE = "comparison.npz"
 REFIT_FILE, EVIDENCE_FILE = "refit.json", "evidence.npz"
 """What a refit found, and what the refitted model does with the test images."""
 
+ASKED_FILE = "asked.txt"
+"""See `Tag.ASKED`."""
+
 ERROR_FILE = "error.txt"
 """The traceback of a failed trial."""
 
@@ -83,7 +87,8 @@ class Tag(StrEnum):
 
     ``KEY`` identifies a run: ``SWEEP_KEY`` and the run's place. ``PRUNED_AT`` and ``FAILURE`` say
     why a trial was pruned or failed. ``REFIT_DONE`` means that the test part has been used.
-    ``OBJECTIVES`` are separated by commas.
+    ``OBJECTIVES`` are separated by commas. ``ASKED`` is the time in ms at which the delivery has
+    last asked whether the store takes anything.
     """
 
     LEVEL = "foldrace.level"
@@ -110,6 +115,7 @@ class Tag(StrEnum):
     TASK_DIGEST = "foldrace.task_digest"
     WALL_SECONDS = "foldrace.wall_seconds"
     REFIT_DONE = "foldrace.refit_done"
+    ASKED = "foldrace.asked"
 
 
 class Outcome(Enum):

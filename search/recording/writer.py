@@ -98,11 +98,11 @@ class MlflowWriter(EventSink):
         return self._runs.written
 
     def answers(self) -> bool:
-        """Whether the store accepts the sweep's name, which it has already."""
+        """Whether the store accepts a tag and a file, which it gets: `Tag.ASKED`."""
         try:
-            self._runs.name_again()
+            self._runs.ask()
         except Exception as error:  # MLflow's, requests', or any database driver's
-            log.debug("the store does not take the sweep's name: %s", error)
+            log.debug("the store takes nothing: %s", error)
             return False
         return True
 

@@ -9,17 +9,17 @@ import sqlite3
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
 from ray.tune.experiment import Trial
-from sqlalchemy.exc import OperationalError
 
 from foldrace.cli.app import main
 from foldrace.search.recording.delivery import Delivery, Patience
@@ -33,9 +33,11 @@ from foldrace.search.recording.events import (
     Started,
 )
 from foldrace.search.recording.folder import SweepFolder, SweepState, create_sweep_folder
+from foldrace.search.recording.mlflow_internals import RETRIES, Cause, cause_of
 from foldrace.search.recording.outbox import OUTBOX, Outbox, waiting_records
 from foldrace.search.recording.schema import Outcome
 from foldrace.search.recording.sweep_outbox import OutboxSink, recording
+from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
 from foldrace.search.sweeps.begin import begin_record
@@ -43,7 +45,9 @@ from foldrace.search.tune.callback import RunningSweep, SweepCallback
 from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.objective import LOSS
+from tests.benchmarks.tracking_server import TrackingServer
 from tests.helpers.stores import new_store
+from tests.helpers.sweeps import environment
 from tests.search.recording.test_writer import Counting, dataset, report
 
 DEADLINE = 60.0
@@ -434,39 +438,64 @@ def test_a_store_that_is_only_busy_or_closed_refuses_nothing(
     assert deliver(outbox, Writer()) and not outbox.refused.exists()
 
 
-INTERNAL = RestException({"error_code": "INTERNAL_ERROR", "message": "it went wrong"})
+@contextmanager
+def failing_at_metric(base: Path, name: str) -> Iterator[None]:
+    """Within the block, a database fails at the values of a metric as it does when it is full."""
+    with closing(sqlite3.connect(base)) as store, store:
+        store.execute(
+            f"CREATE TRIGGER poison BEFORE INSERT ON metrics WHEN NEW.key = '{name}'"
+            " BEGIN SELECT json('what no JSON is'); END"
+        )
+    try:
+        yield
+    finally:
+        with closing(sqlite3.connect(base)) as store, store:
+            store.execute("DROP TRIGGER poison")
 
 
-@pytest.mark.parametrize("error", [INTERNAL, OperationalError("insert", {}, Exception("1366"))])
-def test_what_the_store_itself_fails_at_is_set_aside_once_it_takes_all_else(
-    client: MlflowClient,
-    make_experiment: Callable[[], str],
-    tmp_path: Path,
-    expected: dict[str, Any],
-    said: Callable[[], list[str]],
-    error: Exception,
-) -> None:
-    """A server has one word for a database that is away and for a value that it cannot store."""
+def base_of(client: MlflowClient) -> Path:
+    return Path(str(client.tracking_uri).removeprefix("sqlite:///"))
 
-    class Failing(Breaking):
-        """Fails at one metric, each time, whatever else is in the call."""
 
-        def log_batch(self, run: str, **items: Any) -> None:
-            if any(metric.key == "val_odd" for metric in items["metrics"]):
-                raise error
-            self._client.log_batch(run, **items)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    server = TrackingServer(tmp_path_factory.mktemp("served"), environment())
+    server.start()
+    yield server
+    server.kill()
 
-    experiment, events = make_experiment(), sweep_events()
+
+def with_bad_metric() -> list[Event]:
+    """A sweep with one metric that the database will fail at, beside others in a report."""
     bad = Reported(1, report(3, 0.5, 0.5), None, 20_050, None)
     bad.report.folds[0].metrics["val_odd"] = 0.5  # type: ignore[index]
-    outbox = outbox_with(tmp_path / "outbox", [*events[:8], bad, *events[8:]])
-    failing = Failing(client, 0, error, late=False, count=0)
-    assert deliver(outbox, MlflowWriter(failing, experiment, "ae", uuid.uuid4().hex, tmp_path))  # type: ignore[arg-type]
-    stored = state_of(client, experiment)
-    for name in ("trial 0000", "trial 0000 fold 1", "ae"):
-        assert stored[name] == expected[name]
-    good = {point[0] for point in stored["trial 0001 fold 0"]["points"] if point[1] == 3}
-    assert "val_loss" in good and "val_odd" not in good  # beside it all the rest is there
+    events = sweep_events()
+    return [*events[:8], bad, *events[8:]]
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["a database here", "a server"])
+def test_what_the_store_itself_fails_at_is_set_aside_once_it_takes_all_else(
+    client: MlflowClient,
+    server: TrackingServer,
+    tmp_path: Path,
+    said: Callable[[], list[str]],
+    served: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server has one word for a database that is away and for a value that it cannot store."""
+    monkeypatch.setenv(RETRIES, "0")  # as during a sweep
+    base = server.root / "server.db" if served else base_of(client)
+    chosen = connect(server.uri) if served else client
+    experiment = str(chosen.create_experiment(uuid.uuid4().hex))
+    outbox = outbox_with(tmp_path / "outbox", with_bad_metric())
+    writer = MlflowWriter(chosen, experiment, "ae", uuid.uuid4().hex, tmp_path)
+    with failing_at_metric(base, "val_odd"):
+        assert deliver(outbox, writer)
+    runs = {str(run.info.run_name): run for run in chosen.search_runs([experiment])}
+    assert len(runs) == 7 and runs["ae"].info.status == "FINISHED"
+    assert all(run.info.status != "RUNNING" for run in runs.values())
+    metrics = runs["trial 0001 fold 0"].data.metrics  # beside the bad one all the rest is there
+    assert metrics["val_loss"] == 0.5 and "val_odd" not in metrics
     [entry] = [json.loads(line) for line in outbox.refused.read_text().splitlines()]
     assert json.loads(entry["record"])["event"] == "reported"
     waits, resumed, first, last = said()
@@ -474,22 +503,100 @@ def test_what_the_store_itself_fails_at_is_set_aside_once_it_takes_all_else(
     assert "refused a record" in first and "refused 1 record, kept in" in last
 
 
-def test_a_server_whose_database_is_away_refuses_nothing_however_long_it_takes(
-    tmp_path: Path,
+def test_a_drain_ends_where_only_the_same_is_written_again_and_again(
+    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path
 ) -> None:
+    outbox = outbox_with(tmp_path / "outbox", with_bad_metric())
+    writer = MlflowWriter(client, make_experiment(), "ae", uuid.uuid4().hex, tmp_path)
+    patient = Patience(interval=0.0, first=0.01, longest=0.01, tries=10**9)
+    with failing_at_metric(base_of(client), "val_odd"):
+        delivery = Delivery(outbox, writer, patient)
+        delivery.start()
+        assert not delivery.drain(1.0)  # it is written over and over again, and no further
+    assert not outbox.refused.exists()
+    assert deliver(Outbox(tmp_path / "outbox"), writer)
+
+
+def test_a_file_that_is_refused_takes_no_metric_with_it(
+    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path
+) -> None:
+    class WithoutPictures(Counting):
+        """Whose artifact store refuses pictures, and takes other files."""
+
+        def log_artifact(self, run: str, path: str, into: str | None = None) -> None:
+            if path.endswith(".png"):
+                raise MlflowException("no pictures here")
+            self._client.log_artifact(run, path, into)
+
+    experiment, events = make_experiment(), sweep_events(1)
+    outbox = outbox_with(tmp_path / "outbox", events)
+    writer = MlflowWriter(WithoutPictures(client), experiment, "ae", uuid.uuid4().hex, tmp_path)  # type: ignore[arg-type]
+    assert deliver(outbox, writer)
+    steps = [point[1] for point in state_of(client, experiment)["trial 0000 fold 0"]["points"]]
+    assert set(steps) == {1, 2}
+    assert len(outbox.refused.read_text().splitlines()) == 1
+
+
+def test_an_artifact_store_that_is_away_refuses_nothing(
+    client: MlflowClient, make_experiment: Callable[[], str], tmp_path: Path
+) -> None:
+    class Away(Counting):
+        """Whose artifact store fails in a way of its own, for a while."""
+
+        files = 0
+
+        def log_artifact(self, run: str, path: str, into: str | None = None) -> None:
+            self.files += 1
+            if self.files < 40:
+                raise RuntimeError("EndpointConnectionError")
+            self._client.log_artifact(run, path, into)
+
+    experiment = make_experiment()
+    outbox = outbox_with(tmp_path / "outbox", sweep_events(1))
+    away: Any = Away(client)
+    assert deliver(outbox, MlflowWriter(away, experiment, "ae", uuid.uuid4().hex, tmp_path))
+    assert not outbox.refused.exists() and away.files >= 40
+
+
+UNCLEAR = RuntimeError("the driver's own")
+
+
+def test_a_database_that_is_away_refuses_nothing_however_long_it_takes(tmp_path: Path) -> None:
     class Writer:
         written = 0
 
         def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
             self.written += 1
             if self.written < 50:
-                raise INTERNAL
+                raise UNCLEAR
 
         def answers(self) -> bool:
             return self.written >= 50
 
     outbox = outbox_with(tmp_path / "outbox", sweep_events())
     assert deliver(outbox, Writer()) and not outbox.refused.exists()
+
+
+def test_tries_before_an_outage_and_in_it_do_not_count(tmp_path: Path) -> None:
+    """Only what fails for no clear reason, several times in succession, is suspect."""
+    errors = iter([UNCLEAR, ConnectionError("away")] * 12)
+    asked: list[int] = []
+
+    class Writer:
+        written = 0
+
+        def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
+            assert not suspect
+            if error := next(errors, None):
+                raise error
+            self.written += 1
+
+        def answers(self) -> bool:
+            asked.append(1)
+            return True
+
+    outbox = outbox_with(tmp_path / "outbox", sweep_events())
+    assert deliver(outbox, Writer()) and not outbox.refused.exists() and not asked
 
 
 def test_a_database_that_goes_away_while_the_one_at_fault_is_sought_loses_nothing(
@@ -505,7 +612,7 @@ def test_a_database_that_goes_away_while_the_one_at_fault_is_sought_loses_nothin
         def apply(self, events: Sequence[Event], *, suspect: bool = False) -> None:
             self.written += 1
             if self.written < 20:
-                raise INTERNAL
+                raise UNCLEAR
             self.got.extend(events)
 
         def answers(self) -> bool:
@@ -514,6 +621,41 @@ def test_a_database_that_goes_away_while_the_one_at_fault_is_sought_loses_nothin
     outbox, events = outbox_with(tmp_path / "outbox", sweep_events()), sweep_events()
     assert deliver(outbox, Writer()) and not outbox.refused.exists()
     assert len(Writer.got) == len(events)
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [(500, Cause.UNCLEAR), (503, Cause.UNCLEAR), (429, Cause.STORE), (404, Cause.STORE)],
+)
+def test_what_mlflows_client_makes_of_a_servers_answers(
+    status: int, cause: Cause, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own errors, whatever they are called in this version."""
+    monkeypatch.setenv(RETRIES, "0")
+    with answering(status) as address:
+        with pytest.raises(MlflowException) as caught:
+            MlflowClient(address).get_run("0" * 32)
+        assert cause_of(caught.value) is cause
+    with pytest.raises(MlflowException) as caught:
+        MlflowClient(address).get_run("0" * 32)  # nobody is there any more
+    assert cause_of(caught.value) is Cause.STORE
+
+
+@contextmanager
+def answering(status: int) -> Iterator[str]:
+    """A server that has one answer; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 # --- nobody waits --------------------------------------------------------------------------------
