@@ -224,6 +224,15 @@ class Runs:
 
     # --- what is written -------------------------------------------------------------------------
 
+    def set_aside(self, place: Place) -> None:
+        """Gives up a run, if there is one: it stays, and another one is created in its place."""
+        if (run := self.find(place)) is not None:
+            if run.info.status == RUNNING:  # of a process that was killed
+                self.client.set_terminated(run.info.run_id, status=Outcome.FAILED.value)
+            self.client.set_tag(run.info.run_id, Tag.KEY, f"{self._text(place)}/{run.info.run_id}")
+        self._ids.pop(place, None)
+        self._open.discard(place)
+
     def ask(self) -> None:
         """Gives the sweep's run a new tag and a new file, to see whether the store takes them.
 

@@ -37,7 +37,6 @@ from foldrace.search.recording.schema import (
     FOLDS,
     PARAMETERS,
     PICTURES,
-    RUNNING,
     SPEC_FILE,
     TRAIN_SECONDS,
     VAL_LOSS,
@@ -127,13 +126,13 @@ class MlflowWriter(EventSink):
 
     @contextmanager
     def refit_run(self, params: Mapping[str, Value]) -> Iterator[str]:
-        """Yields the id of the refit's run, created or reopened, with these params.
+        """Yields the id of a new run of the refit, with these params.
 
         The run ends with the block: as completed, as failed after an exception, as killed after
-        an interruption.
+        an interruption. That of an earlier attempt stays as it is, and is found no more.
         """
+        self._runs.set_aside(_REFIT)
         run = self._runs.id(_REFIT)
-        self._client.update_run(run, status=RUNNING)
         try:
             self._client.log_batch(
                 run, params=[Param(name, str(value)) for name, value in params.items()]

@@ -23,7 +23,7 @@ from foldrace.search.recording.folder import SweepFolder, find_sweep
 from foldrace.search.recording.outbox import waiting_records
 from foldrace.search.recording.reader import artifact, parameter_values
 from foldrace.search.recording.runs import Runs
-from foldrace.search.recording.schema import REFIT_FILE, Tag
+from foldrace.search.recording.schema import BEST_EPOCH, REFIT_FILE, VAL_LOSS, Tag
 from foldrace.search.recording.tracking import connect
 from foldrace.search.recording.writer import MlflowWriter, finite_metrics
 from foldrace.search.spec.fields import same
@@ -43,6 +43,8 @@ from foldrace.trainables.training.splits import Split
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from foldrace.search.preparing.prepared import Prepared
 
 __all__ = ["RefitResult", "best_epoch_count", "refit"]
 
@@ -152,6 +154,12 @@ def refit(
     client = connect(state.tracking_uri)
     writer = MlflowWriter(client, state.experiment_id, folder.name, state.key)
     if (earlier := writer.finished_refit) is not None:
+        if epochs is not None or bound_samples is not None:
+            log.warning(
+                "%s: refitted before; --epochs and --bound-samples change nothing, as the test"
+                " part is used once",
+                folder.name,
+            )
         recorded = artifact(client, earlier, REFIT_FILE)
         if recorded is None:
             raise StateError(f"{folder.name}: its refit is recorded, but {REFIT_FILE} is missing")
@@ -170,6 +178,7 @@ def refit(
         epochs,
     )
     runs = Runs(client, state.experiment_id, folder.name, state.key)
+    _check_recorded(runs, writer, best, prepared)
     params = _recorded_params(runs, best, task)
     work = make_work(prepared)
     with writer.refit_run({**params, "epochs": epochs}) as run_id, work.process() as device:
@@ -211,6 +220,41 @@ def _best_trial(folder: SweepFolder) -> dict[str, Any]:
             " first"
         )
     return best
+
+
+def _check_recorded(
+    runs: Runs, writer: MlflowWriter, best: Mapping[str, Any], prepared: Prepared
+) -> None:
+    """Checks that the best trial of ``result.json`` is that of the record, with its epochs.
+
+    Raises:
+        StateError: the record says otherwise; names the first difference.
+    """
+    number, spec = int(best["trial"]), prepared.spec
+    top = spec.ladder[-1]
+    run = runs.find((number,))
+    if run is None or VAL_LOSS not in run.data.metrics:
+        return  # a record without its trials, which is all that there is
+    score = (best.get("score") or best["val_loss"])["mean"]
+    recorded = prepared.objective.score(run.data.metrics[VAL_LOSS])
+    folds = [runs.find((number, fold)) for fold in range(len(best["best_epochs"]))]
+    epochs = [int(fold.data.metrics[BEST_EPOCH]) for fold in folds if fold is not None]
+    better = [
+        trial
+        for trial, loss, _ in writer.completed_trials(top.folds, top.epochs)
+        if loss < run.data.metrics[VAL_LOSS] and spec.kind == "sweep"
+    ]
+    differences = {
+        f"its score is {score}": (score, recorded),
+        f"its best epochs are {best['best_epochs']}": (best["best_epochs"], epochs),
+        "it is the best": (number, better[0] if better else number),
+    }
+    for said, (one, other) in differences.items():
+        if one != other:
+            raise StateError(
+                f"trial {number}: {said} in result.json, and {other} in the record; change"
+                " result.json back"
+            )
 
 
 def _recorded_params(runs: Runs, best: Mapping[str, Any], task: LoadedTask) -> dict[str, Value]:
@@ -267,6 +311,10 @@ def _train(
                 " was not tested"
             )
         client.log_batch(run_id, metrics=finite_metrics(values, epoch, now_ms()))
+    if (reason := fold.made_worse()) is not None:
+        raise StateError(
+            f"the best trial diverged on all training data ({reason}); it was not tested"
+        )
     fold.model.load_state_dict(fold.judged.state_dict())  # averaged, if weights are averaged
     return fold
 

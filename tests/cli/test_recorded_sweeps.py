@@ -274,17 +274,33 @@ def test_what_only_reads_still_reads(command: str, changed: tuple[Project, str])
     assert project.record() == before
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("params", "lr"), 0.02, "lr is 0.02 in result.json"),
+        (("best_epochs",), [9, 9], r"its best epochs are \[9, 9\] in result.json, and \["),
+        (("score", "mean"), 0.125, "its score is 0.125 in result.json, and "),
+    ],
+)
 def test_a_changed_result_is_refused_by_refit(
-    project: Project, capsys: pytest.CaptureFixture[str]
+    place: tuple[str, ...],
+    value: Any,
+    said: str,
+    project: Project,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = project.folder / "result.json"
     kept = result.read_bytes()
     changed = json.loads(kept)
-    changed["best"]["params"]["lr"] = 0.02
+    *above, last = place
+    inside = changed["best"]
+    for name in above:
+        inside = inside[name]
+    inside[last] = value
     result.write_text(json.dumps(changed))
     assert project.ask(COMPUTE["refit"]) == 2
     result.write_bytes(kept)
-    assert "lr is 0.02 in result.json" in " ".join(capsys.readouterr().err.split())
+    assert re.search(said, " ".join(capsys.readouterr().err.split()))
 
 
 @pytest.mark.parametrize("command", ["replay", "report", "refit"])

@@ -67,7 +67,8 @@ class Untrained:
     @property
     def scale(self) -> float:
         """The loss's order of magnitude; the deviation alone is 0 if a network starts with zeros,
-        the mean may be 0 for a log-likelihood."""
+        the mean may be 0 for a log-likelihood. If both are, such as those of an error beyond a
+        forecast's, it is not known: 0."""
         return abs(self.mean) + _STANDARD_DEVIATIONS * self.deviation
 
 
@@ -110,13 +111,19 @@ class DivergenceCheck:
         """
         if (reason := not_finite(metrics, model)) is not None:
             return reason
-        if self.patience is None or self.untrained is None:
+        reason = self.judgement(metrics, model)
+        if self.patience is None:
             return None
-        reason = _made_worse(metrics, self.untrained, model)
         self._worse_epochs = 0 if reason is None else self._worse_epochs + 1
         if self._worse_epochs < self.patience:
             return None
         return f"{reason} (epochs in succession: {self._worse_epochs})"
+
+    def judgement(self, metrics: Mapping[str, float], model: torch.nn.Module) -> str | None:
+        """How these metrics show that training makes the network worse, or None."""
+        if self.patience is None or self.untrained is None or not self.untrained.scale:
+            return None
+        return _made_worse(metrics, self.untrained, model)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs, in plain containers."""

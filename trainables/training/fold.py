@@ -37,6 +37,8 @@ __all__ = ["WEIGHT", "Fold", "add_totals", "moved", "sum_terms"]
 log = logging.getLogger(__name__)
 
 _VALIDATION_BATCH, _VALIDATION_ELEMENTS = 1024, 50_000 * 1024
+_UNTRAINED = 256
+"""Training samples on which the untrained network is evaluated, or as many as validate."""
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
 _NOT_FUSED = ("prepare", "augment", "optimizers", "step")
@@ -191,6 +193,14 @@ class Fold:
         self.seconds += seconds + time.perf_counter() - started
         return self.report()
 
+    def made_worse(self) -> str | None:
+        """How a fold without a validation part shows that training has made it worse, or None."""
+        if self._divergence.needs_untrained:
+            self._compare_with_untrained()
+        found = self.evaluate(self.train_indices[:_UNTRAINED])
+        metrics = {f"{side}_{name}": v for side in ("train", "val") for name, v in found.items()}
+        return self._divergence.judgement(metrics, self.model)
+
     def evaluate(self, indices: Tensor, samples: Samples | None = None) -> dict[str, float]:
         """The means of the task's terms over some samples, in evaluation mode.
 
@@ -265,6 +275,9 @@ class Fold:
     def _untrained(self, task: LoadedTask) -> Untrained:
         """What training has to improve on: this fold as it was before its first step.
 
+        It is evaluated on the validation part and, as that may be a single sample, on some of the
+        training part.
+
         Its network is made anew from the same seed, with a copy of the task. So training draws the
         same random numbers with and without it, and neither batch norm's statistics nor a task's
         notes change.
@@ -280,10 +293,12 @@ class Fold:
         )
         sums: dict[str, Tensor] = {}
         losses: list[Tensor] = []
-        for terms, batch in fresh._evaluated(fresh.validation_indices):
+        more = max(_UNTRAINED, len(self.validation_indices))
+        judged = torch.cat([self.validation_indices, self.train_indices[:more]])
+        for terms, batch in fresh._evaluated(judged):
             sums = add_totals(sums, sum_terms(terms, self._weights(batch)))
             losses.append(terms["loss"].double())
-        count = len(fresh.validation_indices)
+        count = len(judged)
         means = {f"val_{name}": value for name, value in fresh.means(sums, count).items()}
         deviation = float(torch.cat(losses).std(correction=0))
         return Untrained(criterion(means, "val"), deviation, count)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -156,6 +157,41 @@ def test_without_an_untrained_network_to_compare_with_training_goes_on(
     assert "the untrained network cannot be evaluated: built already" in caplog.text
 
 
+def test_a_validation_part_of_one_sample_is_no_yardstick_alone() -> None:
+    """Of 24 samples, one is predicted by chance before any training."""
+    draw = np.random.default_rng(4)
+    images = torch.from_numpy(draw.integers(0, 256, (24, 1, 8, 8), dtype=np.uint8))
+    params = {"batch_size": 8, "lr": 1e-3, "optimizer": "sgd"}
+    for number, split in enumerate(FoldPlan(24, splits=24).split()):
+        task = own(Linear())
+        samples, options = Samples.of_images(images), TrainingOptions(8)
+        fold = Fold(task, task.complete(params), samples, split, options, number=number)
+        assert {report.diverged for report in train(fold, 8)} == {None}, number
+
+
+class BeyondForecast(Linear):
+    """The squared error beyond that of the forecast 0, which is what the network starts with."""
+
+    def build(self, params: Any, sample: Any) -> nn.Module:
+        network: Any = super().build(params, sample)
+        nn.init.zeros_(network[1].weight)
+        nn.init.zeros_(network[1].bias)
+        return network
+
+    def losses(self, model: Any, images: Tensor, params: Any) -> dict[str, Tensor]:
+        aim = images.flatten(1)[:, 20]
+        return {"loss": (model(images)[:, 0] - aim) ** 2 - aim**2}
+
+
+def test_a_loss_that_starts_at_zero_has_no_scale(digits: Tensor) -> None:
+    params = {"batch_size": 16, "lr": 0.5, "optimizer": "sgd"}
+    fold = make(digits, task=own(BeyondForecast()), params=params)
+    reports = train(fold, 4)
+    untrained = fold._divergence.untrained
+    assert untrained is not None and untrained.scale == 0
+    assert reports[-1].metrics["val_loss"] > 0 and {one.diverged for one in reports} == {None}
+
+
 @pytest.mark.parametrize("task", [ForgetsItsGradients(), Adversaries()])
 def test_a_step_of_ones_own_fails_by_what_is_not_finite_alone(digits: Tensor, task: Any) -> None:
     reports = train(make(digits, task=own(task), params={"batch_size": 16}), 8)
@@ -293,17 +329,20 @@ def test_looking_at_the_untrained_network_changes_nothing(digits: Tensor, task: 
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_untrained_network_is_evaluated_on_the_validation_part(digits: Tensor) -> None:
+def test_the_untrained_network_is_evaluated_on_validation_and_training_samples(
+    digits: Tensor,
+) -> None:
     fold = make(digits, {"loss": "bce"})
     fold.model.eval()
     with torch.inference_mode():
-        ((terms, _),) = fold._evaluated(fold.validation_indices)
+        every = torch.cat([fold.validation_indices, fold.train_indices])
+        ((terms, _),) = fold._evaluated(every)
     train(fold, 1)
     found = Untrained(**fold.state_dict()["divergence"]["untrained"])
     loss = terms["loss"].double()
-    assert found.count == 30
+    assert found.count == 90
     assert found.mean == pytest.approx(float(loss.mean()))
-    assert found.standard_error == pytest.approx(float(loss.std(correction=0)) / math.sqrt(30))
+    assert found.standard_error == pytest.approx(float(loss.std(correction=0)) / math.sqrt(90))
 
 
 @pytest.mark.parametrize("fused", [False, True])
