@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foldrace.errors import DataError, printable
-from foldrace.trainables.data.parts import Part, part_named
+from foldrace.trainables.data.parts import Part, part_named, parts_in
 
 __all__ = ["IMAGE_SUFFIXES", "FolderLayout", "Remarks", "lay_out", "walk"]
 
@@ -77,6 +77,7 @@ def lay_out(name: str, root: Path, remarks: Remarks) -> FolderLayout:
     found = walk(name, root, remarks)
     if not found.images:
         raise _no_images(name, root, remarks)
+    _name_empty_folders(root, found, remarks)
     base, steps = root, []
     while not (parts := _parts_in(name, base, found)):
         inner = _only_folder(base, found.images)
@@ -137,6 +138,15 @@ def walk(name: str, root: Path, remarks: Remarks) -> _Found:
             else:
                 images.append(path)
     return _Found(sorted(images), folders)
+
+
+def _name_empty_folders(root: Path, found: _Found, remarks: Remarks) -> None:
+    """A remark on each folder without any image in it or below, the topmost ones."""
+    full = {above for image in found.images for above in image.parents} | {root}
+    for above, folders in found.folders.items():
+        for folder in folders:
+            if above in full and folder not in full:
+                remarks.add("left out, a folder without images", folder)
 
 
 def _identity(name: str, folder: Path) -> tuple[int, int]:
@@ -207,7 +217,30 @@ def _classes(name: str, folder: Path, images: list[Path]) -> list[str]:
         rule = f"has folders that are named as parts inside {folder}: {both}"
         hint = "name the folder of that part itself, or rename them if they are classes"
         raise DataError("dataset", name, rule, hint)
+    _check_no_parts_in_classes(name, folder, images if classes else [])
     return classes
+
+
+def _check_no_parts_in_classes(name: str, folder: Path, images: list[Path]) -> None:
+    """Checks that no part of another layout would be taken for classes, or for a class's own.
+
+    Raises:
+        DataError: the classes' names speak of training and test, or a folder below one is a part.
+    """
+    inside = {path.parent.relative_to(folder) for path in images}
+    speaking = sorted({place.parts[0] for place in inside if parts_in(place.parts[0])})
+    hint = "put the parts above the classes (train/CLASS, test/CLASS), or rename these folders"
+    if {Part.TRAINING, Part.TEST} <= {part for top in speaking for part in parts_in(top)}:
+        rule = f"has class folders that speak of parts: {', '.join(speaking[:_EXAMPLES])}"
+        raise DataError("dataset", name, rule, hint)
+    below = sorted(
+        place
+        for place in inside
+        if {part_named(inner) for inner in place.parts[1:]} & {Part.TEST, Part.VALIDATION}
+    )
+    if below:
+        rule = f"has folders below its classes that are named as parts: {printable(below[0])}"
+        raise DataError("dataset", name, rule, hint)
 
 
 def _no_images(name: str, folder: Path, remarks: Remarks) -> DataError:

@@ -28,6 +28,7 @@ __all__ = ["read_folder"]
 
 log = logging.getLogger(__name__)
 
+_BITS_PER_SAMPLE = 258  # a TIFF's tag
 _DEEP = re.compile(r";16[BLN]")  # as Pillow calls 16 bits per channel, of which it reads 8
 
 
@@ -57,15 +58,15 @@ def read_folder(name: str, size: tuple[int, int] | None) -> Parts:
         log.warning("%s: %s", name, step)
     train, validation, test = (layout.files.get(part, []) for part in Part)
     images = _decode(name, [*train, *validation, *test], size, remarks)
-    trained_on = {_identity(path) for path in [*train, *validation]} if test else set()
-    for path in test:
-        if _identity(path) in trained_on:
+    count = len(train) + len(validation)
+    trained_on = {image.tobytes() for image in images[:count]} if test else set()
+    for path, image in zip(test, images[count:], strict=True):
+        if image.tobytes() in trained_on:
             remarks.add("test images that are training images too", path)
     for path in validation:
         remarks.add("validation images, which join the training part", path)
     for line in remarks.lines():
         log.warning("%s: %s", name, line)
-    count = len(train) + len(validation)
     return Parts.of_images(
         images=images[:count],
         source=printable(root),
@@ -74,12 +75,6 @@ def read_folder(name: str, size: tuple[int, int] | None) -> Parts:
         test_labels=test_labels,
         class_names=tuple(map(printable, class_names)),
     )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """The same for all links to a file."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def _joined(name: str, layout: FolderLayout) -> tuple[list[str], list[str]]:
@@ -149,7 +144,7 @@ def _planes(path: Path, size: tuple[int, int] | None, remarks: Remarks) -> Image
             warnings.simplefilter("ignore")  # of damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                deep = image.mode.startswith(("I", "F")) or bool(_DEEP.search(str(image.tile)))
+                deep = _is_deep(image)
                 if not deep:
                     planes = _pixels(path, image, remarks)
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
@@ -161,6 +156,16 @@ def _planes(path: Path, size: tuple[int, int] | None, remarks: Remarks) -> Image
         hint = "convert it to 8 bits (of 16: value / 257), or return floats in [0, 1] from a"
         raise DataError("dataset", str(path), rule, f"{hint} ./file.py:function")
     return planes if size is None else resize(planes[None], size)[0]
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a channel has more than 8 bits, of which Pillow would read 8."""
+    if image.mode.startswith(("I", "F")) or _DEEP.search(str(image.tile)):
+        return True
+    tags = getattr(image, "tag_v2", None) or {}  # of a TIFF, whose planes may be apart
+    greatest = [value for tile in image.tile for value in tile.args if isinstance(value, int)]
+    pnm = image.format == "PPM" and max(greatest, default=0) > 255
+    return pnm or max(tags.get(_BITS_PER_SAMPLE) or (8,)) > 8
 
 
 def _pixels(path: Path, image: Image.Image, remarks: Remarks) -> Images:

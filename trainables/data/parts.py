@@ -18,7 +18,7 @@ from foldrace.trainables.data.arrays import Array, Images, Parts, Ragged, taken
 from foldrace.trainables.data.items.lazy import LazyField
 from foldrace.trainables.data.mapped import Mapped
 
-__all__ = ["Part", "digest", "hold_out", "part_named", "resize", "subset"]
+__all__ = ["Part", "digest", "hold_out", "part_named", "parts_in", "resize", "subset"]
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +43,51 @@ class Part(Enum):
 
 
 _PART_OF_WORD = {
-    **dict.fromkeys(("train", "training", "trn"), Part.TRAINING),
+    **dict.fromkeys(("train", "training", "trn", "tr"), Part.TRAINING),
     **dict.fromkeys(("val", "valid", "validation", "validate"), Part.VALIDATION),
-    **dict.fromkeys(("test", "testing", "tst"), Part.TEST),
+    **dict.fromkeys(("test", "testing", "tst", "ts"), Part.TEST),
 }
-_FILLERS = frozenset(("", "data", "image", "images", "img", "imgs", "part", "seg", "split"))
+_FILLERS = frozenset(
+    [
+        "",
+        "data",
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "part",
+        "samples",
+        "seg",
+        "split",
+        "subset",
+        "x",
+    ]
+)
 
 
 def part_named(name: str) -> Part | None:
     """The part that a folder is by its name, in any case and with words like ``set``; or None.
 
-    >>> part_named("Training_Set"), part_named("val2017"), part_named("trains")
+    >>> part_named("Training_Set"), part_named("valImages2017"), part_named("trains")
     (<Part.TRAINING: 'training'>, <Part.VALIDATION: 'validation'>, None)
     """
-    words = [word.removesuffix("set") for word in re.findall(r"[^\W\d_]+", name.casefold())]
-    telling = [word for word in words if word not in _FILLERS]
+    telling = _telling_words(name)
     return _PART_OF_WORD.get(telling[0]) if len(telling) == 1 else None
+
+
+def parts_in(name: str) -> set[Part]:
+    """The parts that a name speaks of, beside whatever else.
+
+    >>> parts_in("train_cats"), parts_in("testA"), parts_in("cats")
+    ({<Part.TRAINING: 'training'>}, {<Part.TEST: 'test'>}, set())
+    """
+    return {_PART_OF_WORD[word] for word in _telling_words(name) if word in _PART_OF_WORD}
+
+
+def _telling_words(name: str) -> list[str]:
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()
+    words = [word.removesuffix("set") for word in re.findall(r"[^\W\d_]+", apart)]
+    return [word for word in words if word not in _FILLERS]
 
 
 def hold_out(name: str, parts: Parts, *, stratify: bool = False) -> Parts:

@@ -21,16 +21,17 @@ def fill(root: Path, *folders: str, count: int = 6) -> None:
     ("names", "part"),
     [
         ("train training Train TRAIN trn trainset Training_Set seg_train", Part.TRAINING),
-        ("train2017 train-images trainData train_data", Part.TRAINING),
-        ("test testing Testing TEST tst test_set images.test", Part.TEST),
+        (
+            "train2017 train-images trainData train_data TrainImages imagesTr x_train",
+            Part.TRAINING,
+        ),
+        ("test testing Testing TEST tst test_set images.test TestData imagesTs", Part.TEST),
         ("val valid validation Val VALIDATION valset val2017", Part.VALIDATION),
         ("trains contest interval protest training-shoes test_train set images 7", None),
     ],
 )
 def test_parts_are_known_by_any_common_name(names, part):
-    # trainData has no border between its words.
-    expected = {name: None if name == "trainData" else part for name in names.split()}
-    assert {name: part_named(name) for name in names.split()} == expected
+    assert {part_named(name) for name in names.split()} == {part}
 
 
 @pytest.mark.parametrize("names", ["train test", "Training Testing", "TRAIN tests_set test"])
@@ -97,6 +98,11 @@ def test_a_single_folder_in_each_part_is_no_class(tmp_path, caplog):
         ("train/train/a train/test/a test/a", "named as parts inside"),
         ("train/a train/b test/c", "class c that the training part does not have"),
         ("train/a train/b val", "class folders in only one of its training and validation"),
+        ("train_cats train_dogs test_cats", "speak of parts: test_cats, train_cats, train_dogs"),
+        ("trainA trainB testA testB", "put the parts above the classes"),
+        ("cat/train cat/test dog/train dog/test", "named as parts: cat/test"),
+        ("bottle/train/good bottle/test/broken cable/train/good", "named as parts: bottle/test"),
+        ("a/deep/val b", "below its classes that are named as parts: a/deep/val"),
     ],
 )
 def test_what_is_ambiguous_is_asked_about(tmp_path, folders, says):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,42 @@ def test_more_than_eight_bits_are_refused_in_grey_and_in_colour(tmp_path, channe
     assert "value / 257" in message
 
 
+def test_more_than_eight_bits_are_refused_in_any_format(tmp_path):
+    """Also where Pillow's mode is that of 8 bits: a TIFF of separate planes, a PPM."""
+    planes = b"".join(np.full((4, 4), value, "<u2").tobytes() for value in (300, 600, 65535))
+    at = [8 + 32 * index for index in range(3)]
+    extra = (
+        struct.pack("<HHH", 16, 16, 16)
+        + struct.pack("<III", *at)
+        + struct.pack("<III", 32, 32, 32)
+    )
+    bits, offsets, sizes = 104, 110, 122
+    tags = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [
+        (273, 4, 3, offsets),
+        (277, 3, 1, 3),
+        (278, 3, 1, 4),
+        (279, 4, 3, sizes),
+        (284, 3, 1, 2),
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    header = b"II*\0" + struct.pack("<I", 8 + len(planes) + len(extra))
+    deep = {
+        "planes.tif": header + planes + extra + directory + bytes(4),
+        "raw.ppm": b"P6\n4 4\n65535\n" + bytes(96),
+        "text.ppm": b"P3\n1 1\n1023\n1 2 3\n",
+    }
+    for name, content in deep.items():
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        assert "more than 8 bits per channel" in refusal(folder)
+    (tmp_path / "eight").mkdir()
+    for name in "abc":
+        (tmp_path / "eight" / f"{name}.ppm").write_bytes(b"P6\n4 4\n255\n" + bytes(48))
+    assert load(tmp_path / "eight").images.shape[1:] == (3, 4, 4)
+
+
 def test_sixteen_bits_for_all_channels_together_are_read(tmp_path):
     header = struct.pack("<IiiHHIIiiII", 40, 8, 6, 1, 16, 3, 96, 0, 0, 0, 0)
     header += struct.pack("<III", 0xF800, 0x07E0, 0x001F)
@@ -254,7 +291,15 @@ def test_almost_black_images_are_not_used_without_a_word(tmp_path, caplog):
     assert "almost black: no value exceeds 1 of 255" in caplog.text
 
 
-def test_a_test_image_that_is_linked_to_a_training_image_is_named(classes, caplog):
+def test_a_test_image_that_is_a_training_image_is_named(classes, caplog):
     (classes / "test" / "cat" / "1.png").symlink_to(classes / "train" / "cat" / "01.png")
+    shutil.copy(classes / "train" / "cat" / "02.png", classes / "test" / "cat" / "2.png")
     load(classes)
-    assert "test images that are training images too (1): test/cat/1.png" in caplog.text
+    said = "test images that are training images too (2): test/cat/1.png, test/cat/2.png"
+    assert said in caplog.text
+
+
+def test_a_folder_without_images_is_named(classes, caplog):
+    (classes / "train" / "bird" / "deeper").mkdir(parents=True)
+    load(classes)
+    assert "left out, a folder without images (1): train/bird" in caplog.text
