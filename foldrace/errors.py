@@ -27,9 +27,14 @@ __all__ = [
 ]
 
 _LONGEST_VALUE = 120  # characters of a value in a message
-# a user and a password before the @ of an address; before that of a server, a token alone as well
-_SECRETS = re.compile(r"(?<=://)(?:[^\s/@:]*:[^\s/]*|(?<=http://|ttps://)[^\s/]+)(?=@)")
-_NAMED_SECRETS = re.compile(r"(?i)([?&](?:password|token|sslpassword)=)[^\s&]+")
+# A user and a password before the last @ of an address, but no path after a port; before that of a
+# server, a token alone as well.
+_SECRETS = re.compile(r"(?<=://)(?:[^\s/@:]*:(?!\d+/)\S*|(?<=http://|ttps://)[^\s/]+)(?=@)")
+# Values in an address's query, and in what databases' drivers say of a connection
+_NAMED_SECRETS = re.compile(
+    r"(?i)([?&;][\w.-]*(?:pass|pwd|token|secret|key|credential|odbc_connect|signature)[\w.-]*="
+    r"|\b(?:password|passwd|pwd)\s*=\s*)[^\s&;]+"
+)
 
 
 class FoldraceError(Exception):

@@ -6,6 +6,7 @@ import importlib
 import re
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from foldrace.errors import InputError, StateError
 
@@ -92,6 +93,18 @@ def cause_of(error: Exception) -> Cause:
     return Cause.EVENT if ours else Cause.UNCLEAR
 
 
+def knows_address(uri: str) -> bool:
+    """Whether MLflow, with the plugins that are installed, has a tracking store for an address."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+    try:
+        _tracking_store_registry.get_store_builder(uri)
+    except MlflowException:
+        return False
+    return urlsplit(uri).scheme not in ("", "file") or uri.startswith("databricks")
+
+
 def check_name(field: str, name: str) -> None:
     """Checks that MLflow can store a parameter under this name.
 
@@ -136,6 +149,7 @@ def check_mlflow() -> None:
     """
     from mlflow import environment_variables
     from mlflow.protos.databricks_pb2 import ErrorCode
+    from mlflow.tracking._tracking_service import utils as service
     from mlflow.utils import validation
 
     # the modules that `foldrace.search.recording.tracking.import_store_meanwhile` imports
@@ -147,6 +161,8 @@ def check_mlflow() -> None:
             raise _unsupported(name) from error
     if not hasattr(validation, "_validate_param"):
         raise _unsupported("mlflow.utils.validation._validate_param")
+    if not hasattr(service, "_tracking_store_registry"):
+        raise _unsupported(f"{service.__name__}._tracking_store_registry")
     if not hasattr(environment_variables, RETRIES):
         raise _unsupported(RETRIES)
     if unknown := (_LATER | _NEVER) - set(ErrorCode.keys()):

@@ -7,14 +7,15 @@ import logging
 import os
 import re
 import threading
-import urllib.error
-import urllib.request
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from foldrace.errors import InputError, StateError, first_line, redacted
 from foldrace.search.recording.local_store import STORE, alone_in, follow_move
+from foldrace.search.recording.mlflow_internals import RETRIES, Cause, cause_of, knows_address
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,8 +30,9 @@ __all__ = [
 ]
 
 _URI = re.compile(
-    r"(https?|sqlite|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|databricks(://.*)?$"
+    r"(sqlite|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|databricks(://.*)?$"
 )
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
 def tracking_uri(root: Path, uri: str | None = None) -> str:
@@ -52,8 +54,8 @@ def connect(uri: str) -> MlflowClient:
     Raises:
         StateError: the store cannot be opened.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault(RETRIES, "3")
+    os.environ.setdefault(_TIMEOUT, "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # every time: importing parts of MLflow resets the levels
@@ -63,6 +65,7 @@ def connect(uri: str) -> MlflowClient:
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
 
+    _reach_directly(uri)
     path = Path(uri.removeprefix("sqlite:///"))
     own = uri.startswith("sqlite:///") and path.name == STORE
     try:
@@ -110,33 +113,83 @@ def import_store_meanwhile(uri: str) -> None:
 def check_tracking(uri: str) -> None:
     """Checks that ``uri`` is an address that MLflow knows and, for a server, that it answers.
 
+    MLflow's own client asks, with its variables: for certificates, proxies and credentials.
+
     Raises:
         InputError: MLflow does not know such addresses.
-        StateError: the server does not answer.
+        StateError: the server does not answer, or refuses us.
     """
-    if uri.startswith(("http://", "https://")) and redacted(uri) != uri:
-        raise InputError(
-            "tracking.uri",
-            uri,
-            "must not contain a user or a password",
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-        )
-    if not _URI.match(uri):
-        raise InputError(
-            "tracking.uri",
-            uri,
-            "must be http://…, https://…, sqlite:///…, postgresql://… or databricks",
-        )
+    _check_address(uri)
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
-            pass
-    except urllib.error.HTTPError:
-        pass  # a server is there; whether it accepts us shows at the first request
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        with _one_request():
+            connect(uri).search_experiments(max_results=1)
+    except Exception as error:  # MLflow's, requests', or of the certificates' library
+        if not isinstance(error, StateError) and cause_of(error) is Cause.EVENT:
+            return  # it answers, and refuses this question alone
+        where, said = f"{_named(uri)}: {uri}: the MLflow server", first_line(error)
+        if getattr(error, "error_code", "") in _NOT_US:
+            remedy = "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and _PASSWORD"
+            raise StateError(f"{where} does not accept us ({said}); {remedy}") from error
+        why = re.search(r"\): ([^\"']+)[\"')]*$", said)  # inside what several libraries add
         raise StateError(
-            f"tracking.uri: {uri}: the MLflow server does not answer ({reason}); start it, or"
-            " leave the URI out"
+            f"{where} does not answer ({why[1] if why else said}); start it, or leave the URI out"
         ) from error
+
+
+_NOT_US = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
+
+
+def _named(uri: str) -> str:
+    """What the user has given the address by."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return "MLFLOW_TRACKING_URI" if uri == given else "tracking.uri"
+
+
+def _check_address(uri: str) -> None:
+    """Raises: InputError."""
+    field = _named(uri)
+    if re.search(r"\s", uri):
+        raise InputError(field, None, "must be an address without blanks", "write %20 for one")
+    if uri.startswith(("http://", "https://")):
+        if redacted(uri) != uri:
+            raise InputError(
+                field,
+                uri,
+                "must not contain a user or a password",
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
+        try:
+            known = bool(urlsplit(uri).hostname) and urlsplit(uri).port != 0
+        except ValueError:
+            known = False
+    else:
+        known = bool(_URI.match(uri)) or knows_address(uri)
+    if not known:
+        rule = "must be http://…, https://…, sqlite:///…, postgresql://…, databricks"
+        raise InputError(field, uri, f"{rule}, or what an MLflow plugin adds")
+
+
+@contextmanager
+def _one_request() -> Iterator[None]:
+    """Within the block, MLflow's client asks once, and waits ten seconds for the answer."""
+    before = {name: os.environ.get(name) for name in (RETRIES, _TIMEOUT)}
+    os.environ.update({RETRIES: "0", _TIMEOUT: "10"})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _reach_directly(uri: str) -> None:
+    """Keeps requests to this machine from a proxy, as they mean this machine."""
+    host = urlsplit(uri).hostname or ""
+    if host == "localhost" or re.fullmatch(r"127\.[\d.]+|::1", host):
+        for name in ("no_proxy", "NO_PROXY"):
+            known = os.environ.get(name, "")
+            if host not in known.split(","):
+                os.environ[name] = ",".join(filter(None, (known, host)))

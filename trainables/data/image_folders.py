@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -158,7 +158,7 @@ def _planes(path: Path, size: tuple[int, int] | None, remarks: Remarks) -> Image
     return planes if size is None else resize(planes[None], size)[0]
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_deep(image: Any) -> bool:
     """Whether a channel has more than 8 bits, of which Pillow would read 8."""
     if image.mode.startswith(("I", "F")) or _DEEP.search(str(image.tile)):
         return True

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray._private.state import state as cluster
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from foldrace.errors import StateError
@@ -22,7 +23,6 @@ from foldrace.trainables.ray.checkpoint import (
     newest_checkpoints,
     save_checkpoint_file,
 )
-from foldrace.trainables.ray.draining import Notice
 from foldrace.trainables.ray.gpus import (
     check_assigned_gpus,
     device_name,
@@ -46,7 +46,7 @@ from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.reports import EpochReport
 from foldrace.trainables.training.samples import Samples
 
-__all__ = ["DEVICE", "DROPPED", "GPUS", "RAISED", "FoldTrainable"]
+__all__ = ["DEVICE", "DROPPED", "GPUS", "RAISED", "FoldTrainable", "Notice"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,27 @@ GPUS = "gpus"
 DEVICE = "device"
 
 _CHECKPOINT_SECONDS = 15.0
+_NOTICE_SECONDS = 2.0
+
+
+class Notice:
+    """A notice that this node will be taken away: a spot machine's, or ``ray drain-node``'s.
+
+    Ray then starts nothing more there, and what runs ends with the machine. It is asked every two
+    seconds at most. Without Ray there is none.
+    """
+
+    def __init__(self) -> None:
+        self._asked, self._given = -_NOTICE_SECONDS, False
+
+    @property
+    def given(self) -> bool:
+        """Whether there is one."""
+        now = time.monotonic()
+        if not self._given and now - self._asked >= _NOTICE_SECONDS and ray.is_initialized():
+            node = ray.get_runtime_context().get_node_id()
+            self._asked, self._given = now, node in cluster.get_draining_nodes()
+        return self._given
 
 
 class FoldTrainable(tune.Trainable):  # type: ignore[misc]

@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from foldrace.trainables.ray.draining import Notice
+from foldrace.trainables.ray.trainable import Notice
 from tests.helpers.stores import write_tables
 from tests.helpers.sweeps import QUICK, SMALL_DIGITS, environment, sweep_arguments
 
