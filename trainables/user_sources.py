@@ -27,7 +27,8 @@ def project_sources(module: ModuleType) -> dict[str, str]:
 
     A project module is one that belongs neither to the standard library, nor to an installed
     package, nor to Foldrace. Imports are found in the source, also those inside functions, and
-    those of `importlib.import_module` if it is given a literal name. So the same code has the same
+    those of `importlib.import_module` if it is given a literal name, or a name that stands for
+    one. So the same code has the same
     sources, wherever it lies and whatever else the process has imported.
 
     Args:
@@ -102,13 +103,29 @@ def _imports(content: bytes, name: str, path: Path) -> Iterator[str]:
         tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError):  # compiled code, for instance
         return
+    importers, texts = _importers_and_texts(tree)
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
     if name == path.name:  # imported from a file, outside any package
         package = ""
     yield from _with_parents(package)  # which Python imports before the module itself
     for node in ast.walk(tree):
-        for imported in _named(node, package):
+        for imported in _named(node, package, importers, texts):
             yield from _with_parents(imported)
+
+
+def _importers_and_texts(tree: ast.Module) -> tuple[set[str], dict[str, str]]:
+    """What `importlib.import_module` is called in a module, and the texts that names stand for."""
+    importers, texts = set(_IMPORTERS), dict[str, str]()
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module="importlib", names=names):
+                importers |= {alias.asname for alias in names if alias.asname}
+            case (
+                ast.Assign(targets=[ast.Name(id=target)], value=ast.Constant(value=str(text)))
+                | ast.AnnAssign(target=ast.Name(id=target), value=ast.Constant(value=str(text)))
+            ):
+                texts[target] = text
+    return importers, texts
 
 
 def _with_parents(name: str) -> Iterator[str]:
@@ -117,7 +134,9 @@ def _with_parents(name: str) -> Iterator[str]:
     return (".".join(parts[: i + 1]) for i in range(len(parts)))
 
 
-def _named(node: ast.AST, package: str) -> Iterator[str]:
+def _named(
+    node: ast.AST, package: str, importers: set[str], texts: dict[str, str]
+) -> Iterator[str]:
     match node:
         case ast.Import(names=names):
             yield from (alias.name for alias in names)
@@ -127,10 +146,20 @@ def _named(node: ast.AST, package: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in names if base)
         case ast.Call(
             func=ast.Name(id=called) | ast.Attribute(attr=called),
-            args=[ast.Constant(value=str(literal)), *_],
-        ) if called in _IMPORTERS and literal:
-            with suppress(ImportError):  # beyond the top-level package
-                yield importlib.util.resolve_name(literal, package)
+            args=args,
+            keywords=keywords,
+        ) if called in importers:
+            named = [keyword.value for keyword in keywords if keyword.arg == "name"]
+            match [*args, *named]:
+                case [ast.Constant(value=str(text)), *_]:
+                    pass
+                case [ast.Name(id=constant), *_]:
+                    text = texts.get(constant, "")
+                case _:
+                    text = ""
+            if text:
+                with suppress(ImportError):  # beyond the top-level package
+                    yield importlib.util.resolve_name(text, package)
 
 
 def _project_file(name: str) -> Path | None:

@@ -14,8 +14,13 @@ from foldrace.trainables.user_sources import project_sources, same_code, sources
 PROJECT = {
     "task.py": "import math, numpy, foldrace.errors, absent_package\nfrom models import dae\n"
     "import beside\nclass Mine:\n    def late(self):\n        from layers import late\n",
-    "beside.py": "import importlib\nother = importlib.import_module('named')\n",
+    "beside.py": "import importlib\nother = importlib.import_module('named')\n"
+    "from importlib import import_module as load\nNAME = 'by_constant'\nload('by_alias')\n"
+    "load(NAME)\nimportlib.import_module(name='by_keyword')\n",
     "named.py": "NAMED = 1\n",
+    "by_alias.py": "x = 1\n",
+    "by_constant.py": "x = 1\n",
+    "by_keyword.py": "x = 1\n",
     "unrelated.py": "x = 1\n",
     "models/__init__.py": "",
     "models/dae.py": "from .parts.block import Block\nfrom . import base\n",
@@ -27,6 +32,9 @@ NAMES = {
     "task.py",
     "beside",
     "named",
+    "by_alias",
+    "by_constant",
+    "by_keyword",
     "models",
     "models.dae",
     "models.base",

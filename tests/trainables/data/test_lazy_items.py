@@ -430,3 +430,24 @@ def test_a_collate_function_returns_the_same_fields_for_any_number_of_items():
     data.collate_fn = lambda items: {f"of_{len(items)}": torch.stack(items)}  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="returned no of_1 of 3 items, and did of one"):
         samples(lazy(data)).take(torch.arange(3))
+
+
+def test_the_code_that_makes_the_items_belongs_to_their_digest(tmp_path, monkeypatch):
+    """Most items are never looked at, so they would change unseen."""
+    text = (
+        "import torch\nfrom helper_of_these_items import factor\n\n"
+        "class Items(torch.utils.data.Dataset):\n    def __len__(self):\n        return 1000\n"
+        "    def __getitem__(self, i):\n        return {'x': torch.ones(2) * i}\n\n"
+        "def made():\n    return Items()\n"
+    )
+    (tmp_path / "helper_of_these_items.py").write_text("factor = 1\n")
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    options = {"workers": 0, "data_dir": tmp_path}
+    first = load_dataset(f"{file}:made", **options).digest
+    assert load_dataset(f"{file}:made", **options).digest == first
+    file.write_text(text.replace("* i", "* (i if i != 5 else -i)"))
+    assert load_dataset(f"{file}:made", **options).digest != first
+    file.write_text(text)
+    (tmp_path / "helper_of_these_items.py").write_text("factor = 2\n")
+    assert load_dataset(f"{file}:made", **options).digest != first

@@ -31,6 +31,7 @@ class Items:
             such as the nodes of graphs.
         with_role: the fields of an item that have a role. They are known of all items, to divide
             these, and yet a batch has those of its own items, which may be random.
+        code: the digest of the code that makes the items, which are not all looked at.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Items:
     collate: Callable[[list[Any]], Any] | None = None
     with_role: tuple[str, ...] = ()
     unlike_samples: frozenset[str] = frozenset()
+    code: str = ""
 
     def __len__(self) -> int:
         """The number of items."""
@@ -164,7 +166,8 @@ class LazyField:
 
     def identity(self) -> Iterator[bytes]:
         """What tells two such fields apart, without reading them: the items that were looked at,
-        and which items the samples are."""
+        the code that makes them, and which items the samples are."""
         yield f"{self.name} {self.shape} {self.dtype.str} {len(self.items)}\n".encode()
+        yield self.items.code.encode()
         yield repr(sorted(self.seen.items())).encode()
         yield hashlib.sha256(np.ascontiguousarray(self.rows).view(np.uint8).data).digest()

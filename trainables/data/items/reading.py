@@ -18,6 +18,8 @@ from foldrace.trainables.data.items.flat import drawn_from, named_leaves
 from foldrace.trainables.data.items.lazy import Items, LazyField
 from foldrace.trainables.data.parts import Part, part_named
 from foldrace.trainables.data.sample import ROLES, Wanted
+from foldrace.trainables.user_code import referenced_module
+from foldrace.trainables.user_sources import project_sources, sources_digest
 
 __all__ = ["are_items", "lazy_parts", "read_items"]
 
@@ -137,9 +139,12 @@ def lazy_parts(name: str, value: object, source: str, wanted: Wanted, workers: i
     Raises:
         DataError: an item cannot be read or used.
     """
+    # a name without a colon is none of a function
+    code = sources_digest(project_sources(referenced_module(name)) if ":" in name else {})
     by_part: dict[Part, dict[str, object]] = {part: {} for part in Part}
     for part, data in _joined(_by_part(name, value)).items():
-        by_part[part] = _lazy_fields(Items(name, data, workers, _collate_of(data)), wanted)
+        items = Items(name, data, workers, _collate_of(data), code=code)
+        by_part[part] = _lazy_fields(items, wanted)
     made = fields_of_parts(name, by_part, source, wanted)
     lazy = [of for of, array in made.training.items() if isinstance(array, LazyField)]
     how = f"by {workers} processes per trial" if workers else "by the trial itself"
