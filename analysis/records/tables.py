@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from foldrace.command_hints import dir_option, program
 from foldrace.errors import StateError
 from foldrace.search.recording.folder import SweepFolder, find_sweep, sweep_names
 from foldrace.search.recording.reader import artifact, metric_points, runs_of, search_runs
@@ -58,6 +59,11 @@ def sweeps(client: MlflowClient) -> list[Run]:
     return list(search_runs(client, having(level=Level.SWEEP)))
 
 
+def sweep_runs(client: MlflowClient, key: str) -> Iterator[Run]:
+    """The run of the sweep with this key, if there is one."""
+    return search_runs(client, having(level=Level.SWEEP, sweep_key=key))
+
+
 def sweep_run(client: MlflowClient, name: str | None, key: str | None = None) -> Run:
     """The run of the latest sweep; if given, of the one with this key, or the latest of this name.
 
@@ -102,6 +108,11 @@ def locate_sweep(
     folder = find_sweep(root, name)
     state = folder.read_state()
     client = connect(state.tracking_uri)
+    if state.key and not any(sweep_runs(client, state.key)):
+        command = f"{program()} resume {folder.name}{dir_option(root, Path('runs'))}"
+        raise StateError(
+            f"{folder.name}: nothing is recorded of it yet; it begins with: {command}"
+        )
     return client, sweep_run(client, folder.name, state.key), folder
 
 

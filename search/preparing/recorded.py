@@ -8,8 +8,10 @@ refused. Commands that only show a sweep read its record instead.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +78,23 @@ class RecordedSweep:
 def open_recorded(folder: SweepFolder) -> RecordedSweep:
     """Opens a sweep for a command that computes with it; reads neither task nor data yet.
 
+    Where its files lie may change, as their content is compared: they are looked for beside the
+    folder of sweeps, if that was moved or copied with them, and where ``sweep.yaml`` says.
+
     Raises:
         StateError: the sweep's ``sweep.yaml`` differs from the recorded one in a value, or there
             is no record.
         InputError: ``sweep.yaml`` is not a valid sweep file.
     """
     state = folder.read_state()
-    recorded, now = recorded_spec(folder, state), load_spec(folder.spec)
+    moved = partial(_beside, state.root, folder.root.resolve())
+    recorded, now = (
+        _with_references(spec, moved)
+        for spec in (recorded_spec(folder, state), load_spec(folder.spec))
+    )
+    if [_last(one) for one in _references(recorded)] == [_last(one) for one in _references(now)]:
+        places = dict(zip(_references(recorded), _references(now), strict=True))
+        recorded = _with_references(recorded, lambda reference: places[reference])
     changes = list(_changes(recorded.model_dump(by_alias=True), now.model_dump(by_alias=True)))
     if changes:
         more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
@@ -92,6 +104,34 @@ def open_recorded(folder: SweepFolder) -> RecordedSweep:
             " sweep with it"
         )
     return RecordedSweep(folder, state, recorded)
+
+
+def _references(spec: SweepSpec) -> list[str]:
+    """What a sweep file names of code and data."""
+    return [spec.task, spec.dataset.name, *spec.metrics]
+
+
+def _with_references(spec: SweepSpec, change: Callable[[str], str]) -> SweepSpec:
+    dataset = spec.dataset.model_copy(update={"name": change(spec.dataset.name)})
+    metrics = tuple(map(change, spec.metrics))
+    changed = {"task": change(spec.task), "dataset": dataset, "metrics": metrics}
+    return spec.model_copy(update=changed)
+
+
+def _beside(before: str, root: Path, reference: str) -> str:
+    """A reference to a file, or to the same one as seen from where the folder of sweeps is now."""
+    where, colon, attribute = reference.rpartition(":")
+    if not where.endswith(".py"):
+        where, colon, attribute = reference, "", ""
+    if not before or Path(before) == root or not Path(where).is_absolute():
+        return reference
+    found = Path(os.path.normpath(root / os.path.relpath(where, before)))
+    return f"{found}{colon}{attribute}" if found.exists() else reference
+
+
+def _last(reference: str) -> str:
+    """The end of a reference to a file, which stays where that is moved."""
+    return Path(reference).name if Path(reference).is_absolute() else reference
 
 
 def recorded_spec(folder: SweepFolder, state: SweepState) -> SweepSpec:

@@ -56,6 +56,7 @@ class SweepState:
             built-in task.
         name: of the sweep when it began; its folder may have been renamed since.
         code: the folder in which the sweep began: ``package.module:Name`` is looked for there.
+        root: the folder of all sweeps when the sweep began.
         tune_format: of Ray Tune's pickled state. It names modules, so it can be read only by
             versions in which these have the same places (`TUNE_FORMAT`).
     """
@@ -71,6 +72,7 @@ class SweepState:
     name: str = ""
     task_sources: dict[str, str] = field(default_factory=dict)
     code: str = ""
+    root: str = ""
 
     def check_tune_format(self, sweep: str) -> None:
         """Checks that this version can continue the sweep.

@@ -69,6 +69,7 @@ class NewSweep:
             tune_format=TUNE_FORMAT,
             name=folder.name,
             code=str(Path.cwd()),
+            root=str(self.root.resolve()),
         )
         folder.write_state(state)
         return folder, state

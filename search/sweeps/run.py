@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from foldrace.command_hints import dir_option, program
 from foldrace.errors import first_line
 from foldrace.files import fsync_tree, write_text_atomically
 from foldrace.search.preparing.prepared import Prepared
@@ -126,7 +127,20 @@ class SweepRun:
 
         Raises:
             InputError, StateError: as `run_sweep`.
+            KeyboardInterrupt: before a trial could begin.
         """
+        try:
+            return self._execute()
+        except KeyboardInterrupt:
+            if folder := getattr(self, "folder", None):
+                place = dir_option(folder.root, Path("runs").resolve())
+                text = "%s: interrupted before its first trial; continue with: %s resume %s%s"
+                log.info(text, folder.name, program(), folder.name, place)
+            else:
+                log.info("Interrupted before the sweep began; nothing was recorded")
+            raise
+
+    def _execute(self) -> tuple[SweepResult, TrialTable]:
         check_ray()
         check_mlflow()
         with ExitStack() as stack:

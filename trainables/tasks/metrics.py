@@ -6,6 +6,7 @@ computed once an epoch, over a fold's validation part. scikit-learn is imported 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def measure(
     classes: int | None = None,
     probabilities: bool | None = None,
 ) -> dict[str, float]:
-    """The values of metrics by name; NaN where one is not defined.
+    """The values of metrics by name; NaN where one is not defined, or a prediction not finite.
 
     Args:
         targets: (N,) class numbers, or (N, …) values.
@@ -186,6 +187,8 @@ def measure(
     >>> measure({"accuracy": METRICS["accuracy"]}, targets, predictions)
     {'accuracy': 1.0}
     """
+    if not np.isfinite(predictions).all():  # of a diverged network; metrics raise what they like
+        return dict.fromkeys(metrics, math.nan)
     given = _Given(targets, predictions, weights, classes, probabilities)
     found: dict[str, float] = {}
     for name, metric in metrics.items():

@@ -108,6 +108,7 @@ class Fold:
         # other, and a loss that rises is no sign of anything.
         judged = len(self.stepping.optimizers) == 1 and not self.task.can("step")
         self._divergence = DivergenceCheck(options.divergence_patience if judged else None)
+        self._unpredictable = False  # a prediction of the last evaluation was not finite
         self._kept_epoch = 0
         self._kept_metrics: dict[str, float] = {"val_loss": math.inf}
         self._kept_weights: dict[str, Tensor] | None = None
@@ -179,13 +180,16 @@ class Fold:
         """
         started = time.perf_counter()
         self.epoch += 1
+        self._unpredictable = False
         validation = self.evaluate(self.validation_indices)
         metrics = {**metrics, **{f"val_{name}": value for name, value in validation.items()}}
         if self._divergence.needs_untrained:
             self._compare_with_untrained()
         reason = self._divergence.verdict(metrics, self.model)
         compared = self.objective.metric
-        if compared in self.options.metrics and math.isnan(validation["loss"]):
+        if self._unpredictable:
+            reason = "its predictions are not finite"
+        elif compared in self.options.metrics and math.isnan(validation["loss"]):
             reason = f"{compared} is not defined for its validation part, of one class perhaps"
         if reason is not None:
             self.diverged = f"fold {self.number}, epoch {self.epoch}: {reason}"
@@ -231,6 +235,8 @@ class Fold:
         """The metrics of a whole part, from its batches."""
         if not seen:
             return {}
+        if not all(predicted.isfinite().all() for _, predicted, *_ in seen):
+            self._unpredictable = True
         target = self.samples.sample.target
         arrays = (torch.cat(parts).cpu().numpy() for parts in zip(*seen, strict=True))
         metrics = {name: self.task.metrics[name] for name in self.options.metrics}

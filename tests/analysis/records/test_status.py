@@ -20,6 +20,7 @@ from foldrace.search.recording.schema import Outcome
 from foldrace.search.recording.tracking import connect, tracking_uri
 from foldrace.search.recording.writer import MlflowWriter
 from foldrace.search.spec.sweep_spec import parse_spec
+from tests.helpers.stores import new_store
 from tests.search.recording.test_writer import dataset, report
 
 SPEC = {
@@ -199,3 +200,13 @@ def test_no_trial_of_a_sweep_whose_process_is_gone_is_called_running(root: Path)
         assert read_status(root, "gone").counts["running"] == 1
     counts = read_status(root, "gone").counts
     assert (counts["running"], counts["interrupted"]) == (0, 1)
+
+
+def test_a_sweep_of_which_nothing_is_recorded_yet_is_said_to_be_that(tmp_path: Path) -> None:
+    """As after Ctrl-C between its folder and its first trial."""
+    client = new_store(tmp_path)
+    folder = create_sweep_folder(tmp_path, "early")
+    folder.spec.write_text("dataset: digits\n")
+    folder.write_state(SweepState("key", str(client.tracking_uri), "0"))
+    with pytest.raises(StateError, match=r"early: nothing is recorded .* foldrace resume early"):
+        read_status(tmp_path, "early")

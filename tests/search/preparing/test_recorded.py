@@ -139,3 +139,47 @@ def test_a_module_is_found_where_the_sweep_began_wherever_it_is_continued(
     sources = {"of_this_test_alone.models": text}
     folder.write_state(replace(folder.read_state(), task_sources=sources))
     assert open_recorded(folder).prepare(tmp_path).task.reference == task
+
+
+def project_at(root: Path, began_at: Path) -> SweepFolder:
+    """A project with its sweeps, as it was left at ``began_at``."""
+    root.mkdir()
+    text = TASK.replace("Mine:", "Mine:\n    parameters = {'latent_dim': 16}")
+    (root / "mine.py").write_text(text)
+    (root / "runs").mkdir()
+    folder = recorded(root / "runs", task=f"{began_at}/mine.py:Mine")
+    state, before = folder.read_state(), str(began_at / "runs")
+    folder.write_state(replace(state, task_sources={"mine.py": text}, root=before))
+    return folder
+
+
+def test_a_project_that_was_moved_is_computed_with_where_it_is(tmp_path: Path) -> None:
+    folder = project_at(tmp_path / "now", tmp_path / "gone")
+    opened = open_recorded(folder)
+    assert opened.spec.task == f"{tmp_path}/now/mine.py:Mine"
+    opened.prepare(tmp_path)
+    # what lies there has to be what was recorded
+    (tmp_path / "now" / "mine.py").write_text(TASK)
+    with pytest.raises(StateError, match=r"its code has changed since ae began: mine.py"):
+        open_recorded(folder).prepare(tmp_path)
+
+
+def test_of_a_copied_project_the_copy_is_used(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "mine.py").write_text(TASK)
+    opened = open_recorded(project_at(tmp_path / "copy", tmp_path / "first"))
+    assert opened.spec.task == f"{tmp_path}/copy/mine.py:Mine"
+
+
+def test_a_file_that_was_moved_alone_is_where_sweep_yaml_says(tmp_path: Path) -> None:
+    folder = project_at(tmp_path / "here", tmp_path / "here")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "here" / "mine.py").rename(tmp_path / "models" / "mine.py")
+    with pytest.raises(InputError, match="no such file"):
+        open_recorded(folder).prepare(tmp_path)
+    text = folder.spec.read_text().replace("/here/mine.py", "/models/mine.py")
+    folder.spec.write_text(text)
+    open_recorded(folder).prepare(tmp_path)
+    folder.spec.write_text(text.replace("mine.py:Mine", "mine.py:Other"))
+    with pytest.raises(StateError, match=r"task was .*Mine and is .*Other"):
+        open_recorded(folder)

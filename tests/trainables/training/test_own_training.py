@@ -164,6 +164,21 @@ def test_weighted_samples_count_as_their_weights_say() -> None:
     assert float(loss.detach()) == pytest.approx(float(other.detach()), rel=1e-6)
 
 
+def test_predictions_that_are_not_finite_are_said_to_be_that() -> None:
+    """And not by what a metric raises at them."""
+
+    class Exploding(Linear):
+        def predict(self, model: nn.Module, batch: Any, params: Any) -> Tensor:
+            return model(batch["x"])[:, 0] * torch.inf
+
+    loaded = LoadedTask("own", Exploding(), {}, None)
+    params = loaded.complete({"batch_size": 5, "optimizer": "sgd", "lr": 0.01})
+    options = TrainingOptions(4, objective="rmse", metrics=("rmse", "r2"))
+    split = FoldPlan(N, splits=3).split()[0]
+    report = Fold(loaded, params, samples("x", "y", target="y"), split, options).train_epoch()
+    assert report.diverged == "fold 0, epoch 1: its predictions are not finite"
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_weights_count_between_batches_as_within_them(size: int) -> None:
     """The batches' losses have the weighted mean of all samples as their mean."""
