@@ -165,6 +165,8 @@ Name = Annotated[
     Worded("must be a parameter's name: letters, digits, '_' and '-'"),
 ]
 
+_LONGEST_TEXT = 200
+
 BARE_VALUE: dict[str, Any] = {"type": ["number", "string", "boolean", "null"]}
 BARE_LIST: dict[str, Any] = {"type": "array", "items": BARE_VALUE, "minItems": 1}
 
@@ -174,8 +176,11 @@ def _bare(value: object) -> Value:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        if len(value) > 200 or not value.isprintable():
-            raise broken("must be text, of one line")
+        if len(value) > _LONGEST_TEXT:
+            raise broken(f"must have at most {_LONGEST_TEXT} characters; it has {len(value)}")
+        if not value.isprintable():
+            odd = next(character for character in value if not character.isprintable())
+            raise broken(f"must be text of one line, of characters that print; it has {odd!r}")
         return str(value)
     if isinstance(value, int | float):
         _check_magnitude(value)

@@ -287,6 +287,9 @@ def as_field(name: str, of: str, value: object) -> Array:
     if array.ndim == 0 or array.size == 0 or (array.dtype.kind == "U" and array.ndim != 1):
         rule = f"{of} must have one entry per sample; its shape is {array.shape}"
         raise DataError("dataset", name, rule)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        rule = f"{of} must have at most 64 bits per number; it is {array.dtype}"
+        raise DataError("dataset", name, rule, "convert it to float64")
     if array.dtype.kind in _NUMBERS:
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return np.ascontiguousarray(array)

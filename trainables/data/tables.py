@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import re
 import warnings
@@ -40,9 +41,39 @@ def read_csv(name: str, wanted: Wanted = BY_NAME) -> Parts:
     def read(path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():  # of lines with more values than there are names
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, index_col=False)
+            frame = pd.read_csv(path, index_col=False, skipinitialspace=True)
+        _check_header(name, path)
+        return frame.rename(columns=str.strip)
 
     return _read(name, read, wanted, "is it a table with a line of column names?")
+
+
+def _check_header(name: str, path: Path) -> None:
+    """Checks that a file's first line holds the names of its columns.
+
+    Raises:
+        DataError: it holds numbers, or one name of several columns.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        names = [column.strip() for column in next(csv.reader(file), [])]
+    if len(names) == 1 and (between := re.search(r"[;\t|]", names[0])):
+        rule = f"has a single column, {printable(names[0])}"
+        hint = f"separate columns by commas, not by {between[0]!r}"
+        raise DataError("dataset", name, rule, hint)
+    numbers = [_number(column) for column in names]
+    counted = [str(number) for number in range(len(names))]
+    counts = counted, [*counted[1:], str(len(names))]  # which pandas itself writes as names
+    if None not in numbers and names not in counts:
+        rule = f"its first line holds numbers instead of names: {', '.join(names[:5])}"
+        raise DataError("dataset", name, rule, "write a line with the columns' names above it")
+
+
+def _number(text: str) -> float | None:
+    """What a text says, if it is a number, also with separators: ``1,000``."""
+    try:
+        return float(text.replace(",", "").replace("\xa0", "").replace(" ", ""))
+    except ValueError:
+        return None
 
 
 def read_parquet(name: str, wanted: Wanted = BY_NAME) -> Parts:
@@ -216,11 +247,34 @@ def _of_frame(
             if getattr(kind, "kind", "") in "iu" and (frame[column].abs() > _EXACT).any():
                 text = "%s: the column %s has whole numbers that float32 rounds: above 16,777,216"
                 log.warning(text, name, printable(column))
-        with np.errstate(over="ignore"):
-            stack = [frame[column].to_numpy(np.float32, na_value=np.nan) for column in numbers]
+        stack = [
+            _as_float32(name, column, frame[column].to_numpy(np.float64, na_value=np.nan))
+            for column in numbers
+        ]
         made.fields = {STACKED: np.stack(stack, axis=1), **made.fields}
         made.stacked = tuple(numbers)
     return made
+
+
+def _as_float32(name: str, column: str, values: np.ndarray) -> np.ndarray:
+    """Raises: DataError: float32 cannot hold one of them."""
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float32)
+    if (beyond := np.flatnonzero(np.isinf(found) & np.isfinite(values))).size:
+        rule = f"{printable(column)} holds {values[beyond[0]]:g}, which float32 cannot hold"
+        raise DataError("dataset", name, rule, "scale the column, or take its logarithm")
+    return found
+
+
+def _warn_of_numbers(name: str, column: str, texts: list[str]) -> None:
+    """Says that a column of texts seems to be meant as numbers."""
+    given = [(row, text) for row, text in enumerate(texts) if text.strip()]
+    others = [(row, text) for row, text in given if _number(text) is None]
+    if not given or len(others) > len(given) / 2:
+        return
+    row, text = (others or given)[0]
+    what = "%s: the column %s is text, so each value is a class of its own: %r in row %d"
+    log.warning(f"{what} is no number", name, printable(column), text, row + 1)
 
 
 def _values(name: str, column: str, role: str | None, values: pd.Series[Any]) -> Any:
@@ -235,7 +289,7 @@ def _values(name: str, column: str, role: str | None, values: pd.Series[Any]) ->
             truth = pd.api.types.is_bool_dtype(kind)
             array = values.to_numpy(np.bool_ if truth else np.int64 if whole else np.float64)
         doubles = array.dtype == np.float64 and role in ("target", "weight")
-        return array.astype(np.float32) if doubles else array
+        return _as_float32(name, column, array) if doubles else array
     moments = pd.api.types.is_datetime64_any_dtype(kind) or role == "time"
     if moments or pd.api.types.is_timedelta64_dtype(kind):
         try:
@@ -249,12 +303,17 @@ def _values(name: str, column: str, role: str | None, values: pd.Series[Any]) ->
     filled = values.astype(object).where(values.notna(), "")
     entries = filled.tolist()
     if all(isinstance(entry, str) for entry in entries):
+        if role not in ("groups", "id", "split"):
+            _warn_of_numbers(name, column, entries)
         if role == "weight":
             rule = f"{printable(column)}, the weight, is text"
             raise DataError("dataset", name, rule, "give numbers, at least 0")
         return np.array(entries, dtype=np.str_)
     if any(isinstance(entry, list | tuple | np.ndarray) for entry in entries):
         return [np.asarray([] if isinstance(entry, str) else entry) for entry in entries]
+    if all(isinstance(entry, int) for entry in entries):
+        rule = f"the column {printable(column)} holds whole numbers beyond 64 bits"
+        raise DataError("dataset", name, rule, "write them as texts, or as floats")
     kinds = sorted({type(entry).__name__ for entry in entries})
     rule = f"the column {printable(column)} holds {' and '.join(kinds)}"
     raise DataError(

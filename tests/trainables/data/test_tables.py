@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -157,3 +159,50 @@ def test_a_split_of_parts_and_a_date_that_is_missing_are_refused(tmp_path):
     np.savez(tmp_path / "nat.npz", x=x, time=dates)
     with pytest.raises(DataError, match="time has 1 missing dates"):
         read_npz(str(tmp_path / "nat.npz"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0.1,0,0.1\n0.2,1,3\n", "its first line holds numbers instead of names: 0.1, 0, 0.1"),
+        ("a;b;y\n1;2;3\n", "separate columns by commas, not by ';'"),
+        ("a\tb\n1\t2\n", "separate columns by commas, not by"),
+        ("a,target\n1,2\n3,1e300\n", "target holds 1e[+]300, which float32 cannot hold"),
+        ("a,b\n1,2\n3,1e300\n", "b holds 1e[+]300, which float32 cannot hold"),
+        (f"a\n{2**70}\n{2**71}\n", "a holds whole numbers beyond 64 bits; write them as texts"),
+    ],
+)
+def test_what_a_table_cannot_mean_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_csv(str(tmp_path / "t.csv"))
+
+
+def test_blanks_beside_commas_belong_to_no_name_and_no_value(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a, b, target\n1, 2, yes\n3, 4, no\n5, 6, yes\n")
+    parts = read_csv(str(tmp_path / "t.csv"))
+    assert parts.notes == ("x holds 2 columns: a, b",) and parts.roles.target == "target"
+
+
+@pytest.mark.parametrize("names", ["0,1,2", "1,2,3", "label,0,1"])
+def test_counted_columns_are_names(tmp_path: Path, names: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{names}\n5,6,7\n8,9,10\n")
+    assert len(next(iter(read_csv(str(tmp_path / "t.csv")).training.values()))) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [(["1", "2", "oops", "4"], "'oops' in row 3"), (["1,000", "2,000"], "'1,000' in row 1")],
+)
+def test_texts_that_are_meant_as_numbers_are_named(
+    tmp_path: Path, values: list[str], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pd.DataFrame({"a": values, "b": range(len(values))}).to_csv(tmp_path / "t.csv", index=False)
+    read_csv(str(tmp_path / "t.csv"))
+    assert "the column a is text" in caplog.text and said in caplog.text
+
+
+def test_numbers_of_more_than_64_bits_are_refused() -> None:
+    with pytest.raises(DataError, match="x must have at most 64 bits") as caught:
+        parts_of("mine", {"x": np.ones((4, 2), np.longdouble)}, "-")
+    assert "convert it to float64" in str(caught.value)
