@@ -6,7 +6,6 @@ Nothing is written either, except a data set that has to be downloaded.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,12 @@ from pathlib import Path
 from foldrace.errors import InputError
 from foldrace.search.preparing.pickling import check_pickled
 from foldrace.search.preparing.prepared import Prepared
-from foldrace.search.preparing.resources import check_resources, count_gpus, warn_of_readers
+from foldrace.search.preparing.resources import (
+    check_resources,
+    count_gpus,
+    process_cpus,
+    warn_of_readers,
+)
 from foldrace.search.preparing.task_checks import (
     Tried,
     check_direction,
@@ -61,7 +65,7 @@ def prepare(
     points = _starting_points(spec, space)
     if local:
         gpus = count_gpus() if spec.resources.gpu else 0
-        available = {"CPU": os.cpu_count() or 1, "GPU": gpus}
+        available = [{"CPU": process_cpus(), "GPU": gpus}]
         check_resources(spec.resources.cpu, spec.resources.gpu, available)
     for name in task.declared:
         check_name("task", name)

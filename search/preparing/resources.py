@@ -17,7 +17,8 @@ __all__ = [
     "check_shared",
     "count_gpus",
     "fitting",
-    "largest_node",
+    "machines",
+    "process_cpus",
     "requested",
     "trial_slots",
     "warn_of_readers",
@@ -41,23 +42,39 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def check_resources(cpu: float, gpu: float, available: Mapping[str, float]) -> None:
-    """Refuses a trial that no available node could run.
+def process_cpus() -> int:
+    """The CPUs that this process may use: its container's and its job's share of the machine's."""
+    import joblib  # type: ignore[import-untyped]
+
+    available: int = joblib.cpu_count()
+    return available
+
+
+def check_resources(cpu: float, gpu: float, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Refuses a trial that no node could run, as a trial does not span nodes.
 
     Args:
         cpu, gpu: what one trial reserves.
-        available: by ``CPU`` and ``GPU``, what the largest node has.
+        nodes: by ``CPU`` and ``GPU``, what each has.
 
     Raises:
-        InputError: names ``resources.cpu`` or ``resources.gpu``.
+        InputError: names ``resources.cpu`` or ``resources.gpu``, or both if each is to be had, but
+            not together.
     """
     for name, asked, key in (("gpu", gpu, "GPU"), ("cpu", cpu, "CPU")):
-        there = available.get(key, 0.0)
+        there = max(node.get(key, 0.0) for node in nodes)
         if asked > there:
             none = name == "gpu" and not there
             hint = f"set resources.{name}: 0" if none else f"at most {there:g}"
             rule = f"a trial asks for more {key}s than there are ({there:g})"
             raise InputError(f"resources.{name}", asked, rule, hint)
+    having = [node for node in nodes if node.get("GPU", 0.0) >= gpu]
+    most = max(node.get("CPU", 0.0) for node in having)
+    if cpu > most:
+        kinds = {f"{node.get('CPU', 0):g} + {node.get('GPU', 0):g}" for node in nodes}
+        rule = f"no machine has both; CPUs + GPUs of each: {', '.join(sorted(kinds))}"
+        hint = f"at most cpu: {most:g} beside gpu: {gpu:g}"
+        raise InputError("resources", f"cpu: {cpu:g}, gpu: {gpu:g}", rule, hint)
 
 
 def warn_of_readers(workers: int, cpu: float) -> None:
@@ -82,13 +99,9 @@ def _addable() -> list[Mapping[str, float]]:
     return [dict(group.resources) for group in groups if group.max_count]
 
 
-def largest_node() -> dict[str, float]:
-    """The most CPUs and the most GPUs of one node, present or one that the autoscaler may add.
-
-    A trial does not span nodes.
-    """
-    nodes = [node["Resources"] for node in _alive()] + _addable()
-    return {key: max(node.get(key, 0.0) for node in nodes) for key in _KEYS}
+def machines() -> list[Mapping[str, float]]:
+    """What each node has, of those present and those that the autoscaler may add."""
+    return [*(node["Resources"] for node in _alive()), *_addable()]
 
 
 def fitting(cpu: float, gpu: float, node: Mapping[str, float]) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import time
@@ -32,6 +34,8 @@ __all__ = [
     "find_sweep",
     "sweep_names",
 ]
+
+log = logging.getLogger(__name__)
 
 _SPEC = "sweep.yaml"
 _RESERVED = (STORE, ARTIFACTS)
@@ -169,6 +173,8 @@ class SweepFolder:
     def locked(self) -> Iterator[None]:
         """Holds the sweep's lock: no other process can run this sweep within the block.
 
+        A file system that has no locks is said.
+
         Raises:
             StateError: another process holds it.
         """
@@ -179,6 +185,10 @@ class SweepFolder:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except OSError as error:
+                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                        text = "%s: %s has no locks (%s): take care not to run this sweep twice"
+                        log.warning(text, self.name, self.path, error.strerror)
+                        break
                     if pause is None:
                         raise StateError(
                             f"{self.name}: another process is running this sweep"

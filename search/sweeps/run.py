@@ -15,7 +15,7 @@ from foldrace.errors import first_line
 from foldrace.files import fsync_tree, write_text_atomically
 from foldrace.search.preparing.prepared import Prepared
 from foldrace.search.preparing.recorded import RecordedSweep
-from foldrace.search.preparing.resources import check_resources, largest_node, requested
+from foldrace.search.preparing.resources import check_resources, machines, requested
 from foldrace.search.preparing.warm_start import with_warm_start
 from foldrace.search.preparing.work import make_work
 from foldrace.search.recording.folder import SweepFolder, SweepState, check_root
@@ -182,7 +182,7 @@ class SweepRun:
     def begin(self) -> None:
         """Checks that the cluster can run a trial, finds or creates the sweep's folder, and
         connects to its record."""
-        check_resources(self.spec.resources.cpu, self.spec.resources.gpu, largest_node())
+        check_resources(self.spec.resources.cpu, self.spec.resources.gpu, machines())
         self.folder, self.state = self._source.open(on_cluster=self._address is not None)
         self.trials = TrialTable(
             total=self.spec.planned_trials,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.tune import Callback, Checkpoint
 from ray.tune.experiment import Trial
 
@@ -24,7 +27,9 @@ from foldrace.trainables.ray.trainable import DEVICE, DROPPED, GPUS, RAISED
 from foldrace.trainables.tasks.loading import LoadedTask
 from foldrace.trainables.training.reports import EpochReport
 
-__all__ = ["RunningSweep", "SweepCallback"]
+__all__ = ["RunningSweep", "SweepCallback", "Waiting"]
+
+log = logging.getLogger(__name__)
 
 _OUTCOMES = {
     TrialStatus.COMPLETED: Outcome.COMPLETED,
@@ -32,6 +37,8 @@ _OUTCOMES = {
     TrialStatus.FAILED: Outcome.FAILED,
 }
 _REASON = 160  # characters
+_WAIT = 60.0  # seconds
+_KEYS = ("CPU", "GPU")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -47,6 +54,7 @@ class RunningSweep:
         on_failure: called with each trial that fails.
         begun: the trials whose runs this session has created or reopened.
         saved: by trial, the fold-epochs in its newest checkpoint.
+        waiting: says it when no trial can begin.
     """
 
     trials: TrialTable
@@ -58,6 +66,48 @@ class RunningSweep:
     on_failure: Callable[[TrialRecord], None] | None = None
     begun: set[int] = field(default_factory=set)
     saved: dict[int, int] = field(default_factory=dict)
+    waiting: Waiting = field(default_factory=lambda: Waiting())
+
+
+class Waiting:
+    """Says what is missing when for a minute no trial runs and one waits.
+
+    Args:
+        free: what is free in the cluster, by resource.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        free: Callable[[], Mapping[str, float]] = ray.available_resources,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._free, self._clock = free, clock
+        self._since: float | None = None
+        self._pause = _WAIT
+
+    def look(self, trials: list[Trial]) -> None:
+        """Looks at all trials of the experiment; called again and again."""
+        waiting = [trial for trial in trials if trial.status == Trial.PENDING]
+        if not waiting or any(trial.status == Trial.RUNNING for trial in trials):
+            self._since, self._pause = None, _WAIT
+            return
+        now = self._clock()
+        self._since = now if self._since is None else self._since
+        if now - self._since < self._pause:
+            return
+        asked = waiting[0].placement_group_factory.required_resources
+        there = self._free()
+        wants = ", ".join(f"{asked[key]:g} {key}" for key in _KEYS if asked.get(key))
+        has = ", ".join(f"{there.get(key, 0):g} {key}" for key in _KEYS)
+        log.warning(
+            "no trial could begin for %d s: it asks for %s on one machine; free are %s on all"
+            " together",
+            now - self._since,
+            wants,
+            has,
+        )
+        self._pause *= 10
 
 
 class SweepCallback(Callback):  # type: ignore[misc]
@@ -95,6 +145,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
                 del sweep.running[number]
         if sweep.snapshots is not None:
             sweep.snapshots.keep_newest_soon(trials, self._without_future())
+        sweep.waiting.look(trials)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._take_over(trials)  # a restored experiment in which all trials have ended has no step

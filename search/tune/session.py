@@ -138,14 +138,13 @@ def _usable_cpus(spec: SweepSpec) -> float | None:
     return cpu * min(trials, spec.search.max_concurrent_trials or trials)
 
 
-def _offered(cpus: float | None) -> int | None:
-    """The CPUs that a local Ray offers; None: all that it finds."""
-    if cpus is None:
-        return None
-    import joblib  # type: ignore[import-untyped]
+def _offered(cpus: float | None) -> int:
+    """The CPUs that a local Ray offers: those that this process may use, or fewer if the trials
+    use no more. Ray itself counts the machine's, whatever share of them a job has."""
+    from foldrace.search.preparing.resources import process_cpus
 
-    available: int = joblib.cpu_count()  # respects a container's limit, as Ray does
-    return max(1, min(math.ceil(cpus), available))
+    available = process_cpus()
+    return available if cpus is None else max(1, min(math.ceil(cpus), available))
 
 
 @contextmanager

@@ -75,7 +75,8 @@ def run_experiment(
         staging = stack.enter_context(TemporaryDirectory(dir=private_folder("tune")))
         stack.enter_context(staging_in(Path(staging)))
         stack.enter_context(attached(JOURNAL, JournalPlace(folder.optuna)))
-        tuner = _make_tuner(experiment, prepared, work, callback)
+        seen = replace(work, seen=str(folder.spec))
+        tuner = _make_tuner(experiment, prepared, seen, callback)
         sweep = replace(
             sweep,
             snapshots=Snapshots(experiment.path, settle),

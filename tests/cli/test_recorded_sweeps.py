@@ -200,7 +200,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         for name in ("MLFLOW_TRACKING_URI", "FOLDRACE_DIR", "FOLDRACE_DATA_DIR", "RAY_ADDRESS"):
             patch.delenv(name, raising=False)
         patch.setattr(runs, "ray_session", lambda *_: nullcontext())
-        patch.setattr(runs, "largest_node", lambda: {"CPU": 2.0, "GPU": 0.0})
+        patch.setattr(runs, "machines", lambda: [{"CPU": 2.0, "GPU": 0.0}])
         patch.setattr("foldrace.search.tune.session.ray_session", no_ray)
         patch.syspath_prepend(str(made.root))
         made.write()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import socket
 import time
 import traceback
 from pathlib import Path
@@ -108,8 +109,17 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
-        """Prepares the worker's process; Tune calls this once per process."""
+        """Prepares the worker's process; Tune calls this once per process.
+
+        Raises:
+            StateError: this machine, which may have joined later, does not see `Work.seen`.
+        """
         assert work is not None
+        if work.seen and not Path(work.seen).is_file():
+            raise StateError(
+                f"{work.seen} is not seen on {socket.gethostname()}: all machines of a cluster"
+                " have to share the folder of sweeps"
+            )
         self._work = work
         self._device = training_device(work.gpu)
         on_gpu = self._device.type == "cuda"

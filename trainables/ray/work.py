@@ -48,6 +48,7 @@ class Work:
         ladder: the rungs that a trial climbs; empty: all folds in lock-step.
         fused: whether folds at the same epoch are trained as one program: see `CrossValidation`.
         limits: what a trial may use.
+        seen: a file that every machine has to see, as its folder takes the checkpoints; or empty.
         report_seconds: a trial reports at every rung, and in between at the first aligned point
             after this many seconds.
     """
@@ -67,6 +68,7 @@ class Work:
     fused: Fused = "auto"
     limits: Limits = field(default_factory=Limits)
     report_seconds: float = 1.0
+    seen: str = ""
 
     @contextmanager
     def process(self) -> Iterator[torch.device]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from foldrace.errors import InputError
 from foldrace.search.preparing import resources as capacity
+from tests.helpers.sweeps import environment
 
 
 @pytest.mark.parametrize(
@@ -53,17 +56,44 @@ def test_nodes_of_different_sizes_add_up(
 ) -> None:
     machines(monkeypatch, {"CPU": 0}, {"CPU": 16, "GPU": 1}, {"CPU": 4, "GPU": 8})
     assert capacity.trial_slots(1, 1) == 1 + 4
-    assert capacity.largest_node() == {"CPU": 16, "GPU": 8}
+    assert capacity.machines() == [{"CPU": 0}, {"CPU": 16, "GPU": 1}, {"CPU": 4, "GPU": 8}]
 
 
 def test_nodes_that_may_be_added_count_as_largest_but_hold_no_trial_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machines(monkeypatch, {"CPU": 2}, addable=[{"CPU": 8, "GPU": 4}])
-    capacity.check_resources(8, 4, capacity.largest_node())
+    capacity.check_resources(8, 4, capacity.machines())
     assert capacity.trial_slots(8, 4) == 1  # which makes the cluster grow
     with pytest.raises(InputError, match="a trial asks for more GPUs than there are"):
-        capacity.check_resources(1, 5, capacity.largest_node())
+        capacity.check_resources(1, 5, capacity.machines())
+
+
+def test_a_trial_fits_on_one_machine_and_not_on_two_together() -> None:
+    """4 CPUs here and a GPU there would wait for ever."""
+    nodes = [{"CPU": 4.0}, {"CPU": 1.0, "GPU": 1.0}]
+    for cpu, gpu in ((4, 0), (1, 1), (1, 0.5)):
+        capacity.check_resources(cpu, gpu, nodes)
+    with pytest.raises(InputError) as caught:
+        capacity.check_resources(2, 1, nodes)
+    assert str(caught.value) == (
+        "resources: cpu: 2, gpu: 1: no machine has both; CPUs + GPUs of each: 1 + 1, 4 + 0;"
+        " at most cpu: 1 beside gpu: 1"
+    )
+
+
+def test_a_job_has_its_share_of_the_machines_cpus() -> None:
+    """Slurm and containers bind a process to some of them."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from foldrace.search.preparing.resources import process_cpus;"
+        "from foldrace.search.tune.session import _offered;"
+        "print(process_cpus(), _offered(None), _offered(5.0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "1", "1"]
 
 
 def test_an_autoscaler_is_asked_for_nodes_and_the_request_is_withdrawn(

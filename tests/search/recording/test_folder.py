@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -134,3 +136,15 @@ def test_a_sweep_of_a_version_with_another_search_state_is_refused_with_what_to_
     with pytest.raises(StateError, match=r"ae: another version of Foldrace began it.*resume it"):
         old.check_tune_format("ae")
     replace(old, tune_format=TUNE_FORMAT).check_tune_format("ae")
+
+
+def test_a_file_system_without_locks_is_said_and_is_not_called_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    folder = create_sweep_folder(tmp_path, "ae")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with folder.locked():
+        assert "has no locks (No locks available)" in caplog.text

@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def prepared(root: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
     monkeypatch.setattr(runs, "ray_session", lambda *_: nullcontext())
-    monkeypatch.setattr(runs, "largest_node", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr(runs, "machines", lambda: [{"CPU": 2.0, "GPU": 0.0}])
     return prepare(load_spec(QUICK, [SMALL_DIGITS, "search.trials=2"]), root / "data")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.tune.experiment import Trial
 
-from foldrace.search.tune.callback import RunningSweep, SweepCallback
+from foldrace.search.tune.callback import RunningSweep, SweepCallback, Waiting
 from foldrace.search.tune.state import TrialTable
 from foldrace.trainables.training.reports import EpochReport, FoldReport
 
@@ -57,3 +58,24 @@ def test_failures_are_counted_anew_from_each_checkpoint_with_more_training() -> 
             assert fail()
         save(5)  # again what was saved before
         assert not fail()
+
+
+def test_a_minute_without_a_trial_is_said_with_what_is_missing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seconds = iter([0.0, 30.0, 61.0, 120.0, 599.0, 601.0, 700.0, 800.0])
+    waiting = Waiting(lambda: {"CPU": 3.0}, lambda: next(seconds))
+    asked = SimpleNamespace(required_resources={"CPU": 1.0, "GPU": 1.0})
+    pending: Any = SimpleNamespace(status=Trial.PENDING, placement_group_factory=asked)
+    running: Any = SimpleNamespace(status=Trial.RUNNING)
+    for _ in range(6):
+        waiting.look([pending])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no trial could begin for {said} s: it asks for 1 CPU, 1 GPU on one machine; free are"
+        " 3 CPU, 0 GPU on all together"
+        for said in (61, 601)
+    ]
+    waiting.look([pending, running])
+    waiting.look([pending])  # at 700 s it begins anew
+    waiting.look([pending])
+    assert len(caplog.records) == 3

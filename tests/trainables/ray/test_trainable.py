@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from foldrace.errors import StateError
 from foldrace.trainables.ray import trainable as trainable_module
 from foldrace.trainables.ray.checkpoint import CHECKPOINT_FILE, load_checkpoint_file
 from foldrace.trainables.ray.trainable import RAISED, FoldTrainable
@@ -112,6 +113,13 @@ def test_a_step_is_an_aligned_epoch_of_all_folds(start):
         pickle.dumps(result)
     assert all(one["reported_ms"] <= two["reported_ms"] for one, two in pairwise(results))
     assert ["should_checkpoint" in r for r in results] == [False, False, True]
+
+
+def test_a_machine_that_does_not_share_the_folder_of_sweeps_trains_nothing(start, tmp_path):
+    (tmp_path / "sweep.yaml").touch()
+    start(seen=str(tmp_path / "sweep.yaml"))
+    with pytest.raises(StateError, match=r"elsewhere is not seen on .*share the folder of sweeps"):
+        start(seen=str(tmp_path / "elsewhere"))
 
 
 def test_where_the_machine_will_be_taken_away_every_step_is_saved(start):
