@@ -64,7 +64,7 @@ class RecordedSweep:
         if self.state.code:
             add_folder(Path(self.state.code))
         task = load_task(spec.task, spec.metrics)
-        _check_task(self.state, task, self.folder.name)
+        _check_task(self.state, task, self.folder)
         prepared = prepare(spec, data_dir, local=local, task=task)
         dataset = prepared.dataset
         if dataset.digest != self.state.dataset_digest:
@@ -180,7 +180,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], above: str = "")
             yield f"{above}{name} was {was} and is {here}"
 
 
-def _check_task(state: SweepState, task: LoadedTask, sweep: str) -> None:
+def _check_task(state: SweepState, task: LoadedTask, folder: SweepFolder) -> None:
     """Refuses a task whose code has changed. Raises: StateError."""
     recorded, here = state.task_sources, task.sources
     if recorded:
@@ -196,7 +196,8 @@ def _check_task(state: SweepState, task: LoadedTask, sweep: str) -> None:
         known = state.task_digest in (digests or {""}) or not state.spec
         changed = [] if known else list(here)[:1]
     if changed:
+        kept = f" ({folder.code} has it as it was)" if folder.code.is_dir() else ""
         raise StateError(
-            f"{task.reference}: its code has changed since {sweep} began:"
-            f" {', '.join(changed[:_SHOWN])}; change it back, or start a new sweep"
+            f"{task.reference}: its code has changed since {folder.name} began:"
+            f" {', '.join(changed[:_SHOWN])}; change it back{kept}, or start a new sweep"
         )

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -112,6 +112,19 @@ class SweepFolder:
     def spec(self) -> Path:
         """The sweep's copy of its sweep file."""
         return self.path / _SPEC
+
+    @property
+    def code(self) -> Path:
+        """A copy of the user's code that the task was made of, for whoever changes it."""
+        return self.path / "code"
+
+    def keep_code(self, sources: Mapping[str, str]) -> None:
+        """Writes the sources (`LoadedTask.sources`) into `code`, each in a file of its module."""
+        for name, text in sources.items():
+            place = name if name.endswith(".py") else f"{name.replace('.', '/')}.py"
+            path = self.code / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
 
     @property
     def tune(self) -> Path:

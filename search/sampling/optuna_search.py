@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections import Counter
@@ -26,13 +27,15 @@ from foldrace.trainables.tasks.parameters import Value
 
 __all__ = ["METRIC", "FoldSearch"]
 
+log = logging.getLogger(__name__)
+
 METRIC = "val_loss"
 # How often the sampler is asked before a random point replaces what it keeps repeating.
 _ASKS = 4
 # User attributes of Optuna's trials.
 _NUMBER, _DUPLICATE_OF, _WANTED, _WARM = "trial", "duplicate_of", "wanted_for", "warm_start"
 # Attributes that are not saved.
-_OF_THIS_PROCESS = ("gate", "_told_exhausted", "_ranking")
+_OF_THIS_PROCESS = ("gate", "_told_exhausted", "_told_few", "_ranking")
 
 
 class FoldSearch(OptunaSearch):  # type: ignore[misc]
@@ -82,7 +85,7 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         assert objectives[0] == METRIC
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.gate: Gate | None = None
-        self._told_exhausted = False
+        self._told_exhausted = self._told_few = False
         self._foldrace_space, self._trials = space, math.inf if trials is None else trials
         self._start_with = tuple(map(dict, start_with))
         self._objectives, self._in_order = tuple(objectives), in_order
@@ -163,6 +166,10 @@ class FoldSearch(OptunaSearch):  # type: ignore[misc]
         return {"trial": number, "params": dict(self._configs[number])}
 
     def _no_more(self) -> str | None:
+        if self._most < self._trials < math.inf and not self._told_few:
+            self._told_few = True
+            text = "%d of %d trials: the space has no other configuration"
+            log.info(text, self._most, self._trials)
         if self.gate is None:
             return str(Searcher.FINISHED)
         if not self._told_exhausted:

@@ -59,6 +59,7 @@ class NewSweep:
         if folder.name != spec.name:
             log.info("%s: the name is taken; this sweep is %s", spec.name, folder.name)
         write_text_atomically(folder.spec, spec.to_yaml())
+        folder.keep_code(prepared.task.sources)
         state = SweepState(
             uuid.uuid4().hex,
             self.uri,

@@ -262,6 +262,9 @@ def test_what_computes_is_refused_before_anything(
     captured = capsys.readouterr()
     message = " ".join(captured.err.split())
     assert re.search(said, message) and "back" in message and "new sweep" in message, message
+    if "its code has changed" in message:
+        assert "runs/" in message and "code has it as it was" in message
+        assert (project.folder / "code" / "my_models.py").is_file()
     assert "Traceback" not in message and not captured.out
     assert project.record() == before
 

@@ -65,14 +65,25 @@ class Up:
         done = self.head.run(f'psql -h 127.0.0.1 -U foldrace -d mlflow -At -F "|" -c "{text}"')
         return [line.split("|") for line in done.stdout.splitlines()]
 
-    def wait_for(self, gpus: int) -> None:
+    def rejoin(self, name: str) -> None:
+        """Starts a worker that was killed, as a spot machine that is there again."""
+        worker, gpus = self.workers[name], self.gpus()
+        worker.start()
+        start = f"ray start --address={self.head.address}:6379 --num-cpus=2 --num-gpus=2"
+        worker.run(f"ulimit -n 65536; {start}")
+        self.wait_for(gpus + 2)
+
+    def gpus(self) -> float:
+        """How many GPUs the cluster has."""
+        told = self.head.run("ray status", check=False).stdout
+        found = re.search(r"/([\d.]+) GPU", told)
+        return float(found[1]) if found else 0.0
+
+    def wait_for(self, gpus: float) -> None:
         """Waits until the cluster has this many GPUs."""
         until = time.monotonic() + 120
-        while True:
-            told = self.head.run("ray status", check=False).stdout
-            if (found := re.search(r"/([\d.]+) GPU", told)) and float(found[1]) == gpus:
-                return
-            assert time.monotonic() < until, told
+        while (there := self.gpus()) != gpus:
+            assert time.monotonic() < until, there
             time.sleep(0.5)
 
 

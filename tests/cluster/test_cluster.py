@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -214,6 +215,128 @@ def test_a_laptop_that_dies_leaves_the_sweep_and_another_attaches(up: Up) -> Non
     )
     assert "long: done" in resumed.stderr
     assert result(up, "long")["trials"] == {"completed": 8, "pruned": 0, "failed": 0}
+
+
+# --- a task and data of one's own ----------------------------------------------------------------
+
+OWN = """
+name: own
+task: kept.models:Least
+dataset: {name: ./set.npz, target: y}
+folds: {splits: 3, seed: 0}
+epochs: 40
+space: {lr: {log: [1.0e-3, 1.0e-2]}, batch_size: 4, rate: {uniform: [0.0, 0.1]}}
+search: {sampler: random, trials: 4, seed: 0, max_concurrent_trials: 2}
+scheduler: {kind: fifo}
+resources: {cpu: 1, gpu: 1}
+"""
+MODELS = """
+import torch
+from kept.beside import squared
+
+class Least:
+    parameters = {"rate": 0.0}
+
+    def build(self, params, sample):
+        return torch.nn.Sequential(torch.nn.Dropout(params["rate"]), torch.nn.Linear(3, 1))
+
+    def losses(self, model, batch, params):
+        return {"loss": squared(model(batch["x"])[:, 0], batch["y"])}
+"""
+BESIDE = "def squared(one, other):\n    return (one - other) ** 2\n"
+
+
+def test_a_task_of_ones_own_with_what_it_imports_and_its_data_is_stopped_and_resumed(
+    up: Up,
+) -> None:
+    folder = up.net.common / "project"
+    (folder / "kept").mkdir(parents=True)
+    (folder / "kept" / "models.py").write_text(MODELS)
+    (folder / "kept" / "beside.py").write_text(BESIDE)
+    (folder / "own.yaml").write_text(OWN)
+    x = np.random.default_rng(0).normal(size=(240, 3)).astype("float32")
+    np.savez(folder / "set.npz", x=x, y=x.sum(1))
+    command = f"python -m foldrace submit {folder}/own.yaml --dir {up.runs}"
+    [_] = zip(follow_until(up.laptop, command, " completed "), [None], strict=False)
+    up.laptop.run("python -m foldrace stop own", timeout=200)
+    for path in folder.rglob("*.py"):
+        path.unlink()  # what was sent is there
+    resumed = up.laptop.run(f"python -m foldrace submit --resume own --dir {up.runs}", timeout=300)
+    assert "own: done" in resumed.stderr
+    assert result(up, "own")["trials"] == {"completed": 4, "pruned": 0, "failed": 0}
+    assert result(up, "own")["best"]["score"]["mean"] < 0.5
+
+
+def test_two_people_stop_and_list_their_own(up: Up) -> None:
+    """Of one name, which the second one's folder could not have."""
+    submit(up, up.laptop, "same", "--detach", epochs=200)
+    folder = up.net.common / "ada"
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(SPEC.format(name="same", epochs=200))
+    began = time.monotonic()
+    while "same: in " not in up.laptop.run("python -m foldrace logs same").stdout:
+        assert time.monotonic() < began + 120
+        time.sleep(0.5)
+    ada = {"USER": "ada", "LOGNAME": "ada"}
+    command = f"python -m foldrace submit {folder}/sweep.yaml --dir {up.runs}"
+    process = up.laptop.spawn(command, **ada)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "same-2: in " in line:
+            break
+    process.kill()
+    process.wait()
+    mine = json.loads(up.laptop.run("python -m foldrace list --mine --json", **ada).stdout)
+    assert [job["sweep"] for job in mine] == ["same-2"]
+    refused = up.laptop.run("python -m foldrace stop same", check=False, **ada)
+    assert refused.returncode == 2 and "root submitted it from laptop" in refused.stderr
+    up.laptop.run("python -m foldrace stop same-2", timeout=200, **ada)
+    jobs = json.loads(up.laptop.run("python -m foldrace list --json").stdout)
+    states = {job["sweep"]: job["status"] for job in jobs if job["sweep"].startswith("same")}
+    assert states == {"same": "RUNNING", "same-2": "STOPPED"}
+    up.laptop.run("python -m foldrace stop same", timeout=200)
+
+
+def test_a_machine_with_notice_and_two_that_die_cost_no_trial_at_one_failure(up: Up) -> None:
+    """Each loss is followed by a checkpoint, so that none counts for the next."""
+    up.rejoin("two")
+    limits = "--set limits.max_failures=1 --set search.trials=2"
+    submit(up, up.laptop, "lossy", "--detach", limits, epochs=500)
+    checkpoints = up.runs / "lossy" / "tune"
+
+    def wait_for_checkpoints(newer_than: float) -> None:
+        until = time.monotonic() + 180
+        while len([p for p in newest() if p > newer_than]) < 2:
+            assert time.monotonic() < until, list(newest())
+            time.sleep(0.5)
+
+    def newest() -> list[float]:
+        found = [
+            list(trial.glob("checkpoint_*/trial.pt")) for trial in checkpoints.glob("trial-*")
+        ]
+        return [max(path.stat().st_mtime for path in paths) for paths in found if paths]
+
+    def lose(name: str) -> None:
+        up.workers[name].kill()
+        lost = time.time()
+        up.rejoin(name)
+        wait_for_checkpoints(lost)
+
+    wait_for_checkpoints(0.0)
+    nodes = json.loads(up.head.run("ray list nodes --format json", RAY_AUTH_MODE="token").stdout)
+    [there] = [node for node in nodes if node["node_ip"] == up.workers["one"].address][:1]
+    notice = "--reason DRAIN_NODE_REASON_PREEMPTION --reason-message spot"
+    given = time.time()
+    up.head.run(
+        f"ray drain-node --address {up.head.address}:6379 --node-id {there['node_id']} {notice}"
+        " --deadline-remaining-seconds 600"
+    )
+    wait_for_checkpoints(given)
+    for name in ("one", "two", "one"):
+        lose(name)
+    done = up.laptop.run("python -m foldrace attach lossy", timeout=400)
+    assert "lossy: done" in done.stderr
+    assert result(up, "lossy")["trials"] == {"completed": 2, "pruned": 0, "failed": 0}
 
 
 # --- what a laptop is told -----------------------------------------------------------------------

@@ -319,13 +319,17 @@ def test_every_point_of_a_small_space_is_suggested_once_and_then_the_search_is_f
             assert trial.params == numbered[trial.user_attrs["duplicate_of"]].params
 
 
-def test_conditions_are_counted() -> None:
+def test_conditions_are_counted_and_fewer_trials_than_asked_are_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "foldrace")
     space = {
         "optimizer": {"choice": ["adam", "sgd"]},
         "momentum": {"uniform": [0.0, 0.9], "step": 0.3, "when": {"optimizer": "sgd"}},
         "lr": 0.1,
     }
-    assert len(drain(small_search(space, sampler="random"))) == 1 + 4
+    assert len(drain(small_search(space, sampler="random", trials=7))) == 1 + 4
+    assert caplog.messages == ["5 of 7 trials: the space has no other configuration"]
 
 
 def test_a_space_that_cannot_be_counted_ends_when_draws_find_nothing_new(
