@@ -107,9 +107,13 @@ class PromotionScheduler(LadderScheduler):
         if not self._race.exhausted or self._race.incumbent is not None:
             return None
         # A sweep has a best trial: if there is no incumbent when the budget ends, the trial that
-        # is paused nearest to the top is trained to the end, alone, and no other after it.
+        # is paused nearest to the top is trained to the end, alone, and no other after it unless
+        # it diverges.
         number = self._race.nearest()
-        if number is None or set(self._running()) - {number} or self._beyond not in (None, number):
+        if number is None or set(self._running()) - {number}:
+            return None
+        before = self._beyond
+        if before not in (None, number) and not self._race.runners[before].ended:
             return None
         self._beyond = number
         return number

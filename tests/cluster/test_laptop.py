@@ -6,6 +6,7 @@ import inspect
 import io
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +42,17 @@ from foldrace.cluster.submit import (
 from foldrace.cluster.tunnel import Forward, open_tunnel, ssh_command
 from foldrace.errors import InputError, StateError
 from foldrace.search.preparing.environment import versions
+
+
+@pytest.fixture(autouse=True)
+def forgotten(tmp_path: Path) -> Iterator[None]:
+    """What a test's own modules leave in this process is taken back."""
+    paths, known = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = paths
+    for name in set(sys.modules) - known:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def write(root: Path, *names: str, text: str = "x") -> None:

@@ -151,10 +151,12 @@ def failures_table(record: SweepRecord) -> Table | None:
         reason = str(row["reason"]) or "no reason was recorded"
         rows.append((str(row["trial"]), reason, params_text(given)))
     hidden = len(failed) - len(rows)
-    caption = "The traceback is in each trial's error.txt in MLflow."
+    raised = [reason for reason in failed["reason"].astype(str) if "diverged" not in reason]
+    parts = ["What was raised is in each trial's error.txt in MLflow."] if raised else []
+    parts += [f"{hidden} more are not shown."] if hidden else []
     return Table(
         plural(len(failed), "failed trial"),
         ("trial", "reason", "parameters"),
         tuple(rows),
-        caption + (f" {hidden} more are not shown." if hidden else ""),
+        " ".join(parts),
     )

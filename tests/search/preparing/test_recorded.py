@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def test_a_module_is_found_where_the_sweep_began_wherever_it_is_continued(
     text = TASK.replace("Mine:", "Mine:\n    parameters = {'latent_dim': 16}")
     (began / "of_this_test_alone" / "models.py").write_text(text)
     monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     task = "of_this_test_alone.models:Mine"
     with pytest.raises(InputError, match="does not import"):
         open_recorded(recorded(tmp_path, task=task)).prepare(tmp_path)
