@@ -326,7 +326,13 @@ def shown(sample: Sample) -> str:
 
 
 def _type_hint(sample: Sample, error: BaseException) -> str:
-    """What to do if a network of float32 gets float64."""
+    """What to do if a network of float32 gets float64, or a field is not there."""
+    if isinstance(error, KeyError) and error.args and error.args[0] not in sample.fields:
+        has = f"a batch has {', '.join(sample.fields)}"
+        if "x" not in sample.fields:
+            return has
+        column = "a column of numbers is part of x, unless it has a role"
+        return f"{has}; of a table, {column}: dataset: {{target: {error.args[0]}}}"
     doubles = [name for name, info in sample.fields.items() if info.dtype == "float64"]
     if not doubles or not re.search(r"dtype|Double|double", str(error)):
         return ""
@@ -390,7 +396,9 @@ def _check_terms(
                 f"{of} must give one value per sample: {name!r} has the shape {shape} for"
                 f" {count} samples"
             )
-            raise wrong(rule, "average over pixels, not over the batch")
+            square = shape[:2] == (count, count)
+            kept = f"is an axis left? ({count}, 1) and ({count},) give ({count}, {count})"
+            raise wrong(rule, kept if square else "average over pixels, not over the batch")
         if name in judged and not math.isfinite(float(values.detach().sum())):
             raise wrong(f"{name!r} is not finite on two samples with an untrained model")
     known = f"it returns: {', '.join(sorted(terms))}"

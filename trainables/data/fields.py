@@ -39,6 +39,7 @@ _ROLE_OF_NAME = {
 }
 _NAME = re.compile(r"[^\W\d]\w*")
 _NUMBERS = "biuf"
+_MANY_CLASSES = 50
 
 
 def fields_from(
@@ -362,6 +363,12 @@ def _check_values(
 ) -> None:
     """What is not finite is refused where it cannot be used, and named where it may be."""
     role = next((role for role in ROLES if getattr(roles, role) == of), None)
+    numbers = parts[Part.TRAINING].get(of)
+    if role == "target" and isinstance(numbers, np.ndarray) and numbers.dtype.kind in "iu":
+        different = len(np.unique(numbers))
+        if numbers.ndim == 1 and different > max(_MANY_CLASSES, len(numbers) / 10):
+            text = "%s: %s, the target, holds %d different whole numbers, taken as classes; %s"
+            log.warning(text, name, of, different, "for values, give them as floats")
     for part, held in parts.items():
         if of not in held:
             continue

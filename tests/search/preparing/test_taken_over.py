@@ -51,6 +51,10 @@ class Own(Plain):
     def optimizers(self, model, params):
         return torch.optim.SGD(model.parameters(), lr=params["lr"])
 
+class Broadcast(Plain):
+    def losses(self, model, batch, params):
+        return {"loss": (model(batch["x"]) - batch["y"]).square()}
+
 def data():
     return {"x": torch.rand(30, 3), "y": torch.rand(30)}
 """
@@ -81,6 +85,8 @@ def test_what_is_read_may_be_tuned(tmp_path: Path, task: str, space: str) -> Non
     [
         ("StepNone", "{lr: 0.1}", r"task: .*step\(\) fails on two samples"),
         ("StepTypo", "{lr: 0.1}", r"step\(\) fails on two samples of .*KeyError: 'z'"),
+        ("StepTypo", "{lr: 0.1}", r"a batch has x, y; .* has a role: dataset: {target: z}"),
+        ("Broadcast", "{lr: 0.1}", r"is an axis left\? \(2, 1\) and \(2,\) give \(2, 2\)"),
         ("StepMean", "{lr: 0.1}", r"step\(\) must give one value per sample: 'loss'"),
         ("Step", "{clip_norm: {log: [0.1, 1.0]}}", r"space\.clip_norm: .*step\(\) of .*not read"),
         ("Step", "{accumulate: 4}", r"space\.accumulate: 4: .*does not read it"),

@@ -206,3 +206,16 @@ def test_numbers_of_more_than_64_bits_are_refused() -> None:
     with pytest.raises(DataError, match="x must have at most 64 bits") as caught:
         parts_of("mine", {"x": np.ones((4, 2), np.longdouble)}, "-")
     assert "convert it to float64" in str(caught.value)
+
+
+def test_many_whole_numbers_as_target_are_said_to_be_classes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fields = {"x": np.ones((200, 2), np.float32), "y": np.arange(200)}
+    wanted = Wanted(None, {"target": "y"})
+    parts_of("mine", fields, "-", wanted)
+    assert "y, the target, holds 200 different whole numbers, taken as classes" in caplog.text
+    caplog.clear()
+    parts_of("mine", {**fields, "y": np.arange(200) % 40}, "-", wanted)
+    parts_of("mine", {**fields, "y": np.arange(200.0)}, "-", wanted)
+    assert "taken as classes" not in caplog.text
