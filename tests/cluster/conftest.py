@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.lan import Host, Lan, lan, missing
+from tests.cluster.lan import PATIENCE, Host, Lan, lan, missing
 
 WHEEL = "foldrace-0.1.0-py3-none-any.whl"
 WORKERS = ("one", "two")
+_FAILED = pytest.StashKey[list[bool]]()
 _STORE = "postgresql+psycopg2://foldrace@127.0.0.1:5432/mlflow"
 _POSTGRES = """
 set -e
@@ -53,7 +55,7 @@ class Up:
     def tunnel(self, laptop: Host) -> None:
         """Opens a tunnel from a laptop to the head's dashboard and MLflow."""
         laptop.spawn(f"exec python -m foldrace tunnel {self.yaml}")
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while laptop.run(
             "curl -s -o /dev/null http://127.0.0.1:5000/health", check=False
         ).returncode:
@@ -81,7 +83,7 @@ class Up:
 
     def wait_for(self, gpus: float) -> None:
         """Waits until the cluster has this many GPUs."""
-        until = time.monotonic() + 120
+        until = time.monotonic() + PATIENCE
         while (there := self.gpus()) != gpus:
             assert time.monotonic() < until, there
             time.sleep(0.5)
@@ -112,6 +114,28 @@ def _cluster_file(up: Up) -> str:
     return text
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Lets `nothing_left_running` know whether the test has failed."""
+    report = yield
+    item.stash.setdefault(_FAILED, []).append(report.failed)
+    return report
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A sweep that a failing test has left does not hold up the next test."""
+    yield
+    if "up" in request.fixturenames and any(request.node.stash.get(_FAILED, [])):
+        laptop = request.getfixturevalue("up").laptop
+        listed = laptop.run("python -m foldrace list --json", check=False).stdout
+        for job in json.loads(listed or "[]"):
+            if job["status"] in ("PENDING", "RUNNING"):
+                laptop.run(f"python -m foldrace stop {job['id']} --force", check=False)
+
+
 @pytest.fixture(scope="session")
 def up() -> Iterator[Up]:
     if lacks := missing():
@@ -137,7 +161,6 @@ def up() -> Iterator[Up]:
         up.laptop.run("ray get-auth-token --generate")
         up.laptop.run(
             f"cd {up.yaml.parent} && ray up -y --no-config-cache onprem.yaml",
-            timeout=300,
             RAY_UP_enable_autoscaler_v2="0",
         )
         for host in (head, *up.workers.values()):

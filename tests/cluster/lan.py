@@ -16,7 +16,10 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Host", "Lan", "lan", "missing"]
+__all__ = ["PATIENCE", "Host", "Lan", "lan", "missing"]
+
+PATIENCE = 900.0
+"""Seconds that anything is waited for: a busy machine needs them, and an idle one never does."""
 
 ROOT = Path(__file__).parents[2]
 _PRIVATE = ("tmp", "run", "root", "home", "var/tmp")
@@ -176,7 +179,7 @@ class Host:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while self.run("true", check=False).returncode:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError((self.files / "log").read_text())
@@ -218,7 +221,7 @@ class Host:
         ]
 
     def run(
-        self, command: str, *, check: bool = True, timeout: float = 120, **environment: str
+        self, command: str, *, check: bool = True, timeout: float = PATIENCE, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command in a shell on it. Raises: RuntimeError if it fails and ``check``."""
         done = subprocess.run(
