@@ -149,9 +149,7 @@ def test_a_sweep_with_failed_trials_does_not_end_as_a_success(up: Up) -> None:
 # --- a node and a laptop that die ----------------------------------------------------------------
 
 
-def follow_until(
-    laptop: Host, command: str, pattern: str, seconds: float = PATIENCE
-) -> Iterator[str]:
+def follow_until(laptop: Host, command: str, pattern: str) -> Iterator[str]:
     """Runs a command until a line matches; yields its output so far, and kills it at the end."""
     process = laptop.spawn(command)
     assert process.stdout is not None
