@@ -18,7 +18,7 @@ from foldrace.errors import FoldraceError, InputError, StateError, first_line
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-__all__ = ["connect"]
+__all__ = ["connect", "use_token"]
 
 _ANSWER_SECONDS = 5.0
 _REQUEST_SECONDS = 20.0
@@ -44,12 +44,23 @@ def connect(address: str) -> JobSubmissionClient:
     host = _check_address(address)
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), host)))
-    token = _read_token()
-    _probe(address.rstrip("/"), token)
-    if token is not None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    _probe(address.rstrip("/"), use_token())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     return _make_client(address)
+
+
+def use_token() -> str | None:
+    """Lets Ray's clients in this process send the token, if there is one; returns it.
+
+    Ray makes up its mind when it is imported, so this has to come before.
+
+    Raises:
+        StateError: what is there is no token.
+    """
+    token = _read_token()
+    if token is not None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    return token
 
 
 def _make_client(address: str) -> JobSubmissionClient:

@@ -98,13 +98,14 @@ def submit(
 ) -> None:
     """Run a sweep on a cluster: check it here, send its code, follow it. Ctrl-C detaches."""
     from foldrace.cluster import submit as there
-    from foldrace.cluster.connection import connect
+    from foldrace.cluster.connection import connect, use_token
 
     if (spec is None) == (resume is None):
         raise InputError("submit", None, "takes either a sweep file or --resume SWEEP")
     if resume is not None and override:
         rule = "cannot be given with --resume: a sweep continues with the values it began with"
         raise InputError("--set", override[0], rule)
+    use_token()  # before a check of the sweep's task imports Ray
     # A wrong sweep file is refused before the cluster is contacted.
     with nullcontext() if spec is None else there.make_parcel(spec, override or ()) as parcel:
         client = connect(address)

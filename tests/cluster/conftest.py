@@ -67,13 +67,16 @@ class Up:
         done = self.head.run(f'psql -h 127.0.0.1 -U foldrace -d mlflow -At -F "|" -c "{text}"')
         return [line.split("|") for line in done.stdout.splitlines()]
 
-    def rejoin(self, name: str) -> None:
-        """Starts a worker that was killed, as a spot machine that is there again."""
-        worker, gpus = self.workers[name], self.gpus()
-        worker.start()
-        start = f"ray start --address={self.head.address}:6379 --num-cpus=2 --num-gpus=2"
-        worker.run(f"ulimit -n 65536; {start}")
+    def join(self, name: str) -> Host:
+        """A new machine joins, as a spot machine does."""
+        worker, gpus = self.net.add(name), self.gpus()
+        (worker.files / "root/.ray").mkdir()
+        token = (self.laptop.files / "root/.ray/auth_token").read_text()
+        (worker.files / "root/.ray/auth_token").write_text(token)
+        worker.set(FOLDRACE_TRAIN_ON_CPU="1", RAY_AUTH_MODE="token")
+        worker.run(f"ray start --address={self.head.address}:6379 --num-cpus=2 --num-gpus=2")
         self.wait_for(gpus + 2)
+        return worker
 
     def gpus(self) -> float:
         """How many GPUs the cluster has."""

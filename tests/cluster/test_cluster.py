@@ -220,7 +220,7 @@ name: own
 task: kept.models:Least
 dataset: {name: ./set.npz, target: y}
 folds: {splits: 3, seed: 0}
-epochs: 40
+epochs: 200
 space: {lr: {log: [1.0e-3, 1.0e-2]}, batch_size: 4, rate: {uniform: [0.0, 0.1]}}
 search: {sampler: random, trials: 4, seed: 0, max_concurrent_trials: 2}
 scheduler: {kind: fifo}
@@ -295,9 +295,9 @@ def test_two_people_stop_and_list_their_own(up: Up) -> None:
 
 def test_a_machine_with_notice_and_two_that_die_cost_no_trial_at_one_failure(up: Up) -> None:
     """Each loss is followed by a checkpoint, so that none counts for the next."""
-    up.rejoin("two")
+    machines = [up.workers["one"], up.join("three")]
     limits = "--set limits.max_failures=1 --set search.trials=2"
-    submit(up, up.laptop, "lossy", "--detach", limits, epochs=500)
+    submit(up, up.laptop, "lossy", "--detach", limits, epochs=400)
     checkpoints = up.runs / "lossy" / "tune"
 
     def wait_for_checkpoints(newer_than: float) -> None:
@@ -312,15 +312,9 @@ def test_a_machine_with_notice_and_two_that_die_cost_no_trial_at_one_failure(up:
         ]
         return [max(path.stat().st_mtime for path in paths) for paths in found if paths]
 
-    def lose(name: str) -> None:
-        up.workers[name].kill()
-        lost = time.time()
-        up.rejoin(name)
-        wait_for_checkpoints(lost)
-
     wait_for_checkpoints(0.0)
     nodes = json.loads(up.head.run("ray list nodes --format json", RAY_AUTH_MODE="token").stdout)
-    [there] = [node for node in nodes if node["node_ip"] == up.workers["one"].address][:1]
+    there = next(node for node in nodes if node["node_ip"] == machines[0].address)
     notice = "--reason DRAIN_NODE_REASON_PREEMPTION --reason-message spot"
     given = time.time()
     up.head.run(
@@ -328,8 +322,14 @@ def test_a_machine_with_notice_and_two_that_die_cost_no_trial_at_one_failure(up:
         " --deadline-remaining-seconds 600"
     )
     wait_for_checkpoints(given)
-    for name in ("one", "two", "one"):
-        lose(name)
+    machines.append(up.join("four"))
+    machines.pop(0).kill()  # which counts for no trial
+    for name in ("five", "six"):
+        lost = time.time()
+        machines.append(up.join(name))
+        machines.pop(0).kill()
+        wait_for_checkpoints(lost)
+    up.workers["one"] = machines[-1]
     done = up.laptop.run("python -m foldrace attach lossy")
     assert "lossy: done" in done.stderr
     assert result(up, "lossy")["trials"] == {"completed": 2, "pruned": 0, "failed": 0}
