@@ -65,7 +65,7 @@ def sweep(
     """Run a sweep: cross-validate configurations, prune poor ones early, record everything."""
     from foldrace.search.preparing.prepare import prepare
     from foldrace.search.recording.folder import check_root
-    from foldrace.search.recording.tracking import import_store_meanwhile
+    from foldrace.search.recording.tracking import check_address, import_store_meanwhile
     from foldrace.search.recording.tracking import tracking_uri as uri_of
     from foldrace.search.spec.sweep_spec import load_spec
     from foldrace.search.tune.session import ray_session
@@ -75,6 +75,7 @@ def sweep(
     if tracking_uri:
         overrides.append(f"tracking.uri={json.dumps(tracking_uri)}")
     loaded = load_spec(spec, overrides)
+    check_address(uri_of(directory, loaded.tracking.uri))
     prepared = prepare(loaded, data_dir, local=address is None)
     say(
         f"{loaded.trials_text} of {prepared.task.reference} on {prepared.dataset.name}"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = [
+    "check_address",
     "check_tracking",
     "connect",
     "import_store_meanwhile",
@@ -119,7 +120,7 @@ def check_tracking(uri: str) -> None:
         InputError: MLflow does not know such addresses.
         StateError: the server does not answer, or refuses us.
     """
-    _check_address(uri)
+    check_address(uri)
     if not uri.startswith(("http://", "https://")):
         return
     try:
@@ -147,8 +148,12 @@ def _named(uri: str) -> str:
     return "MLFLOW_TRACKING_URI" if uri == given else "tracking.uri"
 
 
-def _check_address(uri: str) -> None:
-    """Raises: InputError."""
+def check_address(uri: str) -> None:
+    """Checks that MLflow knows such addresses; nothing is contacted.
+
+    Raises:
+        InputError: it does not, or the address holds a secret or a blank.
+    """
     field = _named(uri)
     if re.search(r"\s", uri):
         raise InputError(field, None, "must be an address without blanks", "write %20 for one")
