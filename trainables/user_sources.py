@@ -15,7 +15,7 @@ from types import ModuleType
 
 from foldrace.trainables.user_code import is_of_file
 
-__all__ = ["project_sources", "same_code", "sources_digest"]
+__all__ = ["is_of_project", "project_sources", "same_code", "sources_digest"]
 
 _STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -53,6 +53,11 @@ def project_sources(module: ModuleType) -> dict[str, str]:
             if not known and (file := _project_file(imported)) is not None:
                 places[imported] = file
     return dict(sorted(found.items()))
+
+
+def is_of_project(module: ModuleType) -> bool:
+    """Whether a module is the user's own: a file's, or one that is not installed."""
+    return is_of_file(module) or _project_file(module.__name__) is not None
 
 
 def same_code(one: str, other: str) -> bool:

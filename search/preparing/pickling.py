@@ -13,8 +13,8 @@ from foldrace.search.spec.sweep_spec import SweepSpec
 from foldrace.trainables.data.arrays import Dataset
 from foldrace.trainables.data.items.lazy import LazyField
 from foldrace.trainables.tasks.loading import BUILT_IN_TASKS, LoadedTask
-from foldrace.trainables.user_code import is_of_file, referenced_module
-from foldrace.trainables.user_sources import project_sources
+from foldrace.trainables.user_code import referenced_module
+from foldrace.trainables.user_sources import is_of_project, project_sources
 
 __all__ = ["check_pickled", "pickle_by_value", "users_modules"]
 
@@ -29,13 +29,13 @@ def users_modules(spec: SweepSpec, task: LoadedTask) -> list[ModuleType]:
 
 
 def pickle_by_value(modules: Iterable[ModuleType]) -> None:
-    """Lets workers unpickle what is in files of the user's, which they cannot import, nor what
-    lies beside it."""
+    """Lets workers unpickle what is in modules of the user's, which they need not find: a sweep is
+    resumed in another folder, or runs on other machines. What is installed is there too."""
     from ray import cloudpickle
 
     _modules_by_name()
     for module in modules:
-        if not is_of_file(module):
+        if not is_of_project(module):
             continue
         beside = [sys.modules[name] for name in project_sources(module) if name in sys.modules]
         for each in (module, *beside):

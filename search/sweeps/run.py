@@ -132,7 +132,8 @@ class SweepRun:
         try:
             return self._execute()
         except KeyboardInterrupt:
-            if folder := getattr(self, "folder", None):
+            source = self._source
+            if folder := getattr(self, "folder", getattr(source, "folder", None)):
                 place = dir_option(folder.root, Path("runs").resolve())
                 text = "%s: interrupted before its first trial; continue with: %s resume %s%s"
                 log.info(text, folder.name, program(), folder.name, place)

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.tune import Callback, Checkpoint
 from ray.tune.experiment import Trial
+from ray.util import placement_group_table
 
 from foldrace.search.live_objects import attached, live_object
 from foldrace.search.recording.events import EventSink, now_ms
@@ -69,20 +70,30 @@ class RunningSweep:
     waiting: Waiting = field(default_factory=lambda: Waiting())
 
 
+def _free() -> Mapping[str, float] | None:
+    """What is free, if somebody waits for it; else None."""
+    groups = placement_group_table().values()
+    if not any(group["state"] == "PENDING" for group in groups):
+        return None
+    free: Mapping[str, float] = ray.available_resources()
+    return free
+
+
 class Waiting:
     """Says what is missing when for a minute no trial runs and one waits.
 
     Args:
-        free: what is free in the cluster, by resource.
+        free: what is free in the cluster, by resource; None: the trial has what it asks for, and
+            its worker is starting.
         clock: in seconds.
     """
 
     def __init__(
         self,
-        free: Callable[[], Mapping[str, float]] = ray.available_resources,
+        free: Callable[[], Mapping[str, float] | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._free, self._clock = free, clock
+        self._free, self._clock = free or _free, clock
         self._since: float | None = None
         self._pause = _WAIT
 
@@ -96,8 +107,9 @@ class Waiting:
         self._since = now if self._since is None else self._since
         if now - self._since < self._pause:
             return
-        asked = waiting[0].placement_group_factory.required_resources
-        there = self._free()
+        asked, there = waiting[0].placement_group_factory.required_resources, self._free()
+        if there is None:
+            return
         wants = ", ".join(f"{asked[key]:g} {key}" for key in _KEYS if asked.get(key))
         has = ", ".join(f"{there.get(key, 0):g} {key}" for key in _KEYS)
         log.warning(

@@ -297,7 +297,7 @@ def test_a_machine_with_notice_and_two_that_die_cost_no_trial_at_one_failure(up:
     """Each loss is followed by a checkpoint, so that none counts for the next."""
     machines = [up.workers["one"], up.join("three")]
     limits = "--set limits.max_failures=1 --set search.trials=2"
-    submit(up, up.laptop, "lossy", "--detach", limits, epochs=400)
+    submit(up, up.laptop, "lossy", "--detach", limits, epochs=300)
     checkpoints = up.runs / "lossy" / "tune"
 
     def wait_for_checkpoints(newer_than: float) -> None:

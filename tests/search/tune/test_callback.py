@@ -79,3 +79,8 @@ def test_a_minute_without_a_trial_is_said_with_what_is_missing(
     waiting.look([pending])  # at 700 s it begins anew
     waiting.look([pending])
     assert len(caplog.records) == 3
+    caplog.clear()
+    starting = Waiting(lambda: None, iter([0.0, 100.0]).__next__)
+    for _ in range(2):
+        starting.look([pending])  # it has its CPU, and its worker imports torch
+    assert not caplog.records

@@ -66,10 +66,21 @@ def test_what_a_task_imports_travels_with_it(task: LoadedTask, tmp_path: Path) -
         "parts.factor",
         "late",
     }
-    pickle_by_value([sys.modules[type(task.implementation).__module__]])
-    registered = [
-        sys.modules[name] for name in ("beside", "parts", "parts.deep", "parts.factor")
-    ] + [sys.modules[type(task.implementation).__module__]]
+    assert_it_travels(task, tmp_path)
+
+
+def test_a_module_of_ones_own_travels_like_a_file(task: LoadedTask, tmp_path: Path) -> None:
+    """A sweep may be resumed in another folder, or its workers be on other machines."""
+    by_name = load_task("mine:Mine")
+    assert sys.modules[type(by_name.implementation).__module__].__name__ == "mine"
+    assert_it_travels(by_name, tmp_path)
+
+
+def assert_it_travels(task: LoadedTask, tmp_path: Path) -> None:
+    own = sys.modules[type(task.implementation).__module__]
+    pickle_by_value([own])
+    names = ("beside", "parts", "parts.deep", "parts.factor")
+    registered = [*(sys.modules[name] for name in names), own]
     try:
         parcel = tmp_path / "task.pkl"
         parcel.write_bytes(cloudpickle.dumps(task))
