@@ -486,7 +486,8 @@ def test_what_the_store_itself_fails_at_is_set_aside_once_it_takes_all_else(
     monkeypatch.setenv(RETRIES, "0")  # as during a sweep
     base = server.root / "server.db" if served else base_of(client)
     chosen = connect(server.uri) if served else client
-    experiment = str(chosen.create_experiment(uuid.uuid4().hex))
+    place = None if served else tmp_path.as_uri()  # a server has its own
+    experiment = str(chosen.create_experiment(uuid.uuid4().hex, artifact_location=place))
     outbox = outbox_with(tmp_path / "outbox", with_bad_metric())
     writer = MlflowWriter(chosen, experiment, "ae", uuid.uuid4().hex, tmp_path)
     with failing_at_metric(base, "val_odd"):
