@@ -28,7 +28,7 @@ class Mine:
         return {"loss": scale(images) + shift()}
 """
 FILES = {
-    "mine.py": TASK,
+    "own_by_value.py": TASK,
     "beside.py": "WIDTH = 3\n",
     "parts/__init__.py": "",
     "parts/deep.py": "from .factor import FACTOR\ndef scale(x):\n    return FACTOR * x\n",
@@ -50,7 +50,7 @@ def task(tmp_path: Path) -> Iterator[LoadedTask]:
     for name, text in FILES.items():
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / name).write_text(text)
-    yield load_task(f"{tmp_path}/own/mine.py:Mine")
+    yield load_task(f"{tmp_path}/own/own_by_value.py:Mine")
     sys.path[:] = path
     for name in set(sys.modules) - known:
         if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
@@ -59,7 +59,7 @@ def task(tmp_path: Path) -> Iterator[LoadedTask]:
 
 def test_what_a_task_imports_travels_with_it(task: LoadedTask, tmp_path: Path) -> None:
     assert set(task.sources) == {
-        "mine.py",
+        "own_by_value.py",
         "beside",
         "parts",
         "parts.deep",
@@ -71,8 +71,8 @@ def test_what_a_task_imports_travels_with_it(task: LoadedTask, tmp_path: Path) -
 
 def test_a_module_of_ones_own_travels_like_a_file(task: LoadedTask, tmp_path: Path) -> None:
     """A sweep may be resumed in another folder, or its workers be on other machines."""
-    by_name = load_task("mine:Mine")
-    assert sys.modules[type(by_name.implementation).__module__].__name__ == "mine"
+    by_name = load_task("own_by_value:Mine")
+    assert sys.modules[type(by_name.implementation).__module__].__name__ == "own_by_value"
     assert_it_travels(by_name, tmp_path)
 
 

@@ -15,6 +15,7 @@ from foldrace.errors import InputError, StateError
 from foldrace.search.preparing.prepare import prepare
 from foldrace.search.preparing.recorded import _check_task
 from foldrace.search.preparing.work import make_work
+from foldrace.search.recording.folder import SweepFolder
 from foldrace.search.spec.sweep_spec import load_spec
 from foldrace.trainables.tasks.loading import load_task
 from foldrace.trainables.tasks.metrics import measure
@@ -197,7 +198,7 @@ def test_the_code_of_metrics_belongs_to_the_sweep(tmp_path: Path) -> None:
     changed = load_task(spec.task, metrics)
     state: Any = type("State", (), {"task_sources": task.sources})
     with pytest.raises(StateError, match=r"its code has changed since mine began: extra\.py"):
-        _check_task(state, changed, "mine")
+        _check_task(state, changed, SweepFolder(tmp_path, "mine"))
 
 
 @pytest.mark.parametrize(
