@@ -95,6 +95,7 @@ _SET = {
     "ray.train._internal.storage:StorageContext.__init__": _PLACE,
     "ray.tune.search.optuna:OptunaSearch.__init__": ("_ot_study", "_storage"),
     "ray.tune.trainable.metadata:_TrainingRunMetadata.__init__": ("num_failures",),
+    "ray.exceptions:RayActorError.__init__": ("_preempted",),
 }
 
 
@@ -152,6 +153,10 @@ def patch_tune() -> None:
     Tune puts the trial back into its queue, as it should; at the second it finds the trial there
     and fails it for good, whatever ``max_failures`` is.
 
+    Tune does not count the loss of a machine that Ray had notice of. Ray knows that only once it
+    has noticed the loss, and the trial may see its connection break before. So a trial whose last
+    result spoke of the notice does not count either.
+
     Tune keeps no statistics of a trial's metrics. They are the means of each metric's last five
     and ten values and its extremes: half of what a trial takes in the driver's memory and in each
     snapshot. Only `tune.ResultGrid.get_best_result` with a ``scope`` other than the last result
@@ -165,22 +170,26 @@ def patch_tune() -> None:
 
     process = TuneController._process_trial_failure
     if not hasattr(process, "patched"):
-        TuneController._process_trial_failure = _ignoring_second_report(process)
+        TuneController._process_trial_failure = _counting_what_counts(process)
     add = TuneController.add_trial
     if not hasattr(add, "patched"):
         TuneController.add_trial = _where_the_experiment_is(add)
     _TrainingRunMetadata.update_metric = _keep_no_statistics
 
 
-def _ignoring_second_report(process: Callable[[Any, Any, Exception], None]) -> Any:
+def _counting_what_counts(process: Callable[[Any, Any, Exception], None]) -> Any:
     from ray.exceptions import RayActorError
     from ray.tune.experiment import Trial
+
+    from foldrace.trainables.ray.trainable import NOTICE
 
     def process_trial_failure(self: Any, trial: Trial, exception: Exception) -> None:
         resetting = trial in self._resetting_trials and trial.status != Trial.RUNNING
         if resetting and isinstance(exception, RayActorError):
             self._resetting_trials.discard(trial)
         else:
+            if isinstance(exception, RayActorError) and (trial.last_result or {}).get(NOTICE):
+                exception._preempted = True
             process(self, trial, exception)
 
     process_trial_failure.__dict__["patched"] = process

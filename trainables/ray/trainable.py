@@ -47,7 +47,7 @@ from foldrace.trainables.training.ladder import Rung
 from foldrace.trainables.training.reports import EpochReport
 from foldrace.trainables.training.samples import Samples
 
-__all__ = ["DEVICE", "DROPPED", "GPUS", "RAISED", "FoldTrainable", "Notice"]
+__all__ = ["DEVICE", "DROPPED", "GPUS", "NOTICE", "RAISED", "FoldTrainable", "Notice"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ RAISED = "raised"
 DROPPED = "dropped"
 GPUS = "gpus"
 DEVICE = "device"
+NOTICE = "notice"
 
 _CHECKPOINT_SECONDS = 15.0
 _NOTICE_SECONDS = 2.0
@@ -100,6 +101,7 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
     - ``raised``: what the task has raised, or the limit of time or memory that the trial has
       exceeded: one line, and the traceback. The trial ends with this result, which also holds the
       last report before it.
+    - ``notice``: the machine will be taken away (`Notice`).
     - ``dropped``: characters printed beyond the limit.
     - ``gpus``: the GPUs that Ray has assigned; ``device``: what it then trains on, ``cpu`` or the
       GPU's model.
@@ -248,6 +250,8 @@ class FoldTrainable(tune.Trainable):  # type: ignore[misc]
         unsaved = time.monotonic() - self._saved_at
         if report.finished or unsaved > _CHECKPOINT_SECONDS or self._notice.given:
             result[SHOULD_CHECKPOINT] = True
+        if self._notice.given:
+            result[NOTICE] = True
             self._saved_at = time.monotonic()
         return result
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from ray.exceptions import ActorUnavailableError
 from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from foldrace.errors import StateError
@@ -51,3 +55,18 @@ def test_an_attribute_that_a_constructor_does_not_set_any_more_is_named(
     monkeypatch.setattr(TuneController, "__init__", lambda self: None)
     with pytest.raises(StateError, match="sets no _resetting_trials"):
         check_ray()
+
+
+@pytest.mark.parametrize(("result", "failures"), [({"notice": True}, 0), ({}, 1)])
+def test_the_loss_of_a_machine_with_notice_does_not_count_however_it_is_met(
+    result: dict[str, bool], failures: int
+) -> None:
+    """Ray may say that an actor is unavailable before it knows that its machine is gone."""
+    patch_tune()
+    trial = Trial("none", stub=True, max_failures=0)
+    trial.run_metadata.last_result = result
+    controller = SimpleNamespace(_resetting_trials=set())
+    gone = ActorUnavailableError("gone", bytes(16))
+    with pytest.raises(AttributeError):  # what comes after the count, of which it has nothing
+        TuneController._process_trial_failure(controller, trial, gone)
+    assert trial.num_failures == failures
