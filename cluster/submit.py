@@ -25,7 +25,7 @@ from foldrace.search.preparing.prepare import prepare
 from foldrace.search.spec.sweep_spec import load_spec, written_references
 from foldrace.trainables.data.references import is_data_file
 from foldrace.trainables.tasks.loading import load_task
-from foldrace.trainables.user_code import add_folder
+from foldrace.trainables.user_code import add_folder, place_and_name
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -231,8 +231,7 @@ def _check_sent(field: str, reference: str, folder: Path, files: Collection[Path
     Raises:
         InputError: it is outside, named by an absolute path, or left out.
     """
-    module = reference.rpartition(":")[0]
-    named = module if module.endswith(".py") else reference
+    named, _ = place_and_name(reference)
     if "://" in named or ("/" not in named and not (folder / named).exists()):
         return  # a name, a module, or an address
     path = Path(named).expanduser()

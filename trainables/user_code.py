@@ -12,7 +12,7 @@ from typing import Any
 
 from foldrace.errors import InputError, nearest
 
-__all__ = ["add_folder", "is_of_file", "load_object", "referenced_module"]
+__all__ = ["add_folder", "is_of_file", "load_object", "place_and_name", "referenced_module"]
 
 _PREFIX = "_foldrace_"
 
@@ -57,6 +57,16 @@ def load_object(
         missing = " ".join(filter(None, (f"{where} has no", noun, name)))
         raise error(field, reference, missing, nearest(name, own) if own else "")
     return found
+
+
+def place_and_name(reference: str) -> tuple[str, str]:
+    """A reference's file, folder or module, and the rest of it.
+
+    >>> place_and_name("./models.py:Mine"), place_and_name("models.dae:X"), place_and_name("x.npz")
+    (('./models.py', ':Mine'), ('models.dae:X', ''), ('x.npz', ''))
+    """
+    where, colon, attribute = reference.rpartition(":")
+    return (where, colon + attribute) if where.endswith(".py") else (reference, "")
 
 
 def referenced_module(reference: str) -> ModuleType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +59,6 @@ def sweeps(client: MlflowClient) -> list[Run]:
     return list(search_runs(client, having(level=Level.SWEEP)))
 
 
-def sweep_runs(client: MlflowClient, key: str) -> Iterator[Run]:
-    """The run of the sweep with this key, if there is one."""
-    return search_runs(client, having(level=Level.SWEEP, sweep_key=key))
-
-
 def sweep_run(client: MlflowClient, name: str | None, key: str | None = None) -> Run:
     """The run of the latest sweep; if given, of the one with this key, or the latest of this name.
 
@@ -108,12 +103,13 @@ def locate_sweep(
     folder = find_sweep(root, name)
     state = folder.read_state()
     client = connect(state.tracking_uri)
-    if state.key and not any(sweep_runs(client, state.key)):
+    try:
+        return client, sweep_run(client, folder.name, state.key), folder
+    except StateError as error:
         command = f"{program()} resume {folder.name}{dir_option(root, Path('runs'))}"
         raise StateError(
             f"{folder.name}: nothing is recorded of it yet; it begins with: {command}"
-        )
-    return client, sweep_run(client, folder.name, state.key), folder
+        ) from error
 
 
 def trials_table(client: MlflowClient, sweep: Run) -> pd.DataFrame:

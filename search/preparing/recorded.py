@@ -25,7 +25,7 @@ from foldrace.search.recording.tracking import check_tracking, connect
 from foldrace.search.spec.sweep_spec import SweepSpec, load_spec, parse_spec
 from foldrace.search.spec.yaml_files import read_yaml
 from foldrace.trainables.tasks.loading import LoadedTask, load_task
-from foldrace.trainables.user_code import add_folder
+from foldrace.trainables.user_code import add_folder, place_and_name
 from foldrace.trainables.user_sources import same_code
 
 __all__ = ["RecordedSweep", "open_recorded", "recorded_spec"]
@@ -92,8 +92,9 @@ def open_recorded(folder: SweepFolder) -> RecordedSweep:
         _with_references(spec, moved)
         for spec in (recorded_spec(folder, state), load_spec(folder.spec))
     )
-    if [_last(one) for one in _references(recorded)] == [_last(one) for one in _references(now)]:
-        places = dict(zip(_references(recorded), _references(now), strict=True))
+    before, here = (list(spec.references.values()) for spec in (recorded, now))
+    if list(map(_last, before)) == list(map(_last, here)):
+        places = dict(zip(before, here, strict=True))
         recorded = _with_references(recorded, lambda reference: places[reference])
     changes = list(_changes(recorded.model_dump(by_alias=True), now.model_dump(by_alias=True)))
     if changes:
@@ -106,11 +107,6 @@ def open_recorded(folder: SweepFolder) -> RecordedSweep:
     return RecordedSweep(folder, state, recorded)
 
 
-def _references(spec: SweepSpec) -> list[str]:
-    """What a sweep file names of code and data."""
-    return [spec.task, spec.dataset.name, *spec.metrics]
-
-
 def _with_references(spec: SweepSpec, change: Callable[[str], str]) -> SweepSpec:
     dataset = spec.dataset.model_copy(update={"name": change(spec.dataset.name)})
     metrics = tuple(map(change, spec.metrics))
@@ -120,13 +116,11 @@ def _with_references(spec: SweepSpec, change: Callable[[str], str]) -> SweepSpec
 
 def _beside(before: str, root: Path, reference: str) -> str:
     """A reference to a file, or to the same one as seen from where the folder of sweeps is now."""
-    where, colon, attribute = reference.rpartition(":")
-    if not where.endswith(".py"):
-        where, colon, attribute = reference, "", ""
+    where, name = place_and_name(reference)
     if not before or Path(before) == root or not Path(where).is_absolute():
         return reference
     found = Path(os.path.normpath(root / os.path.relpath(where, before)))
-    return f"{found}{colon}{attribute}" if found.exists() else reference
+    return f"{found}{name}" if found.exists() else reference
 
 
 def _last(reference: str) -> str:

@@ -46,6 +46,7 @@ from foldrace.search.spec.training_sections import (
 from foldrace.search.spec.yaml_files import dump_yaml, plain, read_file, set_value
 from foldrace.trainables.data.references import is_data_file
 from foldrace.trainables.training.ladder import Rung, default_ladder, lockstep_ladder
+from foldrace.trainables.user_code import place_and_name
 
 __all__ = ["SweepSpec", "json_schema", "load_spec", "parse_spec", "written_references"]
 
@@ -217,6 +218,12 @@ class SweepSpec(SpecSection):
         ]
         return tuple(dict.fromkeys(["optimizer", *tuned] if arms else tuned))
 
+    @property
+    def references(self) -> dict[str, str]:
+        """What is named of code and data, by field."""
+        found = {"task": self.task, "dataset": self.dataset.name}
+        return found | {f"metrics[{place}]": one for place, one in enumerate(self.metrics)}
+
     def to_yaml(self) -> str:
         """The spec as a sweep file with all defaults; reading it gives an equal spec."""
         return dump_yaml(self.model_dump(by_alias=True))
@@ -241,9 +248,7 @@ def written_references(path: str | Path, overrides: Sequence[str] = ()) -> dict[
     Raises:
         InputError: as `load_spec`.
     """
-    spec = _validated(read_file(Path(path)), overrides)
-    found = {"task": spec.task, "dataset": spec.dataset.name}
-    return found | {f"metrics[{place}]": one for place, one in enumerate(spec.metrics)}
+    return _validated(read_file(Path(path)), overrides).references
 
 
 def parse_spec(mapping: Mapping[str, Any], base: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -317,9 +322,7 @@ def _on_one_line(schema: Any) -> Any:
 
 def _located(reference: str, field: str, base: Path) -> str:
     """``reference`` with its file part absolute; names, modules and URLs are unchanged."""
-    where, colon, attribute = reference.rpartition(":")
-    if not where.endswith(".py"):
-        where, colon, attribute = reference, "", ""
+    where, name = place_and_name(reference)
     if "://" in where:
         return reference
     try:
@@ -332,4 +335,4 @@ def _located(reference: str, field: str, base: Path) -> str:
         found = (beside if beside.exists() else Path.cwd() / path).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(field, reference, f"is not a usable path: {error}") from error
-    return f"{found}{colon}{attribute}"
+    return f"{found}{name}"
